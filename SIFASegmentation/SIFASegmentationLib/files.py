@@ -1,0 +1,49 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file or a folder to; it takes `path`'s place when the block ends well.
+
+    An error in the block leaves what stood at `path` as it was, and nothing beside it. The suffixes stay the same,
+    since writers of images go by them.
+
+    >>> with write_atomically(Path("scores.json")) as partial:
+    ...     partial.write_text("{}")
+    """
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_dir() and path.is_dir():
+            # A folder can't replace a folder in one step; the old one goes only when the new one is whole.
+            old = path.with_name(f".{os.getpid()}.old.{path.name}")
+            path.replace(old)
+            partial.replace(path)
+            shutil.rmtree(old)
+        else:
+            partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,251 @@
+"""The job folder: one protocol for the windows, the shell and a cluster.
+
+A long computation is a folder; whoever sees the folder sees the job.
+
+```
+job.json        what to do: kind, schema version, specification
+events.jsonl    appended only, one JSON object a line: {"time", "kind", "data"}
+heartbeat.json  host, process, when it started, when it was last alive
+log.txt         all that the process printed
+checkpoints/  previews/  result/
+stop            its presence asks for: finish the iteration, save, end as `stopped`
+```
+
+Kinds of event: state, progress, losses, preview, warning, error, result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.files import write_atomically
+
+SCHEMA_VERSION = 1
+HEARTBEAT_SECONDS = 2.0
+LOST_AFTER_SECONDS = 60.0
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    EXPORTING = "exporting"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"
+    """Never written: what a reader concludes when a running job's heartbeat has stopped."""
+
+
+ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED, State.LOST})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the events file: Unix time in seconds, kind, and what the kind carries."""
+
+    time: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Job:
+    """A job folder, for the process that works in it and for those that watch.
+
+    >>> job = Job.create(Path("runs/abdomen"), "train", {"iterations": 100})
+    >>> job.emit("progress", iteration=1, iterations=100)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open an existing job folder.
+
+        Raises:
+            InputError: The folder holds no readable job of this version.
+        """
+        self.folder = Path(folder)
+        try:
+            content = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
+        except FileNotFoundError:
+            raise InputError(f"'{self.folder}' is not a job folder: it has no job.json") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise InputError(f"'{self.folder / 'job.json'}' is damaged ({error}); start the job anew") from None
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"'{self.folder}' was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION})"
+            )
+
+    @classmethod
+    def create(cls, folder: Path, kind: str, specification: dict[str, Any]) -> Job:
+        """Make the folder and its job.json.
+
+        Raises:
+            InputError: The folder already holds something.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"'{folder}' already exists and is not empty; choose another folder for the job")
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
+        with write_atomically(folder / "job.json") as partial:
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        job = cls(folder)
+        job.emit_state(State.QUEUED)
+        return job
+
+    @property
+    def events_path(self) -> Path:
+        """The events file."""
+        return self.folder / "events.jsonl"
+
+    def emit(self, kind: str, **data: Any) -> None:
+        """Append one event. A line goes out in a single write, so that readers see whole lines or a cut last one."""
+        line = json.dumps({"time": time.time(), "kind": kind, "data": data}, ensure_ascii=False, allow_nan=False)
+        with self.events_path.open("ab") as file:
+            # A line that a killed process left unfinished must not swallow this one.
+            if file.tell() > 0 and not _ends_with_newline(self.events_path):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+
+    def emit_state(self, state: State) -> None:
+        """Append a change of state."""
+        self.emit("state", state=str(state))
+
+    def events(self, offset: int = 0) -> tuple[list[Event], int]:
+        """Events from byte `offset` on, and the offset to go on from.
+
+        A last line that is still being written is left for the next call. A damaged line in the middle is skipped
+        and stands in the list as a warning that gives its position.
+        """
+        try:
+            with self.events_path.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            return [], offset
+        events: list[Event] = []
+        for line in content[: content.rfind(b"\n") + 1].splitlines(keepends=True):
+            events.append(_parse(line, offset))
+            offset += len(line)
+        return events, offset
+
+    def last(self, kind: str) -> Event | None:
+        """The newest event of a kind."""
+        return next((event for event in reversed(self.events()[0]) if event.kind == kind), None)
+
+    def state(self) -> State:
+        """Where the job stands; `LOST` when it claims to be at work but its process gives no sign of life."""
+        event = self.last("state")
+        state = State(event.data["state"]) if event else State.QUEUED
+        if state in (State.PREPARING, State.RUNNING, State.EXPORTING) and not self.is_alive():
+            return State.LOST
+        return state
+
+    def is_alive(self) -> bool:
+        """Whether a process works on this job now, on this machine or on another that shares the disk."""
+        try:
+            beat = json.loads((self.folder / "heartbeat.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        if time.time() - beat["time"] > LOST_AFTER_SECONDS:
+            return False
+        return beat["host"] != socket.gethostname() or _process_exists(beat["process"])
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Show that this process is alive, from a thread of its own, while the block runs.
+
+        Raises:
+            InputError: Another process is at work on the job.
+        """
+        if self.is_alive():
+            raise InputError(f"another process is at work on '{self.folder}'; wait for it or stop it first")
+        started, done = time.time(), threading.Event()
+
+        def beat() -> None:
+            while True:
+                content = {
+                    "host": socket.gethostname(),
+                    "process": os.getpid(),
+                    "started": started,
+                    "time": time.time(),
+                }
+                try:
+                    with write_atomically(self.folder / "heartbeat.json") as partial:
+                        partial.write_text(json.dumps(content), encoding="utf-8")
+                except OSError as error:
+                    # A full disk must not end the work: the next beat may fit again.
+                    print(f"heartbeat not written: {error}", flush=True)
+                if done.wait(HEARTBEAT_SECONDS):
+                    return
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            (self.folder / "heartbeat.json").unlink(missing_ok=True)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the job to end after the iteration at hand."""
+        return (self.folder / "stop").exists()
+
+    def request_stop(self) -> None:
+        """Ask the job to finish its iteration, save, and end as `stopped`."""
+        (self.folder / "stop").touch()
+
+    def withdraw_stop(self) -> None:
+        """Take the request back, as a resumed job does first."""
+        (self.folder / "stop").unlink(missing_ok=True)
+
+
+def _parse(line: bytes, offset: int) -> Event:
+    try:
+        content = json.loads(line)
+        return Event(float(content["time"]), str(content["kind"]), dict(content["data"]))
+    except (ValueError, KeyError, TypeError):
+        return Event(0.0, "warning", {"message": f"the events file is damaged at byte {offset}; the line is skipped"})
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _process_exists(process: int) -> bool:
+    if os.name == "nt":
+        import ctypes
+
+        synchronize, still_running = 0x00100000, 0x00000102
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(synchronize, False, process)
+        if not handle:
+            return False
+        try:
+            return bool(kernel.WaitForSingleObject(handle, 0) == still_running)
+        finally:
+            kernel.CloseHandle(handle)
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,180 @@
+"""What is segmented: structures with label value, colour and SNOMED CT terminology; tasks as JSON files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import InputError
+from .orientation import Plane
+
+_PRESETS = Path(__file__).parent / "tasks"
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Code(_Frozen):
+    """A SNOMED CT concept (coding scheme SCT in DICOM): its identifier and its meaning."""
+
+    code: Annotated[str, Field(pattern=r"^\d{6,18}$")]
+    meaning: Text
+
+
+class Terminology(_Frozen):
+    """What a segment is, as Slicer and DICOM SEG say it."""
+
+    category: Code
+    type: Code
+    modifier: Code | None = None
+
+
+class Structure(_Frozen):
+    """One structure of a task.
+
+    Attributes:
+        name: Its name in tables and segmentations.
+        value: Its value in labelmaps, and its channel in the networks' output.
+        color: Red, green, blue, 0 to 255.
+        terminology: SNOMED CT.
+        aliases: Other names; case, order of the words, and what stands between them don't matter.
+    """
+
+    name: Text
+    value: Annotated[int, Field(ge=1, le=255)]
+    color: tuple[Channel, Channel, Channel]
+    terminology: Terminology
+    aliases: tuple[Text, ...] = ()
+
+
+class LabelCoding(_Frozen):
+    """The label values of a public data set.
+
+    Attributes:
+        codes: Structure name -> value in its files. A structure that it has not labelled is left out.
+        ignored: Values of its files that are background for the task.
+    """
+
+    codes: dict[str, Annotated[int, Field(ge=1)]]
+    ignored: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _codes_are_distinct(self) -> Self:
+        if repeated := _repeated([*self.codes.values(), *self.ignored]):
+            raise ValueError(f"the code {repeated} is given twice")
+        return self
+
+    def fits(self, found: Iterable[int]) -> bool:
+        """Whether values found in a file (without 0) can come from this coding."""
+        values = set(found)
+        structures = set(self.codes.values())
+        return bool(values & structures) and values <= structures | set(self.ignored)
+
+
+class Task(_Frozen):
+    """What a model segments.
+
+    Attributes:
+        name: Short name, the preset's or the file's.
+        title: What a window shows.
+        plane: Plane of the slices.
+        structures: Values 1, 2, ... in this order, so that a label value is the network's output channel; 0 is
+            background.
+        label_codes: Codings of public data sets, by name.
+    """
+
+    name: Text
+    title: Text
+    plane: Plane
+    structures: Annotated[tuple[Structure, ...], Field(min_length=1)]
+    label_codes: dict[str, LabelCoding] = {}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        values = [structure.value for structure in self.structures]
+        if repeated := _repeated(values):
+            raise ValueError(f"two structures have the value {repeated}")
+        if values != list(range(1, len(values) + 1)):
+            raise ValueError(f"the structures have the values {values}: number them 1, 2, 3, ... in their order")
+        names = [name for structure in self.structures for name in _normal_names(structure)]
+        if repeated := _repeated(names):
+            raise ValueError(f"two structures have the name or alias {repeated!r}")
+        own = {structure.name for structure in self.structures}
+        for coding_name, coding in self.label_codes.items():
+            if unknown := sorted(set(coding.codes) - own):
+                raise ValueError(f"the coding {coding_name!r} names the unknown structure {unknown[0]!r}")
+        return self
+
+    @property
+    def own_coding(self) -> LabelCoding:
+        """The task's own values, as a coding."""
+        return LabelCoding(codes={structure.name: structure.value for structure in self.structures})
+
+    def structure_named(self, name: str) -> Structure | None:
+        """The structure with this name or alias: `Right Kidney`, `kidney_right`, ...; None if there is none."""
+        wanted = _normal(name)
+        return next((s for s in self.structures if wanted in _normal_names(s)), None)
+
+
+def preset_names() -> list[str]:
+    """Names of the tasks that come with the library."""
+    return sorted(path.stem for path in _PRESETS.glob("*.json"))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """A task by the name of a preset, or from a JSON file.
+
+    Raises:
+        InputError: No such preset or file, or the file is no valid task; the message names the file and the field.
+    """
+    preset = _PRESETS / f"{name_or_path}.json"
+    path = preset if str(name_or_path) in preset_names() else Path(name_or_path)
+    try:
+        return Task.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"The task {name_or_path} can't be read: give the path of a JSON file or one of the presets "
+            f"{', '.join(preset_names())}."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the task"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {field} is not valid: {message}.") from error
+
+
+def save_task(task: Task, path: str | Path) -> None:
+    """Write a task as JSON, for `load_task`."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(task.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: check the folder and its permissions.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _normal(name: str) -> str:
+    """`RightKidney`, `kidney_right`, `Kidney (right)` -> `kidney right`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    return " ".join(sorted(re.findall(r"[^\W_]+", words)))
+
+
+def _normal_names(structure: Structure) -> set[str]:
+    return {_normal(name) for name in (structure.name, *structure.aliases)}
+
+
+def _repeated[T](items: Iterable[T]) -> T | None:
+    return next((item for item, count in Counter(items).items() if count > 1), None)

@@ -1,0 +1,149 @@
+"""Every setting of a training, once: type, bounds, default, and where the default comes from.
+
+"Paper" is Chen et al., IEEE TMI 2020; "code" is the authors' public TensorFlow program. The defaults are the preset
+`recommended`; the preset `paper` takes the authors' choice wherever the two differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from SIFASegmentationLib.errors import InputError
+
+Method = Literal[
+    "sifa",
+    "image_alignment",
+    "image_and_prediction_alignment",
+    "prior_sifa",
+    "without_adaptation",
+    "supervised",
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LossWeights(_Settings):
+    """The lambdas of eq. 6, by the network that they move; values of section III-C."""
+
+    cycle: float = Field(10.0, ge=0, description="Cycle consistency of both domains (paper, lambda_cyc).")
+    segmentation: float = Field(1.0, ge=0, description="Segmentation by C1 (paper, lambda_seg 1).")
+    lower_segmentation: float = Field(0.1, ge=0, description="Segmentation by C2 (paper, lambda_seg 2).")
+    encoder_image: float = Field(
+        0.1,
+        ge=0,
+        description="The image losses, as they move E: cycle and adversarial (paper, lambda_adv s; code).",
+    )
+    prediction: float = Field(0.1, ge=0, description="D_p1 against E and C1 (paper, lambda_adv p1).")
+    lower_prediction: float = Field(0.01, ge=0, description="D_p2 against E and C2 (paper, lambda_adv p2).")
+    auxiliary: float = Field(0.1, ge=0, description="Auxiliary task of D_s against E, eq. 5 (paper, lambda_adv s~).")
+
+
+class AugmentationSettings(_Settings):
+    """Random transforms, drawn anew for every slice at every iteration (the authors baked a few offline)."""
+
+    rotation_degrees: float = Field(15.0, ge=0, le=180, description="Rotation, plus or minus.")
+    scaling: float = Field(0.15, ge=0, lt=1, description="Scale factor, 1 plus or minus.")
+    shear_degrees: float = Field(5.0, ge=0, le=45, description="Shear, plus or minus.")
+    translation: float = Field(0.05, ge=0, le=0.5, description="Shift along either axis, share of the grid.")
+    gamma: float = Field(0.2, ge=0, description="Gamma exp(u), u uniform, plus or minus.")
+    contrast: float = Field(0.1, ge=0, lt=1, description="Factor about mid-grey, 1 plus or minus.")
+    brightness: float = Field(0.1, ge=0, le=1, description="Offset on the scale [-1, 1], plus or minus.")
+    noise: float = Field(0.02, ge=0, le=1, description="Largest standard deviation of Gaussian noise.")
+
+
+NO_AUGMENTATION = AugmentationSettings(
+    rotation_degrees=0, scaling=0, shear_degrees=0, translation=0, gamma=0, contrast=0, brightness=0, noise=0
+)
+
+
+class TrainingConfig(_Settings):
+    """How to train."""
+
+    method: Method = Field("sifa", description="What is trained; the others are SIFA's ablations and bounds.")
+    iterations: int = Field(20_000, ge=1, description="Number of iterations (paper: 20,000).")
+    batch: int = Field(8, ge=1, description="Slices of each domain per process and iteration (paper: 8).")
+    width: float = Field(1.0, gt=0, le=4, description="Channels as a fraction of the paper's.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")
+    weight_decay: float = Field(1e-4, ge=0, description="Times half the squared weights of E, C1, C2 (code).")
+    decoupled_weight_decay: bool = Field(False, description="AdamW's form in place of L2 in the loss (code: L2).")
+    schedule: Literal["sequential", "simultaneous"] = Field(
+        "simultaneous",
+        description="Networks updated one after the other (paper, III-C), or all from one forward pass.",
+    )
+    loss_weights: LossWeights = LossWeights()
+    adversarial: Literal["least_squares", "log"] = Field(
+        "least_squares", description="GAN loss (paper: log in eq. 1; code: least squares)."
+    )
+    probability_floor: float = Field(
+        0.0, ge=0, lt=0.5, description="Clip of probabilities in the cross-entropy (code: 0.005)."
+    )
+    prediction_input: Literal["logits", "softmax"] = Field("logits", description="What D_p sees (code: logits).")
+    pool: int = Field(50, ge=0, description="Images in each pool of fakes (code: 50 batches).")
+    decoder_dropout: float = Field(0.25, ge=0, lt=1, description="Dropout in U's residual blocks (code: 0.25).")
+    batch_norm_statistics: Literal["target", "mixed"] = Field(
+        "target", description="Whose slices move E's running statistics (code: mixed)."
+    )
+    reestimate_batch_norm: bool = Field(True, description="Average E's statistics over all slices before export.")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="Moving average of E and C1 that is exported; 0: raw.")
+    augmentation: AugmentationSettings = AugmentationSettings()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs that have it."
+    )
+    log_every: int = Field(20, ge=1, description="Iterations between two reports of the losses.")
+    preview_every: int = Field(500, ge=1, description="Iterations between two preview strips.")
+    checkpoint_every: int = Field(500, ge=1, description="Iterations between two checkpoints.")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {},
+    "paper": {
+        "schedule": "sequential",
+        "probability_floor": 0.005,
+        "batch_norm_statistics": "mixed",
+        "reestimate_batch_norm": False,
+        "ema_decay": 0.0,
+        "augmentation": {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0},
+    },
+}
+
+METHOD_WEIGHTS: dict[str, dict[str, float]] = {
+    # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
+    "image_alignment": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0},
+    "image_and_prediction_alignment": {"auxiliary": 0.0},
+    # Chen et al., AAAI 2019: no second classifier, no D_p2.
+    "prior_sifa": {"lower_segmentation": 0.0, "lower_prediction": 0.0},
+}
+
+
+def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
+    """The preset, with `settings` in its place; nested settings as dictionaries.
+
+    Raises:
+        InputError: Unknown preset or setting, or a value out of bounds; names the setting.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset '{preset}' is unknown; choose {' or '.join(PRESETS)}")
+    merged = _merge(PRESETS[preset], settings)
+    method = merged.get("method", "sifa")
+    weights = METHOD_WEIGHTS.get(method, {})
+    if weights:
+        merged = _merge(merged, {"loss_weights": weights})
+    try:
+        return TrainingConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"setting '{field}' is not usable: {first['msg'].lower()}") from None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        nested = merged.get(key)
+        merged[key] = _merge(nested, value) if isinstance(nested, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,46 @@
+"""What the processes of one training tell each other.
+
+Each process works on its own share of every batch. Statistics that belong to the whole batch (batch norm, class
+weights, Dice sums) are summed with gradients, gradients are averaged before each step; so W processes of batch B
+compute what one process of batch W x B computes. With one process every function here returns its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as torch_distributed
+from torch.distributed.nn import functional as differentiable
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without a process group."""
+    if torch_distributed.is_available() and torch_distributed.is_initialized():
+        return torch_distributed.get_world_size()
+    return 1
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """Sum of `x` over the processes; the gradient of every process's result reaches every process's `x`."""
+    if world_size() == 1:
+        return x
+    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+def mean_with_gradient(x: Tensor) -> Tensor:
+    """Mean of `x` over the processes, differentiable as `sum_with_gradient`."""
+    return sum_with_gradient(x) / world_size()
+
+
+def average_gradients(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Mean of each gradient over the processes, in one message."""
+    if world_size() == 1:
+        return gradients
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    torch_distributed.all_reduce(flat)
+    flat /= world_size()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]

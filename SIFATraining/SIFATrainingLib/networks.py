@@ -1,0 +1,313 @@
+"""The networks of SIFA (Chen et al., IEEE TMI 2020, section III-D and Fig. 2).
+
+| role                                  | symbol     | maps                                                     |
+|---------------------------------------|------------|----------------------------------------------------------|
+| `Generator`                           | G_t        | source slice -> target-like slice                        |
+| `Encoder`                             | E          | slice -> features, and lower features for the second tap |
+| `Decoder`                             | U          | features -> source-like slice                            |
+| `Classifier`                          | C1, C2     | features -> class logits at the slice's size             |
+| `Discriminator`                       | D_t ... D_p | slice or logits -> map of real/fake scores               |
+
+Shapes are given for a batch of B slices of H x W pixels (multiples of 8), one channel, values in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from SIFATrainingLib import distributed
+
+ENCODER_STRIDE = 8
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels at a fraction of the paper's width: a multiple of 4, so that zero-padded shortcuts split evenly."""
+    return max(4, 4 * round(channels * width / 4))
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation (eps 1e-3, momentum 0.1) that says when its running statistics may move.
+
+    In training it always normalises by the statistics of the batch at hand. The running statistics, which only the
+    exported model uses, follow when `tracking` is set: SIFA's encoder sees two domains, and the exported model one.
+
+    Over several processes the statistics are those of the whole batch, on any device: torch's own SyncBatchNorm
+    exists for GPUs alone, and two processes of batch B must compute what one of batch 2B computes.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.1)
+        self.tracking = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and distributed.world_size() > 1:
+            return self._forward_over_processes(x)
+        tracked = self.tracking or not self.training
+        return functional.batch_norm(
+            x,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+    def _forward_over_processes(self, x: Tensor) -> Tensor:
+        # Every process holds the same number of slices, so the mean of means is the mean.
+        moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
+        mean, square = distributed.mean_with_gradient(moments)
+        variance = square - mean.square()
+        if self.tracking and self.running_mean is not None and self.running_var is not None:
+            count = x.numel() // x.shape[1] * distributed.world_size()
+            momentum = self.momentum or 0.0
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * count / (count - 1), momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        normalised: Tensor = x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+        return normalised
+
+
+def _instance_norm(channels: int) -> nn.Module:
+    return nn.InstanceNorm2d(channels, eps=1e-6, affine=True)
+
+
+def _initialise(module: nn.Module, sigma: float) -> None:
+    """Weights of every convolution: normal, cut at two sigma; biases zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.trunc_normal_(layer.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each with its norm; ReLU between them and after the sum.
+
+    Where the block widens, the shortcut is the identity between zero channels, half of the new ones on either side.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        norm: type[nn.Module] | None = None,
+        *,
+        dilation: int = 1,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        make_norm = norm or _instance_norm
+
+        def convolution(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+
+        self.first, self.first_norm = convolution(inputs), make_norm(outputs)
+        self.second, self.second_norm = convolution(outputs), make_norm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.padding = (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.first_norm(self.dropout(self.first(x))))
+        y = self.second_norm(self.dropout(self.second(y)))
+        shortcut = functional.pad(x, (0, 0, 0, 0, self.padding, self.padding)) if self.padding else x
+        return functional.relu(y + shortcut)
+
+
+class Generator(nn.Module):
+    """G_t: the source slice drawn in the look of the target; the CycleGAN generator with 9 residual blocks.
+
+    (B, 1, H, W) -> (B, 1, H, W), both in [-1, 1]: the network adds to its input, so it starts near the identity.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c1, c2, c3 = (scaled(c, width) for c in (32, 64, 128))
+        self.body = nn.Sequential(
+            nn.Conv2d(1, c1, 7, padding=3), _instance_norm(c1), nn.ReLU(),
+            nn.Conv2d(c1, c2, 3, stride=2, padding=1), _instance_norm(c2), nn.ReLU(),
+            nn.Conv2d(c2, c3, 3, stride=2, padding=1), _instance_norm(c3), nn.ReLU(),
+            *(ResidualBlock(c3, c3, bias=True) for _ in range(9)),
+            nn.ConvTranspose2d(c3, c2, 3, stride=2, padding=1, output_padding=1), _instance_norm(c2), nn.ReLU(),
+            nn.ConvTranspose2d(c2, c1, 3, stride=2, padding=1, output_padding=1), _instance_norm(c1), nn.ReLU(),
+            nn.Conv2d(c1, 1, 7, padding=3),
+        )  # fmt: skip
+        _initialise(self, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x + self.body(x))
+
+
+class Encoder(nn.Module):
+    """E: the features that image alignment, feature alignment and segmentation share.
+
+    (B, 1, H, W) -> features (B, 512 w, H/8, W/8) for C1 and U, and lower features of the same shape for C2.
+    C16, R16, M, R32, M, 2 R64, M, 2 R128, 4 R256, 2 R512 (lower tap), 2 D512 (dilation 2), 2 C512 (section III-D).
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
+        self.channels = c512
+        pool = nn.MaxPool2d(2)
+        self.lower = nn.Sequential(
+            nn.Conv2d(1, c16, 7, padding=3, bias=False), BatchNorm(c16), nn.ReLU(),
+            ResidualBlock(c16, c16, BatchNorm), pool,
+            ResidualBlock(c16, c32, BatchNorm), pool,
+            ResidualBlock(c32, c64, BatchNorm), ResidualBlock(c64, c64, BatchNorm), pool,
+            ResidualBlock(c64, c128, BatchNorm), ResidualBlock(c128, c128, BatchNorm),
+            ResidualBlock(c128, c256, BatchNorm), *(ResidualBlock(c256, c256, BatchNorm) for _ in range(3)),
+            ResidualBlock(c256, c512, BatchNorm), ResidualBlock(c512, c512, BatchNorm),
+        )  # fmt: skip
+        self.upper = nn.Sequential(
+            *(ResidualBlock(c512, c512, BatchNorm, dilation=2) for _ in range(2)),
+            nn.Conv2d(c512, c512, 3, padding=1, bias=False), BatchNorm(c512), nn.ReLU(),
+            nn.Conv2d(c512, c512, 3, padding=1, bias=False), BatchNorm(c512), nn.ReLU(),
+        )  # fmt: skip
+        _initialise(self, 0.01)
+        self._norms = [layer for layer in self.modules() if isinstance(layer, BatchNorm)]
+
+    def forward(self, x: Tensor, tracking: bool = False) -> tuple[Tensor, Tensor]:
+        """Features and lower features; `tracking` lets the running statistics of batch norm follow this batch."""
+        for norm in self._norms:
+            norm.tracking = tracking
+        lower = self.lower(x)
+        return self.upper(lower), lower
+
+
+class Decoder(nn.Module):
+    """U: the features drawn as a source slice; with E it is the generator target -> source.
+
+    features (B, 512 w, H/8, W/8) and the slice that they were encoded from (B, 1, H, W) -> (B, 1, H, W) in [-1, 1].
+    """
+
+    def __init__(self, features: int, width: float = 1.0, dropout: float = 0.25) -> None:
+        super().__init__()
+        c32, c64, c128 = (scaled(c, width) for c in (32, 64, 128))
+        residual = nn.Sequential(*(ResidualBlock(c128, c128, dropout=dropout) for _ in range(4)))
+        self.body = nn.Sequential(
+            nn.Conv2d(features, c128, 3, padding=1, bias=False), _instance_norm(c128), nn.ReLU(),
+            residual,
+            nn.ConvTranspose2d(c128, c64, 3, stride=2, padding=1, output_padding=1), _instance_norm(c64), nn.ReLU(),
+            nn.ConvTranspose2d(c64, c64, 3, stride=2, padding=1, output_padding=1), _instance_norm(c64), nn.ReLU(),
+            nn.ConvTranspose2d(c64, c32, 3, stride=2, padding=1, output_padding=1), _instance_norm(c32), nn.ReLU(),
+            nn.Conv2d(c32, 1, 7, padding=3, bias=False),
+        )  # fmt: skip
+        _initialise(self, 0.02)
+        _initialise(residual, 0.01)
+
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        return torch.tanh(skip + self.body(features))
+
+
+class Classifier(nn.Module):
+    """C1 and C2: class logits (B, K, H, W) of features (B, C, H/8, W/8), K counting the background.
+
+    The upsampling keeps half-pixel centres, so a mirrored slice gives the mirrored prediction.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(features, classes, 1, bias=False)
+        _initialise(self, 0.01)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.convolution(features)
+        return functional.interpolate(logits, scale_factor=ENCODER_STRIDE, mode="bilinear", align_corners=False)
+
+
+class Discriminator(nn.Module):
+    """D: PatchGAN that scores overlapping patches of 70 x 70 pixels.
+
+    (B, inputs, H, W) -> (B, outputs, h, w); 35 x 35 scores for 256 x 256 pixels. The first layer has no norm.
+    """
+
+    def __init__(self, inputs: int, outputs: int = 1, width: float = 1.0) -> None:
+        super().__init__()
+        c64, c128, c256, c512 = (scaled(c, width) for c in (64, 128, 256, 512))
+
+        def convolution(before: int, after: int, stride: int) -> nn.Conv2d:
+            return nn.Conv2d(before, after, 4, stride=stride, padding=2, bias=False)
+
+        self.body = nn.Sequential(
+            convolution(inputs, c64, 2), nn.LeakyReLU(0.2),
+            convolution(c64, c128, 2), _instance_norm(c128), nn.LeakyReLU(0.2),
+            convolution(c128, c256, 2), _instance_norm(c256), nn.LeakyReLU(0.2),
+            convolution(c256, c512, 1), _instance_norm(c512), nn.LeakyReLU(0.2),
+            convolution(c512, outputs, 1),
+        )  # fmt: skip
+        _initialise(self, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.body(x)
+        return scores
+
+
+class Networks(nn.Module):
+    """All nine networks of SIFA.
+
+    Args:
+        classes: K, the structures and the background.
+        width: Fraction of the paper's channels.
+        decoder_dropout: Dropout in the residual blocks of U while it trains.
+    """
+
+    def __init__(self, classes: int, width: float = 1.0, decoder_dropout: float = 0.25) -> None:
+        super().__init__()
+        self.generator = Generator(width)
+        self.encoder = Encoder(width)
+        self.decoder = Decoder(self.encoder.channels, width, decoder_dropout)
+        self.classifier = Classifier(self.encoder.channels, classes)
+        self.lower_classifier = Classifier(self.encoder.channels, classes)
+        self.target_discriminator = Discriminator(1, 1, width)
+        self.source_discriminator = Discriminator(1, 2, width)
+        self.prediction_discriminator = Discriminator(classes, 1, width)
+        self.lower_prediction_discriminator = Discriminator(classes, 1, width)
+
+    def segmentor_parameters(self) -> list[nn.Parameter]:
+        """Parameters of E, C1 and C2, which one optimiser moves together."""
+        return [
+            *self.encoder.parameters(),
+            *self.classifier.parameters(),
+            *self.lower_classifier.parameters(),
+        ]
+
+
+class Segmentor(nn.Module):
+    """E, then C1, then softmax: all that a user of a trained model needs. (B, 1, H, W) -> (B, K, H, W), sum 1."""
+
+    def __init__(self, encoder: Encoder, classifier: Classifier) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, _ = self.encoder(x)
+        return torch.softmax(self.classifier(features), 1)
+
+
+@torch.no_grad()
+def reestimate_batch_norm(encoder: Encoder, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of `encoder` by their average over `batches` of slices (B, 1, H, W).
+
+    The exported model normalises by these. They come from the slices of one domain, with the final weights, where
+    the running averages of training remember only its last few batches (method: half a point of Dice and more).
+    """
+    norms = [layer for layer in encoder.modules() if isinstance(layer, BatchNorm)]
+    was_training = encoder.training
+    encoder.train()
+    for seen, batch in enumerate(batches):
+        for norm in norms:
+            norm.momentum = 1 / (seen + 1)
+        encoder(batch, tracking=True)
+    for norm in norms:
+        norm.momentum = 0.1
+    encoder.train(was_training)

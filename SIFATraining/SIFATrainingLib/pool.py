@@ -1,0 +1,55 @@
+"""A pool of generated images (Shrivastava et al., CVPR 2017), so that a discriminator does not forget old fakes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ImagePool:
+    """The last `size` fakes, on the device where they were made.
+
+    Until it is full the pool keeps and returns what comes in. Then each image is, with probability one half, swapped
+    for a random image of the pool. Random numbers come from torch's CPU generator: seeded with it, and the choice
+    is known to the host without waiting for the device.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.images: Tensor | None = None
+        self.filled = 0
+
+    def exchange(self, fakes: Tensor) -> Tensor:
+        """Images (B, C, H, W) to show the discriminator in place of `fakes` (B, C, H, W); carries no gradient."""
+        fakes = fakes.detach()
+        if self.size == 0:
+            return fakes
+        if self.images is None:
+            self.images = fakes.new_zeros((self.size, *fakes.shape[1:]))
+        room = min(self.size - self.filled, len(fakes))
+        self.images[self.filled : self.filled + room] = fakes[:room]
+        self.filled += room
+        rest = len(fakes) - room
+        if rest == 0:
+            return fakes
+        swapped = room + torch.nonzero(torch.rand(rest) < 0.5).flatten()
+        # No image of the pool is taken twice; a batch larger than the pool swaps as many as there are.
+        places = torch.randperm(self.size)[: len(swapped)].to(fakes.device)
+        swapped = swapped[: self.size].to(fakes.device)
+        shown = fakes.clone()
+        shown[swapped] = self.images[places]
+        self.images[places] = fakes[swapped]
+        return shown
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The images kept so far, for a checkpoint; empty before the first fake."""
+        return {} if self.images is None else {"images": self.images[: self.filled].clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict()`."""
+        self.images, self.filled = None, 0
+        if "images" in state:
+            kept = state["images"]
+            self.images = kept.new_zeros((self.size, *kept.shape[1:]))
+            self.images[: len(kept)] = kept
+            self.filled = len(kept)
