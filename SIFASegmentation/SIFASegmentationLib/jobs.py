@@ -16,11 +16,14 @@ Kinds of event: state, progress, losses, preview, warning, error, result.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +31,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.files import write_atomically
+from .errors import InputError
+from .files import write_atomically
 
 SCHEMA_VERSION = 1
 HEARTBEAT_SECONDS = 2.0
@@ -80,7 +83,7 @@ class Job:
             content = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
             version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
         except FileNotFoundError:
-            raise InputError(f"'{self.folder}' is not a job folder: it has no job.json") from None
+            raise InputError(f"'{self.folder}' is not a job folder (it has no job.json): give the folder that `sifa train` made") from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InputError(f"'{self.folder / 'job.json'}' is damaged ({error}); start the job anew") from None
         if version != SCHEMA_VERSION:
@@ -164,6 +167,31 @@ class Job:
             return False
         return beat["host"] != socket.gethostname() or _process_exists(beat["process"])
 
+    def log(self, text: str) -> None:
+        """Append to log.txt, with the local time before it."""
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Work on the job in the block: alive to all who watch, and `failed` with its error if the block raises.
+
+        The error goes on to the caller. An `InputError` says what to do by itself; any other leaves its traceback in
+        the log.
+
+        Raises:
+            InputError: Another process is at work on the job.
+        """
+        with self.heartbeat():
+            try:
+                yield
+            except BaseException as error:
+                message = str(error) or type(error).__name__
+                self.log(message if isinstance(error, InputError) else traceback.format_exc())
+                self.emit("error", message=message)
+                self.emit_state(State.FAILED)
+                raise
+
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
         """Show that this process is alive, from a thread of its own, while the block runs.
@@ -230,9 +258,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def _process_exists(process: int) -> bool:
-    if os.name == "nt":
-        import ctypes
-
+    if sys.platform == "win32":
         synchronize, still_running = 0x00100000, 0x00000102
         kernel = ctypes.windll.kernel32
         handle = kernel.OpenProcess(synchronize, False, process)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from .orientation import Plane
 
 _PRESETS = Path(__file__).parent / "tasks"
 
+_T = TypeVar("_T")
 Channel = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -176,5 +177,5 @@ def _normal_names(structure: Structure) -> set[str]:
     return {_normal(name) for name in (structure.name, *structure.aliases)}
 
 
-def _repeated[T](items: Iterable[T]) -> T | None:
+def _repeated(items: Iterable[_T]) -> _T | None:
     return next((item for item, count in Counter(items).items() if count > 1), None)

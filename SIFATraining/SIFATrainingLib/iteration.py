@@ -25,17 +25,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from SIFATrainingLib import distributed
-from SIFATrainingLib.config import TrainingConfig
-from SIFATrainingLib.losses import (
+from . import distributed
+from .config import TrainingConfig
+from .losses import (
     AdversarialLoss,
     LeastSquaresAdversarial,
     LogAdversarial,
     cycle_loss,
     segmentation_loss,
 )
-from SIFATrainingLib.networks import Networks
-from SIFATrainingLib.pool import ImagePool
+from .networks import Networks
+from .pool import ImagePool
 
 Losses = dict[str, Tensor]
 """Losses by name, detached scalars, unweighted."""

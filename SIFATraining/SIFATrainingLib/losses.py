@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from SIFATrainingLib import distributed
+from . import distributed
 
 
 def cycle_loss(reconstructed: Tensor, original: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from SIFATrainingLib import distributed
+from . import distributed
 
 ENCODER_STRIDE = 8
 
