@@ -130,7 +130,7 @@ def _coarse(oriented: NDArray[Any], row_factor: int, column_factor: int) -> NDAr
         padded = np.pad(pixels.astype(np.float32), padding, mode="edge")
         blocks = padded.reshape(padded.shape[0] // row_factor, row_factor, -1, column_factor)
         means.append(blocks.mean(axis=(1, 3)))
-    coarse = np.stack(means)
+    coarse: NDArray[np.float32] = np.stack(means)
     return np.maximum(coarse, _AIR_HU, out=coarse)
 
 

@@ -83,12 +83,14 @@ class Job:
             content = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
             version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
         except FileNotFoundError:
-            raise InputError(f"'{self.folder}' is not a job folder (it has no job.json): give the folder that `sifa train` made") from None
+            raise InputError(
+                f"{self.folder} is not a job folder (it has no job.json): give the folder that `sifa train` made."
+            ) from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"'{self.folder / 'job.json'}' is damaged ({error}); start the job anew") from None
+            raise InputError(f"{self.folder / 'job.json'} is damaged ({error}): start the job anew.") from None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"'{self.folder}' was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION})"
+                f"{self.folder} was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION}): use that one."
             )
 
     @classmethod
@@ -100,7 +102,7 @@ class Job:
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"'{folder}' already exists and is not empty; choose another folder for the job")
+            raise InputError(f"{folder} already exists and is not empty: choose another folder for the job.")
         folder.mkdir(parents=True, exist_ok=True)
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
         with write_atomically(folder / "job.json") as partial:
@@ -200,7 +202,7 @@ class Job:
             InputError: Another process is at work on the job.
         """
         if self.is_alive():
-            raise InputError(f"another process is at work on '{self.folder}'; wait for it or stop it first")
+            raise InputError(f"Another process is at work on {self.folder}: wait for it, or stop it with `sifa stop`.")
         started, done = time.time(), threading.Event()
 
         def beat() -> None:

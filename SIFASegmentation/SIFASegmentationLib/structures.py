@@ -108,8 +108,8 @@ class Task(_Frozen):
         if values != list(range(1, len(values) + 1)):
             raise ValueError(f"the structures have the values {values}: number them 1, 2, 3, ... in their order")
         names = [name for structure in self.structures for name in _normal_names(structure)]
-        if repeated := _repeated(names):
-            raise ValueError(f"two structures have the name or alias {repeated!r}")
+        if repeated_name := _repeated(names):
+            raise ValueError(f"two structures have the name or alias {repeated_name!r}")
         own = {structure.name for structure in self.structures}
         for coding_name, coding in self.label_codes.items():
             if unknown := sorted(set(coding.codes) - own):

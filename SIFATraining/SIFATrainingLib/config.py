@@ -21,6 +21,9 @@ Method = Literal[
     "supervised",
 ]
 
+SEGMENTATION_METHODS = frozenset({"without_adaptation", "supervised"})
+"""Methods that train E, C1 and C2 on labelled slices of one domain, and nothing else."""
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,7 +130,7 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
         InputError: Unknown preset or setting, or a value out of bounds; names the setting.
     """
     if preset not in PRESETS:
-        raise InputError(f"preset '{preset}' is unknown; choose {' or '.join(PRESETS)}")
+        raise InputError(f"The preset '{preset}' is unknown: choose {' or '.join(PRESETS)}.")
     merged = _merge(PRESETS[preset], settings)
     method = merged.get("method", "sifa")
     weights = METHOD_WEIGHTS.get(method, {})
@@ -138,7 +141,7 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"setting '{field}' is not usable: {first['msg'].lower()}") from None
+        raise InputError(f"The setting '{field}' is not usable: {first['msg'].lower()}.") from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from .augmentation import change_intensities, draw_transforms, sampling_grid, wa
 from .config import AugmentationSettings
 from .iteration import Batch
 
-SCHEMA_VERSION = 1
 FULL_SCALE = 32767
 
 DomainName = Literal["source", "target"]
@@ -67,7 +66,7 @@ class DomainEntry(_Frozen):
 class PreparedManifest(_Frozen):
     """manifest.json of a prepared data set."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     task: Task
     source: DomainEntry
     target: DomainEntry
@@ -88,7 +87,7 @@ class PreparedDataset:
             self.manifest = PreparedManifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise InputError(
-                f"{folder} is not a prepared data set (it has no manifest.json): give the folder that `sifa prepare` made."
+                f"{folder} is not a prepared data set (it has no manifest.json): give a folder that `sifa prepare` made."
             ) from None
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors()[0]["loc"])
@@ -116,7 +115,7 @@ class PreparedDataset:
         """
         if not self.domain(name).labelled:
             raise InputError(
-                f"{self.folder} holds no labels of its {name} volumes: prepare it with --{name}-labels to train on them."
+                f"{self.folder} holds no labels of its {name} volumes: prepare it with --target-labels to train on them."
             )
         return self._open(name, "labels", np.dtype(np.uint8))
 
@@ -125,12 +124,13 @@ class PreparedDataset:
         entry = self.domain(name)
         expected = (entry.slices, entry.preprocessing.size, entry.preprocessing.size)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path} is missing or damaged: run `sifa prepare` again.") from error
         if array.shape != expected or array.dtype != dtype:
             raise InputError(
-                f"{path} holds {array.dtype} {array.shape}, the manifest says {dtype} {expected}: run `sifa prepare` again."
+                f"{path} holds {array.dtype} {array.shape}, not {dtype} {expected} as its manifest says: run `sifa prepare` "
+                "again."
             )
         return array
 
@@ -228,6 +228,20 @@ class BatchSource:
         x_t, _ = self._augment(as_slices(self._target.fetch(target)), host)
         return Batch(source, warp_labels(labels, grid), x_t)
 
+    def preview(self, count: int) -> Batch:
+        """`count` slices of each domain as they are; the first ones are good to look at."""
+        candidates = np.unique(np.linspace(0, self._labelled_order.count - 1, 64).astype(np.int64))
+        labels = self._labels.fetch(candidates).flatten(1)
+        # The one with the most structures, and of those the one with the most of them.
+        best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
+        labelled = np.r_[candidates[best], _spread(self._labelled_order.count, count - 1)]
+        target = np.r_[self._target_order.count // 2, _spread(self._target_order.count, count - 1)]
+        return Batch(
+            as_slices(self._labelled.fetch(labelled)),
+            self._labels.fetch(labelled),
+            as_slices(self._target.fetch(target)),
+        )
+
     def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
         drawn = draw_transforms(self._total, self._settings, host)
         mine = drawn.share(self._start, self._stop, self._device)
@@ -239,6 +253,10 @@ class BatchSource:
         noise = torch.randn(shape, generator=generator, device=self._device)[self._start : self._stop]
         changed = change_intensities(warp_slices(slices, grid), mine, noise)
         return changed.contiguous(memory_format=torch.channels_last), grid
+
+
+def _spread(total: int, count: int) -> NDArray[np.int64]:
+    return np.linspace(0, total - 1, count).astype(np.int64)
 
 
 def as_slices(stored: Tensor) -> Tensor:

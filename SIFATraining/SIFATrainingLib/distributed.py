@@ -44,3 +44,12 @@ def average_gradients(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     flat /= world_size()
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+def any_process(wanted: bool, device: torch.device) -> bool:
+    """Whether `wanted` is true in any process, agreed by all, so that they end at the same iteration."""
+    if world_size() == 1:
+        return wanted
+    flag = torch.tensor(float(wanted), device=device)
+    torch_distributed.all_reduce(flag)
+    return bool(flag.item() > 0)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed
-from .config import TrainingConfig
+from .config import SEGMENTATION_METHODS, TrainingConfig
 from .losses import (
     AdversarialLoss,
     LeastSquaresAdversarial,
@@ -367,6 +367,6 @@ class AdaptationIteration:
 
 def make_iteration(networks: Networks, config: TrainingConfig) -> Iteration:
     """The iteration of `config.method` over `networks`."""
-    if config.method in ("without_adaptation", "supervised"):
+    if config.method in SEGMENTATION_METHODS:
         return SegmentationIteration(networks, config)
     return AdaptationIteration(networks, config)

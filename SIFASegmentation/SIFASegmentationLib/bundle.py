@@ -1,0 +1,160 @@
+"""A trained model on disk: a folder that a stranger can be sent.
+
+```
+manifest.json        structures, preprocessing of both domains, what it was trained on, SHA-256 of the files
+model.onnx           E and C1: slices (b, 1, size, size) in [-1, 1] -> class probabilities (b, K, size, size)
+weights.safetensors  all networks, to fine-tune from; not needed to segment
+```
+
+Reading one executes nothing from it: JSON, and an ONNX graph of standard operators without external data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import InputError
+from .preprocessing import Preprocessing
+from .structures import Task
+
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+
+Domain = Literal["source", "target"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSummary(_Frozen):
+    """What a model was trained on, for its card.
+
+    Attributes:
+        method: sifa, without_adaptation, ...
+        iterations: Iterations done.
+        source_volumes: Names of the labelled volumes.
+        target_volumes: Names of the unlabelled volumes.
+        losses: Last reported losses by name.
+        settings: Every setting of the training.
+    """
+
+    method: str
+    iterations: int
+    source_volumes: tuple[str, ...]
+    target_volumes: tuple[str, ...]
+    losses: dict[str, float]
+    settings: dict[str, Any]
+
+
+class Verification(_Frozen):
+    """How the ONNX model was compared with the networks that trained.
+
+    Attributes:
+        slices: Number of slices compared, of the training set.
+        largest_difference: Of any class probability in any pixel.
+    """
+
+    slices: int
+    largest_difference: float
+
+
+class BundleManifest(_Frozen):
+    """manifest.json.
+
+    Attributes:
+        schema_version: Of this file.
+        name: What a list of models shows.
+        created: ISO 8601.
+        sifa_version: That wrote it.
+        task: The structures.
+        domain: Of which domain volumes are expected: the target's.
+        preprocessing: For each domain; the grid is the same.
+        training: The card.
+        verification: Of the export.
+        files: SHA-256 by file name.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    sifa_version: str
+    task: Task
+    domain: Domain
+    preprocessing: dict[Domain, Preprocessing]
+    training: TrainingSummary
+    verification: Verification
+    files: dict[str, str]
+
+    @property
+    def classes(self) -> int:
+        """K: the structures and the background."""
+        return len(self.task.structures) + 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle; its files are checked as they are read."""
+
+    folder: Path
+    manifest: BundleManifest
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            InputError: The file is missing or is not the one that was exported.
+        """
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} is missing or unreadable: copy the whole bundle again.") from error
+        if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
+            raise InputError(f"{path} is not the file that was exported (its SHA-256 differs): copy the bundle again.")
+        return content
+
+
+def manifest_json(manifest: BundleManifest) -> str:
+    """The text of manifest.json: the manifest and the checksum of its content."""
+    content = manifest.model_dump(mode="json")
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
+
+
+def read_bundle(folder: str | Path) -> Bundle:
+    """Open a bundle.
+
+    Raises:
+        InputError: Not a bundle, of another version, damaged, or changed since it was exported.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("checksum")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder} is not a bundle (it has no manifest.json): give a folder that `sifa export` made."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not the manifest of a bundle, or damaged: copy the bundle again.") from error
+    version = content.get("schema_version")
+    if version != 1:
+        raise InputError(f"{path} has schema version {version}, this program reads version 1: update it.")
+    if checksum != _checksum(content):
+        raise InputError(f"{path} was changed since the export (its checksum differs): copy the bundle again.")
+    try:
+        return Bundle(folder, BundleManifest.model_validate(content))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(f"{path} is damaged (at '{field}'): copy the bundle again.") from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

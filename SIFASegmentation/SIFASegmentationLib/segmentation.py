@@ -1,0 +1,191 @@
+"""A volume through a model, slice by slice, to a labelmap on the volume's own grid. ONNX Runtime, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .bundle import MODEL_FILE, Bundle, Domain
+from .errors import InputError
+from .field_of_view import BoxMM
+from .preprocessing import prepare_volume
+from .volumes import Volume
+
+Float32Array = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+"""Gets the number of slices done and in all."""
+
+_BATCH = 8
+_SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
+
+
+class CancelledError(Exception):
+    """The caller asked to stop; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model says of a volume.
+
+    Attributes:
+        labelmap: uint8, the task's values, on the volume's grid.
+        probabilities: By structure name, uint8 from 0 to 255 (probability 1), on the volume's grid; if asked for.
+        confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
+            pixels that are not surely background; 1 where all are.
+        slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
+    """
+
+    labelmap: Volume
+    probabilities: dict[str, Volume]
+    confidence: Float32Array
+    slice_axis: int
+
+
+class Segmentor:
+    """A bundle, loaded and ready for any number of volumes."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
+        """
+        Args:
+            bundle: The model.
+            device: auto, cpu or cuda; auto takes CUDA where ONNX Runtime has it.
+            threads: Of the CPU; 0 for all cores.
+
+        Raises:
+            InputError: The device is not there, or the model is damaged or not what the manifest says.
+        """
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # From bytes: the file that was checked is the one that runs, and it can't name other files.
+        model, providers = bundle.read(MODEL_FILE), _providers(device)
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
+            raise InputError(
+                f"{bundle.folder / MODEL_FILE} can't be loaded ({_first_line(error)}): export it again."
+            ) from error
+        self._check_model()
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: cpu or cuda."""
+        return "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+
+    def predict(self, slices: Float32Array) -> Float32Array:
+        """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]."""
+        (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
+        result: Float32Array = probabilities
+        return result
+
+    def segment(
+        self,
+        volume: Volume,
+        *,
+        region: BoxMM | None = None,
+        domain: Domain | None = None,
+        probabilities: bool = False,
+        largest_component: bool = True,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Segmentation:
+        """Segment one volume.
+
+        Args:
+            volume: Of the modality that the model was adapted to.
+            region: Field of view, mm, LPS; found automatically unless given.
+            domain: Whose preprocessing to use; the manifest's `domain` unless given.
+            probabilities: Keep the probability of each structure.
+            largest_component: Of each structure keep the largest connected part alone.
+            progress: Called after each batch of slices.
+            cancelled: Asked before each batch of slices.
+
+        Raises:
+            InputError: The region lies outside the volume, or the volume is constant.
+            CancelledError: `cancelled` said so.
+        """
+        prepared = prepare_volume(volume, self.manifest.preprocessing[domain or self.manifest.domain], region)
+        placement = prepared.placement
+        labels, labels_view = placement.canvas(np.uint8)
+        maps = {s.name: placement.canvas(np.uint8) for s in self.manifest.task.structures} if probabilities else {}
+        confidence = np.ones(len(prepared), np.float32)
+        for start in range(0, len(prepared), _BATCH):
+            if cancelled():
+                raise CancelledError
+            stop = min(start + _BATCH, len(prepared))
+            predicted = self.predict(prepared.batch(start, stop))
+            confidence[start:stop] = slice_confidence(predicted)
+            restored = placement.restore_probabilities(predicted)
+            labels_view[start:stop] = restored.argmax(1)
+            for structure in self.manifest.task.structures:
+                if probabilities:
+                    maps[structure.name][1][start:stop] = np.rint(255 * restored[:, structure.value])
+            if progress is not None:
+                progress(stop, len(prepared))
+        if largest_component:
+            keep_largest_components(labels, [s.value for s in self.manifest.task.structures])
+        return Segmentation(
+            labelmap=Volume(labels, volume.geometry, volume.name),
+            probabilities={
+                name: Volume(array, volume.geometry, f"{volume.name} {name}") for name, (array, _) in maps.items()
+            },
+            confidence=confidence[::-1] if placement.orientation.flipped[0] else confidence,
+            slice_axis=placement.orientation.axes[0],
+        )
+
+    def _check_model(self) -> None:
+        size = self.manifest.preprocessing[self.manifest.domain].size
+        shapes = [node.shape[1:] for node in (*self._session.get_inputs(), *self._session.get_outputs())]
+        expected = [[1, size, size], [self.manifest.classes, size, size]]
+        if shapes != expected:
+            raise InputError(
+                f"{self.bundle.folder / MODEL_FILE} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
+                f"{expected[0]} to {expected[1]}: export it again."
+            )
+
+
+def slice_confidence(probabilities: Float32Array) -> Float32Array:
+    """Confidence (b,) of each slice from class probabilities (b, K, rows, columns); see `Segmentation`."""
+    top = probabilities.max(axis=1)
+    considered = probabilities[:, 0] < _SURE_BACKGROUND
+    counts = considered.sum(axis=(1, 2))
+    sums = np.where(considered, top, 0).sum(axis=(1, 2))
+    confidence: Float32Array = np.where(counts > 0, sums / np.maximum(counts, 1), 1).astype(np.float32)
+    return confidence
+
+
+def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) -> None:
+    """Of each structure keep the largest part connected by faces, edges or corners; the rest becomes 0, in place."""
+    neighbours = ndimage.generate_binary_structure(3, 3)
+    for value, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is None or value not in values:
+            continue
+        part = labels[box]
+        components, count = ndimage.label(part == value, neighbours)
+        if count > 1:
+            sizes = np.bincount(components.ravel())
+            sizes[0] = 0
+            part[(components > 0) & (components != sizes.argmax())] = 0
+
+
+def _providers(device: str) -> list[Any]:
+    available = onnxruntime.get_available_providers()
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"The device '{device}' is unknown: choose auto, cpu or cuda.")
+    if device == "cuda" and "CUDAExecutionProvider" not in available:
+        raise InputError("ONNX Runtime has no CUDA here: install onnxruntime-gpu, or choose the device cpu.")
+    use_cuda = device != "cpu" and "CUDAExecutionProvider" in available
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if use_cuda else ["CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,62 @@
+"""Checkpoints of a training: whole or not there, the last two kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.files import write_atomically
+
+KEPT = 2
+
+
+class CheckpointError(OSError):
+    """The checkpoint does not fit the disk, or the folder can't be written to; the ones before it are as they were."""
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Checkpoints in the folder, oldest first."""
+    return sorted(folder.glob("iteration_*.pt"))
+
+
+def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
+    """Write the state after `iteration` iterations; then drop all but the last two.
+
+    Raises:
+        CheckpointError: No space, or no permission; nothing of the file stays behind.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / f"iteration_{iteration:08d}.pt"
+    try:
+        with write_atomically(path) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its writer.
+        raise CheckpointError(
+            f"the checkpoint of iteration {iteration} can't be written to {folder}: free space on the disk "
+            f"({_reason(error)})"
+        ) from error
+    for old in checkpoint_paths(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many types here, all of which mean this
+        raise InputError(f"{path} is damaged ({_reason(error)}): delete it, and the one before it is used.") from error
+    return state
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

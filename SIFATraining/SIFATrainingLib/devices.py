@@ -1,0 +1,71 @@
+"""Where to compute: device, precision and processes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+
+from SIFASegmentationLib.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(device: str) -> str:
+    """`auto` -> the best that is there: CUDA, then MPS, then CPU.
+
+    Raises:
+        InputError: Unknown, or not on this machine.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if device not in available:
+        raise InputError(f"The device '{device}' is unknown: choose {', '.join(DEVICES)}.")
+    if not available[device]:
+        raise InputError(f"The device '{device}' is not on this machine: choose auto or cpu.")
+    return device
+
+
+def make_fabric(device: str, precision: str, devices: int = 1) -> Fabric:
+    """Device, autocast and process group of one process, started alone, by `torchrun` or by Slurm.
+
+    Args:
+        device: One of `DEVICES`.
+        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs that compute in it.
+        devices: Processes on this machine, unless `torchrun` says.
+    """
+    accelerator = choose_device(device)
+    if precision == "auto":
+        precision = "bfloat16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if accelerator == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    processes = int(os.environ.get("WORLD_SIZE", str(devices)))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", str(devices))),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def free_bytes(device: torch.device) -> float:
+    """Free memory of a device, in bytes; of the machine for a CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float(2**31)  # Windows and macOS don't tell; this much is there.
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch failed for want of memory, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return "not enough memory" in message or "can't allocate memory" in message

@@ -1,0 +1,37 @@
+"""Moving average of the segmentor's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """Exponential moving average of modules; what is exported swings less than the weights that train.
+
+    The decay grows to `decay` over the first iterations, as (1 + i) / (10 + i), so that the start is soon forgotten.
+    Buffers (batch norm's running statistics) are those of the last iteration.
+    """
+
+    def __init__(self, modules: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = copy.deepcopy(modules).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, modules: nn.Module, iteration: int) -> None:
+        """Move towards the weights after `iteration` (from 0)."""
+        decay = min(self.decay, (1 + iteration) / (10 + iteration))
+        averaged: list[Tensor] = list(self.average.parameters())
+        current: list[Tensor] = list(modules.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_copy_(list(self.average.buffers()), list(modules.buffers()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights, for a checkpoint."""
+        return dict(self.average.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict()`."""
+        self.average.load_state_dict(state)

@@ -1,0 +1,86 @@
+"""Preview strips: what the networks make of a few slices, as one PNG.
+
+Two rows for a slice of each domain: source, target-like, reconstructed, and the source's labels;
+target, source-like, reconstructed, and the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from SIFASegmentationLib.files import write_atomically
+
+from .iteration import Batch
+from .networks import Networks
+
+Color = tuple[int, int, int]
+
+
+@torch.no_grad()
+def draw_preview(networks: Networks, batch: Batch, colors: Sequence[Color], *, translates: bool) -> NDArray[np.uint8]:
+    """A strip (2 H, 4 W, 3), or (2 H, 2 W, 3) for methods that translate nothing, of the batch's first slices.
+
+    Args:
+        networks: In training; they are given back as they were. Batch norm uses the statistics of `batch`.
+        batch: Several slices of each domain, as few make poor statistics.
+        colors: Of the structures 1, 2, ...
+        translates: Whether the method trains G_t and U.
+    """
+    was_training = networks.training
+    networks.eval()
+    networks.encoder.train()
+    try:
+        if not translates:
+            rows = [
+                [_gray(batch.source), _overlay(batch.source, batch.labels, colors)],
+                [_gray(batch.target), _overlay(batch.target, _predicted(networks, batch.target), colors)],
+            ]
+        else:
+            target_like = networks.generator(batch.source)
+            source_cycle = networks.decoder(networks.encoder(target_like)[0], target_like)
+            features, _ = networks.encoder(batch.target)
+            source_like = networks.decoder(features, batch.target)
+            target_cycle = networks.generator(source_like)
+            predicted = networks.classifier(features).argmax(1)
+            rows = [
+                [*map(_gray, (batch.source, target_like, source_cycle)), _overlay(batch.source, batch.labels, colors)],
+                [*map(_gray, (batch.target, source_like, target_cycle)), _overlay(batch.target, predicted, colors)],
+            ]
+    finally:
+        networks.train(was_training)
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+
+
+def write_preview(path: Path, strip: NDArray[np.uint8]) -> None:
+    """Write a strip as PNG."""
+    path.parent.mkdir(exist_ok=True)
+    with write_atomically(path) as partial:
+        Image.fromarray(strip).save(partial)
+
+
+def _predicted(networks: Networks, slices: Tensor) -> Tensor:
+    features, _ = networks.encoder(slices)
+    logits: Tensor = networks.classifier(features)
+    return logits.argmax(1)
+
+
+def _gray(slices: Tensor) -> NDArray[np.uint8]:
+    """The first of slices (B, 1, H, W) in [-1, 1] as an image (H, W, 3)."""
+    values = ((slices[0, 0].float().cpu().numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return np.repeat(values[:, :, np.newaxis], 3, axis=2)
+
+
+def _overlay(slices: Tensor, labels: Tensor, colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """The first slice with half-transparent labels (B, H, W) over it."""
+    image = _gray(slices)
+    palette = np.array([(0, 0, 0), *colors], np.float32)
+    values = labels[0].cpu().numpy()
+    mixed = 0.5 * image + 0.5 * palette[values]
+    return np.where(values[:, :, np.newaxis] > 0, mixed.round().astype(np.uint8), image)
