@@ -90,7 +90,8 @@ class Job:
             raise InputError(f"{self.folder / 'job.json'} is damaged ({error}): start the job anew.") from None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{self.folder} was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION}): use that one."
+                f"{self.folder} was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION}): use "
+                "that one."
             )
 
     @classmethod

@@ -39,5 +39,5 @@ def linear_weights(
 
 def resample(images: Float32Array, row_weights: Float32Array, column_weights: Float32Array) -> Float32Array:
     """Images (..., rows, columns) on another grid (..., target rows, target columns)."""
-    resampled: Float32Array = row_weights @ images @ column_weights.T
+    resampled: Float32Array = np.matmul(np.matmul(row_weights, images), column_weights.T, dtype=np.float32)
     return resampled

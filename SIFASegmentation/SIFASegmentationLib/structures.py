@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -152,19 +151,6 @@ def load_task(name_or_path: str | Path) -> Task:
         field = ".".join(str(part) for part in first["loc"]) or "the task"
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {field} is not valid: {message}.") from error
-
-
-def save_task(task: Task, path: str | Path) -> None:
-    """Write a task as JSON, for `load_task`."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(task.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: check the folder and its permissions.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _normal(name: str) -> str:

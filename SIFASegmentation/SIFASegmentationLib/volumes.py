@@ -5,9 +5,7 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .files import write_atomically
 
 Triple = tuple[float, float, float]
 
@@ -117,7 +116,8 @@ def read_image(path: Path) -> sitk.Image:
         raise InputError(f"{path} does not exist: check the path.")
     try:
         with _warnings_off():
-            return _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+            image: sitk.Image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+            return image
     except RuntimeError as error:
         reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
         if "direction" in reason.lower() or "orthonormal" in reason.lower():
@@ -141,17 +141,21 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise InputError(f"{path} can't be written: end its name with one of {', '.join(WRITABLE_SUFFIXES)}.")
-    beside = path.with_name(f".{uuid.uuid4().hex}{suffix}")
+    write_image(to_image(volume), path)
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write an image, compressed, whole or not at all; folders are made as needed.
+
+    Raises:
+        InputError: The place can't be written to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(to_image(volume), str(beside), useCompression=True)
-        os.replace(beside, path)
+        with write_atomically(path) as partial:
+            sitk.WriteImage(image, str(partial), useCompression=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{path} can't be written: check the folder's permissions and the free space."
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
@@ -234,7 +238,7 @@ def _read_series(folder: Path) -> sitk.Image:
     # A tilted gantry then shows as a sheared direction, which is refused; ITK would straighten it silently.
     reader.ForceOrthogonalDirectionOff()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    image = reader.Execute()
+    image: sitk.Image = reader.Execute()
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     _check_even_slices(image, folder)

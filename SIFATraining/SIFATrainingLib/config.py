@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -150,3 +151,13 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         nested = merged.get(key)
         merged[key] = _merge(nested, value) if isinstance(nested, dict) and isinstance(value, dict) else value
     return merged
+
+
+def describe(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Name, value and description of every setting; nested ones as `loss_weights.cycle`."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from describe(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""

@@ -87,7 +87,7 @@ class PreparedDataset:
             self.manifest = PreparedManifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise InputError(
-                f"{folder} is not a prepared data set (it has no manifest.json): give a folder that `sifa prepare` made."
+                f"{folder} is not a prepared data set (it has no manifest.json): give one that `sifa prepare` made."
             ) from None
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors()[0]["loc"])
@@ -115,7 +115,7 @@ class PreparedDataset:
         """
         if not self.domain(name).labelled:
             raise InputError(
-                f"{self.folder} holds no labels of its {name} volumes: prepare it with --target-labels to train on them."
+                f"{self.folder} holds no labels of its {name} volumes: prepare it with --target-labels for this method."
             )
         return self._open(name, "labels", np.dtype(np.uint8))
 
@@ -129,8 +129,8 @@ class PreparedDataset:
             raise InputError(f"{path} is missing or damaged: run `sifa prepare` again.") from error
         if array.shape != expected or array.dtype != dtype:
             raise InputError(
-                f"{path} holds {array.dtype} {array.shape}, not {dtype} {expected} as its manifest says: run `sifa prepare` "
-                "again."
+                f"{path} holds {array.dtype} {array.shape}, not {dtype} {expected} as its manifest says: run "
+                "`sifa prepare` again."
             )
         return array
 

@@ -69,3 +69,8 @@ def out_of_memory(error: RuntimeError) -> bool:
         return True
     message = str(error)
     return "not enough memory" in message or "can't allocate memory" in message
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, before any process group exists."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

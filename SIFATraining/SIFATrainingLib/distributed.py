@@ -26,7 +26,7 @@ def sum_with_gradient(x: Tensor) -> Tensor:
     """Sum of `x` over the processes; the gradient of every process's result reaches every process's `x`."""
     if world_size() == 1:
         return x
-    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    total: Tensor = differentiable.all_reduce(x)
     return total
 
 

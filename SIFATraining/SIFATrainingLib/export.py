@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -130,7 +129,6 @@ def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
 
 def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
     """The segmentor as an ONNX model for any number of slices of the size of `example` (b > 1, 1, H, W)."""
-    buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # The exporter's warnings concern its own insides.
@@ -146,10 +144,8 @@ def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
         )
     if program is None:
         raise ExportError("torch made no ONNX program")
-    program.save(buffer)
-    model = onnx.load_model_from_string(buffer.getvalue())
-    onnx.checker.check_model(model)
-    return buffer.getvalue()
+    onnx.checker.check_model(program.model_proto)
+    return program.model_proto.SerializeToString()
 
 
 @torch.no_grad()

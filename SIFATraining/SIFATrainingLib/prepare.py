@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 from pydantic import ValidationError
-from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
-from SIFASegmentationLib.labelmaps import check_same_grid, read_labelmap
 
+from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
+from SIFASegmentationLib.labelmaps import check_same_grid, read_labelmap
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,

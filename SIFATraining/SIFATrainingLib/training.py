@@ -146,7 +146,7 @@ class Model:
         """Fresh networks from the seed."""
         torch.manual_seed(config.seed)
         networks = Networks(classes, config.width, config.decoder_dropout)
-        networks = networks.to(device).to(memory_format=torch.channels_last)
+        networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
         return cls(networks, make_iteration(networks, config), average)
 

@@ -1,0 +1,140 @@
+"""Volumes on disk through a model, to labelmaps on disk."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .bundle import Domain, read_bundle
+from .cohorts import IMAGE_SUFFIX, find_cases
+from .errors import InputError
+from .field_of_view import BoxMM
+from .files import write_atomically
+from .labelmaps import write_slicer_segmentation
+from .segmentation import Segmentation, Segmentor
+from .structures import Task
+from .volumes import Volume, read_volume, volume_name, write_volume
+
+FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
+
+Report = Callable[[str, int, int], None]
+"""Gets the volume's file name, the number of slices done and in all."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What was written for one volume."""
+
+    labelmap: Path
+    probabilities: tuple[Path, ...]
+    confidence: Path | None
+
+
+def segment_files(
+    bundle: str | Path,
+    volumes: Sequence[str | Path],
+    out: str | Path,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    region: BoxMM | None = None,
+    domain: Domain | None = None,
+    probabilities: bool = False,
+    confidence: bool = False,
+    largest_component: bool = True,
+    suffix: str = ".nii.gz",
+    task: Task | None = None,
+    report: Report | None = None,
+) -> list[Outputs]:
+    """Segment volumes with a bundle; one after the other, each file whole or not there.
+
+    Args:
+        bundle: From `sifa export`.
+        volumes: Files, DICOM series folders, and folders of such (where there are `*_image.*`, those alone).
+        out: Folder for `NAME_segmentation.nii.gz`, and on request `NAME_probability_STRUCTURE.nii.gz` (float32, in
+            steps of 1/255) and `NAME_confidence.csv` (slice, confidence).
+        device: auto, cpu or cuda.
+        threads: Of the CPU; 0 for all cores.
+        region: Field of view of every volume, mm, LPS; found automatically unless given.
+        domain: Whose preprocessing to use: the target's unless given.
+        probabilities: Write the probability of each structure.
+        confidence: Write the confidence of each slice.
+        largest_component: Of each structure keep the largest connected part alone.
+        suffix: One of `FORMATS`.
+        task: The structures that the bundle must have; not checked unless given.
+        report: Called after each batch of slices.
+
+    Raises:
+        InputError: The bundle, a volume or the folder can't be used, or the bundle is for other structures.
+    """
+    if suffix not in FORMATS:
+        raise InputError(f"The format '{suffix}' can't be written: choose {', '.join(FORMATS)}.")
+    opened = read_bundle(bundle)
+    structures = opened.manifest.task.structures
+    if task is not None and [s.name for s in task.structures] != [s.name for s in structures]:
+        raise InputError(
+            f"The bundle {bundle} segments {', '.join(s.name for s in structures)}, not the structures of the task "
+            f"{task.name}: choose another bundle."
+        )
+    paths = [path for given in volumes for path in _expand(Path(given))]
+    names = [volume_name(path).removesuffix(IMAGE_SUFFIX) for path in paths]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
+    segmentor = Segmentor(opened, device, threads)
+    outputs = []
+    for name, path in zip(names, paths, strict=True):
+        segmentation = segmentor.segment(
+            read_volume(path),
+            region=region,
+            domain=domain,
+            probabilities=probabilities,
+            largest_component=largest_component,
+            progress=None if report is None else _named(report, path.name),
+        )
+        outputs.append(_write(segmentation, name, Path(out), opened.manifest.task, suffix, confidence))
+    return outputs
+
+
+def _named(report: Report, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(name, done, total)
+
+
+def _expand(path: Path) -> list[Path]:
+    """A file or DICOM series folder is itself; another folder is the images in it."""
+    if not path.is_dir():
+        return [path]
+    try:
+        return [case.image for case in find_cases(path, labelled=False)]
+    except InputError:
+        # Not a folder of volumes; as one series it gets its own error from the reader.
+        return [path]
+
+
+def _write(
+    segmentation: Segmentation, name: str, out: Path, task: Task, suffix: str, confidence: bool
+) -> Outputs:
+    labelmap = out / f"{name}_segmentation{suffix}"
+    if suffix == ".seg.nrrd":
+        write_slicer_segmentation(segmentation.labelmap, task, labelmap)
+    else:
+        write_volume(segmentation.labelmap, labelmap)
+    maps = []
+    for structure, volume in segmentation.probabilities.items():
+        path = out / f"{name}_probability_{structure.replace(' ', '_')}.nii.gz"
+        write_volume(Volume(volume.array / np.float32(255), volume.geometry, volume.name), path)
+        maps.append(path)
+    return Outputs(labelmap, tuple(maps), _write_confidence(segmentation, out / f"{name}_confidence.csv") if confidence else None)
+
+
+def _write_confidence(segmentation: Segmentation, path: Path) -> Path:
+    """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence."""
+    axis = "kji"[segmentation.slice_axis]
+    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([f"slice_{axis}", "confidence"])
+        writer.writerows((index, f"{value:.4f}") for index, value in enumerate(segmentation.confidence))
+    return path

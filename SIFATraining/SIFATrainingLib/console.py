@@ -1,0 +1,73 @@
+"""Progress in a terminal: one line that renews itself, or a line now and then where the output is a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import ENDED, Job
+
+_SECONDS_BETWEEN_LINES = 15.0
+_SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source", "prediction")
+
+
+class ProgressLine:
+    """The state of something long, on stdout."""
+
+    def __init__(self) -> None:
+        self._renews = sys.stdout.isatty()
+        self._losses = ""
+        self._printed = -_SECONDS_BETWEEN_LINES
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Show `text` in place of the line before; `last` ends the line."""
+        if self._renews:
+            print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
+        elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            print(text, flush=True)
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Show an event of a job."""
+        if kind == "losses":
+            shown = {name: data["losses"][name] for name in _SHOWN_LOSSES if name in data["losses"]}
+            self._losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
+        elif kind == "progress":
+            done, total = data["iteration"], data["iterations"]
+            text = (
+                f"iteration {done:,} of {total:,}  {self._losses}  {data['seconds_per_iteration']:.2f} s each, "
+                f"{duration(data['eta_seconds'])} left"
+            )
+            self.show(text, last=done == total)
+        elif kind in ("warning", "error"):
+            self.show(f"{kind}: {data['message']}", last=True)
+        elif kind == "state":
+            self.show(str(data["state"]), last=True)
+
+
+def show_events(job: Job) -> None:
+    """Print a job's events as they come, until it has ended.
+
+    Raises:
+        InputError: The job's process has died without a word.
+    """
+    line, offset = ProgressLine(), 0
+    while True:
+        events, offset = job.events(offset)
+        for event in events:
+            line.event(event.kind, event.data)
+        state = job.state()
+        if state in ENDED:
+            if state == "lost":
+                raise InputError(f"The process of {job.folder} is gone: look at its log.txt, then `sifa resume` it.")
+            return
+        time.sleep(1.0)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
