@@ -127,14 +127,16 @@ def _write(
         path = out / f"{name}_probability_{structure.replace(' ', '_')}.nii.gz"
         write_volume(Volume(volume.array / np.float32(255), volume.geometry, volume.name), path)
         maps.append(path)
-    return Outputs(labelmap, tuple(maps), _write_confidence(segmentation, out / f"{name}_confidence.csv") if confidence else None)
+    table = out / f"{name}_confidence.csv"
+    if confidence:
+        _write_confidence(segmentation, table)
+    return Outputs(labelmap, tuple(maps), table if confidence else None)
 
 
-def _write_confidence(segmentation: Segmentation, path: Path) -> Path:
+def _write_confidence(segmentation: Segmentation, path: Path) -> None:
     """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence."""
     axis = "kji"[segmentation.slice_axis]
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f"slice_{axis}", "confidence"])
         writer.writerows((index, f"{value:.4f}") for index, value in enumerate(segmentation.confidence))
-    return path

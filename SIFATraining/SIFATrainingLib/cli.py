@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from SIFASegmentationLib.errors import InputError
@@ -44,14 +43,14 @@ TimeLimit = Annotated[
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Option(help="Labelled volumes: a folder (*_image, *_label; nnU-Net) or a CSV.")],
+    source: Annotated[Path, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")],
     target: Annotated[Path, typer.Option(help="Unlabelled volumes: a folder or a CSV. Labels there are not read.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     task: Annotated[str, typer.Option(help="abdomen, cardiac, or a task file (JSON).")] = "abdomen",
     plane: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; the task's unless given.")] = None,
     size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
     spacing: Annotated[float | None, typer.Option(help="Its pixel spacing in mm; fits the data unless given.")] = None,
-    stretch: Annotated[bool, typer.Option("--stretch", help="Stretch every field of view to the grid (paper).")] = False,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Stretch each field of view to the grid (paper).")] = False,
     roi: Roi = None,
     full_slice: Annotated[bool, typer.Option("--full-slice", help="Don't crop to the body.")] = False,
     source_coding: Annotated[
@@ -270,16 +269,10 @@ def demo(
 def main() -> None:
     """Entry point: exit code 0 on success, 2 on bad usage or input with one sentence on stderr, 1 on a fault."""
     try:
-        app(standalone_mode=False)
+        app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        print("sifa: interrupted", file=sys.stderr)
-        sys.exit(1)
     except Exception:
         traceback.print_exc()
         sys.exit(1)

@@ -145,7 +145,8 @@ def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
     if program is None:
         raise ExportError("torch made no ONNX program")
     onnx.checker.check_model(program.model_proto)
-    return program.model_proto.SerializeToString()
+    serialised: bytes = program.model_proto.SerializeToString()
+    return serialised
 
 
 @torch.no_grad()
