@@ -1,0 +1,133 @@
+"""Labelmap files against reference files, to a table of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .cohorts import volumes_in
+from .errors import InputError
+from .labelmaps import grid_difference, read_labelmap, resample_labelmap
+from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps
+from .scores import Row, ScoreTable
+from .structures import Task
+from .volumes import Volume, read_volume, volume_name
+
+_ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
+
+
+def evaluate(
+    prediction: str | Path,
+    reference: str | Path,
+    task: Task | None = None,
+    coding: str | None = None,
+    legacy: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+) -> ScoreTable:
+    """Score a labelmap against its reference, or a folder of labelmaps against one of references, matched by name.
+
+    Names match without `_segmentation`, `_label`, `_seg`. A reference on another grid is resampled to the
+    prediction's by nearest neighbour, and the table says so.
+
+    Args:
+        prediction: A file or a folder.
+        reference: The same kind.
+        task: The structures; unless given, all values in the files, as `label 1`, ...
+        coding: Name of the task's coding that the references use.
+        legacy: The paper's convention (`metrics.score_labelmaps`).
+        tolerance: Of surface Dice, in mm.
+
+    Raises:
+        InputError: A file or folder can't be used, or no two names match.
+    """
+    pairs, unmatched = _pairs(Path(prediction), Path(reference))
+    rows: list[Row] = []
+    for subject, predicted_path, reference_path in pairs:
+        if task is not None:
+            predicted = read_labelmap(predicted_path, task, allow_empty=True)
+            referred = read_labelmap(reference_path, task, coding, allow_empty=True)
+            names = {structure.value: structure.name for structure in task.structures}
+        else:
+            predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
+            values = set(np.unique(predicted.array)) | set(np.unique(referred.array))
+            names = {int(value): f"label {value}" for value in sorted(values - {0})}
+        rows += score_pair(subject, predicted, referred, names, legacy=legacy, tolerance=tolerance)
+    return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
+
+
+def score_pair(
+    subject: str,
+    prediction: Volume,
+    reference: Volume,
+    names: dict[int, str],
+    *,
+    legacy: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+) -> list[Row]:
+    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so."""
+    notes = []
+    difference = grid_difference(prediction.geometry, reference.geometry)
+    if difference is not None:
+        reference = resample_labelmap(reference, prediction.geometry)
+        notes.append(f"reference resampled: {difference}")
+    i, j, k = prediction.geometry.spacing
+    scores = score_labelmaps(
+        prediction.array, reference.array, (k, j, i), names, tolerance=tolerance, legacy=legacy
+    )
+    rows = []
+    for value, name in names.items():
+        empty = [who for who, ml in (("prediction", scores[value].prediction_ml),
+                                     ("reference", scores[value].reference_ml)) if ml == 0]  # fmt: skip
+        emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
+        rows.append(Row(subject, name, scores[value], "; ".join(emptiness + notes)))
+    return rows
+
+
+def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:
+    for path in (prediction, reference):
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the path.")
+    if prediction.is_dir() != reference.is_dir():
+        raise InputError(f"{prediction} and {reference} are a file and a folder: give two files or two folders.")
+    if prediction.is_file():
+        return [(_subject(prediction), prediction, reference)], ()
+    predicted, referred = _labelmaps_in(prediction), _labelmaps_in(reference)
+    matched = sorted(predicted.keys() & referred.keys())
+    if not matched:
+        raise InputError(
+            f"No file in {prediction} has a reference of its name in {reference}: names must match but for "
+            f"{', '.join(_ENDINGS)}."
+        )
+    alone = [path for some, others in ((predicted, referred), (referred, predicted))
+             for name, path in some.items() if name not in others]  # fmt: skip
+    return [(name, predicted[name], referred[name]) for name in matched], tuple(sorted(map(str, alone)))
+
+
+def _labelmaps_in(folder: Path) -> dict[str, Path]:
+    """Labelmaps by subject; images and probability maps beside them are left out."""
+    volumes = [path for path in volumes_in(folder) if path.is_file()]
+    labelled: Callable[[Path], bool] = lambda path: volume_name(path).endswith(_ENDINGS)  # noqa: E731
+    chosen = [path for path in volumes if labelled(path)] or volumes
+    named: dict[str, Path] = {}
+    for path in chosen:
+        name = _subject(path)
+        if name in named:
+            raise InputError(f"{named[name]} and {path} are both of the subject {name}: remove one.")
+        named[name] = path
+    return named
+
+
+def _subject(path: Path) -> str:
+    name = volume_name(path)
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _read_plain(path: Path) -> Volume:
+    """A labelmap with whatever values it has, 0 to 255."""
+    volume = read_volume(path)
+    values = volume.array
+    if values.min() < 0 or values.max() > 255 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
+        raise InputError(f"{path} is not a labelmap of whole numbers from 0 to 255: give a task and its coding.")
+    return Volume(values.astype(np.uint8), volume.geometry, volume.name)

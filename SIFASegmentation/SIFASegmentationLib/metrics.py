@@ -1,0 +1,170 @@
+"""Scores of one structure in two masks on the same grid.
+
+A mask's surface is its voxels with one of 6 neighbours outside it; beyond the border of the array is outside. Surface
+distances go from each voxel of one surface to the nearest of the other, in both directions, pooled. One set of them
+serves the average, the percentile and surface Dice.
+
+The cost is that of the structure, not of the volume: masks are cropped to their boxes, and distances come from a k-d
+tree over the voxels of the surfaces alone, those that lie on both surfaces being left out of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+Mask = NDArray[np.bool_]
+Float64Array = NDArray[np.float64]
+Box = tuple[slice, ...]
+
+DEFAULT_TOLERANCE_MM = 2.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one structure; not-a-number where a score is not defined.
+
+    Attributes:
+        dice: 2 |P and R| / (|P| + |R|), 0 to 1. One mask empty: 0; both: not a number.
+        asd: Average symmetric surface distance: mean of the pooled distances, mm (voxels in the legacy mode).
+        hd95: 95th percentile of the pooled distances, mm (voxels in the legacy mode).
+        surface_dice: Share of both surfaces within the tolerance of the other (Nikolov et al., JMIR 2021), 0 to 1,
+            each voxel of a surface counting the same.
+        prediction_ml: Volume of the prediction.
+        reference_ml: Volume of the reference.
+        volume_difference: (P - R) / R; not a number for an empty reference.
+    """
+
+    dice: float
+    asd: float
+    hd95: float
+    surface_dice: float
+    prediction_ml: float
+    reference_ml: float
+    volume_difference: float
+
+
+def score_labelmaps(
+    prediction: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
+    spacing: tuple[float, float, float],
+    values: Iterable[int],
+    *,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+    legacy: bool = False,
+) -> dict[int, Scores]:
+    """Scores of each structure of two labelmaps.
+
+    Args:
+        prediction: (k, j, i).
+        reference: (k, j, i), on the same grid.
+        spacing: Of the voxels along k, j, i, in mm.
+        values: Of the structures.
+        tolerance: Of surface Dice, in mm.
+        legacy: The paper's convention: distances in voxels, ASD the mean of the two directed means.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"labelmaps of shapes {prediction.shape} and {reference.shape}")
+    values = list(values)
+    highest = max(values, default=0)
+    predicted, referred = (ndimage.find_objects(labels, highest) for labels in (prediction, reference))
+    scores = {}
+    for value in values:
+        where = _union(predicted[value - 1], referred[value - 1])
+        scores[value] = score_masks(
+            prediction[where] == value, reference[where] == value, spacing, tolerance=tolerance, legacy=legacy
+        )
+    return scores
+
+
+def score_masks(
+    prediction: Mask,
+    reference: Mask,
+    spacing: tuple[float, float, float],
+    *,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+    legacy: bool = False,
+) -> Scores:
+    """Scores of two masks (k, j, i); arguments as of `score_labelmaps`. What lies beyond the arrays is outside."""
+    sizes = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
+    ml = float(np.prod(spacing)) / 1000
+    volumes = sizes[0] * ml, sizes[1] * ml
+    difference = (sizes[0] - sizes[1]) / sizes[1] if sizes[1] else nan
+    if not all(sizes):
+        dice = 0.0 if any(sizes) else nan
+        return Scores(dice, nan, nan, nan, *volumes, difference)
+    dice = 2 * int(np.count_nonzero(prediction & reference)) / sum(sizes)
+    one, other = surface_distances(prediction, reference, (1.0, 1.0, 1.0) if legacy else spacing)
+    pooled = np.concatenate([one, other])
+    return Scores(
+        dice=dice,
+        asd=float((one.mean() + other.mean()) / 2 if legacy else pooled.mean()),
+        hd95=float(np.percentile(pooled, 95)),
+        surface_dice=float((pooled <= tolerance).mean()),
+        prediction_ml=volumes[0],
+        reference_ml=volumes[1],
+        volume_difference=difference,
+    )
+
+
+def surface_distances(
+    first: Mask, second: Mask, spacing: tuple[float, float, float]
+) -> tuple[Float64Array, Float64Array]:
+    """Distance of each surface voxel of `first` to the surface of `second`, and the other way round.
+
+    Args:
+        first: Mask (k, j, i) with at least one voxel.
+        second: The same, on the same grid.
+        spacing: Along k, j, i; the unit of the distances.
+    """
+    surfaces = surface(first), surface(second)
+    shared = surfaces[0] & surfaces[1]
+    points = [np.argwhere(mask) * np.asarray(spacing) for mask in surfaces]
+    # On a surface of both the distance is 0; only the rest has to be searched for.
+    apart = [np.argwhere(mask & ~shared) * np.asarray(spacing) for mask in surfaces]
+    trees = [KDTree(some, balanced_tree=False, compact_nodes=False) for some in points]
+    distances = []
+    for searched, tree, total in zip(apart, reversed(trees), (len(p) for p in points), strict=True):
+        all_of_them = np.zeros(total)
+        if len(searched):
+            all_of_them[: len(searched)], _ = tree.query(searched)
+        distances.append(all_of_them)
+    return distances[0], distances[1]
+
+
+def surface(mask: Mask) -> Mask:
+    """Voxels of a mask (k, j, i) with one of their 6 neighbours outside it."""
+    inner = mask.copy()
+    for axis in range(3):
+        lower, upper = _halves(axis)
+        inner[lower] &= mask[upper]
+        inner[upper] &= mask[lower]
+        inner[_plane(axis, 0)] = False
+        inner[_plane(axis, -1)] = False
+    return mask & ~inner
+
+
+def _halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """All but the last and all but the first plane along an axis."""
+    before, after = [slice(None)] * 3, [slice(None)] * 3
+    before[axis], after[axis] = slice(None, -1), slice(1, None)
+    return tuple(before), tuple(after)
+
+
+def _plane(axis: int, index: int) -> tuple[slice | int, ...]:
+    where: list[slice | int] = [slice(None)] * 3
+    where[axis] = index
+    return tuple(where)
+
+
+def _union(a: Box | None, b: Box | None) -> Box:
+    """The box of two boxes; an empty one for none, which gives empty masks."""
+    if a is None or b is None:
+        return a or b or (slice(0), slice(0), slice(0))
+    return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))

@@ -1,0 +1,214 @@
+"""The table of scores: a row for each subject and structure, then what they come to; as text, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .files import write_atomically
+from .metrics import Scores
+
+MEAN_OF_STRUCTURES = "mean"
+NAMES = tuple(field.name for field in fields(Scores))
+_HEADINGS = ("Dice", "ASD", "HD95", "surface Dice", "pred. ml", "ref. ml", "vol. diff.")
+_FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one structure in one subject, and what is to be known about them."""
+
+    subject: str
+    structure: str
+    scores: Scores
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A statistic of each score over the subjects in which it is defined."""
+
+    structure: str
+    statistic: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the masks of one structure were over the subjects."""
+
+    structure: str
+    scored: int
+    both_empty: int
+    one_empty: int
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of any number of subjects.
+
+    Attributes:
+        rows: By subject, then structure.
+        legacy: Distances in voxels, standard deviation of the population: the paper's convention.
+        tolerance: Of surface Dice, in mm (voxels in the legacy mode).
+        unmatched: Files that had no counterpart.
+    """
+
+    rows: tuple[Row, ...]
+    legacy: bool = False
+    tolerance: float = 2.0
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def structures(self) -> list[str]:
+        """Names of the structures, in order of appearance."""
+        return list(dict.fromkeys(row.structure for row in self.rows))
+
+    def subject_means(self) -> list[Row]:
+        """For each subject the mean over its structures, not-a-number left out."""
+        subjects = dict.fromkeys(row.subject for row in self.rows)
+        return [
+            Row(subject, MEAN_OF_STRUCTURES, _statistic([r.scores for r in self.rows if r.subject == subject], np.mean))
+            for subject in subjects
+        ]
+
+    def summaries(self) -> list[Summary]:
+        """Mean, standard deviation (n - 1; population in the legacy mode) and median of each structure, then of the
+        subjects' means."""
+        deviation = np.std if self.legacy else _sample_deviation
+        groups = {name: [r.scores for r in self.rows if r.structure == name] for name in self.structures}
+        groups[MEAN_OF_STRUCTURES] = [row.scores for row in self.subject_means()]
+        statistics: dict[str, Callable[..., Any]] = {"mean": np.mean, "std": deviation, "median": np.median}
+        return [
+            Summary(structure, statistic, _statistic(scores, function))
+            for structure, scores in groups.items()
+            for statistic, function in statistics.items()
+        ]
+
+    def counts(self) -> list[Counts]:
+        """For each structure, the subjects by which masks were empty."""
+        counted = []
+        for name in self.structures:
+            empty = [
+                (row.scores.prediction_ml == 0, row.scores.reference_ml == 0)
+                for row in self.rows
+                if row.structure == name
+            ]
+            both, one = sum(p and r for p, r in empty), sum(p != r for p, r in empty)
+            counted.append(Counts(name, len(empty) - both - one, both, one))
+        return counted
+
+    def mean(self, score: str) -> float:
+        """Mean of a score over the subjects' means, the one number of a table: `table.mean("dice")`."""
+        return float(getattr(_statistic([row.scores for row in self.subject_means()], np.mean), score))
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        unit = "voxels" if self.legacy else "mm"
+        heading = ["subject", "structure", *_HEADINGS, "note"]
+        heading[3], heading[4] = f"ASD {unit}", f"HD95 {unit}"
+        body = [[row.subject, row.structure, *_cells(row.scores), row.note] for row in self.rows]
+        summary = [[s.statistic, s.structure, *_cells(s.scores), ""] for s in self.summaries()]
+        lines = _aligned([heading, *body, *summary])
+        rule = "-" * max(map(len, lines))
+        parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
+        parts += [
+            f"{c.structure}: {c.scored} scored, {c.both_empty} with both masks empty, {c.one_empty} with one empty"
+            for c in self.counts()
+            if c.both_empty or c.one_empty
+        ]
+        parts += [f"no counterpart: {name}" for name in self.unmatched]
+        parts.append(f"surface Dice at {self.tolerance:g} {unit}" + (", the paper's convention" if self.legacy else ""))
+        return "\n".join(parts)
+
+    def csv(self) -> str:
+        """Rows of subjects and structures, then of the statistics, `subject` being mean, std or median."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        unit = "voxels" if self.legacy else "mm"
+        columns = [f"{name}_{unit}" if name in ("asd", "hd95") else name for name in NAMES]
+        writer.writerow(["subject", "structure", *columns, "note"])
+        counts = {c.structure: c for c in self.counts()}
+        for row in self.rows:
+            writer.writerow([row.subject, row.structure, *_plain(row.scores), row.note])
+        for summary in self.summaries():
+            c = counts.get(summary.structure)
+            note = f"{c.scored} scored; {c.both_empty} both empty; {c.one_empty} one empty" if c else ""
+            writer.writerow([summary.statistic, summary.structure, *_plain(summary.scores), note])
+        return buffer.getvalue()
+
+    def json(self) -> str:
+        """Everything; not-a-number is null."""
+        content = {
+            "convention": "legacy" if self.legacy else "standard",
+            "distance_unit": "voxels" if self.legacy else "mm",
+            "surface_dice_tolerance": self.tolerance,
+            "rows": [
+                {"subject": r.subject, "structure": r.structure, **_nullable(r.scores), "note": r.note}
+                for r in self.rows
+            ],
+            "summary": [
+                {"structure": s.structure, "statistic": s.statistic, **_nullable(s.scores)} for s in self.summaries()
+            ],
+            "counts": [asdict(c) for c in self.counts()],
+            "unmatched": list(self.unmatched),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write as CSV or JSON, by the path's suffix.
+
+        Raises:
+            InputError: Another suffix.
+        """
+        writers = {".csv": self.csv, ".json": self.json}
+        if path.suffix.lower() not in writers:
+            raise InputError(f"{path} can't be written: end its name with .csv or .json.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as partial:
+            partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+
+
+def _sample_deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else nan
+
+
+def _statistic(scores: Sequence[Scores], function: Callable[..., Any]) -> Scores:
+    """`function` of each score over those that are numbers."""
+    columns = ([v for s in scores if not isnan(v := getattr(s, name))] for name in NAMES)
+    return Scores(*(float(function(column)) if column else nan for column in columns))
+
+
+def _plain(scores: Scores) -> list[str]:
+    return ["" if isnan(value) else repr(value) for value in asdict(scores).values()]
+
+
+def _nullable(scores: Scores) -> dict[str, float | None]:
+    return {name: None if isnan(value) else value for name, value in asdict(scores).items()}
+
+
+def _cells(scores: Scores) -> list[str]:
+    values = asdict(scores).values()
+    return ["-" if isnan(v) else form.format(v) for v, form in zip(values, _FORMATS, strict=True)]
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Columns of equal width: words to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    words = {0, 1, len(widths) - 1}
+    return [
+        "  ".join(
+            cell.ljust(width) if column in words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
