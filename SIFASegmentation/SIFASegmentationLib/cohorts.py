@@ -6,6 +6,8 @@
 | nnU-Net       | `imagesTr/NAME_0000.*`      | `labelsTr/NAME.*`          | NAME       |
 | a folder      | any volumes, DICOM folders  | none (unlabelled only)     | file name  |
 | a CSV file    | column `image`              | column `label`             | `patient`  |
+
+The CSV alone can give a patient several images.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from .errors import InputError
 from .volumes import VOLUME_SUFFIXES, dicom_series, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
+_SEGMENTATION_SUFFIX = ".seg.nrrd"
+_IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ def find_cases(path: str | Path, *, labelled: bool) -> list[Case]:
         labelled: Whether each image needs a labelmap. If not, labelmaps are left alone: `Case.label` is None.
 
     Raises:
-        InputError: Nothing there, or an image without labelmap, or a labelmap without image.
+        InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, or a line
+            of the CSV that is incomplete or names a missing file.
     """
     path = Path(path)
     if path.is_file():
@@ -83,21 +89,32 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
 
 def _from_folder(folder: Path, labelled: bool) -> list[Case]:
     if (folder / "imagesTr").is_dir():
-        images = _by_name(volumes_in(folder / "imagesTr"), CHANNEL_SUFFIX)
-        labels = _by_name(volumes_in(folder / "labelsTr"), "") if labelled and (folder / "labelsTr").is_dir() else {}
-        return _paired(images, labels, folder, labelled)
+        images = _by_name(_images(volumes_in(folder / "imagesTr")), CHANNEL_SUFFIX)
+        labels_folder = folder / "labelsTr"
+        labels = _by_name(volumes_in(labels_folder), "") if labelled and labels_folder.is_dir() else {}
+        return _paired(images, labels, folder, "imagesTr/{}_0000", "labelsTr/{}", labelled)
     volumes = volumes_in(folder)
-    images = _by_name([path for path in volumes if volume_name(path).endswith(IMAGE_SUFFIX)], IMAGE_SUFFIX)
-    if images:
-        labels = _by_name([path for path in volumes if volume_name(path).endswith(LABEL_SUFFIX)], LABEL_SUFFIX)
-        return _paired(images, labels if labelled else {}, folder, labelled)
-    if labelled or not volumes:
+    images = _by_name([path for path in _images(volumes) if volume_name(path).endswith(IMAGE_SUFFIX)], IMAGE_SUFFIX)
+    if labelled or images:
+        found = [path for path in volumes if volume_name(path).endswith(LABEL_SUFFIX)]
+        labels = _by_name(found, LABEL_SUFFIX) if labelled else {}
+        return _paired(images, labels, folder, "{}_image", "{}_label", labelled)
+    plain = _by_name(_images(volumes), "")
+    if not plain:
         raise InputError(
-            f"{folder} holds no {'labelled ' if labelled else ''}volumes: it needs NAME_image.nii.gz"
-            f"{' with NAME_label.nii.gz' if labelled else ''} (or .nrrd, .mha), or imagesTr"
-            f"{' with labelsTr' if labelled else ''}."
+            f"{folder} holds no volumes: it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM "
+            "series."
         )
-    return [Case(volume_name(path), path, None) for path in volumes]
+    return [Case(name, path, None) for name, path in plain.items()]
+
+
+def _images(volumes: list[Path]) -> list[Path]:
+    """Those that are not labelmaps by their names."""
+    return [
+        path
+        for path in volumes
+        if not volume_name(path).endswith(LABEL_SUFFIX) and not path.name.lower().endswith(_SEGMENTATION_SUFFIX)
+    ]
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
@@ -115,35 +132,55 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
     return named
 
 
-def _paired(images: dict[str, Path], labels: dict[str, Path], folder: Path, labelled: bool) -> list[Case]:
-    if not images:
-        raise InputError(f"{folder} holds no volumes: put NAME{CHANNEL_SUFFIX}.nii.gz into its imagesTr.")
+def _paired(
+    images: dict[str, Path], labels: dict[str, Path], folder: Path, image: str, label: str, labelled: bool
+) -> list[Case]:
+    """Images with their labelmaps; `image` and `label` say how their files are called, with {} for the name."""
+    if not images and not labels:
+        pair = f"{image.format('NAME')}.nii.gz" + (f" with {label.format('NAME')}.nii.gz" if labelled else "")
+        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes: it needs {pair}.")
     if labelled:
-        if missing := [path for name, path in images.items() if name not in labels]:
-            raise InputError(f"{missing[0]} has no labelmap beside it: add {LABEL_SUFFIX} or take the image away.")
-        if orphans := [path for name, path in labels.items() if name not in images]:
-            raise InputError(f"{orphans[0]} has no image beside it: add the image or take the labelmap away.")
+        for name in sorted(images.keys() ^ labels.keys()):
+            file, kind, other = (
+                (images[name], "labelmap", label) if name in images else (labels[name], "image", image)
+            )
+            raise InputError(f"{file} has no {kind}: add {folder / other.format(name)}.nii.gz, or take the file away.")
     return [Case(name, path, labels.get(name)) for name, path in images.items()]
 
 
 def _from_csv(path: Path, labelled: bool) -> list[Case]:
+    wanted = ["patient", "image", *(["label"] if labelled else [])]
+    cases: list[Case] = []
+    lines: dict[Path, int] = {}
+    for line, row in _csv_rows(path, wanted):
+        for column in wanted:
+            if not row[column]:
+                raise InputError(f"{path}, line {line}: the {column} is empty, fill it in.")
+        files = [path.parent / row[column] for column in wanted[1:]]
+        for file in files:
+            if not file.exists():
+                raise InputError(f"{path}, line {line}: {file} does not exist, paths are relative to the CSV file.")
+        first = lines.setdefault(files[0].resolve(), line)
+        if first != line:
+            raise InputError(f"{path}, line {line}: {files[0]} is in line {first} already, remove one of the two.")
+        cases.append(Case(row["patient"], files[0], files[1] if labelled else None))
+    if not cases:
+        raise InputError(f"{path} has no row below its header: add one for each image.")
+    return cases
+
+
+def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]:
+    """Line number and stripped values by column of each row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.reader(file)
+            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV text file: give a folder, or a CSV with patient, image, label.") from error
-    wanted = ["patient", "image", *(["label"] if labelled else [])]
-    if not rows or any(column not in rows[0] for column in wanted):
-        raise InputError(f"{path} needs the columns {', '.join(wanted)} and a row for each image.")
-    cases = []
-    for number, row in enumerate(rows, 2):
-        if empty := [column for column in wanted if not (row[column] or "").strip()]:
-            raise InputError(f"{path}, line {number}: the {empty[0]} is empty, fill it in.")
-        files = {column: path.parent / row[column].strip() for column in wanted[1:]}
-        if absent := [file for file in files.values() if not file.exists()]:
-            raise InputError(f"{path}, line {number}: {absent[0]} does not exist.")
-        cases.append(Case(row["patient"].strip(), files["image"], files.get("label")))
-    images = [case.image.resolve() for case in cases]
-    if repeated := [image for image in images if images.count(image) > 1]:
-        raise InputError(f"{path} lists {repeated[0]} twice: remove one line.")
-    return cases
+    header = rows[0][1] if rows else []
+    if any(column not in header for column in wanted):
+        raise InputError(f"{path} needs the columns {', '.join(wanted)}, with commas between them, in its first line.")
+    for line, row in rows[1:]:
+        if len(row) > len(header):
+            raise InputError(f"{path}, line {line}: more values than columns, put quotes around what has a comma.")
+    return [(line, dict(zip_longest(header, row, fillvalue=""))) for line, row in rows[1:]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,9 @@ from .volumes import (
 _POSITION_TOLERANCE = 1e-3  # Of a voxel.
 _DIRECTION_TOLERANCE = 1e-4
 
+_SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
+_SHOWN_CODES = 8  # A wrong file can have thousands.
+
 
 def read_labelmap(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
@@ -34,23 +39,25 @@ def read_labelmap(
 
     Args:
         path: A labelmap in any format of `read_volume`, or a segmentation that Slicer saved (`.seg.nrrd`), whose
-            segments are matched to structures by name.
+            segments are matched to structures by name or alias; other segments are background, and where two overlap
+            the later one has the voxel.
         task: The structures.
         coding: Codes of the file: a name among `task.label_codes`, or a coding; the task's own values unless given.
-            Has no effect on `.seg.nrrd`.
+            Has no effect where segments have names.
         allow_empty: Accept a file without a labelled voxel.
 
     Returns:
-        Volume of uint8.
+        Volume of uint8, on the file's own grid: Slicer may have cropped it, see `match_grid`.
 
     Raises:
         InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, or no label.
     """
     path = Path(path)
-    if path.name.lower().endswith(".seg.nrrd"):
-        labelmap = _read_slicer_segmentation(path, task)
+    image = read_image(path)
+    if segments := _segment_names(image):
+        labelmap = _from_segments(image, segments, task, path)
     else:
-        volume = from_image(read_image(path), volume_name(path), source=str(path))
+        volume = from_image(image, volume_name(path), source=str(path))
         labelmap = Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name)
     if not allow_empty and not labelmap.array.any():
         raise InputError(f"{path} is empty, no voxel is labelled: leave it out, or check that it is the right file.")
@@ -89,6 +96,18 @@ def check_same_grid(labelmap: Volume, image: Volume) -> None:
             f"The labelmap {labelmap.name} and the image {image.name} lie on different grids ({difference}): resample "
             "the labelmap to the image."
         )
+
+
+def match_grid(labelmap: Volume, image: Volume) -> Volume:
+    """A labelmap on its image's grid: itself, or put back into place if it was cropped, as Slicer saves segmentations.
+
+    Raises:
+        InputError: Its voxels are not those of the image, or some with a label lie outside it; names both.
+    """
+    if not same_grid(labelmap.geometry, image.geometry) and _is_cropped(labelmap, image.geometry):
+        return resample_labelmap(labelmap, image.geometry)
+    check_same_grid(labelmap, image)
+    return labelmap
 
 
 def resample_labelmap(labelmap: Volume, geometry: Geometry) -> Volume:
@@ -140,12 +159,20 @@ def _recode(
     chosen = _coding(task, coding, path)
     known = {*chosen.codes.values(), *chosen.ignored}
     if unknown := [code for code in found if code not in known]:
-        fitting = [name for name, other in task.label_codes.items() if other.fits(found)]
-        advice = f"they fit {' and '.join(fitting)}, choose that coding" if fitting else "give a coding that has them"
-        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        raise InputError(f"{path} has the label codes {shown}, which are not in the task {task.name}: {advice}.")
+        shown = ", ".join(map(str, unknown[:_SHOWN_CODES])) + (", ..." if len(unknown) > _SHOWN_CODES else "")
+        where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
+        raise InputError(
+            f"{path} has the label codes {shown}, which are not in {where}: {_coding_advice(task, found)}."
+        )
     values = {structure.name: structure.value for structure in task.structures}
     return _map_values(voxels, {code: values[name] for name, code in chosen.codes.items()})
+
+
+def _coding_advice(task: Task, found: list[int]) -> str:
+    fitting = [f"'{name}'" for name, coding in task.label_codes.items() if coding.fits(found)]
+    if task.own_coding.fits(found):
+        return "they are the task's own values, give no coding"
+    return f"they fit {' and '.join(fitting)}, choose that coding" if fitting else "give a coding that has them"
 
 
 def _map_values(voxels: NDArray[np.generic], mapping: Mapping[int, int]) -> NDArray[np.uint8]:
@@ -160,6 +187,8 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
     if coding is None:
         return task.own_coding
     if isinstance(coding, LabelCoding):
+        if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
+            raise InputError(f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}.")
         return coding
     if coding not in task.label_codes:
         known = ", ".join(task.label_codes) or "none"
@@ -167,43 +196,71 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
     return task.label_codes[coding]
 
 
-def _read_slicer_segmentation(path: Path, task: Task) -> Volume:
-    """Segments by name; overlapping ones lie in layers, which are the components of the file's voxels."""
-    image = read_image(path)
-    names = [key for key in image.GetMetaDataKeys() if key.startswith("Segment") and key.endswith("_Name")]
-    if not names:
-        raise InputError(f"{path} has no segments: save the segmentation from Slicer again, or give a labelmap.")
-    if image.GetDimension() == 4:
-        layers = [_layer(image[..., index], path) for index in range(image.GetSize()[3])]
-    else:
-        check_grid(image, str(path))
-        pixels = sitk.GetArrayFromImage(image)
-        layers = list(np.moveaxis(pixels, -1, 0)) if image.GetNumberOfComponentsPerPixel() > 1 else [pixels]
-    geometry = image_geometry(image[..., 0] if image.GetDimension() == 4 else image)
-    labels = np.zeros(layers[0].shape, np.uint8)
-    matched = False
-    for key in sorted(names):
-        prefix = key.removesuffix("_Name")
-        structure = task.structure_named(image.GetMetaData(key))
-        if structure is None:
-            continue
-        matched = True
-        layer = int(image.GetMetaData(f"{prefix}_Layer")) if image.HasMetaDataKey(f"{prefix}_Layer") else 0
-        value = int(image.GetMetaData(f"{prefix}_LabelValue")) if image.HasMetaDataKey(f"{prefix}_LabelValue") else 1
-        labels[layers[layer] == value] = structure.value
-    if not matched:
-        found = ", ".join(image.GetMetaData(key) for key in sorted(names))
-        wanted = ", ".join(structure.name for structure in task.structures)
+def _segment_names(image: sitk.Image) -> dict[int, str]:
+    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file."""
+    matches = (_SEGMENT_NAME.fullmatch(key) for key in image.GetMetaDataKeys())
+    return dict(sorted((int(match[1]), image.GetMetaData(match[0])) for match in matches if match))
+
+
+def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> Volume:
+    """Segments by name; those that overlap lie in layers."""
+    structures = {number: task.structure_named(name) for number, name in segments.items()}
+    if not any(structures.values()):
         raise InputError(
-            f"{path} has the segments {found}, none of which is in the task {task.name}: name them {wanted}."
+            f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}: "
+            f"name them {', '.join(structure.name for structure in task.structures)}."
         )
+    layers, geometry = _layers(image, path)
+    labels = np.zeros(geometry.shape, np.uint8)
+    for number, structure in structures.items():
+        if structure is not None:
+            # Before Slicer 5 each segment was a layer of its own, with the value 1, and the file didn't say so.
+            layer = _segment_number(image, f"Segment{number}_Layer", number, path)
+            if not 0 <= layer < len(layers):
+                raise InputError(
+                    f"{path} has {len(layers)} layers, its segment {segments[number]} lies in layer {layer}: save the "
+                    "segmentation from Slicer again."
+                )
+            labels[layers[layer] == _segment_number(image, f"Segment{number}_LabelValue", 1, path)] = structure.value
     return Volume(labels, geometry, volume_name(path))
 
 
-def _layer(image: sitk.Image, path: Path) -> NDArray[np.generic]:
+def _layers(image: sitk.Image, path: Path) -> tuple[list[NDArray[np.generic]], Geometry]:
+    """Layers (k, j, i): components of the voxels, or steps of a fourth axis; and their common geometry."""
+    if image.GetDimension() == 4:
+        images = [image[..., index] for index in range(image.GetSize()[3])]
+        check_grid(images[0], str(path))
+        return [sitk.GetArrayFromImage(layer) for layer in images], image_geometry(images[0])
     check_grid(image, str(path))
-    layer: NDArray[np.generic] = sitk.GetArrayFromImage(image)
-    return layer
+    pixels = sitk.GetArrayFromImage(image)
+    layered = image.GetNumberOfComponentsPerPixel() > 1
+    return list(np.moveaxis(pixels, -1, 0)) if layered else [pixels], image_geometry(image)
+
+
+def _segment_number(image: sitk.Image, key: str, default: int, path: Path) -> int:
+    if not image.HasMetaDataKey(key):
+        return default
+    text = image.GetMetaData(key)
+    if not text.strip().isdecimal():
+        raise InputError(f"{path} has the {key} '{text}', no number: save the segmentation from Slicer again.")
+    return int(text)
+
+
+def _is_cropped(labelmap: Volume, whole: Geometry) -> bool:
+    """Whether the labelmap is of another size, its voxels are voxels of `whole`, and all labels lie in it."""
+    own = labelmap.geometry
+    # The same size at another place is an error of origin rather than a crop.
+    if own.size == whole.size:
+        return False
+    start = np.rint(whole.index_of(np.array([own.origin]))[0])
+    x, y, z = (whole.direction_matrix @ (start * whole.spacing) + whole.origin).tolist()
+    if not same_grid(own, replace(whole, size=own.size, origin=(x, y, z))):
+        return False
+    for axis, (first, size) in enumerate(zip(start, whole.size, strict=True)):
+        labelled = np.flatnonzero(labelmap.array.any(axis=tuple({0, 1, 2} - {2 - axis}))) + first
+        if labelled.size and (labelled[0] < 0 or labelled[-1] >= size):
+            return False
+    return True
 
 
 def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import IntEnum, auto
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .phantom_shapes import Layer, Shape, ellipsoid, half_space, rotation, trunk, tube
 
@@ -158,7 +159,7 @@ class _Variation:
     def radii(self, x: float, y: float, z: float, spread: float = 0.1) -> tuple[float, float, float]:
         return self.about(x, spread), self.about(y, spread), self.about(z, spread)
 
-    def turn(self, degrees: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def turn(self, degrees: float) -> NDArray[np.float64]:
         """A random rotation about all axes with this standard deviation."""
         return rotation(self.rng.normal(0, degrees, 3))
 
@@ -177,7 +178,7 @@ def _placer(x: float, y: float, z: float, vary: _Variation) -> Placer:
     return place
 
 
-def _frame(axis: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _frame(axis: NDArray[np.float64]) -> NDArray[np.float64]:
     """A rotation whose third column is the direction `axis`."""
     third = axis / np.linalg.norm(axis)
     first = np.cross(third, (0.0, 0.0, 1.0))

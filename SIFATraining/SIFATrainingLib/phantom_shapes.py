@@ -129,7 +129,7 @@ def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
 
 
 def trunk(half_width: float, half_depth: float, exponent: float, taper: float) -> Shape:
-    """Endless upright cylinder with a superellipse for a section, as the trunk's walls; `taper` widens it by mm of z."""
+    """Endless upright cylinder whose section is a superellipse, as the trunk's; `taper` widens it by mm of z."""
     power, inverse = np.float32(exponent), np.float32(1 / exponent)
 
     def distance(p: Points) -> Field:

@@ -29,6 +29,7 @@ ANATOMIES = {"abdomen": abdomen, "cardiac": cardiac}
 MODALITIES = ("ct", "mr")
 
 _EXTENT_Z = {"abdomen": (-78.0, 84.0), "cardiac": (-78.0, 84.0)}
+_CARDIAC_THINNER = 0.5  # Slices of the heart are half as thick as those of the abdomen.
 _SUBSLICES = 3  # Samples through a slice's thickness.
 
 
@@ -78,7 +79,7 @@ _MR: dict[Tissue, tuple[float, float]] = {
     Tissue.LEFT_BLOOD: (720, 60), Tissue.RIGHT_BLOOD: (690, 70), Tissue.MYOCARDIUM: (250, 35),
     Tissue.TABLE: (0, 0),
 }  # fmt: skip
-_CARDIAC_MR = {Tissue.FAT: (780.0, 90.0), Tissue.LIVER: (330.0, 40.0), Tissue.MUSCLE: (210.0, 30.0)}
+_CARDIAC_MR = {Tissue.FAT: (470.0, 60.0), Tissue.LIVER: (330.0, 40.0), Tissue.MUSCLE: (210.0, 30.0)}
 
 
 def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tuple[Volume, Volume]:
@@ -97,7 +98,8 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
     """
     if task not in ANATOMIES or modality not in MODALITIES:
         raise InputError(
-            f"There are no phantoms of {task} in {modality}: choose {' or '.join(ANATOMIES)}, {' or '.join(MODALITIES)}."
+            f"There are no phantoms of '{task}' in '{modality}': choose {' or '.join(ANATOMIES)}, in "
+            f"{' or '.join(MODALITIES)}."
         )
     kind: Modality = "ct" if modality == "ct" else "mr"
     rng = np.random.default_rng([zlib.crc32(f"{task} {kind}".encode()), seed])
@@ -110,8 +112,10 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
     image, labels = _render(layers, geometry, means, rng)
     image = _blurred(image, geometry, rng.uniform(*protocol.blur_mm))
     image = _with_texture(image, protocol.texture, geometry, rng)
-    finish = _finish_ct if kind == "ct" else _finish_mr
-    voxels = finish(image, protocol, geometry, rng)
+    if kind == "ct":
+        voxels = _finish_ct(image, protocol, geometry.spacing[0], rng)
+    else:
+        voxels = _finish_mr(image, protocol, rng)
     name = patient_name(task, kind, seed)
     return Volume(voxels, geometry, f"{name}_image"), Volume(labels, geometry, f"{name}_label")
 
@@ -139,7 +143,7 @@ def write_cohort(
 def _geometry(task: str, protocol: _Protocol, size: int, rng: Rng) -> Geometry:
     """Axial slices, a little off centre."""
     low, high = _EXTENT_Z[task]
-    thickness = float(rng.uniform(*protocol.thickness_mm))
+    thickness = float(rng.uniform(*protocol.thickness_mm)) * (_CARDIAC_THINNER if task == "cardiac" else 1)
     spacing = float(rng.uniform(*protocol.field_mm)) / size
     corner = -(size - 1) / 2 * spacing
     x, y = corner + rng.normal(0, 4, 2)
@@ -190,7 +194,8 @@ def _table(layers: list[Layer]) -> list[Layer]:
 
 
 def _blurred(image: Float32Array, geometry: Geometry, sigma_mm: float) -> Float32Array:
-    blurred: Float32Array = ndimage.gaussian_filter(image, (0, sigma_mm / geometry.spacing[1], sigma_mm / geometry.spacing[0]))
+    sigma = (0, sigma_mm / geometry.spacing[1], sigma_mm / geometry.spacing[0])
+    blurred: Float32Array = ndimage.gaussian_filter(image, sigma)
     return blurred
 
 
@@ -203,21 +208,24 @@ def _smooth_noise(shape: tuple[int, ...], sigma: tuple[float, ...], rng: Rng) ->
 def _with_texture(image: Float32Array, strength: float, geometry: Geometry, rng: Rng) -> Float32Array:
     sigma = (0.5, 3.0 / geometry.spacing[1], 3.0 / geometry.spacing[0])
     inside = image > image.min() + 0.05 * (image.max() - image.min())
-    return image + strength * inside * _smooth_noise(image.shape, sigma, rng)
+    textured: Float32Array = image + strength * inside * _smooth_noise(image.shape, sigma, rng)
+    return textured
 
 
-def _finish_ct(image: Float32Array, protocol: _Protocol, geometry: Geometry, rng: Rng) -> NDArray[np.int16]:
+def _finish_ct(image: Float32Array, protocol: _Protocol, pixel_mm: float, rng: Rng) -> NDArray[np.int16]:
     """Noise correlated in the plane, as reconstruction leaves it; clipped at air."""
-    pixels = 0.8 / geometry.spacing[0]
+    pixels = 0.8 / pixel_mm
     noise = rng.uniform(*protocol.noise) * _smooth_noise(image.shape, (0, pixels, pixels), rng)
-    return np.clip(np.rint(image + noise), -1024, 3071).astype(np.int16)
+    voxels: NDArray[np.int16] = np.clip(np.rint(image + noise), -1024, 3071).astype(np.int16)
+    return voxels
 
 
-def _finish_mr(image: Float32Array, protocol: _Protocol, geometry: Geometry, rng: Rng) -> NDArray[np.int16]:
+def _finish_mr(image: Float32Array, protocol: _Protocol, rng: Rng) -> NDArray[np.int16]:
     """Receive field, then Rician noise: the magnitude of a complex signal."""
     sigma = tuple(0.25 * n for n in image.shape)
     field = _smooth_noise(image.shape, sigma, rng)
     signal = image * np.exp(protocol.bias * field / np.abs(field).max())
     level = rng.uniform(*protocol.noise)
     real, imaginary = (level * rng.standard_normal(image.shape, np.float32) for _ in range(2))
-    return np.clip(np.rint(np.hypot(signal + real, imaginary)), 0, 4095).astype(np.int16)
+    voxels: NDArray[np.int16] = np.clip(np.rint(np.hypot(signal + real, imaginary)), 0, 4095).astype(np.int16)
+    return voxels
