@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
@@ -27,7 +28,7 @@ TEST_PATIENTS = 3
 CT_WINDOWS = {"abdomen": (-150.0, 300.0), "cardiac": (-150.0, 450.0)}
 
 # The smallest training that shows the point on two CPU cores within ten minutes, and no longer on slower ones.
-SETTINGS = {"width": 0.25, "batch": 4, "log_every": 20, "preview_every": 200, "checkpoint_every": 200}
+SETTINGS: dict[str, Any] = {"width": 0.25, "batch": 4, "log_every": 20, "preview_every": 200, "checkpoint_every": 200}
 ITERATIONS = {"without_adaptation": 600, "sifa": 1600}
 TIME_LIMITS = {"without_adaptation": 90.0, "sifa": 390.0}
 BUNDLES = {"without_adaptation": "bundle_without_adaptation", "sifa": "bundle"}
@@ -52,14 +53,15 @@ def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} already exists and is not empty: choose another folder with --out.")
     started = time.monotonic()
-    print(f"1 of 5  drawing {2 * TRAINED_PATIENTS + TEST_PATIENTS} synthetic patients: {task}, labelled MR, unlabelled CT")
+    patients = 2 * TRAINED_PATIENTS + TEST_PATIENTS
+    print(f"1 of 5  drawing {patients} synthetic patients: {task}, labelled MR and unlabelled CT")
     _draw_patients(out, task, seed)
 
     print("2 of 5  preparing slices")
-    window = CT_WINDOWS[task]
+    window, test = CT_WINDOWS[task], out / "target" / "test"
     prepare(
-        out / "source", out / "target" / "train", out / "prepared", task, size=SIZE, target_window=window,
-        test=out / "target" / "test", report=lambda _: None,
+        out / "source", out / "target" / "train", out / "prepared", task, size=SIZE, target_window=window, test=test,
+        report=lambda _: None,
     )  # fmt: skip
 
     tables = {}
@@ -74,7 +76,7 @@ def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 
     write_report(out, load_task(task), tables, seconds)
     print()
     print(summary_text(tables, seconds))
-    print(f"\nOpen {out / 'report.html'} in a browser; drag {out / 'slicer'} and {out / 'target' / 'test'} into 3D Slicer.")
+    print(f"\nOpen {out / 'report.html'} in a browser; drag {out / 'slicer'} and {test} into 3D Slicer.")
     return tables
 
 

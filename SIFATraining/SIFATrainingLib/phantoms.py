@@ -112,10 +112,8 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
     image, labels = _render(layers, geometry, means, rng)
     image = _blurred(image, geometry, rng.uniform(*protocol.blur_mm))
     image = _with_texture(image, protocol.texture, geometry, rng)
-    if kind == "ct":
-        voxels = _finish_ct(image, protocol, geometry.spacing[0], rng)
-    else:
-        voxels = _finish_mr(image, protocol, rng)
+    is_ct = kind == "ct"
+    voxels = _finish_ct(image, protocol, geometry.spacing[0], rng) if is_ct else _finish_mr(image, protocol, rng)
     name = patient_name(task, kind, seed)
     return Volume(voxels, geometry, f"{name}_image"), Volume(labels, geometry, f"{name}_label")
 

@@ -116,8 +116,9 @@ def _contours(axis: Axes, labels: NDArray[np.uint8], task: Task, style: str) -> 
 def _figures_of_patients(out: Path, task: Task) -> list[str]:
     pictures = []
     for case in find_cases(out / "target" / "test", labelled=True):
+        file = f"{case.patient}_segmentation.nii.gz"
         labelmaps = [
-            (_TITLES[method], read_labelmap(out / folder / f"{case.patient}_segmentation.nii.gz", task, allow_empty=True))
+            (_TITLES[method], read_labelmap(out / folder / file, task, allow_empty=True))
             for method, folder in _FOLDERS.items()
         ]
         if case.label is not None:
@@ -130,9 +131,9 @@ def _preview(out: Path) -> str:
     strip = sorted((out / "jobs" / "sifa" / "previews").glob("*.png"))[-1]
     encoded = base64.b64encode(strip.read_bytes()).decode()
     return (
-        f"<figure><img style='width:100%; image-rendering: pixelated' src='data:image/png;base64,{encoded}'><figcaption>"
-        "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, "
-        "drawn in the source's look, reconstructed, and the prediction.</figcaption></figure>"
+        f"<figure><img style='width:100%; image-rendering:pixelated' src='data:image/png;base64,{encoded}'>"
+        "<figcaption>Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target "
+        "slice, drawn in the source's look, reconstructed, and the prediction.</figcaption></figure>"
     )
 
 

@@ -90,7 +90,7 @@ def test_equal_to_monai_but_for_the_pooling(seed: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 def test_surface_dice_is_close_to_surface_distance() -> None:
-    """That library puts the surface between the voxels and weighs it by area; on large smooth shapes it matters little."""
+    """That library puts the surface between the voxels and weighs it by area; on a large ball it matters little."""
     k, j, i = np.indices((64, 64, 64))
     ball = (k - 31) ** 2 + (j - 31) ** 2 + (i - 30) ** 2 < 24**2
     other = (k - 31) ** 2 + (j - 31) ** 2 + (i - 33) ** 2 < 23**2
