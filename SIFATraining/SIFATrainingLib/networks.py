@@ -60,7 +60,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _forward_over_processes(self, x: Tensor) -> Tensor:
         # Every process holds the same number of slices, so the mean of means is the mean.
-        moments = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        moments = torch.stack([precise.mean((0, 2, 3)), precise.square().mean((0, 2, 3))])
         mean, square = distributed.mean_with_gradient(moments)
         variance = square - mean.square()
         if self.tracking and self.running_mean is not None and self.running_var is not None:

@@ -8,7 +8,7 @@ from SIFATrainingLib.pool import ImagePool
 
 
 def fakes(*values: float) -> torch.Tensor:
-    return torch.tensor(values)[:, None, None, None].repeat(1, 1, 2, 2)
+    return torch.tensor(values, dtype=torch.float32)[:, None, None, None].repeat(1, 1, 2, 2)
 
 
 def test_until_it_is_full_the_pool_returns_what_comes_in() -> None:

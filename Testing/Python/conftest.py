@@ -1,0 +1,54 @@
+"""A small prepared data set, a job and a bundle that several tests read; none of them writes to these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from SIFASegmentationLib.bundle import Bundle
+from SIFATrainingLib.config import TrainingConfig, make_config
+from SIFATrainingLib.export import export
+from SIFATrainingLib.phantoms import write_cohort
+from SIFATrainingLib.prepare import prepare
+from SIFATrainingLib.training import create_job, train
+
+torch.set_num_threads(1)
+
+QUICK = {"width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3}
+
+
+def quick_config(**settings: object) -> TrainingConfig:
+    """A training of a second."""
+    return make_config(**{"iterations": 6, **QUICK, **settings})
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`mr` and `ct`, two labelled patients each."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder / "mr", "abdomen", "mr", range(2), size=48)
+    write_cohort(folder / "ct", "abdomen", "ct", range(2), size=48)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MR to CT on 32 x 32 pixels."""
+    out = tmp_path_factory.mktemp("prepared") / "set"
+    prepare(cohort / "mr", cohort / "ct", out, size=32, report=lambda _: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_job(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training of six iterations."""
+    folder = tmp_path_factory.mktemp("jobs") / "sifa"
+    train(create_job(prepared, folder, quick_config(), "cpu"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(finished_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Its bundle."""
+    return export(finished_job, tmp_path_factory.mktemp("bundles") / "abdomen bundle")

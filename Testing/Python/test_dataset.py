@@ -1,0 +1,142 @@
+"""Preparing volumes, and the batches that come of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.field_of_view import BoxMM
+from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
+from SIFATrainingLib.dataset import FULL_SCALE, BatchSource, PreparedDataset, SliceOrder
+from SIFATrainingLib.prepare import prepare
+
+CPU = torch.device("cpu")
+
+
+def silent(_: str) -> None:
+    """Progress of no interest."""
+
+
+def test_slices_labels_and_manifest_agree(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared)
+    for name in ("source", "target"):
+        entry = dataset.domain(name)
+        assert len(entry.volumes) == 2
+        assert entry.volumes[0].stop == entry.volumes[1].start
+        slices = dataset.slices(name)
+        assert slices.shape == (entry.slices, 32, 32)
+        assert abs(int(slices.min())) == FULL_SCALE
+        assert slices.max() > 0.8 * FULL_SCALE
+    assert set(np.unique(dataset.labels("source"))) == {0, 1, 2, 3, 4}
+    assert dataset.classes == 5
+    assert dataset.manifest.source.preprocessing.spacing == dataset.manifest.target.preprocessing.spacing
+
+
+def test_target_labels_are_not_opened_unless_asked_for(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    noisy = shutil.copytree(cohort, tmp_path / "cohort")
+    for label in (noisy / "ct").glob("*_label*"):
+        label.write_bytes(b"no image at all")
+    prepare(noisy / "mr", noisy / "ct", tmp_path / "out", size=32, report=silent)
+    for file in sorted(prepared.iterdir()):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(InputError, match="holds no labels of its target"):
+        PreparedDataset(prepared).labels("target")
+
+
+def test_target_labels_for_the_supervised_bound(cohort: Path, tmp_path: Path) -> None:
+    prepare(cohort / "mr", cohort / "ct", tmp_path / "out", size=32, target_labels=True, report=silent)
+    dataset = PreparedDataset(tmp_path / "out")
+    assert set(np.unique(dataset.labels("target"))) == {0, 1, 2, 3, 4}
+
+
+def test_a_patient_held_out_is_not_there(cohort: Path, tmp_path: Path) -> None:
+    manifest = prepare(
+        cohort / "mr", cohort / "ct", tmp_path / "out", size=32, hold_out=["abdomen_ct_001"], report=silent
+    )
+    assert [volume.patient for volume in manifest.target.volumes] == ["abdomen_ct_000"]
+    assert len(manifest.source.volumes) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"hold_out": ["abdomen_ct_01"]}, "'abdomen_ct_01' to hold out is in neither domain"),
+        ({"hold_out": ["abdomen_ct_000", "abdomen_ct_001"]}, "are held out"),
+        ({"size": 30}, "size 30 is not usable"),
+        ({"plane": "oblique"}, "plane oblique is not usable"),
+        ({"task": "knee"}, "The task knee can't be read"),
+        ({"source_coding": "BTCV "}, "coding 'BTCV '"),
+        ({"source_coding": "CHAOS MR"}, "label codes 1, 2, 3, 4, which are not in the coding 'CHAOS MR'"),
+        ({"roi": BoxMM(minimum=(900, 900, 900), maximum=(910, 910, 910))}, "lies outside the volume"),
+    ],
+)
+def test_bad_settings_name_themselves_and_leave_nothing(
+    cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        prepare(cohort / "mr", cohort / "ct", tmp_path / "out", **{"size": 32, "report": silent, **settings})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_patient_in_both_splits_is_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="both in the target and in the test set"):
+        prepare(cohort / "mr", cohort / "ct", tmp_path / "out", test=cohort / "ct", report=silent)
+    with pytest.raises(InputError, match="both in the source and in the target"):
+        prepare(cohort / "mr", cohort / "mr", tmp_path / "out", report=silent)
+
+
+def test_a_damaged_data_set_is_refused(prepared: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    (copy / "target_slices.npy").write_bytes((copy / "target_slices.npy").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"target_slices\.npy is missing or damaged"):
+        PreparedDataset(copy).slices("target")
+    (copy / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        PreparedDataset(copy)
+    with pytest.raises(InputError, match="is not a prepared data set"):
+        PreparedDataset(tmp_path)
+
+
+def test_an_epoch_shows_every_slice_once_and_the_next_in_another_order() -> None:
+    order = SliceOrder(10, seed=0, stream="target")
+    first, second = order.at(0, 10), order.at(10, 10)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+    assert list(SliceOrder(10, seed=0, stream="target").at(7, 6)) == [*first[7:], *second[:3]]
+
+
+def source(prepared: Path, augmentation: AugmentationSettings, batch: int, **settings: int) -> BatchSource:
+    return BatchSource(PreparedDataset(prepared), "source", augmentation, batch=batch, seed=5, device=CPU, **settings)
+
+
+def test_two_processes_share_the_batch_of_one(prepared: Path) -> None:
+    whole = source(prepared, AugmentationSettings(), 4).batch(3)
+    shares = [source(prepared, AugmentationSettings(), 2, processes=2, rank=rank).batch(3) for rank in (0, 1)]
+    for name in ("source", "labels", "target"):
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+
+
+def test_streamed_slices_are_the_resident_ones(prepared: Path) -> None:
+    resident = source(prepared, AugmentationSettings(), 4).batch(1)
+    streamed = source(prepared, AugmentationSettings(), 4, budget_bytes=0).batch(1)
+    assert torch.equal(resident.source, streamed.source)
+    assert torch.equal(resident.labels, streamed.labels)
+
+
+def test_without_augmentation_the_batch_is_what_was_stored(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared)
+    batch = source(prepared, NO_AUGMENTATION, 4).batch(0)
+    indices = SliceOrder(len(dataset.slices("source")), 5, "labelled").at(0, 4)
+    stored = torch.from_numpy(dataset.slices("source")[indices]).float() / FULL_SCALE
+    assert torch.allclose(batch.source[:, 0], stored, atol=1e-5)
+    assert np.array_equal(batch.labels.numpy(), dataset.labels("source")[indices])
+
+
+def test_the_preview_begins_with_a_slice_of_many_structures(prepared: Path) -> None:
+    preview = source(prepared, NO_AUGMENTATION, 4).preview(6)
+    assert preview.source.shape == preview.target.shape == (6, 1, 32, 32)
+    assert len(preview.labels[0].unique()) == max(len(np.unique(x)) for x in PreparedDataset(prepared).labels("source"))

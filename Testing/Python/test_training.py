@@ -1,0 +1,239 @@
+"""The training loop: resuming, stopping, and what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import quick_config
+from PIL import Image
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Job, State
+from SIFATrainingLib import checkpoints, training
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from SIFATrainingLib.iteration import AdaptationIteration, Batch, Losses
+from SIFATrainingLib.training import create_job, largest_batch, train
+
+
+def final_state(job: Job) -> dict[str, Any]:
+    return load_checkpoint(checkpoint_paths(job.folder / "checkpoints")[-1])
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [t for key in state for t in tensors(state[key])]
+    if isinstance(state, list | tuple):
+        return [t for part in state for t in tensors(part)]
+    return []
+
+
+def test_a_finished_job_tells_what_happened(finished_job: Path) -> None:
+    job = Job(finished_job)
+    assert job.state() is State.FINISHED
+    events, _ = job.events()
+    states = [event.data["state"] for event in events if event.kind == "state"]
+    assert states == ["queued", "preparing", "running", "finished"]
+    progress = [event.data for event in events if event.kind == "progress"]
+    assert [p["iteration"] for p in progress] == [2, 4, 6]
+    assert progress[-1]["eta_seconds"] == 0
+    assert all(loss == loss for event in events if event.kind == "losses" for loss in event.data["losses"].values())
+    previews = [finished_job / event.data["file"] for event in events if event.kind == "preview"]
+    assert [Image.open(path).size for path in previews] == [(4 * 32, 2 * 32)] * 2
+    assert len(checkpoint_paths(finished_job / "checkpoints")) == 2
+    assert not (finished_job / "heartbeat.json").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "sequential", "ema_decay": 0.0}, {"method": "without_adaptation"}])
+def test_stopped_anywhere_and_resumed_the_weights_are_those_of_an_uninterrupted_run(
+    prepared: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = quick_config(iterations=5, **settings)
+    whole = create_job(prepared, tmp_path / "whole", config, "cpu")
+    assert train(whole) is State.FINISHED
+    broken = create_job(prepared, tmp_path / "broken", config, "cpu")
+
+    def stop_once(kind: str, data: dict[str, Any]) -> None:
+        if kind == "losses" and data["iteration"] == 2:
+            broken.request_stop()
+
+    assert train(broken, report=stop_once) is State.STOPPED
+    assert final_state(broken)["done"] == 2
+    assert train(broken) is State.FINISHED
+    one, other = tensors(final_state(whole)), tensors(final_state(broken))
+    assert len(one) == len(other) > 50
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_stop_request_is_honoured_within_one_iteration_and_saved(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=1000, log_every=1, checkpoint_every=500), "cpu")
+    seen = []
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "losses":
+            seen.append(data["iteration"])
+            if data["iteration"] == 3:
+                job.request_stop()
+
+    assert train(job, report=stop) is State.STOPPED
+    assert job.state() is State.STOPPED
+    assert seen[-1] == 3
+    assert final_state(job)["done"] == 3
+
+
+def test_the_time_limit_ends_as_stopped(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=10**6), "cpu")
+    assert train(job, time_limit_seconds=0.5) is State.STOPPED
+    assert 0 <= final_state(job)["done"] < 10**6
+
+
+def test_the_weights_do_not_depend_on_target_labels(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    from SIFATrainingLib.prepare import prepare  # noqa: PLC0415
+
+    bare = shutil.copytree(cohort, tmp_path / "cohort", ignore=shutil.ignore_patterns("*ct*_label*"))
+    prepare(bare / "mr", bare / "ct", tmp_path / "set", size=32, report=lambda _: None)
+    states = []
+    for data in (prepared, tmp_path / "set"):
+        job = create_job(data, tmp_path / f"job{len(states)}", quick_config(iterations=2), "cpu")
+        train(job)
+        states.append(tensors(final_state(job)))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def test_a_loss_that_is_not_a_number_is_named_with_its_iteration(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = AdaptationIteration.step, []
+
+    def step(self: AdaptationIteration, batch: Batch) -> Losses:
+        calls.append(1)
+        losses = original(self, batch)
+        return {**losses, "cycle_target": losses["cycle_target"] * (float("nan") if len(calls) >= 3 else 1)}
+
+    monkeypatch.setattr(AdaptationIteration, "step", step)
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=10, log_every=5), "cpu")
+    with pytest.raises(InputError, match="'cycle_target' was not a number at iteration 3"):
+        train(job)
+    assert job.state() is State.FAILED
+    error = job.last("error")
+    assert error is not None
+    assert "iteration 3" in error.data["message"]
+
+
+def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = AdaptationIteration.step
+
+    def step(self: AdaptationIteration, batch: Batch) -> Losses:
+        if len(batch.source) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, batch)
+
+    monkeypatch.setattr(AdaptationIteration, "step", step)
+    job = create_job(prepared, tmp_path / "job", quick_config(batch=7), "cpu")
+    with pytest.raises(InputError, match="does not hold a batch of 7: use --batch 3, the largest that fits"):
+        train(job)
+
+
+def test_largest_batch_by_bisection() -> None:
+    for true in range(9):
+        assert largest_batch(lambda batch, true=true: batch <= true, 8) == true
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.save
+
+    def save(state: Any, path: Path) -> None:
+        if state["done"] >= 4:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(state, path)
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    with pytest.raises(InputError, match="checkpoint of iteration 6 can't be written .* free space"):
+        train(job)
+    assert [path.name for path in (job.folder / "checkpoints").iterdir()] == ["iteration_00000002.pt"]
+    warning = job.last("warning")
+    assert warning is not None
+    assert "iteration 4" in warning.data["message"]
+    monkeypatch.undo()
+    assert train(job) is State.FINISHED
+
+
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    """A file system of one megabyte, where this user may make one."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=False, capture_output=True)
+    folder = mount if made.returncode == 0 else None
+    try:
+        if folder is not None:
+            save_checkpoint(folder / "c", 1, {"done": 1, "model": torch.zeros(1000)})
+            with pytest.raises(checkpoints.CheckpointError, match="free space"):
+                save_checkpoint(folder / "c", 2, {"done": 2, "model": torch.zeros(10**6)})
+            assert [path.name for path in (folder / "c").iterdir()] == ["iteration_00000001.pt"]
+        else:
+            assert b"permi" in made.stderr.lower() or b"must be" in made.stderr.lower()
+    finally:
+        if folder is not None:
+            subprocess.run(["umount", mount], check=True)
+
+
+def test_a_damaged_checkpoint_is_passed_over(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    train(job)
+    last = checkpoint_paths(job.folder / "checkpoints")[-1]
+    last.write_bytes(last.read_bytes()[:5000])
+    seen = []
+    assert train(job, report=lambda kind, data: seen.append((kind, data))) is State.FINISHED
+    assert any(kind == "warning" and "is damaged" in data["message"] for kind, data in seen)
+    assert final_state(job)["done"] == 6
+
+
+def test_a_changed_data_set_is_refused(prepared: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    job = create_job(copy, tmp_path / "job", quick_config(), "cpu")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["source"]["volumes"][0]["image"] = "other.nii.gz"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="has changed since the job"):
+        train(job)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"batch": 0}, "setting 'batch' is not usable"), ({"loss_weights": {"cycles": 1}}, r"loss_weights\.cycles"),
+     ({"preset": "best"}, "preset 'best' is unknown"), ({"method": "magic"}, "setting 'method'")],
+)  # fmt: skip
+def test_settings_out_of_bounds_are_named(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        quick_config(**settings)
+
+
+def test_unknown_device_and_folder_in_use(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "tpu")
+    with pytest.raises(InputError, match="device 'tpu' is unknown"):
+        train(job)
+    with pytest.raises(InputError, match="already exists"):
+        create_job(prepared, tmp_path / "job", quick_config())
+    with pytest.raises(InputError, match="holds no labels of its target"):
+        create_job(prepared, tmp_path / "other", quick_config(method="supervised"))
+
+
+def test_the_preset_of_the_paper() -> None:
+    config = quick_config(preset="paper")
+    assert config.schedule == "sequential"
+    assert config.probability_floor == 0.005
+    assert config.ema_decay == 0
+    assert training.MovingAverage is not None
