@@ -58,9 +58,11 @@ def export(job_folder: Path, out: Path, *, name: str | None = None, weights: str
         weights: `average` (the moving average, where the training kept one) or `raw`.
 
     Raises:
-        InputError: No usable checkpoint, or the prepared data set is gone.
+        InputError: Unknown `weights`, no usable checkpoint, or the prepared data set is gone.
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
+    if weights not in ("average", "raw"):
+        raise InputError(f"The weights '{weights}' are unknown: choose average or raw.")
     job = Job(job_folder)
     specification = TrainingSpecification.of(job)
     config = specification.config

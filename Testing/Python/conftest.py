@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from SIFASegmentationLib.bundle import Bundle
 from SIFATrainingLib.config import TrainingConfig, make_config
 from SIFATrainingLib.export import export

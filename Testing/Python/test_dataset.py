@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
+from torch import multiprocessing as mp
+
 from conftest import quick_config
 from SIFATrainingLib.dataset import BatchSource, PreparedDataset
 from SIFATrainingLib.iteration import AdaptationIteration, _Player, make_iteration
 from SIFATrainingLib.networks import Networks
-from torch import distributed
-from torch import multiprocessing as mp
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import quick_config
 from PIL import Image
+
+from conftest import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints, training

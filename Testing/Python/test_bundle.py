@@ -1,0 +1,138 @@
+"""Export, and what a bundle that is not whole is answered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, read_bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.export import export, fold_batch_norm
+from SIFATrainingLib.networks import Classifier, Encoder, Networks, reestimate_batch_norm
+from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+
+
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle.folder, tmp_path / "bundle")
+
+
+def test_the_card_says_what_was_trained(bundle: Bundle) -> None:
+    manifest = read_bundle(bundle.folder).manifest
+    assert manifest.training.method == "sifa"
+    assert manifest.training.iterations == 6
+    assert manifest.training.source_volumes == ("abdomen_mr_000_image.nii.gz", "abdomen_mr_001_image.nii.gz")
+    assert manifest.training.losses["segmentation"] > 0
+    assert [s.name for s in manifest.task.structures] == ["liver", "right kidney", "left kidney", "spleen"]
+    assert manifest.preprocessing["target"].size == 32
+    assert manifest.verification.slices == 8
+    assert 0 < manifest.verification.largest_difference < 1e-4
+    assert sorted(manifest.files) == [MODEL_FILE, WEIGHTS_FILE]
+
+
+def test_the_weights_are_those_of_all_networks_with_averaged_segmentor(bundle: Bundle, finished_job: Path) -> None:
+    tensors = load_file(bundle.folder / WEIGHTS_FILE)
+    networks = Networks(5, width=0.0625)
+    networks.load_state_dict(tensors)
+    state = load_checkpoint(checkpoint_paths(finished_job / "checkpoints")[-1])["model"]
+    assert torch.equal(tensors["generator.body.0.weight"], state["networks"]["generator.body.0.weight"])
+    assert torch.equal(tensors["encoder.lower.0.weight"], state["average"]["encoder.lower.0.weight"])
+    assert not torch.equal(tensors["encoder.lower.0.weight"], state["networks"]["encoder.lower.0.weight"])
+
+
+def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
+    networks = Networks(5, width=0.0625)
+    networks.load_state_dict(load_file(bundle.folder / WEIGHTS_FILE))
+    segmentor = TorchSegmentor(networks.encoder, networks.classifier).eval()
+    slices = torch.rand(3, 1, 32, 32) * 2 - 1
+    with torch.no_grad():
+        expected = segmentor(slices).numpy()
+    found = Segmentor(bundle, "cpu").predict(slices[:, 0].numpy())
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_folding_batch_norm_changes_nothing_but_its_presence() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(0.0625)
+    segmentor = TorchSegmentor(encoder, Classifier(encoder.channels, 3))
+    reestimate_batch_norm(encoder, [torch.rand(4, 1, 32, 32)])
+    folded = fold_batch_norm(segmentor.eval())
+    assert not [m for m in folded.modules() if "BatchNorm" in type(m).__name__]
+    assert [m for m in segmentor.modules() if "BatchNorm" in type(m).__name__]
+    slices = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(folded(slices), segmentor(slices), atol=1e-5)
+
+
+def test_raw_weights_and_a_name_can_be_asked_for(finished_job: Path, tmp_path: Path) -> None:
+    raw = export(finished_job, tmp_path / "raw", name="mine", weights="raw")
+    assert raw.manifest.name == "mine"
+    state = load_checkpoint(checkpoint_paths(finished_job / "checkpoints")[-1])["model"]["networks"]
+    tensors = load_file(raw.folder / WEIGHTS_FILE)
+    assert torch.equal(tensors["encoder.lower.0.weight"], state["encoder.lower.0.weight"])
+    with pytest.raises(InputError, match="weights 'best' are unknown"):
+        export(finished_job, tmp_path / "other", weights="best")
+
+
+def test_a_tampered_model_is_refused(copy: Path) -> None:
+    content = bytearray((copy / MODEL_FILE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / MODEL_FILE).write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.onnx is not the file that was exported"):
+        Segmentor(read_bundle(copy))
+
+
+def test_a_missing_model_is_named(copy: Path) -> None:
+    (copy / MODEL_FILE).unlink()
+    with pytest.raises(InputError, match=r"model\.onnx is missing"):
+        Segmentor(read_bundle(copy))
+
+
+def change(copy: Path, **values: object) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **values}))
+
+
+def test_a_changed_manifest_is_refused(copy: Path) -> None:
+    change(copy, domain="source")
+    with pytest.raises(InputError, match="was changed since the export"):
+        read_bundle(copy)
+
+
+def test_a_newer_schema_is_refused(copy: Path) -> None:
+    change(copy, schema_version=2)
+    with pytest.raises(InputError, match="schema version 2"):
+        read_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"checksum": 1}', "\x00\x01"])
+def test_a_manifest_that_is_none(copy: Path, text: str) -> None:
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_bundle(copy)
+
+
+def test_a_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a bundle"):
+        read_bundle(tmp_path)
+    with pytest.raises(InputError, match="is not a bundle"):
+        read_bundle(tmp_path / "nothing")
+
+
+def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> None:
+    from conftest import quick_config  # noqa: PLC0415
+    from SIFATrainingLib.training import create_job  # noqa: PLC0415
+
+    job = create_job(prepared, tmp_path / "job", quick_config())
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        export(job.folder, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,168 @@
+"""The `sifa` command as a user meets it: a process of its own, its exit code and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.jobs import Job, State
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+
+LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+QUICK = ["--width", "0.0625", "--batch", "2", "--device", "cpu", "--set", "log_every=1", "--set", "preview_every=1000"]
+
+
+def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "SIFATrainingLib", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False)
+
+
+def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
+    steps = [
+        ("prepare", "--source", cohort / "mr", "--target", cohort / "ct", "--out", "set", "--size", 32),
+        ("train", "set", "--out", "a job", "--iterations", 4, *QUICK),
+        ("export", "a job", "--out", "bundle"),
+        ("segment", "bundle", cohort / "ct", "--out", "labelmaps", "--device", "cpu", "--confidence"),
+        ("evaluate", "--prediction", "labelmaps", "--reference", cohort / "ct", "--task", "abdomen",
+         "--out", "scores.json"),
+    ]  # fmt: skip
+    printed = {}
+    for step in steps:
+        done = sifa(*step, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        printed[step[0]] = done.stdout
+    assert "slices, axial, 32 x 32" in printed["prepare"]
+    assert "iteration 4 of 4" in printed["train"]
+    assert "left" in printed["train"]
+    assert "probabilities differ by at most" in printed["export"]
+    assert "abdomen_ct_001_segmentation.nii.gz" in printed["segment"]
+    assert "right kidney" in printed["evaluate"]
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert len(scores["rows"]) == 2 * 4
+    assert {row["subject"] for row in scores["rows"]} == {"abdomen_ct_000", "abdomen_ct_001"}
+
+
+def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    try:
+        _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
+        assert Job(folder).state() is State.RUNNING
+        assert sifa("stop", folder).returncode == 0
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "stopped and saved" in output
+    done = load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"]
+    watched = sifa("watch", folder)
+    assert watched.returncode == 0
+    assert f"iteration {done:,} of 100,000" in watched.stdout
+    resumed = sifa("resume", folder, "--time-limit", "1s")
+    assert resumed.returncode == 0, resumed.stderr
+    assert load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"] >= done
+    assert "there is nothing to stop" in sifa("stop", folder).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_schedulers_signal_save(prepared: Path, tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "job"
+    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert Job(folder).state() is State.STOPPED
+    assert len(checkpoint_paths(folder / "checkpoints")) == 1
+
+
+def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    process = subprocess.Popen(
+        [*map(str, command), *QUICK, "--set", "checkpoint_every=2"], env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    _wait_for(lambda: len(checkpoint_paths(folder / "checkpoints")) == 2)
+    process.kill()
+    process.wait()
+    assert Job(folder).state() is State.LOST
+    assert "is gone" in sifa("watch", folder).stderr
+    assert sifa("resume", folder, "--time-limit", "1s").returncode == 0
+
+
+def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib",
+        "train", prepared, "--out", tmp_path / "job", "--iterations", "3", *QUICK,
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    job = Job(tmp_path / "job")
+    assert job.state() is State.FINISHED
+    assert [e.data["iteration"] for e in job.events()[0] if e.kind == "progress"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["prepare", "--source", "nowhere", "--target", "nowhere", "--out", "x"], "nowhere"),
+        (["train", "nowhere", "--out", "x"], "is not a prepared data set"),
+        (["train", "nowhere", "--out", "x", "--time-limit", "soon"], "no duration"),
+        (["train", "nowhere", "--out", "x", "--set", "batch"], "is not NAME=VALUE"),
+        (["resume", "nowhere"], "is not a job folder"),
+        (["export", "nowhere", "--out", "x"], "is not a job folder"),
+        (["segment", "nowhere", "x.nii.gz", "--out", "x"], "is not a bundle"),
+        (["segment", "nowhere", "x.nii.gz", "--out", "x", "--roi", "1,2"], "is not 6 numbers"),
+        (["evaluate", "--prediction", "a.nii.gz", "--reference", "b.nii.gz"], "does not exist"),
+        (["phantoms", "--out", "x", "--task", "knee"], "no phantoms of 'knee'"),
+        (["train"], "Missing argument"),
+        (["fly"], "No such command"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = sifa(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_readable_help() -> None:
+    overview = sifa("--help").stdout
+    for command in ("prepare", "train", "resume", "stop", "watch", "export", "segment", "evaluate", "phantoms", "demo"):
+        assert command in overview
+        shown = sifa(command, "--help")
+        assert shown.returncode == 0
+        assert "Usage" in shown.stdout
+
+
+def test_settings_are_listed_with_their_source() -> None:
+    listed = sifa("settings").stdout
+    assert "loss_weights.cycle = 10.0" in listed
+    assert "paper" in listed
+
+
+def test_a_bundle_for_other_structures_is_refused(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    done = sifa("segment", bundle.folder, cohort / "ct", "--out", tmp_path / "x", "--task", "cardiac")
+    assert done.returncode == 2
+    assert "not the structures of the task cardiac" in done.stderr
+
+
+def _wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -1,0 +1,128 @@
+"""The job folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from SIFASegmentationLib import jobs
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.jobs import Job, State
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job.create(tmp_path / "Ein Ordner für Läufe", "train", {"iterations": 3})
+
+
+def test_whoever_opens_the_folder_sees_the_job(job: Job) -> None:
+    job.emit("progress", iteration=1, iterations=3)
+    seen = Job(job.folder)
+    assert (seen.kind, seen.specification) == ("train", {"iterations": 3})
+    assert seen.state() is State.QUEUED
+    last = seen.last("progress")
+    assert last is not None
+    assert last.data == {"iteration": 1, "iterations": 3}
+    assert abs(last.time - time.time()) < 60
+
+
+def test_events_are_followed_from_an_offset(job: Job) -> None:
+    first, offset = job.events()
+    job.emit("warning", message="ä")
+    second, end = job.events(offset)
+    assert [e.kind for e in first] == ["state"]
+    assert [(e.kind, e.data) for e in second] == [("warning", {"message": "ä"})]
+    assert job.events(end) == ([], end)
+
+
+def test_a_line_cut_in_the_middle_is_left_for_later_and_does_not_swallow_the_next(job: Job) -> None:
+    with job.events_path.open("ab") as file:
+        file.write(b'{"time": 1, "kind": "progr')
+    events, offset = job.events()
+    assert [e.kind for e in events] == ["state"]
+    job.emit("losses", iteration=2)
+    events, _ = job.events(offset)
+    assert [e.kind for e in events] == ["warning", "losses"]
+    assert "damaged at byte" in events[0].data["message"]
+    assert job.state() is State.QUEUED
+
+
+def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    job.emit_state(State.RUNNING)
+    beat = {"host": __import__("socket").gethostname(), "process": process.pid, "started": 0, "time": time.time()}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    assert job.state() is State.LOST
+    (job.folder / "heartbeat.json").write_text(json.dumps({**beat, "process": os.getpid()}))
+    assert job.state() is State.RUNNING
+    (job.folder / "heartbeat.json").write_text(json.dumps({**beat, "host": "elsewhere"}))
+    assert job.state() is State.RUNNING
+    old = {**beat, "host": "elsewhere", "time": time.time() - 2 * jobs.LOST_AFTER_SECONDS}
+    (job.folder / "heartbeat.json").write_text(json.dumps(old))
+    assert job.state() is State.LOST
+
+
+def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
+    with job.at_work():
+        assert job.is_alive()
+        with pytest.raises(InputError, match="Another process is at work"), Job(job.folder).at_work():
+            pass
+    assert not job.is_alive()
+
+
+def test_an_error_ends_as_failed_and_is_told_and_logged(job: Job) -> None:
+    with pytest.raises(ZeroDivisionError), job.at_work():
+        _ = 1 / 0
+    assert job.state() is State.FAILED
+    error = job.last("error")
+    assert error is not None
+    assert error.data["message"] == "division by zero"
+    assert "ZeroDivisionError" in (job.folder / "log.txt").read_text()
+
+
+def test_a_stop_is_asked_for_and_withdrawn(job: Job) -> None:
+    assert not job.stop_requested
+    job.request_stop()
+    assert Job(job.folder).stop_requested
+    job.withdraw_stop()
+    assert not job.stop_requested
+
+
+def test_folders_that_are_no_jobs(tmp_path: Path, job: Job) -> None:
+    with pytest.raises(InputError, match="is not a job folder"):
+        Job(tmp_path)
+    with pytest.raises(InputError, match="already exists"):
+        Job.create(job.folder, "train", {})
+    (job.folder / "job.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        Job(job.folder)
+    (job.folder / "job.json").write_text('{"schema": 9, "kind": "train", "specification": {}}')
+    with pytest.raises(InputError, match="another version"):
+        Job(job.folder)
+
+
+def test_an_atomic_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), write_atomically(path) as partial:
+        partial.write_text("half")
+        raise OSError("full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with write_atomically(tmp_path / "folder") as partial:
+            partial.mkdir()
+            (partial / text).touch()
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

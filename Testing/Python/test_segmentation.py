@@ -1,0 +1,147 @@
+"""Volumes through a model, on a model whose answer is known and on a trained one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.segment_files import segment_files
+from SIFASegmentationLib.segmentation import (
+    CancelledError,
+    Segmentor,
+    keep_largest_components,
+    slice_confidence,
+)
+from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+
+
+def test_the_labelmap_lies_on_the_volumes_own_grid(bundle: Bundle, cohort: Path) -> None:
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    result = Segmentor(bundle, "cpu").segment(volume, probabilities=True)
+    assert result.labelmap.geometry == volume.geometry
+    assert result.labelmap.array.shape == volume.array.shape
+    assert result.labelmap.array.dtype == np.uint8
+    assert result.labelmap.array.max() <= 4
+    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen"}
+    assert result.confidence.shape == (volume.array.shape[result.slice_axis],)
+    assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
+
+
+def test_storage_order_makes_no_difference(bundle: Bundle, cohort: Path) -> None:
+    """The same patient, stored with other axes and flipped: the same labels, slice confidences in that order."""
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    i, j, k = volume.geometry.spacing
+    direction = volume.geometry.direction_matrix
+    flipped = Volume(
+        np.ascontiguousarray(volume.array[::-1].transpose(2, 0, 1)),
+        Geometry(
+            (volume.geometry.size[1], volume.geometry.size[2], volume.geometry.size[0]),
+            (j, k, i),
+            tuple(
+                np.asarray(volume.geometry.origin) + direction[:, 2] * k * (volume.geometry.size[2] - 1)
+            ),
+            tuple(np.stack([direction[:, 1], -direction[:, 2], direction[:, 0]], axis=1).ravel()),
+        ),
+        "flipped",
+    )
+    segmentor = Segmentor(bundle, "cpu")
+    one, other = segmentor.segment(volume), segmentor.segment(flipped)
+    back = other.labelmap.array.transpose(1, 2, 0)[::-1]
+    assert (back == one.labelmap.array).mean() > 0.9999
+    assert (one.slice_axis, other.slice_axis) == (0, 1)
+    assert np.allclose(other.confidence[::-1], one.confidence, atol=1e-4)
+
+
+def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    seen: list[tuple[int, int]] = []
+    segmentor = Segmentor(bundle, "cpu")
+    with pytest.raises(CancelledError):
+        segmentor.segment(volume, progress=lambda *done: seen.append(done), cancelled=lambda: len(seen) >= 2)
+    assert seen == [(8, len(volume.array)), (16, len(volume.array))]
+
+
+def test_largest_components() -> None:
+    labels = np.zeros((4, 6, 8), np.uint8)
+    labels[0:3, 0:3, 0:3] = 1
+    labels[3, 5, 7] = 1
+    labels[0, 5, 0:2] = 2
+    labels[1, 4, 2] = 2  # Connected by a corner.
+    labels[3, 0, 7] = 3
+    expected = labels.copy()
+    expected[3, 5, 7] = 0
+    keep_largest_components(labels, [1, 2, 3])
+    assert np.array_equal(labels, expected)
+
+
+def test_confidence_looks_at_what_is_not_surely_background() -> None:
+    probabilities = np.zeros((3, 2, 2, 2), np.float32)
+    probabilities[:, 0] = 1.0
+    probabilities[1, :, 0, 0] = (0.4, 0.6)
+    probabilities[1, :, 0, 1] = (0.8, 0.2)
+    probabilities[2, :, 0, 0] = (0.5, 0.5)
+    assert slice_confidence(probabilities) == pytest.approx([1.0, 0.7, 0.5])
+
+
+def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    outputs = segment_files(
+        bundle.folder, [cohort / "ct"], tmp_path, device="cpu", probabilities=True, confidence=True
+    )
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(outputs) == 2
+    assert len(names) == 2 * (1 + 4 + 1)
+    assert "abdomen_ct_000_probability_right_kidney.nii.gz" in names
+    image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    labelmap = read_volume(tmp_path / "abdomen_ct_000_segmentation.nii.gz")
+    assert labelmap.geometry == image.geometry
+    liver = read_volume(tmp_path / "abdomen_ct_000_probability_liver.nii.gz")
+    assert 0 <= liver.array.min() <= liver.array.max() <= 1
+    rows = (tmp_path / "abdomen_ct_000_confidence.csv").read_text().splitlines()
+    assert rows[0] == "slice_k,confidence"
+    assert len(rows) == 1 + len(image.array)
+
+
+def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    image = cohort / "ct" / "abdomen_ct_001_image.nii.gz"
+    for suffix in (".seg.nrrd", ".nii.gz"):
+        segment_files(bundle.folder, [image], tmp_path, device="cpu", suffix=suffix)
+    task = load_task("abdomen")
+    one, other = (
+        read_labelmap(tmp_path / f"abdomen_ct_001_segmentation{suffix}", task, allow_empty=True)
+        for suffix in (".seg.nrrd", ".nii.gz")
+    )
+    assert np.array_equal(one.array, other.array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"device": "tpu"}, "device 'tpu' is unknown"), ({"device": "cuda"}, "has no CUDA"),
+     ({"suffix": ".png"}, "format '.png'"), ({"task": load_task("cardiac")}, "not the structures of the task cardiac")],
+)  # fmt: skip
+def test_bad_settings(
+    bundle: Bundle, cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        segment_files(bundle.folder, [cohort / "ct"], tmp_path / "out", **settings)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_volumes(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, sentence in ((tmp_path / "no.nii.gz", "does not exist"), (tmp_path / "empty", "holds no")):
+        with pytest.raises(InputError, match=sentence):
+            segment_files(bundle.folder, [path], tmp_path / "out", device="cpu")
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    flat = replace(volume, array=np.full_like(volume.array, 7))
+    write_volume(flat, tmp_path / "flat.nii.gz")
+    with pytest.raises(InputError, match="flat is constant"):
+        segment_files(bundle.folder, [tmp_path / "flat.nii.gz"], tmp_path / "out", device="cpu")
+    with pytest.raises(InputError, match="Two volumes are called abdomen_ct_000"):
+        segment_files(bundle.folder, [cohort / "ct", cohort / "ct"], tmp_path / "out", device="cpu")
