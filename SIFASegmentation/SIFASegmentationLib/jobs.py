@@ -207,23 +207,25 @@ class Job:
         started, done = time.time(), threading.Event()
 
         def beat() -> None:
-            while True:
-                content = {
-                    "host": socket.gethostname(),
-                    "process": os.getpid(),
-                    "started": started,
-                    "time": time.time(),
-                }
-                try:
-                    with write_atomically(self.folder / "heartbeat.json") as partial:
-                        partial.write_text(json.dumps(content), encoding="utf-8")
-                except OSError as error:
-                    # A full disk must not end the work: the next beat may fit again.
-                    print(f"heartbeat not written: {error}", flush=True)
-                if done.wait(HEARTBEAT_SECONDS):
-                    return
+            content = {
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "started": started,
+                "time": time.time(),
+            }
+            try:
+                with write_atomically(self.folder / "heartbeat.json") as partial:
+                    partial.write_text(json.dumps(content), encoding="utf-8")
+            except OSError as error:
+                # A full disk must not end the work: the next beat may fit again.
+                print(f"heartbeat not written: {error}", flush=True)
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        def keep_beating() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                beat()
+
+        beat()
+        thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield

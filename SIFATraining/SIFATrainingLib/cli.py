@@ -116,6 +116,7 @@ def train(
 ) -> None:
     """Train on a prepared data set, in a job folder that can be stopped, resumed, watched and exported."""
     from .config import make_config  # noqa: PLC0415
+    from .devices import is_first_process  # noqa: PLC0415
     from .training import create_job  # noqa: PLC0415
 
     settings: dict[str, Any] = {
@@ -128,8 +129,6 @@ def train(
     }
     config = make_config(preset, **_with_settings(settings, setting or []))
     limit = _seconds(time_limit)
-    from .devices import is_first_process  # noqa: PLC0415
-
     job = create_job(prepared, out, config, device) if is_first_process() else _await_job(out)
     _run(job, limit)
 
@@ -279,11 +278,14 @@ def main() -> None:
 
 
 def _run(job: Job, limit: float) -> None:
+    from .devices import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
 
     line = ProgressLine()
     with _stops_on_signals(job):
         state = run(job, time_limit_seconds=limit, report=line.event)
+    if not is_first_process():
+        return
     if state is State.STOPPED:
         print(f"{job.folder}: stopped and saved; `sifa resume {job.folder}` goes on, `sifa export` uses it as it is")
     else:

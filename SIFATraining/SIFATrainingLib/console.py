@@ -19,6 +19,7 @@ class ProgressLine:
     def __init__(self) -> None:
         self._renews = sys.stdout.isatty()
         self._losses = ""
+        self._unseen = ""
         self._printed = -_SECONDS_BETWEEN_LINES
 
     def show(self, text: str, *, last: bool = False) -> None:
@@ -26,8 +27,11 @@ class ProgressLine:
         if self._renews:
             print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()
-            print(text, flush=True)
+            # What an end interrupts is of interest: how far it had come.
+            print("\n".join(filter(None, (self._unseen if last else "", text))), flush=True)
+            self._printed, self._unseen = time.monotonic(), ""
+        else:
+            self._unseen = text
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Show an event of a job."""

@@ -8,11 +8,11 @@ compute what one process of batch W x B computes. With one process every functio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as torch_distributed
-from torch.distributed.nn import functional as differentiable
 
 
 def world_size() -> int:
@@ -26,8 +26,24 @@ def sum_with_gradient(x: Tensor) -> Tensor:
     """Sum of `x` over the processes; the gradient of every process's result reaches every process's `x`."""
     if world_size() == 1:
         return x
-    total: Tensor = differentiable.all_reduce(x)
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total
+
+
+class _Sum(torch.autograd.Function):
+    """Every process's input is part of every process's result, so the gradient is the sum of all of theirs."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch_distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch_distributed.all_reduce(total)
+        return total
 
 
 def mean_with_gradient(x: Tensor) -> Tensor:

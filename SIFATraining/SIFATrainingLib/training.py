@@ -327,13 +327,14 @@ class _Training:
         )
 
     def _preview(self, networks: Networks, preview: Batch, done: int) -> None:
-        if self.fabric.global_rank > 0:
-            return
         colors = [structure.color for structure in self.dataset.manifest.task.structures]
         translates = self.config.method not in SEGMENTATION_METHODS
         path = self.job.folder / "previews" / f"iteration_{done:08d}.png"
-        write_preview(path, draw_preview(networks, preview, colors, translates=translates))
-        self._say("preview", iteration=done, file=f"previews/{path.name}")
+        # Every process draws, since they share the statistics of batch norm; the first one writes.
+        strip = draw_preview(networks, preview, colors, translates=translates)
+        if self.fabric.global_rank == 0:
+            write_preview(path, strip)
+            self._say("preview", iteration=done, file=f"previews/{path.name}")
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)

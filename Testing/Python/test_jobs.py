@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
     job.emit_state(State.RUNNING)
-    beat = {"host": __import__("socket").gethostname(), "process": process.pid, "started": 0, "time": time.time()}
+    beat = {"host": socket.gethostname(), "process": process.pid, "started": 0, "time": time.time()}
     (job.folder / "heartbeat.json").write_text(json.dumps(beat))
     assert job.state() is State.LOST
     (job.folder / "heartbeat.json").write_text(json.dumps({**beat, "process": os.getpid()}))
@@ -73,8 +74,8 @@ def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
 def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
     with job.at_work():
         assert job.is_alive()
-        with pytest.raises(InputError, match="Another process is at work"), Job(job.folder).at_work():
-            pass
+        with pytest.raises(InputError, match="Another process is at work"):
+            Job(job.folder).at_work().__enter__()
     assert not job.is_alive()
 
 
@@ -112,11 +113,16 @@ def test_folders_that_are_no_jobs(tmp_path: Path, job: Job) -> None:
 def test_an_atomic_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), write_atomically(path) as partial:
-        partial.write_text("half")
-        raise OSError("full")
+    with pytest.raises(OSError, match="full"):
+        _write_half(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_half(path: Path) -> None:
+    with write_atomically(path) as partial:
+        partial.write_text("half")
+        raise OSError("full")
 
 
 def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
