@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         return 1
     module = ["SIFATrainingLib", "demo"] if command == "demo" else ["pytest"]
     folder = None if command == "demo" else ROOT
-    return subprocess.run([PYTHON, "-m", *module, *options], check=False, cwd=folder).returncode
+    return subprocess.run([str(PYTHON), "-m", *module, *options], check=False, cwd=folder).returncode
 
 
 def make_environment(extras: str) -> bool:
@@ -50,8 +50,9 @@ def make_environment(extras: str) -> bool:
         print(f"run.py: making a Python environment in {ENVIRONMENT}", flush=True)
         venv.create(ENVIRONMENT, with_pip=True)
     print(f"run.py: installing SIFA and what it needs ({extras}); a few minutes the first time", flush=True)
-    install = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint"]
-    done = subprocess.run([*install, ROOT / "constraints.txt", "--editable", f"{ROOT}[{extras}]"], check=False)
+    options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
+    install = [str(PYTHON), "-m", "pip", "install", *options, "--editable", f"{ROOT}[{extras}]"]
+    done = subprocess.run(install, check=False)
     if done.returncode != 0:
         print("run.py: the installation failed: check the network and the messages above.", file=sys.stderr)
         return False
