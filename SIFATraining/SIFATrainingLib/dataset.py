@@ -228,14 +228,13 @@ class BatchSource:
         x_t, _ = self._augment(as_slices(self._target.fetch(target)), host)
         return Batch(source, warp_labels(labels, grid), x_t)
 
-    def preview(self, count: int) -> Batch:
-        """`count` slices of each domain as they are; the first ones are good to look at."""
+    def preview(self) -> Batch:
+        """A slice of each domain as it is, one that is good to look at."""
         candidates = np.unique(np.linspace(0, self._labelled_order.count - 1, 64).astype(np.int64))
         labels = self._labels.fetch(candidates).flatten(1)
         # The one with the most structures, and of those the one with the most of them.
         best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
-        labelled = np.r_[candidates[best], _spread(self._labelled_order.count, count - 1)]
-        target = np.r_[self._target_order.count // 2, _spread(self._target_order.count, count - 1)]
+        labelled, target = candidates[[best]], np.array([self._target_order.count // 2])
         return Batch(
             as_slices(self._labelled.fetch(labelled)),
             self._labels.fetch(labelled),
@@ -253,10 +252,6 @@ class BatchSource:
         noise = torch.randn(shape, generator=generator, device=self._device)[self._start : self._stop]
         changed = change_intensities(warp_slices(slices, grid), mine, noise)
         return changed.contiguous(memory_format=torch.channels_last), grid
-
-
-def _spread(total: int, count: int) -> NDArray[np.int64]:
-    return np.linspace(0, total - 1, count).astype(np.int64)
 
 
 def as_slices(stored: Tensor) -> Tensor:

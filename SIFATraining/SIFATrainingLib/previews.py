@@ -28,14 +28,13 @@ def draw_preview(networks: Networks, batch: Batch, colors: Sequence[Color], *, t
     """A strip (2 H, 4 W, 3), or (2 H, 2 W, 3) for methods that translate nothing, of the batch's first slices.
 
     Args:
-        networks: In training; they are given back as they were. Batch norm uses the statistics of `batch`.
-        batch: Several slices of each domain, as few make poor statistics.
+        networks: In training; they are given back as they were. Batch norm uses its running statistics.
+        batch: At least one slice of each domain.
         colors: Of the structures 1, 2, ...
         translates: Whether the method trains G_t and U.
     """
     was_training = networks.training
     networks.eval()
-    networks.encoder.train()
     try:
         if not translates:
             rows = [

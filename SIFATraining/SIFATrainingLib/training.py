@@ -33,7 +33,6 @@ from .previews import draw_preview, write_preview
 Report = Callable[[str, dict[str, Any]], None]
 """Gets kind and data of each event, beside the events file."""
 
-PREVIEW_SLICES = 8
 DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
 
 
@@ -228,7 +227,7 @@ class _Training:
         config = self.config
         model = Model.create(self.dataset.classes, config, self.fabric.device)
         done = self._restore(model)
-        preview = self.batches.preview(PREVIEW_SLICES)
+        preview = self.batches.preview()
         losses = _LossLog()
         started, started_at = time.monotonic(), done
         self._say("state", state=str(State.RUNNING))
@@ -327,14 +326,13 @@ class _Training:
         )
 
     def _preview(self, networks: Networks, preview: Batch, done: int) -> None:
+        if self.fabric.global_rank > 0:
+            return
         colors = [structure.color for structure in self.dataset.manifest.task.structures]
         translates = self.config.method not in SEGMENTATION_METHODS
         path = self.job.folder / "previews" / f"iteration_{done:08d}.png"
-        # Every process draws, since they share the statistics of batch norm; the first one writes.
-        strip = draw_preview(networks, preview, colors, translates=translates)
-        if self.fabric.global_rank == 0:
-            write_preview(path, strip)
-            self._say("preview", iteration=done, file=f"previews/{path.name}")
+        write_preview(path, draw_preview(networks, preview, colors, translates=translates))
+        self._say("preview", iteration=done, file=f"previews/{path.name}")
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)
