@@ -214,7 +214,7 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
     labels = np.zeros(geometry.shape, np.uint8)
     for number, structure in structures.items():
         if structure is not None:
-            # Before Slicer 5 each segment was a layer of its own, with the value 1, and the file didn't say so.
+            # Slicer 4.10 and before gave each segment a layer of its own with the value 1, and did not write so.
             layer = _segment_number(image, f"Segment{number}_Layer", number, path)
             if not 0 <= layer < len(layers):
                 raise InputError(

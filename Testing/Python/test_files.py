@@ -1,0 +1,262 @@
+"""Reading volumes, labelmaps, tasks and cohorts, and what bad ones are answered with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SIFASegmentationLib.cohorts import find_cases
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.labelmaps import (
+    check_same_grid,
+    read_labelmap,
+    resample_labelmap,
+    write_slicer_segmentation,
+)
+from SIFASegmentationLib.structures import load_task, preset_names
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, volume_name, write_volume
+
+ABDOMEN = load_task("abdomen")
+C, S = np.cos(0.3), np.sin(0.3)
+OBLIQUE = Geometry((5, 4, 3), (0.7, 0.8, 2.5), (-11.5, 3.25, 100.125), (C, -S, 0, S, C, 0, 0, 0, 1))
+
+
+def labelmap(values: object = 1, geometry: Geometry = OBLIQUE) -> Volume:
+    array = np.zeros(geometry.shape, np.uint8)
+    array[1, 1:3, 1:3] = values
+    return Volume(array, geometry, "patient_label")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
+    volume = Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), OBLIQUE, "name")
+    path = tmp_path / "new folder" / f"a b.c{suffix}"
+    write_volume(volume, path)
+    back = read_volume(path)
+    assert np.array_equal(back.array, volume.array)
+    assert back.name == "a b.c"
+    for name in ("size", "spacing", "origin", "direction"):
+        assert np.allclose(getattr(back.geometry, name), getattr(OBLIQUE, name), atol=1e-5)
+    if suffix == ".mha":
+        assert back.geometry == OBLIQUE
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_dicom_series_folder(tmp_path: Path) -> None:
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(3):
+        image = sitk.GetImageFromArray(np.full((4, 5), k, np.int16))
+        image.SetSpacing((0.5, 0.5))
+        for key, value in {
+            "0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
+            "0020|0032": f"10\\20\\{5 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k),
+        }.items():  # fmt: skip
+            image.SetMetaData(key, value)
+        image3d = sitk.JoinSeries([image])
+        for key in image.GetMetaDataKeys():
+            image3d.SetMetaData(key, image.GetMetaData(key))
+        writer.SetFileName(str(tmp_path / f"{2 - k}.dcm"))
+        writer.Execute(image3d)
+    volume = read_volume(tmp_path)
+    assert volume.array[:, 0, 0].tolist() == [0, 1, 2]
+    assert volume.geometry.origin == (10, 20, 0)
+    assert volume.geometry.spacing[2] == 5
+
+
+def _write(path: Path, array: np.ndarray, vector: bool = False) -> Path:  # type: ignore[type-arg]
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=vector), str(path))
+    return path
+
+
+def test_volumes_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "text.nii.gz").write_text("hello")
+    good = _write(tmp_path / "good.nrrd", np.ones((3, 4, 5), np.int16))
+    (tmp_path / "cut.nrrd").write_bytes(good.read_bytes()[:-20])
+    nan = np.ones((3, 4, 5), np.float32)
+    nan[1, 1, 1] = np.nan
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (tmp_path / "no.nii", "does not exist"),
+        (tmp_path / "text.nii.gz", "can't be read as an image"),
+        (tmp_path / "cut.nrrd", "can't be read as an image"),
+        (_write(tmp_path / "4d.nii.gz", np.ones((2, 3, 4, 5), np.float32)), "is a 4D image"),
+        (_write(tmp_path / "rgb.nrrd", np.ones((3, 4, 5, 3), np.uint8), vector=True), "has 3 values a voxel"),
+        (_write(tmp_path / "nan.nrrd", nan), "not finite"),
+        (tmp_path / "empty", "holds no DICOM series"),
+    ]
+    for path, sentence in cases:
+        with pytest.raises(InputError, match=sentence) as raised:
+            read_volume(path)
+        assert path.name in str(raised.value)
+
+
+def test_names() -> None:
+    assert [volume_name(n) for n in ("x.seg.nrrd", "a.b.nii.gz", "C.NRRD")] == ["x", "a.b", "C"]
+
+
+def test_presets_name_their_structures_and_codings() -> None:
+    assert preset_names() == ["abdomen", "cardiac"]
+    assert ABDOMEN.label_codes["CHAOS MR"].codes == {
+        "liver": 63, "right kidney": 126, "left kidney": 189, "spleen": 252
+    }  # fmt: skip
+    assert ABDOMEN.label_codes["BTCV"].codes == {"liver": 6, "right kidney": 2, "left kidney": 3, "spleen": 1}
+    assert load_task("cardiac").label_codes["MMWHS"].codes == {"MYO": 205, "LAC": 420, "LVC": 500, "AA": 820}
+    for name in ("Kidney (Right)", "right_kidney", "RightKidney"):
+        structure = ABDOMEN.structure_named(name)
+        assert structure is not None
+        assert structure.value == 2
+
+
+def test_a_bad_task_file_is_named_with_its_field(tmp_path: Path) -> None:
+    content = json.loads(ABDOMEN.model_dump_json())
+    content["structures"][1]["value"] = 1
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"task\.json.*value"):
+        load_task(tmp_path / "task.json")
+    with pytest.raises(InputError, match="can't be read"):
+        load_task("elbow")
+
+
+def test_codes_of_a_data_set_become_the_tasks_values(tmp_path: Path) -> None:
+    codes = labelmap(1).array.astype(np.int16)
+    codes[codes == 1] = [6, 2, 3, 13]
+    write_volume(Volume(codes, OBLIQUE, "x"), tmp_path / "x.nii.gz")
+    read = read_labelmap(tmp_path / "x.nii.gz", ABDOMEN, "BTCV")
+    assert read.array[1, 1:3, 1:3].ravel().tolist() == [1, 2, 3, 0]
+    assert read.array.dtype == np.uint8
+    with pytest.raises(InputError, match=r"x\.nii\.gz has the label codes 6, 13.*BTCV"):
+        read_labelmap(tmp_path / "x.nii.gz", ABDOMEN)
+    with pytest.raises(InputError, match="coding 'LITS'"):
+        read_labelmap(tmp_path / "x.nii.gz", ABDOMEN, "LITS")
+
+
+def test_labelmaps_that_are_none(tmp_path: Path) -> None:
+    write_volume(labelmap(0), tmp_path / "empty.nrrd")
+    with pytest.raises(InputError, match=r"empty\.nrrd is empty"):
+        read_labelmap(tmp_path / "empty.nrrd", ABDOMEN)
+    assert not read_labelmap(tmp_path / "empty.nrrd", ABDOMEN, allow_empty=True).array.any()
+    write_volume(Volume(labelmap().array * np.float32(0.5), OBLIQUE, "x"), tmp_path / "image.nrrd")
+    with pytest.raises(InputError, match="whole numbers"):
+        read_labelmap(tmp_path / "image.nrrd", ABDOMEN)
+
+
+def test_segments_of_slicer_are_matched_by_name(tmp_path: Path) -> None:
+    values = np.array([[1, 2], [3, 4]])
+    write_slicer_segmentation(labelmap(values), ABDOMEN, tmp_path / "s.seg.nrrd")
+    assert np.array_equal(read_labelmap(tmp_path / "s.seg.nrrd", ABDOMEN).array, labelmap(values).array)
+    image = sitk.ReadImage(str(tmp_path / "s.seg.nrrd"))
+    assert image.GetMetaData("Segment1_Name") == "right kidney"
+    assert "64033007" in image.GetMetaData("Segment1_Tags")
+    image.SetMetaData("Segment0_Name", "Spleen")
+    image.SetMetaData("Segment3_Name", "tumour")
+    sitk.WriteImage(image, str(tmp_path / "t.seg.nrrd"))
+    assert read_labelmap(tmp_path / "t.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].ravel().tolist() == [4, 2, 3, 0]
+    for index in range(4):
+        image.SetMetaData(f"Segment{index}_Name", f"part {index}")
+    sitk.WriteImage(image, str(tmp_path / "u.seg.nrrd"))
+    with pytest.raises(InputError, match="none of which is in the task abdomen"):
+        read_labelmap(tmp_path / "u.seg.nrrd", ABDOMEN)
+
+
+def test_a_labelmap_on_another_grid_is_refused_and_can_be_resampled() -> None:
+    finer = Geometry((10, 8, 3), (0.35, 0.4, 2.5), OBLIQUE.origin, OBLIQUE.direction)
+    image = Volume(np.zeros(OBLIQUE.shape), OBLIQUE, "ct")
+    fine = labelmap(2, finer)
+    with pytest.raises(InputError, match=r"patient_label and the image ct lie on different grids .size"):
+        check_same_grid(fine, image)
+    assert resample_labelmap(fine, OBLIQUE).geometry == OBLIQUE
+    shifted = Geometry(OBLIQUE.size, OBLIQUE.spacing, (0, 0, 0), OBLIQUE.direction)
+    with pytest.raises(InputError, match="origin"):
+        check_same_grid(labelmap(2, shifted), image)
+
+
+def files(folder: Path, *names: str) -> None:
+    for name in names:
+        write_volume(labelmap(), folder / name)
+
+
+def test_cases_by_name_in_the_nnunet_layout_and_from_a_csv(tmp_path: Path) -> None:
+    files(tmp_path / "a", "p1_image.nii.gz", "p1_label.nrrd", "p2_image.mha", "p2_label.nii.gz")
+    files(tmp_path / "b", "imagesTr/p1_0000.nii.gz", "labelsTr/p1.nii.gz")
+    files(tmp_path / "c", "scan.nii.gz", "second.nrrd")
+    rows = ["patient,image,label", "x,a/p1_image.nii.gz,a/p1_label.nrrd", "x,a/p2_image.mha,a/p2_label.nii.gz"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    named = find_cases(tmp_path / "a", labelled=True)
+    assert [(c.patient, c.image.name, c.label and c.label.name) for c in named] == [
+        ("p1", "p1_image.nii.gz", "p1_label.nrrd"), ("p2", "p2_image.mha", "p2_label.nii.gz")
+    ]  # fmt: skip
+    assert [c.label for c in find_cases(tmp_path / "a", labelled=False)] == [None, None]
+    assert [c.patient for c in find_cases(tmp_path / "b", labelled=True)] == ["p1"]
+    assert [c.patient for c in find_cases(tmp_path / "c", labelled=False)] == ["scan", "second"]
+    assert [c.patient for c in find_cases(tmp_path / "list.csv", labelled=True)] == ["x", "x"]
+
+
+def test_cohorts_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    files(tmp_path / "alone", "p1_image.nii.gz", "p1_label.nrrd", "p2_image.mha")
+    files(tmp_path / "orphan", "p1_image.nii.gz", "p1_label.nrrd", "p2_label.mha")
+    (tmp_path / "bad.csv").write_text("patient,image,label\nx,nothing.nii.gz,nothing.nii.gz\n")
+    (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
+    for path, sentence in (
+        (tmp_path / "empty", "holds no"), (tmp_path / "nowhere", "does not exist"), (tmp_path / "alone", "p2_image"),
+        (tmp_path / "orphan", "p2_label"), (tmp_path / "bad.csv", r"line 2: .*nothing\.nii\.gz"),
+        (tmp_path / "columns.csv", "columns"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            find_cases(path, labelled=True)
+    with pytest.raises(InputError, match="holds no"):
+        find_cases(tmp_path / "empty", labelled=False)
+
+
+def test_folders_are_scored_by_name_and_mismatches_reported(tmp_path: Path) -> None:
+    values = np.array([[1, 2], [3, 4]])
+    write_volume(labelmap(values), tmp_path / "p" / "a_segmentation.nii.gz")
+    write_volume(labelmap(values), tmp_path / "p" / "b_segmentation.nii.gz")
+    write_volume(labelmap(values), tmp_path / "r" / "a_label.nii.gz")
+    write_volume(labelmap(values), tmp_path / "r" / "a_image.nii.gz")
+    write_volume(labelmap(values), tmp_path / "r" / "c_label.nii.gz")
+    table = evaluate(tmp_path / "p", tmp_path / "r", ABDOMEN)
+    assert [(row.subject, row.structure, row.scores.dice) for row in table.rows] == [
+        ("a", name, 1.0) for name in ("liver", "right kidney", "left kidney", "spleen")
+    ]
+    assert [Path(name).name for name in table.unmatched] == ["b_segmentation.nii.gz", "c_label.nii.gz"]
+    assert "no counterpart" in table.text()
+    with pytest.raises(InputError, match="No file in"):
+        evaluate(tmp_path / "p", _with(tmp_path / "z", "other_label.nii.gz"), ABDOMEN)
+
+
+def _with(folder: Path, name: str) -> Path:
+    files(folder, name)
+    return folder
+
+
+def test_the_table_tells_empty_masks_and_resampled_references(tmp_path: Path) -> None:
+    geometry = Geometry((5, 4, 4), OBLIQUE.spacing, OBLIQUE.origin, OBLIQUE.direction)
+    write_volume(labelmap(1), tmp_path / "prediction.nrrd")
+    write_volume(labelmap(2, geometry), tmp_path / "reference.nrrd")
+    table = evaluate(tmp_path / "prediction.nrrd", tmp_path / "reference.nrrd", ABDOMEN)
+    notes = {row.structure: row.note for row in table.rows}
+    assert notes["liver"].startswith("reference empty; reference resampled: size")
+    assert notes["right kidney"].startswith("prediction empty")
+    assert notes["spleen"].startswith("both empty")
+    counts = {c.structure: (c.scored, c.both_empty, c.one_empty) for c in table.counts()}
+    assert counts == {"liver": (0, 0, 1), "right kidney": (0, 0, 1), "left kidney": (0, 1, 0), "spleen": (0, 1, 0)}
+    table.write(tmp_path / "scores.json")
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert (rows[0]["dice"], rows[0]["asd"], rows[3]["dice"]) == (0.0, None, None)
+    table.write(tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text().splitlines()[0].startswith("subject,structure,dice,asd_mm,hd95_mm")
+    with pytest.raises(InputError, match=r"\.csv or \.json"):
+        table.write(tmp_path / "scores.xlsx")
+
+
+def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:
+    write_volume(labelmap(7), tmp_path / "p.nrrd")
+    table = evaluate(tmp_path / "p.nrrd", tmp_path / "p.nrrd")
+    assert [(row.structure, row.scores.dice) for row in table.rows] == [("label 7", 1.0)]

@@ -1,0 +1,203 @@
+"""A volume to the networks' grid and back: the round trip of labels over orientations, spacings and sizes."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.field_of_view import BoxMM, body_box
+from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
+from SIFASegmentationLib.orientation import Plane, nearest_orientation
+from SIFASegmentationLib.preprocessing import (
+    Preprocessing,
+    choose_spacing,
+    labels_on_grid,
+    place_volume,
+    prepare_volume,
+)
+from SIFASegmentationLib.volumes import Geometry, Volume
+from SIFATrainingLib.phantom_shapes import rotation
+
+AXES = list(permutations(range(3)))
+FLIPS = list(product((1, -1), repeat=3))
+
+
+def direction(axes: tuple[int, ...], flips: tuple[int, ...], oblique: float = 0.0) -> tuple[float, ...]:
+    """Array axes i, j, k along these patient axes, all turned by `oblique` degrees."""
+    matrix = np.eye(3)[:, list(axes)] * np.asarray(flips)
+    return tuple((rotation((oblique, -oblique, oblique / 2)) @ matrix).ravel())
+
+
+def blobs(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Three ellipsoids of different labels."""
+    labels = np.zeros(shape, np.uint8)
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape), indexing="ij")
+    for value, centre, radii in ((1, (0, -0.3, -0.35), (0.9, 0.35, 0.3)), (2, (0.1, 0.3, 0.4), (0.7, 0.3, 0.25)),
+                                 (3, (-0.1, 0.45, -0.4), (0.6, 0.2, 0.3))):  # fmt: skip
+        labels[sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) < 1] = value
+    return labels
+
+
+def round_trip(labels: NDArray[np.uint8], geometry: Geometry, preprocessing: Preprocessing) -> Volume:
+    """Labels to the grid, and as probabilities back."""
+    image = Volume((labels > 0).astype(np.float32) * 100 + 20, geometry, "image")
+    placement = place_volume(image, preprocessing)
+    on_grid = labels_on_grid(Volume(labels, geometry, "labels"), placement)
+    probabilities = (on_grid[:, np.newaxis] == np.arange(4)[:, np.newaxis, np.newaxis]).astype(np.float32)
+    return placement.restore_labels([placement.restore_probabilities(probabilities).argmax(1)], "labels")
+
+
+def assert_kept(labels: NDArray[np.uint8], back: Volume, geometry: Geometry) -> None:
+    assert back.geometry == geometry
+    assert back.array.shape == labels.shape
+    for value in (1, 2, 3):
+        before, after = labels == value, back.array == value
+        if before.sum() <= 500:
+            continue
+        assert 2 * (before & after).sum() / (before.sum() + after.sum()) >= 0.98
+        shift = np.argwhere(before).mean(0) - np.argwhere(after).mean(0)
+        assert np.abs(shift).max() < 0.5
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    axes=st.sampled_from(AXES),
+    flips=st.sampled_from(FLIPS),
+    oblique=st.sampled_from([0.0, 7.0, 20.0]),
+    in_plane=st.integers(64, 160),
+    slices=st.integers(3, 40),
+    spacing=st.tuples(*[st.floats(0.5, 3.0)] * 3),
+    plane=st.sampled_from(["axial", "coronal", "sagittal"]),
+    stretch=st.booleans(),
+)
+def test_labels_survive_the_round_trip(
+    axes: tuple[int, ...],
+    flips: tuple[int, ...],
+    oblique: float,
+    in_plane: int,
+    slices: int,
+    spacing: tuple[float, float, float],
+    plane: Plane,
+    stretch: bool,
+) -> None:
+    across = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    i, j, k = (slices if axis == across else in_plane for axis in axes)
+    labels = blobs((k, j, i))
+    geometry = Geometry((i, j, k), spacing, (11.0, -7.0, 3.0), direction(axes, flips, oblique))
+    image = Volume(labels.astype(np.float32), geometry, "image")
+    base = Preprocessing(plane=plane, size=256, field_of_view="full")
+    # Fine enough for the finer of the two in-plane axes, wide enough for the longer.
+    extent = max(place_volume(image, base).extent_mm)
+    fits = choose_spacing([(extent, extent)], 256)
+    finest = min(mm for mm, axis in zip(spacing, axes, strict=True) if axis != across)
+    spaced = base.model_copy(update={"spacing": None if stretch or fits > finest else fits})
+    assert_kept(labels, round_trip(labels, geometry, spaced), geometry)
+
+
+@pytest.mark.parametrize("pixels", [64, 257, 512, 1024])
+@pytest.mark.parametrize("slices", [1, 4])
+def test_sizes_up_to_1024_and_a_single_slice(pixels: int, slices: int) -> None:
+    labels = blobs((slices, pixels, pixels))
+    spacing = (400 / pixels, 400 / pixels, 5.0)
+    geometry = Geometry((pixels, pixels, slices), spacing, (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    assert_kept(labels, round_trip(labels, geometry, Preprocessing(field_of_view="full", spacing=1.6)), geometry)
+
+
+def test_however_a_volume_is_stored_the_networks_see_the_same() -> None:
+    rng = np.random.default_rng(0)
+    lps = rng.normal(size=(10, 24, 20)).astype(np.float32)  # k superior, j posterior, i left
+    reference: NDArray[np.float32] | None = None
+    settings_ = Preprocessing(size=32, spacing=1.0, field_of_view="full")
+    for axes, flips in product(AXES, FLIPS):
+        array = lps.transpose([2 - axes[2 - a] for a in range(3)])
+        for axis, flip in enumerate(flips):
+            array = array if flip > 0 else np.flip(array, 2 - axis)
+        spacing = tuple((1.0, 1.5, 4.0)[axis] for axis in axes)
+        geometry = Geometry(array.shape[::-1], spacing, (0, 0, 0), direction(axes, flips))
+        slices = prepare_volume(Volume(array, geometry, "v"), settings_).slices
+        reference = slices if reference is None else reference
+        assert np.allclose(slices, reference, atol=1e-5)
+
+
+def test_axial_slices_lie_as_radiologists_see_them() -> None:
+    array = np.zeros((3, 4, 5))
+    array[2, 3, 4] = 1  # The most superior, posterior, left voxel.
+    geometry = Geometry((5, 4, 3), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    assert nearest_orientation(geometry, "axial").apply(array)[-1, -1, -1] == 1
+    coronal = nearest_orientation(geometry, "coronal").apply(array)
+    assert coronal.shape == (4, 3, 5)
+    assert coronal[-1, 0, -1] == 1
+
+
+def test_intensities_reach_from_minus_one_to_one_and_outside_is_minus_one() -> None:
+    rng = np.random.default_rng(1)
+    geometry = Geometry((40, 30, 6), (2, 2, 5), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    volume = Volume(rng.normal(50, 20, (6, 30, 40)), geometry, "v")
+    slices = prepare_volume(volume, Preprocessing(size=64, spacing=2.0, field_of_view="full")).slices
+    assert slices.shape == (6, 64, 64)
+    assert (slices[:, 0] == -1).all()
+    assert -1 <= slices.min() < slices.max() <= 1
+    inside = slices[:, 17:47, 12:52]
+    assert 0.2 < inside.std() < 0.6
+
+
+def test_percentiles_make_the_scale_of_a_volume_irrelevant_and_a_window_does_not() -> None:
+    rng = np.random.default_rng(2)
+    geometry = Geometry((32, 32, 4), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    one = Volume(rng.normal(0, 100, (4, 32, 32)), geometry, "v")
+    other = Volume(3 * one.array + 17, geometry, "v")
+    free = Preprocessing(size=32, spacing=1.0, field_of_view="full")
+    window = free.model_copy(update={"intensity": IntensitySettings(window=(-100, 100))})
+    assert np.allclose(prepare_volume(one, free).slices, prepare_volume(other, free).slices, atol=1e-4)
+    assert not np.allclose(prepare_volume(one, window).slices, prepare_volume(other, window).slices, atol=0.1)
+
+
+def test_the_range_of_a_domain_covers_its_volumes() -> None:
+    low, high = estimate_intensity_range([np.linspace(-1, 2, 1000), np.linspace(-2, 1, 1000)])
+    assert low == pytest.approx(-2, abs=0.02)
+    assert high == pytest.approx(2, abs=0.02)
+
+
+def test_a_constant_volume_is_refused_by_name() -> None:
+    geometry = Geometry((8, 8, 2), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    with pytest.raises(InputError, match="The volume flat is constant"):
+        prepare_volume(Volume(np.ones((2, 8, 8)), geometry, "flat"), Preprocessing(size=8))
+
+
+def test_a_region_in_mm_is_the_field_of_view_in_any_storage_order() -> None:
+    for axes, flips in product(AXES, FLIPS):
+        size = tuple((20, 30, 40)[axis] for axis in axes)
+        matrix = np.reshape(direction(axes, flips), (3, 3))
+        # The corner of the volume with the least coordinates is at the patient's 0, 0, 0.
+        far = matrix @ (np.asarray(size) - 1)
+        origin = tuple(np.where(far < 0, -far, 0.0))
+        volume = Volume(np.zeros(size[::-1]), Geometry(size, (1, 1, 1), origin, tuple(matrix.ravel())), "v")
+        placement = place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(2, 3, 4), maximum=(12, 18, 24)))
+        assert placement.field_of_view.shape == (21, 16, 11)
+    with pytest.raises(InputError, match="lies outside the volume v"):
+        place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(90, 90, 90), maximum=(99, 99, 99)))
+
+
+def test_the_body_is_found_beside_the_table() -> None:
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:200, :200]
+    body = ((rows - 90) / 50) ** 2 + ((columns - 100) / 70) ** 2 < 1
+    table = (rows > 165) & (rows < 168)
+    pixels = np.where(body, 40.0, np.where(table, -200.0, -1000.0))
+    volume = np.stack([pixels + rng.normal(0, 20, pixels.shape) for _ in range(4)])
+    box = body_box(volume)
+    assert box.shape[0] == 4
+    assert 36 - box.start[1] <= 8
+    assert 0 < box.stop[1] - 140 <= 12
+    assert abs(box.start[2] - 30) <= 8
+    assert abs(box.stop[2] - 170) <= 8
+
+
+def test_spacing_is_chosen_so_that_nearly_all_fit() -> None:
+    assert choose_spacing([(256.0, 300.0)] * 20, 256) == pytest.approx(1.18)
