@@ -213,6 +213,8 @@ class BatchSource:
         self._target = SliceStore(unlabelled, device, budget)
         self._labelled_order = SliceOrder(len(labelled), seed, "labelled")
         self._target_order = SliceOrder(len(unlabelled), seed, "target")
+        middle = dataset.manifest.target.volumes[len(dataset.manifest.target.volumes) // 2]
+        self._target_middle = (middle.start + middle.stop) // 2
         self._settings, self._seed, self._device = settings, seed, device
         self._total, self._start, self._stop = batch * processes, batch * rank, batch * (rank + 1)
 
@@ -234,7 +236,7 @@ class BatchSource:
         labels = self._labels.fetch(candidates).flatten(1)
         # The one with the most structures, and of those the one with the most of them.
         best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
-        labelled, target = candidates[[best]], np.array([self._target_order.count // 2])
+        labelled, target = candidates[[best]], np.array([self._target_middle])
         return Batch(
             as_slices(self._labelled.fetch(labelled)),
             self._labels.fetch(labelled),

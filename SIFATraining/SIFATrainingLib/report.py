@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.cohorts import find_cases
+from SIFASegmentationLib.field_of_view import body_box
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.labelmaps import read_labelmap
@@ -70,24 +71,26 @@ def write_report(out: Path, task: Task, tables: dict[str, ScoreTable], seconds: 
 def draw_overlays(
     image: Volume, labelmaps: Sequence[tuple[str, Volume]], reference: Volume, task: Task, slices: int = 3
 ) -> Figure:
-    """Slices of a volume, a row for each labelmap: its contours full, those of the reference dashed."""
+    """Slices of a volume, cropped to the body, a row for each labelmap: its contours over the filled reference."""
     orientation = nearest_orientation(image.geometry, task.plane)
-    pixels = orientation.apply(image.array)
-    truth = orientation.apply(reference.array)
+    box = body_box(orientation.apply(image.array)).slices
+    pixels = orientation.apply(image.array)[box]
+    truth = orientation.apply(reference.array)[box]
     labelled = np.flatnonzero((truth > 0).any(axis=(1, 2)))
     chosen = [int(labelled[round(share * (len(labelled) - 1))]) for share in np.linspace(0.25, 0.75, slices)]
     _, row_mm, column_mm = orientation.reorder(image.geometry.spacing)
-    low, high = np.percentile(pixels[chosen], (30, 99.7))
-    figure = Figure(figsize=(3.4 * slices, 2.6 * len(labelmaps)), layout="constrained")
+    # From fat to the brightest organs; air and bone may be out of range.
+    low, high = np.percentile(pixels[truth > 0], (0.1, 99.9)) + np.array((-250, 150))
+    shape = row_mm * pixels.shape[1] / (column_mm * pixels.shape[2])
+    figure = Figure(figsize=(4.2 * slices, (4.2 * shape + 0.35) * len(labelmaps)), layout="constrained")
     axes = figure.subplots(len(labelmaps), slices, squeeze=False)
     for row, (title, labelmap) in zip(axes, labelmaps, strict=True):
-        labels = orientation.apply(labelmap.array)
+        labels = orientation.apply(labelmap.array)[box]
         for axis, index in zip(row, chosen, strict=True):
             axis.imshow(pixels[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm)
-            _contours(axis, truth[index], task, "dashed")
-            _contours(axis, labels[index], task, "solid")
+            _outline(axis, truth[index], labels[index], task)
             axis.set_axis_off()
-        row[0].set_title(f"{title} (dashed: reference)", loc="left", fontsize=10)
+        row[0].set_title(f"{title} (lines) over the reference (filled)", loc="left", fontsize=11)
     return figure
 
 
@@ -105,12 +108,13 @@ def draw_losses(job_folder: Path) -> Figure:
     return figure
 
 
-def _contours(axis: Axes, labels: NDArray[np.uint8], task: Task, style: str) -> None:
+def _outline(axis: Axes, truth: NDArray[np.uint8], labels: NDArray[np.uint8], task: Task) -> None:
     for structure in task.structures:
-        mask = labels == structure.value
-        if mask.any():
-            color = tuple(min(1.0, 1.25 * channel / 255) for channel in structure.color)
-            axis.contour(mask, levels=[0.5], colors=[color], linewidths=1.3, linestyles=style)
+        color = tuple(channel / 255 for channel in structure.color)
+        if (reference := truth == structure.value).any():
+            axis.contourf(reference, levels=[0.5, 1], colors=[color], alpha=0.45)
+        if (predicted := labels == structure.value).any():
+            axis.contour(predicted, levels=[0.5], colors=[tuple(0.4 + 0.6 * c for c in color)], linewidths=1.8)
 
 
 def _figures_of_patients(out: Path, task: Task) -> list[str]:
