@@ -20,7 +20,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
-from SIFASegmentationLib.labelmaps import check_same_grid, read_labelmap
+from SIFASegmentationLib.labelmaps import match_grid, read_labelmap
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,
@@ -177,8 +177,7 @@ class _Writer:
             stop = start + len(prepared)
             self.slices[start:stop] = np.rint(prepared.slices * FULL_SCALE)
             if self.labels is not None and self.task is not None and case.label is not None:
-                labelmap = read_labelmap(case.label, self.task, coding)
-                check_same_grid(labelmap, volume)
+                labelmap = match_grid(read_labelmap(case.label, self.task, coding), volume)
                 self.labels[start:stop] = labels_on_grid(labelmap, prepared.placement)
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop

@@ -233,15 +233,19 @@ class _Training:
         self._say("state", state=str(State.RUNNING))
         while done < config.iterations:
             if self._must_end(deadline):
+                # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
+                self._report(losses, done, started, started_at)
                 self._checkpoint(model, done)
                 return State.STOPPED
             losses.add(self._step(model, done))
             done += 1
-            if done % config.log_every == 0 or done == config.iterations:
-                self._report(losses.flush(done), done, (time.monotonic() - started) / (done - started_at))
-            if done % config.preview_every == 0 or done == config.iterations:
+            last = done == config.iterations
+            saves = last or done % config.checkpoint_every == 0
+            if saves or done % config.log_every == 0:
+                self._report(losses, done, started, started_at)
+            if last or done % config.preview_every == 0:
                 self._preview(model.networks, preview, done)
-            if done % config.checkpoint_every == 0 or done == config.iterations:
+            if saves:
                 self._checkpoint(model, done)
         return State.FINISHED
 
@@ -315,8 +319,14 @@ class _Training:
                 raise InputError(f"{error}, then resume the job.") from error
             self._say("warning", message=f"{error}; the training goes on, with the checkpoint before kept.")
 
-    def _report(self, losses: dict[str, float], done: int, seconds: float) -> None:
-        self._say("losses", iteration=done, losses=losses)
+    def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
+        """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""
+        if not losses.rows:
+            return
+        means = losses.flush(done)
+        # After the flush, which waits for the device.
+        seconds = (time.monotonic() - started) / (done - started_at)
+        self._say("losses", iteration=done, losses=means)
         self._say(
             "progress",
             iteration=done,

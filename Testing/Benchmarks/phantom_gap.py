@@ -33,10 +33,12 @@ def main() -> None:
     arguments = parser.parse_args()
     print("# The gap between the phantoms' modalities\n")
     print(
-        f"Mean Dice (%) on {arguments.tested} patients after {arguments.iterations} iterations on {arguments.patients}, "
-        f"{SIZE} x {SIZE} pixels, width {SETTINGS['width']}; `Testing/Benchmarks/phantom_gap.py`, {date.today()}.\n"
+        f"Mean Dice (%) on {arguments.tested} patients after {arguments.iterations} iterations on "
+        f"{arguments.patients}, {SIZE} x {SIZE} pixels, width {SETTINGS['width']}; made by "
+        f"`Testing/Benchmarks/phantom_gap.py`, {date.today()}.\n"
     )
-    print("| task | source | target | trained on the source | trained on the target |\n|---|---|---|---|---|", flush=True)
+    print("| task | source | target | trained on the source | trained on the target |", flush=True)
+    print("|---|---|---|---|---|", flush=True)
     for task in arguments.tasks:
         for source, target in (("mr", "ct"), ("ct", "mr")):
             dice = measure(arguments, task, source, target)

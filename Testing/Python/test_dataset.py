@@ -11,6 +11,9 @@ import torch
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
+from SIFASegmentationLib.labelmaps import write_slicer_segmentation
+from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, volume_name
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
 from SIFATrainingLib.dataset import FULL_SCALE, BatchSource, PreparedDataset, SliceOrder
 from SIFATrainingLib.prepare import prepare
@@ -81,6 +84,32 @@ def test_bad_settings_name_themselves_and_leave_nothing(
     with pytest.raises(InputError, match=sentence):
         prepare(cohort / "mr", cohort / "ct", tmp_path / "out", **{"size": 32, "report": silent, **settings})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_segmentation_that_slicer_cropped_is_put_back_into_place(
+    cohort: Path, prepared: Path, tmp_path: Path
+) -> None:
+    cropped = shutil.copytree(cohort, tmp_path / "cohort", ignore=shutil.ignore_patterns("*mr*_label*"))
+    for path in (cohort / "mr").glob("*_label*"):
+        label = read_volume(path)
+        found = np.argwhere(label.array)
+        low, high = found.min(0), found.max(0) + 1
+        size = tuple(int(n) for n in (high - low)[::-1])
+        origin = np.asarray(label.geometry.origin) + low[::-1] * np.asarray(label.geometry.spacing)
+        geometry = Geometry(size, label.geometry.spacing, tuple(origin.tolist()), label.geometry.direction)  # type: ignore[arg-type]
+        part = Volume(label.array[tuple(map(slice, low, high))], geometry, label.name)
+        write_slicer_segmentation(part, load_task("abdomen"), cropped / "mr" / f"{volume_name(path)}.seg.nrrd")
+    prepare(cropped / "mr", cropped / "ct", tmp_path / "out", size=32, report=silent)
+    whole, put_back = (PreparedDataset(folder).labels("source") for folder in (prepared, tmp_path / "out"))
+    assert np.array_equal(put_back, whole)
+
+
+def test_labels_on_another_grid_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:
+    mixed = shutil.copytree(cohort, tmp_path / "cohort")
+    shutil.copy(mixed / "mr" / "abdomen_mr_000_label.nii.gz", mixed / "mr" / "abdomen_mr_001_label.nii.gz")
+    with pytest.raises(InputError, match="abdomen_mr_001_label and the image abdomen_mr_001_image lie on different"):
+        prepare(mixed / "mr", mixed / "ct", tmp_path / "out", size=32, report=silent)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_patient_in_both_splits_is_refused(cohort: Path, tmp_path: Path) -> None:

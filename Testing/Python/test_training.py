@@ -134,6 +134,21 @@ def test_a_loss_that_is_not_a_number_is_named_with_its_iteration(
     assert "iteration 3" in error.data["message"]
 
 
+def test_spoilt_weights_are_not_saved(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = AdaptationIteration.step, []
+
+    def step(self: AdaptationIteration, batch: Batch) -> Losses:
+        calls.append(1)
+        losses = original(self, batch)
+        return {**losses, "cycle_target": losses["cycle_target"] * (float("nan") if len(calls) >= 4 else 1)}
+
+    monkeypatch.setattr(AdaptationIteration, "step", step)
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=100, log_every=50, checkpoint_every=3), "cpu")
+    with pytest.raises(InputError, match="at iteration 4"):
+        train(job)
+    assert [path.name for path in checkpoint_paths(job.folder / "checkpoints")] == ["iteration_00000003.pt"]
+
+
 def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
