@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +65,13 @@ def score_pair(
     *,
     legacy: bool = False,
     tolerance: float = DEFAULT_TOLERANCE_MM,
+    notes: Sequence[str] = (),
 ) -> list[Row]:
-    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so."""
-    notes = []
+    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
+
+    `notes` are what the caller knows of the labelmaps, and go into every row.
+    """
+    notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:
         reference = resample_labelmap(reference, prediction.geometry)

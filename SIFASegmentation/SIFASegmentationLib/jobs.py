@@ -168,7 +168,7 @@ class Job:
             return False
         if time.time() - beat["time"] > LOST_AFTER_SECONDS:
             return False
-        return beat["host"] != socket.gethostname() or _process_exists(beat["process"])
+        return beat["host"] != socket.gethostname() or process_exists(beat["process"])
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the local time before it."""
@@ -262,7 +262,8 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def _process_exists(process: int) -> bool:
+def process_exists(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     if sys.platform == "win32":
         synchronize, still_running = 0x00100000, 0x00000102
         kernel = ctypes.windll.kernel32

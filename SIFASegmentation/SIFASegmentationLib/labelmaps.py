@@ -129,10 +129,6 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
     image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")
     image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
     for index, structure in enumerate(task.structures):
-        terms = structure.terminology
-        codes = [f"{c.code}^{c.meaning}" if c else "^" for c in (terms.category, terms.type, terms.modifier)]
-        category, kind, modifier = (f"SCT^{code}" if code != "^" else "^^" for code in codes)
-        tags = f"Segmentation category and type - 3D Slicer General Anatomy list~{category}~{kind}~{modifier}"
         fields = {
             "ID": f"Segment_{structure.value}",
             "Name": structure.name,
@@ -142,7 +138,7 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
             "LabelValue": str(structure.value),
             "Layer": "0",
             "Extent": extent,
-            "Tags": f"Segmentation.Status:inprogress|TerminologyEntry:{tags}~Anatomic codes - DICOM master list~^^~^^|",
+            "Tags": f"Segmentation.Status:inprogress|TerminologyEntry:{structure.terminology.entry}|",
         }
         for key, value in fields.items():
             image.SetMetaData(f"Segment{index}_{key}", value)

@@ -38,6 +38,19 @@ class Terminology(_Frozen):
     type: Code
     modifier: Code | None = None
 
+    @property
+    def entry(self) -> str:
+        """As Slicer stores it with a segment, tag `TerminologyEntry`."""
+        codes = [f"SCT^{c.code}^{c.meaning}" if c else "^^" for c in (self.category, self.type, self.modifier)]
+        anatomic_context = "Anatomic codes - DICOM master list~^^~^^"
+        return "~".join(["Segmentation category and type - 3D Slicer General Anatomy list", *codes, anatomic_context])
+
+    def is_in(self, entry: str) -> bool:
+        """Whether Slicer's entry of a segment says the same type and modifier, whatever the names of its lists."""
+        fields = [field.split("^")[:2] for field in entry.split("~")[2:4]]
+        wanted = [["SCT", self.type.code], ["SCT", self.modifier.code] if self.modifier else ["", ""]]
+        return fields == wanted
+
 
 class Structure(_Frozen):
     """One structure of a task.

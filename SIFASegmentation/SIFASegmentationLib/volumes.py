@@ -129,8 +129,8 @@ def read_image(path: Path) -> sitk.Image:
         ) from error
 
 
-def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write a volume, compressed, in the format that the path's suffix names; folders are made as needed.
+def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
+    """Write a volume in the format that the path's suffix names; folders are made as needed.
 
     MetaImage (.mha) keeps the geometry to the last bit, NRRD to rounding of doubles, NIfTI to that of 32-bit floats.
 
@@ -141,11 +141,11 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise InputError(f"{path} can't be written: end its name with one of {', '.join(WRITABLE_SUFFIXES)}.")
-    write_image(to_image(volume), path)
+    write_image(to_image(volume), path, compress=compress)
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image, compressed, whole or not at all; folders are made as needed.
+def write_image(image: sitk.Image, path: Path, *, compress: bool = True) -> None:
+    """Write an image, whole or not at all; folders are made as needed.
 
     Raises:
         InputError: The place can't be written to.
@@ -153,7 +153,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as partial:
-            sitk.WriteImage(image, str(partial), useCompression=True)
+            sitk.WriteImage(image, str(partial), useCompression=compress)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
 
@@ -171,18 +171,26 @@ def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volum
     """
     source = source or name
     check_grid(image, source)
-    components = image.GetNumberOfComponentsPerPixel()
-    if components != 1:
-        raise InputError(
-            f"{source} has {components} values a voxel (vector, colour or complex): give an image with one."
-        )
     array = sitk.GetArrayFromImage(image)
+    check_voxels(array, source)
+    return Volume(array, image_geometry(image), name)
+
+
+def check_voxels(array: NDArray[Any], source: str) -> None:
+    """Refuse voxels (k, j, i) that are no scalars or not finite.
+
+    Raises:
+        InputError: Several values a voxel, complex or not finite; names the `source`.
+    """
+    if array.ndim != 3:
+        raise InputError(
+            f"{source} has {array.shape[-1]} values a voxel (vector, colour or complex): give an image with one."
+        )
     if np.iscomplexobj(array):
         raise InputError(f"{source} has complex voxels: give the magnitude image.")
     # Slice by slice: the mask of a large volume would cost as much as the volume.
     if array.dtype.kind == "f" and not all(np.isfinite(voxels).all() for voxels in array):
         raise InputError(f"{source} has voxels that are not finite (NaN or infinite): replace them first.")
-    return Volume(array, image_geometry(image), name)
 
 
 def to_image(volume: Volume) -> sitk.Image:

@@ -1,0 +1,868 @@
+"""The Slicer module that uses a model: segment loaded CT and MR volumes, score them, compare segmentations.
+
+Module, parameter node, widget, logic and self test, as Slicer expects them in one file. Packages from pip are imported
+at the moment of need; see `SIFASegmentationWidgets.dependencies`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import qt
+import slicer
+import vtk
+from slicer import vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Event, Job, State
+from SIFASegmentationLib.volumes import read_volume, write_volume
+from SIFASegmentationWidgets import models, nodes, score_tables, structures_of_nodes
+from SIFASegmentationWidgets.comparison import compare_nodes
+from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages
+from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationWidgets.node_rows import NodeRows
+from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable, scene_volumes
+from SIFASegmentationWidgets.processes import kill_process, start_process
+from SIFASegmentationWidgets.sample_data import register_samples
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.scores import ScoreTable
+
+PACKAGES = ("onnxruntime", "pydantic")
+REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
+_MODIFIED = vtk.vtkCommand.ModifiedEvent
+
+
+class SIFASegmentation(ScriptedLoadableModule):
+    """What Slicer shows of the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("SIFA Segmentation")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = ["Segmentations", "SubjectHierarchy", "Tables", "Plots"]
+        self.parent.contributors = [_("SIFA contributors")]
+        self.parent.helpText = _(
+            "Segments CT and MR volumes with a model that was adapted to their modality without labels of it, and "
+            "scores segmentations against references. 1. Choose a model. 2. Choose volumes. 3. Segment."
+        )
+        self.parent.acknowledgementText = _(
+            "An implementation of SIFA: C. Chen, Q. Dou, H. Chen, J. Qin, P. A. Heng, IEEE Transactions on Medical "
+            "Imaging 39 (2020), 2494-2505. Research use; check every segmentation."
+        )
+        slicer.app.connect("startupCompleted()", register_samples)
+
+
+class InputRow(NamedTuple):
+    """Nodes of one row: a scalar volume, a markups ROI or None, a segmentation or labelmap to score against or None."""
+
+    volume: Any | None
+    region: Any | None = None
+    reference: Any | None = None
+
+
+class Device(Enum):
+    """Where the model runs; the names are what the combo box shows."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@parameterNodeWrapper
+class SIFASegmentationParameterNode:
+    """What is saved with the scene, beside the rows of volumes (`NodeRows`)."""
+
+    model: str = ""
+    device: Device = Device.auto
+    largestComponent: bool = True  # noqa: N815  the name of its widget's dynamic property, in Slicer's style
+    probabilities: bool = False
+    baseline: bool = False
+    surfaces: bool = True
+    tolerance: float = 2.0
+    output: vtkMRMLSegmentationNode
+
+
+@dataclass
+class SegmentationResult:
+    """What came of one volume: nodes, or nothing where the volume's node is gone and `files` says where it lies."""
+
+    volume_id: str
+    segmentation: Any | None = None
+    baseline: Any | None = None
+    probabilities: dict[str, Any] = field(default_factory=dict)
+    confidence: list[float] = field(default_factory=list)
+    slice_axis: int = 0
+    files: Path | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """How to segment; see the parameter node."""
+
+    device: str = "auto"
+    largest_component: bool = True
+    probabilities: bool = False
+    baseline: bool = False
+    surfaces: bool = True
+
+
+class SegmentationRun:
+    """A segmentation under way: its job, its process, and what has come of it so far."""
+
+    def __init__(
+        self,
+        job: Job,
+        rows: Sequence[InputRow],
+        task: Any,
+        options: SegmentationOptions,
+        on_event: Callable[[Event], None],
+        on_end: Callable[[SegmentationRun, State], None],
+        output: Any | None = None,
+    ) -> None:
+        """
+        Args:
+            job: Its inputs lie in its folder.
+            rows: Volumes in the order of the job.
+            task: Of the model.
+            options: How.
+            on_event: Gets the job's events, after their results are in the scene.
+            on_end: Called once.
+            output: Segmentation node to replace the content of, for the first volume.
+        """
+        self.job, self.task, self.options = job, task, options
+        self.volume_ids = [row.volume.GetID() for row in rows]
+        self.output_id = output.GetID() if output is not None else None
+        self.results: list[SegmentationResult] = []
+        self._on_event, self._on_end = on_event, on_end
+        libraries = Path(__file__).parent
+        arguments = [str(job.folder), "--parent", str(os.getpid())]
+        self.process = start_process(job, "SIFASegmentationLib", arguments, [libraries])
+        self.follower = JobFollower(job, self._event, self._end, returned=self.process.poll)
+        self.follower.start()
+
+    def cancel(self) -> None:
+        """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
+        self.job.request_stop()
+
+    def abandon(self) -> None:
+        """End at once, for good."""
+        self.follower.stop()
+        if self.process.poll() is None:
+            kill_process(self.process.pid)
+            self.process.wait()
+        shutil.rmtree(self.job.folder, ignore_errors=True)
+
+    def _event(self, event: Event) -> None:
+        if event.kind == "result":
+            self.results.append(self._import(event.data))
+        self._on_event(event)
+
+    def _import(self, data: dict[str, Any]) -> SegmentationResult:
+        volume_id = self.volume_ids[data["volume"]]
+        volume = slicer.mrmlScene.GetNodeByID(volume_id)
+        result = SegmentationResult(volume_id, confidence=data["confidence"], slice_axis=data["slice_axis"])
+        labels = read_volume(self.job.folder / data["labelmap"]).array
+        if volume is None or slicer.util.arrayFromVolume(volume).shape != labels.shape:
+            # Deleted or replaced meanwhile: the result must not be lost, nor be put on something else.
+            result.files = self.job.folder / "result"
+            return result
+        output = slicer.mrmlScene.GetNodeByID(self.output_id) if self.output_id and data["volume"] == 0 else None
+        name = _("{volume} segmentation").format(volume=volume.GetName())
+        result.segmentation = nodes.segmentation_from_labels(labels, volume, self.task, name, output)
+        if self.options.surfaces:
+            result.segmentation.CreateClosedSurfaceRepresentation()
+        if "baseline" in data:
+            unadapted = read_volume(self.job.folder / data["baseline"]).array
+            name = _("{volume} without adaptation").format(volume=volume.GetName())
+            result.baseline = nodes.segmentation_from_labels(unadapted, volume, self.task, name)
+            result.baseline.GetDisplayNode().SetVisibility(False)
+        for structure, path in data["probabilities"].items():
+            share = read_volume(self.job.folder / path).array.astype("float32") / 255
+            name = f"{volume.GetName()} {structure}"
+            result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
+        return result
+
+    def _end(self, state: State) -> None:
+        if not any(result.files for result in self.results) and state is not State.FAILED:
+            shutil.rmtree(self.job.folder, ignore_errors=True)
+        self._on_end(self, state)
+
+
+class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
+    """Everything that the window can do, from Python.
+
+    >>> logic = SIFASegmentationLogic()
+    >>> results = logic.process([volumeNode], "models/abdomen")
+    >>> print(logic.evaluate([(results[0].segmentation, referenceNode, volumeNode)], "models/abdomen").text())
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+
+    def getParameterNode(self) -> SIFASegmentationParameterNode:  # noqa: N802  Slicer's name
+        """The module's parameters in the scene."""
+        return SIFASegmentationParameterNode(super().getParameterNode())
+
+    def ensure_dependencies(self) -> None:
+        """Install what is missing, after asking.
+
+        Raises:
+            InputError: Declined, offline or failed.
+        """
+        ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Segmentation")
+
+    def start(
+        self,
+        rows: Sequence[InputRow],
+        model: str | Path,
+        options: SegmentationOptions | None = None,
+        *,
+        output: Any | None = None,
+        on_event: Callable[[Event], None] = lambda _event: None,
+        on_end: Callable[[SegmentationRun, State], None] = lambda _run, _state: None,
+    ) -> SegmentationRun:
+        """Start segmenting in a process of its own; `on_end` is called from the event loop.
+
+        Args:
+            rows: Volumes, each with a region of interest if wanted.
+            model: Folder of a model.
+            options: How; the defaults unless given.
+            output: Segmentation node to replace the content of, for the first volume.
+            on_event: Gets the job's events.
+            on_end: Gets the run and its last state.
+
+        Raises:
+            InputError: No volume, or one of them or the model can't be used; nothing was started.
+        """
+        from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+        from SIFASegmentationLib.segmentation_job import (  # noqa: PLC0415
+            SegmentationSpecification,
+            VolumeRequest,
+            create_segmentation_job,
+        )
+
+        if not rows:
+            raise InputError(_("No volume is chosen: add one to the table."))
+        options = options or SegmentationOptions()
+        manifest = read_bundle(model).manifest
+        volumes = [nodes.volume_from_node(row.volume) for row in rows]
+        requests = [
+            VolumeRequest(
+                name=volume.name,
+                image=f"input/{index}.mha",
+                region=nodes.region_from_node(row.region) if row.region is not None else None,
+            )
+            for index, (row, volume) in enumerate(zip(rows, volumes, strict=True))
+        ]
+        specification = SegmentationSpecification(
+            bundle=str(Path(model).resolve()),
+            volumes=tuple(requests),
+            device=options.device,
+            largest_component=options.largest_component,
+            probabilities=options.probabilities,
+            baseline=options.baseline and manifest.baseline is not None,
+        )
+        folder = Path(tempfile.mkdtemp(prefix="SIFA-", dir=slicer.app.temporaryPath))
+        try:
+            job = create_segmentation_job(folder, specification)
+            for request, volume in zip(requests, volumes, strict=True):
+                # Compressing takes longer than reading it once is worth.
+                write_volume(volume, folder / request.image, compress=False)
+            return SegmentationRun(job, rows, manifest.task, options, on_event, on_end, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def process(
+        self,
+        volumes: Sequence[Any],
+        model: str | Path,
+        options: SegmentationOptions | None = None,
+        *,
+        regions: Sequence[Any | None] | None = None,
+        output: Any | None = None,
+    ) -> list[SegmentationResult]:
+        """Segment volume nodes and wait; the window stays alive meanwhile.
+
+        Args:
+            volumes: Scalar volume nodes.
+            model: Folder of a model.
+            options: How.
+            regions: Markups ROI node, or None, for each volume.
+            output: Segmentation node to replace the content of, for the first volume.
+
+        Raises:
+            InputError: Something can't be used; the sentence says what to do.
+        """
+        self.ensure_dependencies()
+        ended: list[State] = []
+        chosen = regions or [None] * len(volumes)
+        rows = [InputRow(volume, region) for volume, region in zip(volumes, chosen, strict=True)]
+        run = self.start(rows, model, options, output=output, on_end=lambda _run, state: ended.append(state))
+        try:
+            run.follower.wait()
+        except BaseException:
+            run.abandon()
+            raise
+        if ended != [State.FINISHED]:
+            raise InputError(last_words(run.job))
+        return run.results
+
+    def evaluate(
+        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
+    ) -> ScoreTable:
+        """Score segmentations against references, for the structures of a model.
+
+        Args:
+            pairs: Segmentation or labelmap node, its reference (either kind), and the volume node whose grid counts.
+            model: Folder of a model: its structures.
+            tolerance: Of surface Dice, in mm.
+
+        Raises:
+            InputError: A reference has none of the structures.
+        """
+        from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+        from SIFASegmentationLib.evaluation import score_pair  # noqa: PLC0415
+        from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
+        from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
+
+        task = read_bundle(model).manifest.task
+        names = {structure.value: structure.name for structure in task.structures}
+        rows = []
+        for segmentation, reference, volume in pairs:
+            geometry = nodes.geometry_from_node(volume)
+            truth = structures_of_nodes.labels_from_node(reference, volume, task)
+            # An empty prediction has no part that could be matched, and still has to be scored.
+            has_parts = bool(structures_of_nodes.parts_of(segmentation))
+            predicted = (
+                structures_of_nodes.labels_from_node(segmentation, volume, task)
+                if has_parts
+                else structures_of_nodes.Labels(0 * truth.array)
+            )
+            scored = score_pair(
+                volume.GetName(),
+                Volume(predicted.array, geometry, segmentation.GetName()),
+                Volume(truth.array, geometry, reference.GetName()),
+                names,
+                tolerance=tolerance,
+                notes=(*predicted.notes, *truth.notes),
+            )
+            rows += scored
+        return ScoreTable(tuple(rows), tolerance=tolerance)
+
+    def score_results(
+        self, run: SegmentationRun, references: dict[str, Any], model: str | Path, *, tolerance: float = 2.0
+    ) -> ScoreTable:
+        """Scores of a run's results where they have a reference (by volume node ID), their volumes where not.
+
+        Raises:
+            InputError: As `evaluate`.
+        """
+        from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
+
+        rows: list[Any] = []
+        for result in run.results:
+            volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+            if volume is None or result.segmentation is None:
+                continue
+            reference = references.get(result.volume_id)
+            if reference is None:
+                rows += _volume_rows(result.segmentation, volume)
+                continue
+            rows += self.evaluate([(result.segmentation, reference, volume)], model, tolerance=tolerance).rows
+            if result.baseline is not None:
+                unadapted = self.evaluate([(result.baseline, reference, volume)], model, tolerance=tolerance)
+                rows += [replace(row, note=_("without adaptation")) for row in unadapted.rows]
+        return ScoreTable(tuple(rows), tolerance=tolerance)
+
+    def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
+        """Score any two segmentation or labelmap nodes, `second` being the reference; parts matched by terminology,
+        then name.
+
+        Raises:
+            InputError: No part of one is in the other, or neither knows a grid.
+        """
+        return compare_nodes(first, second, tolerance=tolerance)
+
+
+class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The window."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: SIFASegmentationLogic | None = None
+        self.run: SegmentationRun | None = None
+        self.scores: ScoreTable | None = None
+        self._parameters: SIFASegmentationParameterNode | None = None
+        self._connection: Any = None
+        self._results: list[SegmentationResult] = []
+        self._warnings: list[str] = []
+        self._least_sure = 0
+        self._filling = False
+
+    def setup(self) -> None:
+        """Called once, when the module is first opened."""
+        ScriptedLoadableModuleWidget.setup(self)
+        ui = slicer.util.loadUI(self.resourcePath("UI/SIFASegmentation.ui"))
+        self.layout.addWidget(ui)
+        self.ui = slicer.util.childWidgetVariables(ui)
+        ui.setMRMLScene(slicer.mrmlScene)
+        self.logic = SIFASegmentationLogic()
+        self.volumes = NodesTable(
+            self.ui.volumesTable,
+            [
+                (_("Volume"), VOLUMES, _("CT or MR volume to segment.")),
+                (_("Region"), REGIONS, _("Optional box: only what lies in it is segmented. Else the body is found.")),
+                (_("Reference"), REFERENCES, _("Optional segmentation to score the result against.")),
+            ],
+            self._store_rows,
+        )
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self.ui.modelFolderButton.connect("clicked(bool)", self._choose_model)
+        self.ui.modelComboBox.connect("currentIndexChanged(int)", self._select_model)
+        # PythonQt cuts a signal's arguments to what a callable takes: `add` would get `checked` as a node.
+        self.ui.addAllButton.connect("clicked(bool)", lambda: self.volumes.add_all())  # noqa: PLW0108
+        self.ui.addRowButton.connect("clicked(bool)", lambda: self.volumes.add())  # noqa: PLW0108
+        self.ui.removeRowButton.connect("clicked(bool)", lambda: self.volumes.remove())  # noqa: PLW0108
+        self.ui.applyButton.connect("clicked(bool)", self._apply)
+        self.ui.cancelButton.connect("clicked(bool)", self._cancel)
+        self.ui.copyButton.connect("clicked(bool)", self._copy)
+        self.ui.exportButton.connect("clicked(bool)", self._export)
+        self.ui.plotButton.connect("clicked(bool)", self._plot_scores)
+        self.ui.showTableButton.connect("clicked(bool)", self._show_table)
+        self.ui.leastSureButton.connect("clicked(bool)", self._next_unsure_slice)
+        self.ui.confidencePlotButton.connect("clicked(bool)", self._plot_confidence)
+        self.ui.compareButton.connect("clicked(bool)", self._compare)
+        for selector in (self.ui.firstSelector, self.ui.secondSelector):
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
+        slicer.app.connect("aboutToQuit()", self._abandon)
+        self.initializeParameterNode()
+        self._show_results()
+        self._update_compare()
+
+    def cleanup(self) -> None:
+        """Called when the application closes and before the module is reloaded: nobody would take the results."""
+        slicer.app.disconnect("aboutToQuit()", self._abandon)
+        self._abandon()
+        self.removeObservers()
+        self._connect_parameters(None)
+
+    def enter(self) -> None:
+        """Called each time the module is opened."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Called each time another module is opened; a segmentation under way goes on."""
+
+    def initializeParameterNode(self) -> None:  # noqa: N802  Slicer's name
+        """Take up the scene's parameter node, with sensible first values."""
+        if self.logic is None:
+            return
+        self._connect_parameters(self.logic.getParameterNode())
+        assert self._parameters is not None
+        if not self._rows.read():
+            self._rows.write([InputRow(_active_volume())])
+        recent = models.recent_models()
+        if not self._parameters.model and recent:
+            self._parameters.model = str(recent[0])
+        self._refresh()
+
+    @property
+    def _rows(self) -> NodeRows:
+        assert self._parameters is not None
+        return NodeRows(self._parameters.parameterNode, "input", InputRow._fields)
+
+    def _chosen(self) -> list[InputRow]:
+        """The rows that have a volume."""
+        return [InputRow(*row) for row in self._rows.read() if row[0] is not None]
+
+    def _connect_parameters(self, parameters: SIFASegmentationParameterNode | None) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._connection)
+            self.removeObserver(self._parameters.parameterNode, _MODIFIED, self._refresh)
+        self._parameters = parameters
+        if parameters is not None:
+            self._connection = parameters.connectGui(self.ui)
+            self.addObserver(parameters.parameterNode, _MODIFIED, self._refresh)
+
+    def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
+        self._connect_parameters(None)
+
+    def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
+        self.scores, self._results = None, []
+        self._show_results()
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    # What the window shows -----------------------------------------------------------------------------------------
+
+    def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
+        """Show the parameters: the models, the rows, and what can be done next."""
+        if self._parameters is None or self._filling:
+            return
+        self._filling = True
+        try:
+            self._show_models(self._parameters.model)
+            self.volumes.show(self._rows.read())
+        finally:
+            self._filling = False
+        self._check_can_apply()
+
+    def _show_models(self, chosen: str) -> None:
+        folders = models.recent_models()
+        if chosen and Path(chosen) not in folders:
+            folders.insert(0, Path(chosen))
+        shown = [self.ui.modelComboBox.itemData(index) for index in range(self.ui.modelComboBox.count)]
+        if shown != [str(folder) for folder in folders]:
+            self.ui.modelComboBox.clear()
+            for folder in folders:
+                self.ui.modelComboBox.addItem(models.model_name(folder), str(folder))
+        self.ui.modelComboBox.setCurrentIndex(self.ui.modelComboBox.findData(chosen) if chosen else -1)
+        self.ui.modelComboBox.setToolTip(chosen or _("No model yet: open one."))
+        self.ui.cardLabel.setText(self._card(chosen))
+
+    def _card(self, chosen: str) -> str:
+        if not chosen:
+            return _("Open a model to begin: a folder made by SIFA Training or received from somebody.")
+        if missing_packages(PACKAGES):
+            return _("Press Segment: Slicer will first ask to install {packages}.").format(packages=", ".join(PACKAGES))
+        try:
+            return models.model_card(Path(chosen))
+        except InputError as error:
+            return f"<span style='color:#c0392b'>{error}</span>"
+
+    def _check_can_apply(self) -> None:
+        """Enable what can be done; a tool tip says why something can't."""
+        assert self._parameters is not None
+        volumes = [row.volume for row in self._chosen()]
+        busy = self.run is not None
+        reason = ""
+        if not self._parameters.model:
+            reason = _("Choose a model first.")
+        elif not volumes:
+            reason = _("Choose a volume first: load one, then add it to the table.")
+        elif len({volume.GetID() for volume in volumes}) < len(volumes):
+            reason = _("A volume is in the table twice: remove one of its rows.")
+        elif busy:
+            reason = _("A segmentation is under way: wait for it, or cancel it.")
+        self.ui.applyButton.enabled = not reason
+        self.ui.applyButton.toolTip = reason or _("Segment in the background; Slicer stays usable.")
+        count = len(volumes)
+        self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
+        if not busy and reason and not self._results:
+            self.ui.statusLabel.text = reason
+        elif not busy and self.ui.statusLabel.text in (_("Choose a model first."),):
+            self.ui.statusLabel.text = ""
+        for widget in (self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.optionsSection, self.ui.volumesTable):
+            widget.enabled = not busy
+        self.ui.progressBar.visible = busy
+        self.ui.cancelButton.visible = busy
+
+    def _say(self, text: str, *, error: bool = False) -> None:
+        color = "color:#c0392b" if error else ""
+        self.ui.statusLabel.setStyleSheet(color)
+        self.ui.statusLabel.text = text
+
+    # What the user does --------------------------------------------------------------------------------------------
+
+    def _choose_model(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a model"))
+        if folder:
+            self.use_model(Path(folder))
+
+    def use_model(self, folder: Path) -> None:
+        """Choose a model; what is none is said on the status line."""
+        assert self._parameters is not None
+        try:
+            folder = models.bundle_folder(folder)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        models.remember_model(folder)
+        self._parameters.model = str(folder)
+        self._refresh()
+
+    def _select_model(self, index: int) -> None:
+        if self._parameters is not None and not self._filling and index >= 0:
+            self._parameters.model = self.ui.modelComboBox.itemData(index)
+
+    def _store_rows(self) -> None:
+        if self._parameters is not None and not self._filling:
+            self._rows.write(self.volumes.nodes())
+            self._refresh()
+
+    def _apply(self) -> None:
+        """Start, or say in one line why not."""
+        assert self._parameters is not None
+        assert self.logic is not None
+        parameters = self._parameters
+        # Before anything that lets events in: a second click must find the button disabled.
+        self.ui.applyButton.enabled = False
+        self._warnings = []
+        options = SegmentationOptions(
+            device=parameters.device.value,
+            largest_component=parameters.largestComponent,
+            probabilities=parameters.probabilities,
+            baseline=parameters.baseline,
+            surfaces=parameters.surfaces,
+        )
+        try:
+            self._say(_("Preparing..."))
+            slicer.app.processEvents()
+            self.logic.ensure_dependencies()
+            self.run = self.logic.start(
+                self._chosen(), parameters.model, options, output=parameters.output, on_event=self._event,
+                on_end=self._ended,
+            )  # fmt: skip
+        except InputError as error:
+            self._say(str(error), error=True)
+            self._refresh()
+            return
+        models.remember_model(Path(parameters.model))
+        self.ui.progressBar.setRange(0, 0)
+        self._refresh()
+
+    def _event(self, event: Event) -> None:
+        data = event.data
+        if event.kind == "progress":
+            self.ui.progressBar.setRange(0, data["total"])
+            self.ui.progressBar.setValue(data["done"])
+            which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
+            self._say(
+                _("{which}predicting {done} of {total}, {seconds} s left").format(
+                    which=which, done=data["done"], total=data["total"], seconds=round(data["eta_seconds"])
+                )
+            )
+        elif event.kind == "warning":
+            self._warnings.append(data["message"])
+
+    def _cancel(self) -> None:
+        if self.run is not None:
+            self._say(_("Cancelling after the slices at hand..."))
+            self.run.cancel()
+
+    def _ended(self, run: SegmentationRun, state: State) -> None:
+        self.run = None
+        self._results = run.results
+        self._least_sure = 0
+        done, asked = len(run.results), len(run.volume_ids)
+        left = [str(result.files) for result in run.results if result.files is not None]
+        if state is State.FINISHED:
+            text = _("Segmented {done} volumes.").format(done=done) if done > 1 else _("Segmented.")
+            self._say(" ".join([text, *self._warnings]))
+        elif state is State.STOPPED:
+            self._say(_("Cancelled; {done} of {asked} volumes are done.").format(done=done, asked=asked))
+        else:
+            log = run.job.folder / "log.txt"
+            self._say(_("{reason} (log: {log})").format(reason=last_words(run.job), log=log), error=True)
+        if left:
+            kept = _("A volume was deleted meanwhile; its labelmap is kept in {folder}.").format(folder=left[0])
+            self._say(kept, error=True)
+        self._score(run)
+        self._refresh()
+
+    def _score(self, run: SegmentationRun) -> None:
+        """Fill the table: scores where there are references, volumes of the structures elsewhere."""
+        assert self.logic is not None
+        assert self._parameters is not None
+        references = {row.volume.GetID(): row.reference for row in self._chosen()}
+        try:
+            self.scores = self.logic.score_results(
+                run, references, self._parameters.model, tolerance=self._parameters.tolerance
+            )
+        except InputError as error:
+            self._say(str(error), error=True)
+        self._show_results()
+
+    def _show_results(self) -> None:
+        has_scores = self.scores is not None and bool(self.scores.rows)
+        if has_scores:
+            node = self._table_node()
+            score_tables.fill_table_node(node, self.scores)
+            self.ui.resultsTable.setMRMLTableNode(node)
+            self.ui.resultsTable.resizeColumnsToContents()
+            self.ui.resultsSection.collapsed = False
+        unsure = self._unsure_slices()
+        for button in (self.ui.copyButton, self.ui.exportButton, self.ui.plotButton, self.ui.showTableButton):
+            button.enabled = has_scores
+        self.ui.leastSureButton.enabled = bool(unsure)
+        self.ui.confidencePlotButton.enabled = bool(unsure)
+        if unsure:
+            _result, index, value = unsure[self._least_sure % len(unsure)]
+            self.ui.leastSureButton.text = _("Least sure: slice {index} ({value:.2f})").format(index=index, value=value)
+
+    def _table_node(self) -> Any:
+        name = _("SIFA scores")
+        found = slicer.mrmlScene.GetFirstNodeByName(name)
+        if found is not None and found.IsA("vtkMRMLTableNode"):
+            return found
+        return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+
+    def _unsure_slices(self, count: int = 5) -> list[tuple[SegmentationResult, int, float]]:
+        """The slices that the model is least sure of, over all volumes that still are there."""
+        slices = [
+            (result, index, value)
+            for result in self._results
+            if slicer.mrmlScene.GetNodeByID(result.volume_id) is not None
+            for index, value in enumerate(result.confidence)
+        ]
+        return sorted(slices, key=lambda item: item[2])[:count]
+
+    def _next_unsure_slice(self) -> None:
+        unsure = self._unsure_slices()
+        if not unsure:
+            return
+        result, index, _value = unsure[self._least_sure % len(unsure)]
+        volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+        middle = [size / 2 for size in slicer.util.arrayFromVolume(volume).shape]
+        middle[result.slice_axis] = index
+        point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
+        slicer.util.setSliceViewerLayers(background=volume)
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+        self._least_sure += 1
+        self._show_results()
+
+    def _plot_confidence(self) -> None:
+        longest = max((len(result.confidence) for result in self._results), default=0)
+        columns = {"slice": [float(index) for index in range(longest)]}
+        for result in self._results:
+            volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+            if volume is not None:
+                columns[volume.GetName()] = [*result.confidence, *[float("nan")] * (longest - len(result.confidence))]
+        chart = score_tables.make_line_plot(
+            "slice", columns, _("SIFA confidence"), _("Confidence of each slice (1 is sure)")
+        )
+        score_tables.show_plot(chart)
+
+    def _copy(self) -> None:
+        if self.scores is not None:
+            slicer.app.clipboard().setText(self.scores.csv().replace(",", "\t"))
+            self._say(_("Copied."))
+
+    def _export(self) -> None:
+        if self.scores is None:
+            return
+        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save scores"), "scores.csv", "CSV (*.csv);;JSON (*.json)")
+        if path:
+            self.save_scores(Path(path))
+
+    def save_scores(self, path: Path) -> None:
+        """Write the table as CSV or JSON; what goes wrong is said on the status line."""
+        assert self.scores is not None
+        try:
+            self.scores.write(path)
+        except (InputError, OSError) as error:
+            self._say(str(error), error=True)
+        else:
+            self._say(_("Saved {path}.").format(path=path))
+
+    def _plot_scores(self) -> None:
+        if self.scores is not None:
+            score_tables.show_plot(score_tables.make_bar_plot(self.scores, _("SIFA Dice")))
+
+    def _show_table(self) -> None:
+        score_tables.show_table(self._table_node())
+
+    def _update_compare(self, _node: Any = None) -> None:
+        first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
+        same = first is not None and second is not None and first.GetID() == second.GetID()
+        ready = first is not None and second is not None and not same
+        self.ui.compareButton.enabled = ready
+        self.ui.compareButton.toolTip = (
+            _("Dice, ASD, HD95, surface Dice and volumes of every structure that both have.")
+            if ready
+            else _("Choose two different segmentations.")
+        )
+
+    def _compare(self) -> None:
+        assert self.logic is not None
+        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
+        try:
+            self.logic.ensure_dependencies()
+            with slicer.util.WaitCursor():
+                self.scores = self.logic.compare(
+                    self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode(), tolerance=tolerance
+                )
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        alone = ", ".join(self.scores.unmatched)
+        self._say(_("Compared; only one has: {alone}.").format(alone=alone) if alone else _("Compared."))
+        self._show_results()
+
+    def _abandon(self) -> None:
+        if self.run is not None:
+            self.run.abandon()
+            self.run = None
+
+
+def _volume_rows(segmentation: Any, volume: Any) -> list[Any]:
+    """Rows with the volume of each structure in ml and no score, for lack of a reference."""
+    from SIFASegmentationLib.metrics import Scores  # noqa: PLC0415
+    from SIFASegmentationLib.scores import Row  # noqa: PLC0415
+
+    voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
+    parts = structures_of_nodes.parts_of(segmentation)
+    masks = structures_of_nodes.masks_of(segmentation, parts, volume)
+    volumes_ml = {part.name: float(masks[part.key].sum()) * voxel_ml for part in parts}
+    return [
+        Row(volume.GetName(), name, Scores(nan, nan, nan, nan, ml, nan, nan), _("no reference"))
+        for name, ml in volumes_ml.items()
+    ]
+
+
+def _active_volume() -> Any | None:
+    """The volume shown in the slice views, or the scene's only one."""
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    active = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "") if selection is not None else None
+    volumes = scene_volumes()
+    if active is not None and active.GetClassName() == VOLUMES[0]:
+        return active
+    return volumes[0] if len(volumes) == 1 else None
+
+
+class SIFASegmentationTest(ScriptedLoadableModuleTest):
+    """Slicer's self test: the same checks as `Testing/Slicer`, on a synthetic patient."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:  # noqa: N802  unittest's name
+        """Run all checks."""
+        self.setUp()
+        self.test_a_reference_scores_one_against_itself()
+
+    def test_a_reference_scores_one_against_itself(self) -> None:
+        """Sample data, and a comparison by terminology."""
+        from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+        logic = SIFASegmentationLogic()
+        logic.ensure_dependencies()
+        volume, reference = load_patient("SIFAAbdomenCT")
+        copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
+        copy.GetSegmentation().DeepCopy(reference.GetSegmentation())
+        copy.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        table = logic.compare(copy, reference)
+        assert [row.scores.dice for row in table.rows] == [1.0] * 4
+        self.delayDisplay(_("All checks passed"))

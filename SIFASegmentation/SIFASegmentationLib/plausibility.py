@@ -1,0 +1,55 @@
+"""Is a new volume like those that a model was trained for? What can be said without labels, before segmenting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .field_of_view import BoxMM
+from .preprocessing import Preprocessing, place_volume, sample_z_scores
+from .volumes import Volume
+
+_RANGE_TOLERANCE = 0.35  # Of the range of z-scores that the training volumes had.
+_CT_AIR_HU = -500  # Every CT with air around the body reaches below.
+_SMALL_SHARE = 0.4  # Of the grid's width: a limb, or a crop.
+_LARGE_SHARE = 1.15  # Parts of the body lie outside the networks' grid.
+
+
+def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> list[str]:
+    """Sentences about what makes a volume unlike the training volumes; none if nothing does.
+
+    Args:
+        volume: To be segmented.
+        preprocessing: Of the model's domain, from its manifest.
+        region: Field of view, if one was given.
+
+    Raises:
+        InputError: The region lies outside the volume, or the volume is constant.
+    """
+    sentences = []
+    placement = place_volume(volume, preprocessing, region)
+    if preprocessing.spacing is not None:
+        share = max(placement.extent_mm) / (preprocessing.size * preprocessing.spacing)
+        if share > _LARGE_SHARE:
+            sentences.append(
+                f"{volume.name} is {max(placement.extent_mm):.0f} mm wide, the model sees "
+                f"{preprocessing.size * preprocessing.spacing:.0f} mm: choose a region of interest."
+            )
+        elif share < _SMALL_SHARE:
+            sentences.append(
+                f"{volume.name} is {max(placement.extent_mm):.0f} mm wide, less than half of what the model was "
+                "trained on: check that it shows the same part of the body."
+            )
+    intensity = preprocessing.intensity
+    if intensity.window is not None and float(volume.array.min()) > _CT_AIR_HU:
+        sentences.append(
+            f"{volume.name} has no voxel below {_CT_AIR_HU}, the model expects CT in Hounsfield units: check that it "
+            "is the right modality and rescaled."
+        )
+    low, high = np.percentile(sample_z_scores(volume, preprocessing, region), (0.1, 99.9))
+    tolerance = _RANGE_TOLERANCE * (intensity.z_high - intensity.z_low)
+    if max(abs(low - intensity.z_low), abs(high - intensity.z_high)) > tolerance:
+        sentences.append(
+            f"{volume.name} has intensities spread unlike those of the training volumes: check its modality and "
+            "sequence."
+        )
+    return sentences

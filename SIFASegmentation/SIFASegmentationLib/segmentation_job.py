@@ -1,0 +1,187 @@
+"""Segmenting in a process of its own: a job folder whose inputs and results are files.
+
+```
+job.json                      kind "segment", a `SegmentationSpecification`
+result/N_segmentation.mha     labelmap of volume N, on its grid to the last bit
+result/N_baseline.mha         the same by the model without adaptation, if asked for
+result/N_probability_V.mha    probability of the structure with value V, uint8 from 0 to 255, if asked for
+```
+
+Run by `python -m SIFASegmentationLib JOB`. Events: progress (volume, volumes, done, total, eta_seconds) after each
+batch of slices, warning (volume, message) where a volume is unlike the training data, and result (volume, labelmap,
+baseline, probabilities, confidence, slice_axis) after each volume.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .bundle import Domain, read_bundle
+from .errors import InputError
+from .field_of_view import BoxMM
+from .jobs import Job, State
+from .plausibility import unlike_training
+from .segmentation import CancelledError, Segmentation, Segmentor
+from .volumes import read_volume, write_volume
+
+KIND = "segment"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VolumeRequest(_Frozen):
+    """One volume to segment.
+
+    Attributes:
+        name: What messages call it.
+        image: File or DICOM folder; relative paths are relative to the job folder.
+        region: Field of view in mm, LPS; found automatically unless given.
+    """
+
+    name: str
+    image: str
+    region: BoxMM | None = None
+
+
+class SegmentationSpecification(_Frozen):
+    """job.json of a segmentation.
+
+    Attributes:
+        bundle: Folder of the model.
+        volumes: What to segment, in this order.
+        device: auto, cpu or cuda.
+        domain: Whose preprocessing to use; the model's own unless given.
+        largest_component: Of each structure keep the largest connected part alone.
+        probabilities: Write the probability of each structure.
+        baseline: Segment with the bundle's model without adaptation as well.
+    """
+
+    bundle: str
+    volumes: tuple[VolumeRequest, ...]
+    device: str = "auto"
+    domain: Domain | None = None
+    largest_component: bool = True
+    probabilities: bool = False
+    baseline: bool = False
+
+    @classmethod
+    def of(cls, job: Job) -> SegmentationSpecification:
+        """That of a job.
+
+        Raises:
+            InputError: The job is of another kind, or its specification is damaged.
+        """
+        if job.kind != KIND:
+            raise InputError(f"{job.folder} is no segmentation but '{job.kind}': give the folder of a segmentation.")
+        try:
+            return cls.model_validate(job.specification)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
+
+
+def create_segmentation_job(folder: Path, specification: SegmentationSpecification) -> Job:
+    """A new segmentation job, queued.
+
+    Raises:
+        InputError: The folder is not empty.
+    """
+    return Job.create(folder, KIND, specification.model_dump(mode="json"))
+
+
+def run_segmentation(job: Job) -> State:
+    """Segment the job's volumes one after the other.
+
+    Returns:
+        `FINISHED`, or `STOPPED` if that was asked for; results of the volumes done until then are kept.
+
+    Raises:
+        InputError: The model or a volume can't be used, or another process works on the job.
+    """
+    specification = SegmentationSpecification.of(job)
+    with job.at_work():
+        job.emit_state(State.PREPARING)
+        bundle = read_bundle(specification.bundle)
+        segmentors = {"segmentation": Segmentor(bundle, specification.device)}
+        if specification.baseline:
+            segmentors["baseline"] = Segmentor(bundle, specification.device, baseline=True)
+        job.emit_state(State.RUNNING)
+        try:
+            for index, request in enumerate(specification.volumes):
+                _segment(job, specification, segmentors, index, request)
+        except CancelledError:
+            job.emit_state(State.STOPPED)
+            return State.STOPPED
+        job.emit_state(State.FINISHED)
+    return State.FINISHED
+
+
+def _segment(
+    job: Job,
+    specification: SegmentationSpecification,
+    segmentors: dict[str, Segmentor],
+    index: int,
+    request: VolumeRequest,
+) -> None:
+    volume = replace(read_volume(job.folder / request.image), name=request.name)
+    manifest = segmentors["segmentation"].manifest
+    preprocessing = manifest.preprocessing[specification.domain or manifest.domain]
+    for sentence in unlike_training(volume, preprocessing, request.region):
+        job.emit("warning", volume=index, message=sentence)
+    written: dict[str, Any] = {}
+    started = time.monotonic()
+    for step, (kind, segmentor) in enumerate(segmentors.items()):
+        segmentation = segmentor.segment(
+            volume,
+            region=request.region,
+            domain=specification.domain,
+            probabilities=specification.probabilities and kind == "segmentation",
+            largest_component=specification.largest_component,
+            progress=_progress(job, index, len(specification.volumes), step, len(segmentors), started),
+            cancelled=lambda: job.stop_requested,
+        )
+        written |= _write(job, index, kind, segmentation, segmentor)
+    job.emit("result", volume=index, **written)
+
+
+def _progress(
+    job: Job, index: int, volumes: int, step: int, steps: int, started: float
+) -> Callable[[int, int], None]:
+    """Emits progress over all models of a volume as one count of slices; the time left is that of this volume."""
+
+    def emit(done: int, total: int) -> None:
+        overall, all_slices = step * total + done, steps * total
+        seconds = (time.monotonic() - started) / overall * (all_slices - overall)
+        job.emit("progress", volume=index, volumes=volumes, done=overall, total=all_slices, eta_seconds=seconds)
+
+    return emit
+
+
+def _write(
+    job: Job, index: int, kind: str, segmentation: Segmentation, segmentor: Segmentor
+) -> dict[str, Any]:
+    """Write a volume's results; what the `result` event says of them."""
+    labelmap = f"result/{index}_{kind}.mha"
+    write_volume(segmentation.labelmap, job.folder / labelmap)
+    if kind == "baseline":
+        return {"baseline": labelmap}
+    maps = {}
+    for structure in segmentor.manifest.task.structures:
+        if structure.name in segmentation.probabilities:
+            maps[structure.name] = f"result/{index}_probability_{structure.value}.mha"
+            write_volume(segmentation.probabilities[structure.name], job.folder / maps[structure.name])
+    return {
+        "labelmap": labelmap,
+        "probabilities": maps,
+        "confidence": np.round(segmentation.confidence.astype(float), 4).tolist(),
+        "slice_axis": segmentation.slice_axis,
+    }

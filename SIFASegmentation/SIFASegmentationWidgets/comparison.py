@@ -1,0 +1,94 @@
+"""Any two segmentations against one another, whoever made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.metrics import score_masks
+from SIFASegmentationLib.scores import Row, ScoreTable
+
+from .nodes import geometry_from_node
+from .structures_of_nodes import Part, masks_of, parts_of
+
+
+def compare_nodes(first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
+    """Scores of each part of `first` against its counterpart in `second`, the reference.
+
+    Args:
+        first: Segmentation or labelmap node.
+        second: The same.
+        tolerance: Of surface Dice, in mm.
+
+    Raises:
+        InputError: No two parts match, or neither node knows a grid to compare on.
+    """
+    grid = _grid_of(first) or _grid_of(second)
+    if grid is None:
+        raise InputError(
+            f"Neither {first.GetName()} nor {second.GetName()} knows the volume that it was drawn on: set a source "
+            "volume in the Segment Editor."
+        )
+    ours, theirs = parts_of(first), parts_of(second)
+    pairs = match_pairs(ours, theirs)
+    if not pairs:
+        raise InputError(
+            f"No part of {first.GetName()} has a counterpart of its terminology or name in {second.GetName()}: rename "
+            "the segments."
+        )
+    predicted = masks_of(first, [one for one, _ in pairs], grid)
+    referred = masks_of(second, [other for _, other in pairs], grid)
+    i, j, k = geometry_from_node(grid).spacing
+    subject = f"{first.GetName()} / {second.GetName()}"
+    rows = []
+    for one, other in pairs:
+        scores = score_masks(predicted[one.key], referred[other.key], (k, j, i), tolerance=tolerance)
+        empty = [who for who, ml in ((first.GetName(), scores.prediction_ml), (second.GetName(), scores.reference_ml))
+                 if ml == 0]  # fmt: skip
+        note = f"{' and '.join(empty)} empty" if empty else ""
+        rows.append(Row(subject, one.name or f"label {one.key}", scores, note))
+    matched = {part.key for pair in pairs for part in pair}
+    alone = [part.name or part.key for part in (*ours, *theirs) if part.key not in matched]
+    return ScoreTable(tuple(rows), tolerance=tolerance, unmatched=tuple(dict.fromkeys(alone)))
+
+
+def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:
+    """Parts that are the same thing: by type and modifier of their terminology, else by name, else by number."""
+    pairs = []
+    for one in first:
+        candidates = [other for other in second if all(other is not taken for _, taken in pairs)]
+        for same in (_same_terminology, _same_name, _same_number):
+            found = next((other for other in candidates if same(one, other)), None)
+            if found is not None:
+                pairs.append((one, found))
+                break
+    return pairs
+
+
+def _same_terminology(one: Part, other: Part) -> bool:
+    codes = _codes(one)
+    return codes is not None and codes == _codes(other)
+
+
+def _codes(part: Part) -> list[list[str]] | None:
+    """Scheme and code of type and modifier; None for what says nothing, such as Slicer's generic `Tissue`."""
+    codes = [fields.split("^")[:2] for fields in part.entry.split("~")[2:4]]
+    generic = {"85756007", ""}  # Tissue, which Slicer gives to every new segment.
+    return codes if len(codes) == 2 and codes[0][-1] not in generic else None
+
+
+def _same_name(one: Part, other: Part) -> bool:
+    return bool(one.name) and one.name.strip().casefold() == other.name.strip().casefold()
+
+
+def _same_number(one: Part, other: Part) -> bool:
+    return not one.name and not other.name and one.key == other.key
+
+
+def _grid_of(node: Any) -> Any | None:
+    """A volume node whose grid a node was drawn on: itself for a labelmap."""
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return node
+    return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())

@@ -1,0 +1,97 @@
+"""Following a job by its folder, from a timer of the window or from a loop without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import qt
+import slicer
+
+from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+
+POLL_MS = 250
+STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
+
+Listener = Callable[[Event], None]
+Ended = Callable[[State], None]
+
+
+class JobFollower:
+    """Tells of a job's events as they come, until it ends.
+
+    It knows nothing of how the job runs: by a process of this window, of another, or on another machine. Plain
+    callables take the place of Qt signals, which Python can't make in Slicer.
+    """
+
+    def __init__(self, job: Job, on_event: Listener, on_end: Ended, *, returned: Callable[[], int | None]) -> None:
+        """
+        Args:
+            job: To follow.
+            on_event: Called with each event, from the first one on.
+            on_end: Called once, with the state in which the job ended.
+            returned: The exit code of the job's process; None while it runs, or if it is not ours.
+        """
+        self.job = job
+        self._on_event, self._on_end, self._returned = on_event, on_end, returned
+        self._offset, self._state, self._ended = 0, State.QUEUED, False
+        self._started = time.monotonic()
+        self._timer = qt.QTimer()
+        self._timer.setInterval(POLL_MS)
+        self._timer.connect("timeout()", self.poll)
+
+    def start(self) -> None:
+        """Follow from now on, by the event loop."""
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Follow no longer; the job goes on."""
+        self._timer.stop()
+
+    @property
+    def ended(self) -> bool:
+        """Whether `on_end` was called."""
+        return self._ended
+
+    def poll(self) -> None:
+        """Look once."""
+        if self._ended:
+            return
+        code = self._returned()
+        events, self._offset = self.job.events(self._offset)
+        for event in events:
+            if event.kind == "state":
+                self._state = State(event.data["state"])
+            self._on_event(event)
+        if self._state in ENDED:
+            self._end(self._state)
+        elif code is not None or self._is_lost():
+            # It went without a word; its last words, if any, are in the log.
+            self._end(State.FAILED if code is not None else State.LOST)
+
+    def wait(self) -> None:
+        """Look until the job has ended, letting the window live meanwhile."""
+        while not self._ended:
+            self.poll()
+            slicer.app.processEvents()
+            time.sleep(0.02)
+
+    def _is_lost(self) -> bool:
+        if self._state is State.QUEUED:
+            return time.monotonic() - self._started > STARTUP_SECONDS and not self.job.is_alive()
+        return not self.job.is_alive()
+
+    def _end(self, state: State) -> None:
+        self._ended = True
+        self.stop()
+        self._on_end(state)
+
+
+def last_words(job: Job) -> str:
+    """Why a job failed, in one line: its error, or the last line that it printed."""
+    error = job.last("error")
+    if error is not None:
+        return str(error.data["message"])
+    log = job.folder / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1].strip() if lines else "it ended without a word"

@@ -1,0 +1,108 @@
+"""A table whose cells choose nodes of the scene; what it shows is kept as `NodeRows`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .node_rows import Row
+
+VOLUMES = ("vtkMRMLScalarVolumeNode",)
+REGIONS = ("vtkMRMLMarkupsROINode",)
+REFERENCES = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+
+
+class NodesTable:
+    """Drives a `QTableWidget` with columns of node selectors."""
+
+    def __init__(self, table: Any, columns: list[tuple[str, tuple[str, ...], str]], on_change: Callable[[], None]):
+        """
+        Args:
+            table: The widget.
+            columns: Title, node classes and tool tip of each; the first is the volume's.
+            on_change: Called when a user changes a selector, adds or removes a row.
+        """
+        self._table, self._columns, self._on_change = table, columns, on_change
+        self._filling = False
+        table.setColumnCount(len(columns))
+        table.setHorizontalHeaderLabels([title for title, _classes, _tip in columns])
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        table.verticalHeader().setVisible(False)
+
+    def nodes(self) -> list[Row]:
+        """The nodes of each row, in the order of the columns."""
+        return [
+            tuple(self._selector(row, column).currentNode() for column in range(len(self._columns)))
+            for row in range(self._table.rowCount)
+        ]
+
+    def show(self, rows: list[Row]) -> None:
+        """Show these nodes, making and removing rows as needed; `on_change` is not called."""
+        self._filling = True
+        try:
+            while self._table.rowCount > len(rows):
+                self._table.removeRow(self._table.rowCount - 1)
+            while self._table.rowCount < len(rows):
+                self._append()
+            for row, row_nodes in enumerate(rows):
+                for column, node in enumerate(row_nodes):
+                    self._selector(row, column).setCurrentNode(node)
+        finally:
+            self._filling = False
+
+    def add(self, *row_nodes: Any | None) -> None:
+        """One more row."""
+        blank = [None] * (len(self._columns) - len(row_nodes))
+        self.show([*self.nodes(), (*row_nodes, *blank)])
+        self._on_change()
+
+    def add_all(self) -> None:
+        """A row for each volume of the scene that has none; empty rows are filled first."""
+        kept = [row for row in self.nodes() if row[0] is not None]
+        known = {row[0].GetID() for row in kept}
+        blank = [None] * (len(self._columns) - 1)
+        new = [(volume, *blank) for volume in scene_volumes() if volume.GetID() not in known]
+        self.show([*kept, *new])
+        self._on_change()
+
+    def remove(self) -> None:
+        """Remove the selected rows, or the last one."""
+        selected = {index.row() for index in self._table.selectionModel().selectedRows()}
+        rows = self.nodes()
+        dropped = selected or {len(rows) - 1}
+        self.show([row for index, row in enumerate(rows) if index not in dropped])
+        self._on_change()
+
+    def _append(self) -> None:
+        row = self._table.rowCount
+        self._table.insertRow(row)
+        for column, (title, classes, tip) in enumerate(self._columns):
+            selector = slicer.qMRMLNodeComboBox()
+            selector.nodeTypes = list(classes)
+            # A labelmap is a scalar volume for MRML, and no image for us.
+            selector.showChildNodeTypes = False
+            selector.addEnabled = False
+            selector.removeEnabled = False
+            selector.noneEnabled = True
+            selector.noneDisplay = _("choose a {title}").format(title=title.lower()) if column == 0 else "-"
+            selector.toolTip = tip
+            selector.setMRMLScene(slicer.mrmlScene)
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._changed)
+            self._table.setCellWidget(row, column, selector)
+
+    def _selector(self, row: int, column: int) -> Any:
+        return self._table.cellWidget(row, column)
+
+    def _changed(self, _node: Any = None) -> None:
+        if not self._filling:
+            self._on_change()
+
+
+def scene_volumes() -> list[Any]:
+    """The scalar volumes of the scene that are images, hidden ones left out."""
+    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node for node in volumes if node.GetClassName() == VOLUMES[0] and not node.GetHideFromEditors()]

@@ -1,0 +1,137 @@
+"""The parts of a segmentation or labelmap node, and which structures they are.
+
+Matched by terminology, then by name, and only where a labelmap has no names by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.volumes import Volume
+
+from .nodes import geometry_from_node
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment, or a value of a labelmap.
+
+    Attributes:
+        key: Segment ID, or the value as text.
+        name: Segment name, or what the colour table calls the value; may be empty.
+        entry: Terminology as Slicer stores it; empty if there is none.
+    """
+
+    key: str
+    name: str
+    entry: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of a node.
+
+    Attributes:
+        array: uint8 (k, j, i), the task's values.
+        notes: What is to be known about them, such as overlaps.
+    """
+
+    array: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def parts_of(node: Any) -> list[Part]:
+    """The segments of a segmentation node, or the values (without 0) of a labelmap node."""
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        segments = [(key, segmentation.GetSegment(key)) for key in segmentation.GetSegmentIDs()]
+        return [Part(key, segment.GetName(), _entry(segment)) for key, segment in segments]
+    display = node.GetDisplayNode()
+    colors = display.GetColorNode() if display is not None else None
+    values = [int(value) for value in np.unique(slicer.util.arrayFromVolume(node)) if value != 0]
+    return [Part(str(value), (colors.GetColorName(value) or "") if colors is not None else "") for value in values]
+
+
+def masks_of(node: Any, parts: Iterable[Part], volume_node: Any) -> dict[str, np.ndarray]:
+    """Mask (k, j, i) of each part on the grid of a volume node, by key.
+
+    Raises:
+        InputError: The transform of the node or the volume can't be used.
+    """
+    if node.IsA("vtkMRMLSegmentationNode"):
+        return {
+            part.key: slicer.util.arrayFromSegmentBinaryLabelmap(node, part.key, volume_node) > 0 for part in parts
+        }
+    from SIFASegmentationLib.labelmaps import resample_labelmap, same_grid  # noqa: PLC0415  pydantic comes from pip
+
+    labels = Volume(slicer.util.arrayFromVolume(node), geometry_from_node(node), node.GetName())
+    wanted = geometry_from_node(volume_node)
+    if not same_grid(labels.geometry, wanted):
+        labels = resample_labelmap(labels, wanted)
+    return {part.key: labels.array == int(part.key) for part in parts}
+
+
+def structure_of(part: Part, task: Any) -> Any | None:
+    """The task's structure that a part is, by terminology or name; None if it is none."""
+    by_terminology = next((s for s in task.structures if part.entry and s.terminology.is_in(part.entry)), None)
+    return by_terminology or (task.structure_named(part.name) if part.name else None)
+
+
+def match_parts(parts: Iterable[Part], task: Any) -> tuple[dict[str, Any], bool]:
+    """The structure of each part by key (None if it is none), and whether that had to go by the labels' numbers."""
+    parts = list(parts)
+    matched = {part.key: structure_of(part, task) for part in parts}
+    if any(matched.values()) or not all(part.key.isdecimal() for part in parts):
+        return matched, False
+    own = {str(structure.value): structure for structure in task.structures}
+    return {part.key: own.get(part.key) for part in parts}, True
+
+
+def labels_from_node(
+    node: Any, volume_node: Any, task: Any, mapping: dict[str, str] | None = None
+) -> Labels:
+    """The labels of a segmentation or labelmap node on the grid of a volume node.
+
+    Args:
+        node: Segmentation or labelmap node.
+        volume_node: Gives the grid.
+        task: The structures (`SIFASegmentationLib.structures.Task`).
+        mapping: Key of a part -> name of its structure, in place of the matching.
+
+    Raises:
+        InputError: Nothing in the node is a structure of the task, or a transform can't be used.
+    """
+    parts, notes = parts_of(node), []
+    if mapping is None:
+        matched, by_number = match_parts(parts, task)
+        if by_number:
+            notes.append(f"labels of {node.GetName()} matched by number")
+    else:
+        matched = {key: task.structure_named(name) for key, name in mapping.items()}
+    chosen = [part for part in parts if matched.get(part.key) is not None]
+    if not chosen:
+        names = ", ".join(part.name or part.key for part in parts) or "(none)"
+        raise InputError(
+            f"{node.GetName()} has the parts {names}, none of which is a structure of the task: name them "
+            f"{', '.join(structure.name for structure in task.structures)}."
+        )
+    labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
+    overlap = 0
+    for key, mask in masks_of(node, chosen, volume_node).items():
+        overlap += int(np.count_nonzero(labels[mask]))
+        labels[mask] = matched[key].value
+    if overlap:
+        notes.append(f"segments of {node.GetName()} overlap in {overlap} voxels, the later one has them")
+    return Labels(labels, tuple(notes))
+
+
+def _entry(segment: Any) -> str:
+    entry = vtk.mutable("")
+    return str(entry) if segment.GetTag(segment.GetTerminologyEntryTagName(), entry) else ""

@@ -1,0 +1,120 @@
+"""Segmenting in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.plausibility import unlike_training
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.segmentation_job import (
+    SegmentationSpecification,
+    VolumeRequest,
+    create_segmentation_job,
+    run_segmentation,
+)
+from SIFASegmentationLib.volumes import Volume, read_volume
+
+LIBRARY = Path(__file__).parents[2] / "SIFASegmentation"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"}
+
+
+def make_job(folder: Path, bundle: Bundle, images: list[Path], **settings: object) -> Job:
+    volumes = tuple(VolumeRequest(name=image.name, image=str(image)) for image in images)
+    specification = SegmentationSpecification(bundle=str(bundle.folder), volumes=volumes, device="cpu", **settings)  # type: ignore[arg-type]
+    return create_segmentation_job(folder, specification)
+
+
+@pytest.fixture
+def images(cohort: Path) -> list[Path]:
+    return sorted((cohort / "ct").glob("*_image.nii.gz"))
+
+
+def test_results_are_those_of_the_segmentor_and_events_tell_of_them(
+    bundle: Bundle, images: list[Path], tmp_path: Path
+) -> None:
+    job = make_job(tmp_path / "job ä", bundle, images, probabilities=True)
+    assert run_segmentation(job) is State.FINISHED
+    events, _ = job.events()
+    results = [event.data for event in events if event.kind == "result"]
+    assert [result["volume"] for result in results] == [0, 1]
+    volume = read_volume(images[1])
+    expected = Segmentor(bundle, "cpu").segment(volume, probabilities=True)
+    labelmap = read_volume(job.folder / results[1]["labelmap"])
+    assert np.array_equal(labelmap.array, expected.labelmap.array)
+    assert labelmap.geometry == volume.geometry
+    assert results[1]["confidence"] == pytest.approx(expected.confidence.tolist(), abs=1e-4)
+    liver = read_volume(job.folder / results[1]["probabilities"]["liver"])
+    assert np.array_equal(liver.array, expected.probabilities["liver"].array)
+    progress = [event.data for event in events if event.kind == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] == len(volume.array)
+    assert progress[-1]["eta_seconds"] == 0
+
+
+def test_as_a_process(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", bundle, images[:1])
+    command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(os.getpid())]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert job.state() is State.FINISHED
+    again = subprocess.run([*command[:3], str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is not a job folder" in again.stderr
+
+
+def test_a_process_whose_parent_is_gone_ends(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    job = make_job(tmp_path / "job", bundle, images * 50)
+    command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(gone.pid)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3
+
+
+def test_a_stop_ends_it_and_keeps_what_is_done(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", bundle, images)
+    job.request_stop()
+    assert run_segmentation(job) is State.STOPPED
+    assert job.state() is State.STOPPED
+    assert job.last("result") is None
+
+
+def test_bad_input_fails_with_its_sentence(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", bundle, [images[0], tmp_path / "nothing.nii.gz"])
+    with pytest.raises(InputError, match=r"nothing\.nii\.gz does not exist"):
+        run_segmentation(job)
+    assert job.state() is State.FAILED
+    assert job.last("result") is not None
+    other = Job.create(tmp_path / "other", "train", {})
+    with pytest.raises(InputError, match="is no segmentation but 'train'"):
+        run_segmentation(other)
+
+
+def test_volumes_unlike_the_training_data_are_warned_of(
+    bundle: Bundle, images: list[Path], cohort: Path, tmp_path: Path
+) -> None:
+    volume = read_volume(images[0])
+    preprocessing = bundle.manifest.preprocessing["target"]
+    assert unlike_training(volume, preprocessing) == []
+    mr = cohort / "mr" / "abdomen_mr_000_image.nii.gz"
+    assert any("intensities" in sentence for sentence in unlike_training(read_volume(mr), preprocessing))
+    windowed = preprocessing.model_copy(
+        update={"intensity": preprocessing.intensity.model_copy(update={"window": (-100.0, 200.0)})}
+    )
+    shifted = Volume(volume.array - volume.array.min(), volume.geometry, "shifted")
+    assert any("Hounsfield" in sentence for sentence in unlike_training(shifted, windowed))
+    finer = preprocessing.model_copy(update={"spacing": preprocessing.spacing and preprocessing.spacing / 2})
+    assert any("mm wide" in sentence for sentence in unlike_training(volume, finer))
+    job = make_job(tmp_path / "job", bundle, [mr])
+    run_segmentation(job)
+    warning = job.last("warning")
+    assert warning is not None
+    assert warning.data["volume"] == 0
