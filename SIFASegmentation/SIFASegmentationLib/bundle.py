@@ -4,6 +4,7 @@
 manifest.json        structures, preprocessing of both domains, what it was trained on, SHA-256 of the files
 model.onnx           E and C1: slices (b, 1, size, size) in [-1, 1] -> class probabilities (b, K, size, size)
 weights.safetensors  all networks, to fine-tune from; not needed to segment
+baseline.onnx        the same as model.onnx, trained without adaptation, to compare with; not always there
 ```
 
 Reading one executes nothing from it: JSON, and an ONNX graph of standard operators without external data.
@@ -25,6 +26,7 @@ from .structures import Task
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+BASELINE_FILE = "baseline.onnx"
 
 Domain = Literal["source", "target"]
 
@@ -65,6 +67,20 @@ class Verification(_Frozen):
     largest_difference: float
 
 
+class BaselineSummary(_Frozen):
+    """The model without adaptation, trained on the same labelled volumes, that is there to compare with.
+
+    Attributes:
+        iterations: Iterations done.
+        losses: Last reported losses by name.
+        verification: Of its export.
+    """
+
+    iterations: int
+    losses: dict[str, float]
+    verification: Verification
+
+
 class BundleManifest(_Frozen):
     """manifest.json.
 
@@ -78,6 +94,7 @@ class BundleManifest(_Frozen):
         preprocessing: For each domain; the grid is the same.
         training: The card.
         verification: Of the export.
+        baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
 
@@ -90,6 +107,7 @@ class BundleManifest(_Frozen):
     preprocessing: dict[Domain, Preprocessing]
     training: TrainingSummary
     verification: Verification
+    baseline: BaselineSummary | None = None
     files: dict[str, str]
 
     @property

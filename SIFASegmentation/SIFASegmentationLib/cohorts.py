@@ -7,7 +7,8 @@
 | a folder      | any volumes, DICOM folders  | none (unlabelled only)     | file name  |
 | a CSV file    | column `image`              | column `label`             | `patient`  |
 
-The CSV alone can give a patient several images.
+The CSV alone can give a patient several images, and an image a region of interest of its own: column `region`,
+`"X0,X1,Y0,Y1,Z0,Z1"` in mm, LPS, in quotes, empty where there is none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from .errors import InputError
+from .field_of_view import BoxMM, parse_box
 from .volumes import VOLUME_SUFFIXES, dicom_series, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
@@ -28,11 +30,12 @@ _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATIO
 
 @dataclass(frozen=True)
 class Case:
-    """One image: whose it is, its file (or DICOM folder), and its labelmap if it is to be read."""
+    """One image: patient, file (or DICOM folder), labelmap if it is to be read, region of interest if it has one."""
 
     patient: str
     image: Path
     label: Path | None
+    region: BoxMM | None = None
 
 
 def find_cases(path: str | Path, *, labelled: bool) -> list[Case]:
@@ -163,7 +166,9 @@ def _from_csv(path: Path, labelled: bool) -> list[Case]:
         first = lines.setdefault(files[0].resolve(), line)
         if first != line:
             raise InputError(f"{path}, line {line}: {files[0]} is in line {first} already, remove one of the two.")
-        cases.append(Case(row["patient"], files[0], files[1] if labelled else None))
+        text = row.get("region", "")
+        region = parse_box(text, f"{path}, line {line}: the region") if text else None
+        cases.append(Case(row["patient"], files[0], files[1] if labelled else None, region))
     if not cases:
         raise InputError(f"{path} has no row below its header: add one for each image.")
     return cases

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
 from scipy import ndimage
 
 from .errors import InputError
@@ -56,6 +56,31 @@ class BoxMM(BaseModel):
         if not all(low < high for low, high in zip(self.minimum, self.maximum, strict=True)):
             raise ValueError("every coordinate of the minimum must be less than that of the maximum")
         return self
+
+
+def parse_box(text: str, source: str) -> BoxMM:
+    """A region written as `X0,X1,Y0,Y1,Z0,Z1` in mm, LPS.
+
+    Args:
+        text: The six numbers.
+        source: Who gave it, for the message: an option, or a line of a file.
+
+    Raises:
+        InputError: Not six numbers, or a lower bound that is not below its upper one.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 6:
+        raise InputError(f"{source} '{text}' is not 6 numbers with commas between: give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS).")
+    x0, x1, y0, y1, z0, z1 = numbers
+    try:
+        return BoxMM(minimum=(x0, y0, z0), maximum=(x1, y1, z1))
+    except ValidationError:
+        raise InputError(
+            f"{source} '{text}' has no volume: give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS), each lower bound first."
+        ) from None
 
 
 def whole_box(oriented: NDArray[Any]) -> VoxelBox:

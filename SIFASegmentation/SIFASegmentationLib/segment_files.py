@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class Outputs:
     labelmap: Path
     probabilities: tuple[Path, ...]
     confidence: Path | None
+    baseline: Path | None
 
 
 def segment_files(
@@ -48,6 +49,7 @@ def segment_files(
     largest_component: bool = True,
     suffix: str = ".nii.gz",
     task: Task | None = None,
+    baseline: bool = False,
     report: Report | None = None,
 ) -> list[Outputs]:
     """Segment volumes with a bundle; one after the other, each file whole or not there.
@@ -66,6 +68,7 @@ def segment_files(
         largest_component: Of each structure keep the largest connected part alone.
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.
+        baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`.
         report: Called after each batch of slices.
 
     Raises:
@@ -85,17 +88,31 @@ def segment_files(
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
     segmentor = Segmentor(opened, device, threads)
+    unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
     outputs = []
     for name, path in zip(names, paths, strict=True):
+        volume = read_volume(path)
         segmentation = segmentor.segment(
-            read_volume(path),
+            volume,
             region=region,
             domain=domain,
             probabilities=probabilities,
             largest_component=largest_component,
             progress=None if report is None else _named(report, path.name),
         )
-        outputs.append(_write(segmentation, name, Path(out), opened.manifest.task, suffix, confidence))
+        written = _write(segmentation, name, Path(out), opened.manifest.task, suffix, confidence)
+        if unadapted is not None:
+            compared = unadapted.segment(
+                volume,
+                region=region,
+                domain=domain,
+                largest_component=largest_component,
+                progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
+            )
+            folder = Path(out) / "baseline"
+            labelmap = _write(compared, name, folder, opened.manifest.task, suffix, confidence=False).labelmap
+            written = replace(written, baseline=labelmap)
+        outputs.append(written)
     return outputs
 
 
@@ -130,7 +147,7 @@ def _write(
     table = out / f"{name}_confidence.csv"
     if confidence:
         _write_confidence(segmentation, table)
-    return Outputs(labelmap, tuple(maps), table if confidence else None)
+    return Outputs(labelmap, tuple(maps), table if confidence else None, None)
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

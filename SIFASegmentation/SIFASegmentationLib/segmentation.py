@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .bundle import MODEL_FILE, Bundle, Domain
+from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .errors import InputError
 from .field_of_view import BoxMM
 from .preprocessing import prepare_volume
@@ -50,28 +50,38 @@ class Segmentation:
 class Segmentor:
     """A bundle, loaded and ready for any number of volumes."""
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", threads: int = 0, *, baseline: bool = False
+    ) -> None:
         """
         Args:
             bundle: The model.
             device: auto, cpu or cuda; auto takes CUDA where ONNX Runtime has it.
             threads: Of the CPU; 0 for all cores.
+            baseline: Take the bundle's model without adaptation; volumes are preprocessed in the same way.
 
         Raises:
-            InputError: The device is not there, or the model is damaged or not what the manifest says.
+            InputError: The device is not there, the bundle has no baseline and it is asked for, or the model is damaged
+                or not what the manifest says.
         """
+        if baseline and bundle.manifest.baseline is None:
+            raise InputError(
+                f"The bundle {bundle.folder} has no model without adaptation: export it with --baseline, or segment "
+                "without it."
+            )
+        self._file = BASELINE_FILE if baseline else MODEL_FILE
         self.bundle = bundle
         self.manifest = bundle.manifest
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # From bytes: the file that was checked is the one that runs, and it can't name other files.
-        model, providers = bundle.read(MODEL_FILE), _providers(device)
+        model, providers = bundle.read(self._file), _providers(device)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
             raise InputError(
-                f"{bundle.folder / MODEL_FILE} can't be loaded ({_first_line(error)}): export it again."
+                f"{bundle.folder / self._file} can't be loaded ({_first_line(error)}): export it again."
             ) from error
         self._check_model()
 
@@ -147,7 +157,7 @@ class Segmentor:
         expected = [[1, size, size], [self.manifest.classes, size, size]]
         if shapes != expected:
             raise InputError(
-                f"{self.bundle.folder / MODEL_FILE} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
+                f"{self.bundle.folder / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
                 f"{expected[0]} to {expected[1]}: export it again."
             )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import signal
 import sys
 import time
@@ -16,11 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
 
-from .console import ProgressLine, show_events
+from .config import TrainingConfig
+from .console import ProgressLine, show_events, write_output_to
+from .options import Device, Roi, config_options, parse_roi, parse_seconds, preparation_options, takes
+from .prepare import Preparation
 
 app = typer.Typer(
     name="sifa",
@@ -31,55 +31,21 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Roi = Annotated[
-    str | None,
-    typer.Option(metavar="X0,X1,Y0,Y1,Z0,Z1", help="Region of interest in mm (LPS); the body's box unless given."),
-]
-Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 TimeLimit = Annotated[
     str | None, typer.Option(metavar="DURATION", help="Stop and save after this long: 90s, 9m, 2h30m.")
 ]
 
 
 @app.command()
+@takes(preparation=preparation_options)
 def prepare(
-    source: Annotated[Path, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")],
-    target: Annotated[Path, typer.Option(help="Unlabelled volumes: a folder or a CSV. Labels there are not read.")],
+    preparation: Preparation | None,
     out: Annotated[Path, typer.Option(help="Folder to make.")],
-    task: Annotated[str, typer.Option(help="abdomen, cardiac, or a task file (JSON).")] = "abdomen",
-    plane: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; the task's unless given.")] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
-    spacing: Annotated[float | None, typer.Option(help="Its pixel spacing in mm; fits the data unless given.")] = None,
-    stretch: Annotated[bool, typer.Option("--stretch", help="Stretch each field of view to the grid (paper).")] = False,
-    roi: Roi = None,
-    full_slice: Annotated[bool, typer.Option("--full-slice", help="Don't crop to the body.")] = False,
-    source_coding: Annotated[
-        str | None, typer.Option(help="Label codes of the source: 'MMWHS', 'CHAOS MR', 'BTCV', ...")
-    ] = None,
-    target_coding: Annotated[str | None, typer.Option(help="The same for --target-labels.")] = None,
-    source_window: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Clip the source to this HU window, not to percentiles.")
-    ] = None,
-    target_window: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="The same for the target.")] = None,
-    percentiles: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Clip each volume to these percentiles of its own.")
-    ] = "0.5,99.5",
-    hold_out: Annotated[list[str] | None, typer.Option(help="A patient to leave out; can be repeated.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Test volumes; refuses to share a patient with them.")] = None,
-    target_labels: Annotated[
-        bool, typer.Option("--target-labels", help="Store target labels too, for --method supervised.")
-    ] = False,
 ) -> None:
     """Turn volumes of both domains into a prepared data set."""
-    from .prepare import prepare as run  # noqa: PLC0415
+    from .prepare import run_preparation  # noqa: PLC0415
 
-    manifest = run(
-        source, target, out, task, plane=plane, size=size, spacing=spacing, stretch=stretch, roi=_box(roi),
-        full_slice=full_slice, source_coding=source_coding, target_coding=target_coding,
-        source_window=_pair(source_window, "--source-window"), target_window=_pair(target_window, "--target-window"),
-        percentiles=_pair(percentiles, "--percentiles") or (0.5, 99.5), hold_out=hold_out or (), test=test,
-        target_labels=target_labels,
-    )  # fmt: skip
+    manifest = run_preparation(_needed(preparation), out)
     grid = manifest.source.preprocessing
     spaced = f"{grid.spacing:g} mm" if grid.spacing else "stretched"
     print(
@@ -89,48 +55,48 @@ def prepare(
 
 
 @app.command()
+@takes(preparation=preparation_options, config=config_options)
 def train(
-    prepared: Annotated[Path, typer.Argument(help="From `sifa prepare`.")],
+    preparation: Preparation | None,
+    config: TrainingConfig,
     out: Annotated[Path, typer.Option(help="Job folder to make.")],
-    preset: Annotated[str, typer.Option(help="recommended, or paper: the authors' choices.")] = "recommended",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="sifa, without_adaptation, supervised, image_alignment, image_and_prediction_alignment, prior_sifa."
-        ),
-    ] = "sifa",
-    width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
-    iterations: Annotated[int, typer.Option(help="Number of iterations.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Slices of each domain per process and iteration.")] = 8,
-    device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    time_limit: TimeLimit = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of all networks.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any other setting, such as loss_weights.cycle=5; `sifa settings`."
-        ),
+    prepared: Annotated[
+        Path | None, typer.Argument(help="From `sifa prepare`; or name volumes by --source and --target.")
     ] = None,
+    device: Device = "auto",
+    baseline_iterations: Annotated[
+        int, typer.Option(min=0, help="Train without adaptation for so many iterations first, to compare.")
+    ] = 0,
+    export: Annotated[bool, typer.Option("--export", help="Make a bundle at the end, in JOB/result/bundle.")] = False,
+    time_limit: TimeLimit = None,
 ) -> None:
-    """Train on a prepared data set, in a job folder that can be stopped, resumed, watched and exported."""
-    from .config import make_config  # noqa: PLC0415
-    from .devices import is_first_process  # noqa: PLC0415
-    from .training import create_job  # noqa: PLC0415
+    """Train on a prepared data set, or on volumes, in a job folder to be stopped, resumed, watched and exported."""
+    from .training import create_job, create_training_job, is_first_process  # noqa: PLC0415
 
-    settings: dict[str, Any] = {
-        "method": method, "width": width, "iterations": iterations, "batch": batch, "seed": seed
-    }  # fmt: skip
-    settings |= {
-        name: value
-        for name, value in (("learning_rate", learning_rate), ("precision", precision))
-        if value is not None
-    }
-    config = make_config(preset, **_with_settings(settings, setting or []))
-    limit = _seconds(time_limit)
-    job = create_job(prepared, out, config, device) if is_first_process() else _await_job(out)
+    limit = parse_seconds(time_limit)
+    if (prepared is None) == (preparation is None):
+        raise InputError("Give either a prepared data set, or volumes by --source and --target.")
+    options: dict[str, Any] = {"device": device, "baseline_iterations": baseline_iterations, "export": export}
+    if not is_first_process():
+        job = _await_job(out)
+    elif prepared is not None:
+        job = create_job(prepared, out, config, **options)
+    else:
+        job = create_training_job(out, _needed(preparation).below(Path.cwd()), config, **options)
     _run(job, limit)
+
+
+@app.command("run")
+def run_job(
+    job: Annotated[Path, typer.Argument(help="Job folder of a training.")],
+    time_limit: TimeLimit = None,
+    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt.")] = False,
+) -> None:
+    """Do what is still to be done of a job: prepare, train, export."""
+    opened = Job(job)
+    if log:
+        write_output_to(opened.folder / "log.txt")
+    _run(opened, parse_seconds(time_limit))
 
 
 @app.command()
@@ -138,8 +104,8 @@ def resume(
     job: Annotated[Path, typer.Argument(help="Job folder of a training that was stopped or cut off.")],
     time_limit: TimeLimit = None,
 ) -> None:
-    """Go on from the last checkpoint."""
-    _run(Job(job), _seconds(time_limit))
+    """Go on from the last checkpoint; the same as `run`."""
+    _run(Job(job), parse_seconds(time_limit))
 
 
 @app.command()
@@ -173,11 +139,14 @@ def export(
     out: Annotated[Path, typer.Option(help="Bundle to make or replace.")],
     name: Annotated[str | None, typer.Option(help="What lists of models show.")] = None,
     weights: Annotated[str, typer.Option(help="average (moving average of the weights) or raw.")] = "average",
+    baseline: Annotated[
+        Path | None, typer.Option(help="Job trained without_adaptation, whose model comes along to compare with.")
+    ] = None,
 ) -> None:
     """Make a bundle of the last checkpoint: ONNX model, weights, manifest."""
     from .export import export as run  # noqa: PLC0415
 
-    bundle = run(job, out, name=name, weights=weights)
+    bundle = run(job, out, name=name, weights=weights, baseline=baseline)
     check = bundle.manifest.verification
     print(
         f"{out}: {bundle.manifest.name}; ONNX against torch on {check.slices} slices: probabilities differ by at most "
@@ -201,6 +170,9 @@ def segment(
     ] = False,
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",
     task: Annotated[str | None, typer.Option(help="Refuse a bundle that is for other structures.")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also by the model without adaptation, into OUT/baseline.")
+    ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
     from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415
@@ -209,13 +181,15 @@ def segment(
         raise InputError(f"The domain '{domain}' is unknown: choose target or source.")
     line = ProgressLine()
     written = segment_files(
-        bundle, volumes, out, device=device, threads=threads, region=_box(roi), domain=domain,  # type: ignore[arg-type]
+        bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
         probabilities=probabilities, confidence=confidence, largest_component=not keep_all, suffix=suffix,
-        task=load_task(task) if task else None,
+        task=load_task(task) if task else None, baseline=baseline,
         report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
     )  # fmt: skip
     for outputs in written:
         print(outputs.labelmap)
+        if outputs.baseline is not None:
+            print(outputs.baseline)
 
 
 @app.command()
@@ -278,7 +252,7 @@ def main() -> None:
 
 
 def _run(job: Job, limit: float) -> None:
-    from .devices import is_first_process  # noqa: PLC0415
+    from .training import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
 
     line = ProgressLine()
@@ -288,8 +262,16 @@ def _run(job: Job, limit: float) -> None:
         return
     if state is State.STOPPED:
         print(f"{job.folder}: stopped and saved; `sifa resume {job.folder}` goes on, `sifa export` uses it as it is")
+    elif (result := job.last("result")) is not None:
+        print(f"{job.folder}: finished; the model is {job.folder / result.data['bundle']}")
     else:
         print(f"{job.folder}: finished; next: sifa export {job.folder} --out BUNDLE")
+
+
+def _needed(preparation: Preparation | None) -> Preparation:
+    if preparation is None:
+        raise InputError("Name the volumes by --source (labelled) and --target (unlabelled).")
+    return preparation
 
 
 def _await_job(folder: Path) -> Job:
@@ -316,54 +298,3 @@ def _stops_on_signals(job: Job) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _seconds(duration: str | None) -> float:
-    """`9m`, `2h30m`, `90s` or `90` (seconds) as seconds; infinity for None."""
-    if duration is None:
-        return math.inf
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", duration.strip())
-    if not match or not any(match.groups()):
-        raise InputError(f"--time-limit '{duration}' is no duration: write it as 90s, 9m or 2h30m.")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return 3600.0 * hours + 60 * minutes + seconds
-
-
-def _numbers(text: str, count: int, option: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count:
-        raise InputError(f"{option} '{text}' is not {count} numbers with commas between.")
-    return values
-
-
-def _pair(text: str | None, option: str) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    low, high = _numbers(text, 2, option)
-    return low, high
-
-
-def _box(text: str | None) -> BoxMM | None:
-    if text is None:
-        return None
-    x0, x1, y0, y1, z0, z1 = _numbers(text, 6, "--roi")
-    if not (x0 < x1 and y0 < y1 and z0 < z1):
-        raise InputError(f"--roi '{text}' has no volume: give X0,X1,Y0,Y1,Z0,Z1, each lower bound first.")
-    return BoxMM(minimum=(x0, y0, z0), maximum=(x1, y1, z1))
-
-
-def _with_settings(settings: dict[str, Any], extra: list[str]) -> dict[str, Any]:
-    """Settings with `a.b=value` texts in their place; values are checked by the configuration."""
-    for text in extra:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set '{text}' is not NAME=VALUE: see `sifa settings`.")
-        *groups, last = name.split(".")
-        place = settings
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return settings

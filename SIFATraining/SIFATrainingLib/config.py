@@ -103,6 +103,11 @@ class TrainingConfig(_Settings):
     checkpoint_every: int = Field(500, ge=1, description="Iterations between two checkpoints.")
 
 
+def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
+    """Whose labels the method trains on."""
+    return "target" if config.method == "supervised" else "source"
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "recommended": {},
     "paper": {

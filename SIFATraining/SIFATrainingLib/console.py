@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from SIFASegmentationLib.errors import InputError
@@ -38,10 +41,13 @@ class ProgressLine:
         if kind == "losses":
             shown = {name: data["losses"][name] for name in _SHOWN_LOSSES if name in data["losses"]}
             self._losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
+        elif kind == "progress" and data["stage"] == "preparing":
+            self.show(data["message"], last=data["done"] + 1 == data["total"])
         elif kind == "progress":
             done, total = data["iteration"], data["iterations"]
+            stage = "without adaptation: " if data["stage"] == "baseline" else ""
             text = (
-                f"iteration {done:,} of {total:,}  {self._losses}  {data['seconds_per_iteration']:.2f} s each, "
+                f"{stage}iteration {done:,} of {total:,}  {self._losses}  {data['seconds_per_iteration']:.2f} s each, "
                 f"{duration(data['eta_seconds'])} left"
             )
             self.show(text, last=done == total)
@@ -68,6 +74,18 @@ def show_events(job: Job) -> None:
                 raise InputError(f"The process of {job.folder} is gone: look at its log.txt, then `sifa resume` it.")
             return
         time.sleep(1.0)
+
+
+def write_output_to(path: Path) -> None:
+    """Append all that this process prints from here on to a file, line by line; what libraries in C print as well."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", line_buffering=True)
 
 
 def duration(seconds: float) -> str:

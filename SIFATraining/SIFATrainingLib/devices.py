@@ -28,13 +28,12 @@ def choose_device(device: str) -> str:
     return device
 
 
-def make_fabric(device: str, precision: str, devices: int = 1) -> Fabric:
+def make_fabric(device: str, precision: str) -> Fabric:
     """Device, autocast and process group of one process, started alone, by `torchrun` or by Slurm.
 
     Args:
         device: One of `DEVICES`.
         precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs that compute in it.
-        devices: Processes on this machine, unless `torchrun` says.
     """
     accelerator = choose_device(device)
     if precision == "auto":
@@ -42,10 +41,10 @@ def make_fabric(device: str, precision: str, devices: int = 1) -> Fabric:
     if accelerator == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    processes = int(os.environ.get("WORLD_SIZE", str(devices)))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=accelerator,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", str(devices))),
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         strategy="ddp" if processes > 1 else "auto",
         precision="bf16-mixed" if precision == "bfloat16" else "32-true",
@@ -57,6 +56,8 @@ def make_fabric(device: str, precision: str, devices: int = 1) -> Fabric:
 def free_bytes(device: torch.device) -> float:
     """Free memory of a device, in bytes; of the machine for a CPU."""
     if device.type == "cuda":
+        # What torch keeps of a training before is free as well.
+        torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -69,8 +70,3 @@ def out_of_memory(error: RuntimeError) -> bool:
         return True
     message = str(error)
     return "not enough memory" in message or "can't allocate memory" in message
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes, before any process group exists."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -6,9 +6,9 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.bundle import (
+    BASELINE_FILE,
     MODEL_FILE,
     WEIGHTS_FILE,
+    BaselineSummary,
     Bundle,
     BundleManifest,
     TrainingSummary,
@@ -33,11 +35,13 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
+from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TrainingConfig
-from .dataset import DomainName, PreparedDataset, as_slices
+from .dataset import DOMAINS, DomainName, PreparedDataset
+from .loop import averaged_modules
 from .networks import BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
-from .training import TrainingSpecification, averaged_modules
+from .specification import BASELINE_FOLDER, TrainingSpecification
 
 LARGEST_DIFFERENCE = 1e-4
 _VERIFIED_SLICES = 8
@@ -48,7 +52,9 @@ class ExportError(RuntimeError):
     """The ONNX model computes something else than the networks: a fault of ours, no bundle is written."""
 
 
-def export(job_folder: Path, out: Path, *, name: str | None = None, weights: str = "average") -> Bundle:
+def export(
+    job_folder: Path, out: Path, *, name: str | None = None, weights: str = "average", baseline: Path | None = None
+) -> Bundle:
     """Write the bundle of a job's last checkpoint.
 
     Args:
@@ -56,54 +62,139 @@ def export(job_folder: Path, out: Path, *, name: str | None = None, weights: str
         out: Folder to make or replace.
         name: What lists of models show; the task, the method and the date unless given.
         weights: `average` (the moving average, where the training kept one) or `raw`.
+        baseline: Job of a training without adaptation on the same task and grid, whose model goes into the bundle as
+            well, to compare with; the one that the job itself trained, if it did, unless given.
 
     Raises:
-        InputError: Unknown `weights`, no usable checkpoint, or the prepared data set is gone.
+        InputError: Unknown `weights`, no usable checkpoint, the prepared data set is gone, or the baseline is not one.
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown: choose average or raw.")
-    job = Job(job_folder)
-    specification = TrainingSpecification.of(job)
-    config = specification.config
-    dataset = PreparedDataset(specification.prepared)
-    state, done = _last_state(job)
-    networks = Networks(dataset.classes, config.width, config.decoder_dropout)
-    networks.load_state_dict(state["networks"])
-    if weights == "average" and state["average"]:
-        averaged_modules(networks).load_state_dict(state["average"])
-    networks.eval()
-    domain: DomainName = "source" if config.method == "without_adaptation" else "target"
-    slices = dataset.slices(domain)
-    if config.reestimate_batch_norm:
-        reestimate_batch_norm(networks.encoder, _batches(slices, config.batch))
-    segmentor = Segmentor(networks.encoder, networks.classifier).eval()
-    shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
-    model = to_onnx(fold_batch_norm(segmentor), shown[:2])
-    difference = largest_difference(model, segmentor, shown)
-    if not difference < LARGEST_DIFFERENCE:
-        raise ExportError(f"the exported model differs from the networks by {difference:g} in a probability")
+    trained = _Trained.load(Job(job_folder), weights)
+    own = trained.job.folder / BASELINE_FOLDER
+    if baseline is None and checkpoint_paths(own / "checkpoints"):
+        baseline = own
+    compared = None if baseline is None else _Trained.load(Job(baseline), weights)
+    if compared is not None:
+        _check_comparable(compared, trained)
+    task = trained.dataset.manifest.task
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        (partial / MODEL_FILE).write_bytes(model)
-        tensors = {key: tensor.contiguous() for key, tensor in networks.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS_FILE)
+        verification = trained.write_model(partial / MODEL_FILE)
+        trained.write_weights(partial / WEIGHTS_FILE)
         manifest = BundleManifest(
-            name=name or f"{dataset.manifest.task.name}, {config.method}, {datetime.now():%d %b %Y}",
+            name=name or f"{task.name}, {trained.config.method}, {datetime.now():%d %b %Y}",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             sifa_version=__version__,
-            task=dataset.manifest.task,
+            task=task,
             domain="target",
-            preprocessing={
-                "source": dataset.manifest.source.preprocessing,
-                "target": dataset.manifest.target.preprocessing,
-            },
-            training=_summary(job, dataset, config, done),
-            verification=Verification(slices=len(shown), largest_difference=difference),
-            files={file: sha256(partial / file) for file in (MODEL_FILE, WEIGHTS_FILE)},
+            preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
+            training=trained.summary(),
+            verification=verification,
+            baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE),
+            files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
         (partial / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
     return read_bundle(out)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The networks of a job's last checkpoint, after `done` iterations."""
+
+    job: Job
+    config: TrainingConfig
+    dataset: PreparedDataset
+    networks: Networks
+    done: int
+
+    @classmethod
+    def load(cls, job: Job, weights: str) -> _Trained:
+        """See `export` for `weights` and errors."""
+        specification = TrainingSpecification.of(job)
+        config = specification.config
+        paths = checkpoint_paths(job.folder / "checkpoints")
+        if not paths:
+            raise InputError(f"{job.folder} has no checkpoint yet: train longer, or look at its log.txt.")
+        dataset = PreparedDataset(specification.prepared)
+        checkpoint = load_checkpoint(paths[-1])
+        state = checkpoint["model"]
+        networks = Networks(dataset.classes, config.width, config.decoder_dropout)
+        networks.load_state_dict(state["networks"])
+        if weights == "average" and state["average"]:
+            averaged_modules(networks).load_state_dict(state["average"])
+        return cls(job, config, dataset, networks.eval(), int(checkpoint["done"]))
+
+    def write_model(self, path: Path) -> Verification:
+        """Re-estimate batch norm, write E and C1 as ONNX, compare with torch."""
+        domain: DomainName = "source" if self.config.method == "without_adaptation" else "target"
+        slices = self.dataset.slices(domain)
+        if self.config.reestimate_batch_norm:
+            reestimate_batch_norm(self.networks.encoder, _batches(slices, self.config.batch))
+        segmentor = Segmentor(self.networks.encoder, self.networks.classifier).eval()
+        shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
+        model = to_onnx(fold_batch_norm(segmentor), shown[:2])
+        difference = largest_difference(model, segmentor, shown)
+        if not difference < LARGEST_DIFFERENCE:
+            raise ExportError(f"the exported model differs from the networks by {difference:g} in a probability")
+        path.write_bytes(model)
+        return Verification(slices=len(shown), largest_difference=difference)
+
+    def write_weights(self, path: Path) -> None:
+        """Write all networks; after `write_model`, with its batch norm."""
+        save_file({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}, path)
+
+    def write_baseline(self, path: Path) -> BaselineSummary:
+        """Write the model as a bundle's baseline; what the manifest says of it."""
+        verification = self.write_model(path)
+        return BaselineSummary(iterations=self.done, losses=self._losses(), verification=verification)
+
+    def summary(self) -> TrainingSummary:
+        """The card."""
+        source, target = (
+            tuple(volume.image for volume in self.dataset.entry(domain).volumes) for domain in DOMAINS
+        )
+        return TrainingSummary(
+            method=self.config.method,
+            iterations=self.done,
+            source_volumes=source,
+            target_volumes=target,
+            losses=self._losses(),
+            settings=self.config.model_dump(),
+        )
+
+    def _losses(self) -> dict[str, float]:
+        last = self.job.last("losses")
+        return last.data["losses"] if last else {}
+
+
+def _check_comparable(baseline: _Trained, trained: _Trained) -> None:
+    if baseline.config.method != "without_adaptation":
+        raise InputError(
+            f"{baseline.job.folder} was trained by the method {baseline.config.method}: give a job trained by "
+            "without_adaptation as the baseline."
+        )
+    if _structures(baseline) != _structures(trained):
+        raise InputError(
+            f"{baseline.job.folder} segments {', '.join(_structures(baseline))}, {trained.job.folder} "
+            f"{', '.join(_structures(trained))}: give a baseline on the same task."
+        )
+    if _grid(baseline) != _grid(trained):
+        raise InputError(
+            f"{baseline.job.folder} was trained on slices {_grid(baseline)}, {trained.job.folder} on {_grid(trained)}: "
+            "give a baseline trained on the same prepared data set."
+        )
+
+
+def _structures(trained: _Trained) -> list[str]:
+    return [structure.name for structure in trained.dataset.manifest.task.structures]
+
+
+def _grid(trained: _Trained) -> str:
+    grid = trained.dataset.entry("target").preprocessing
+    spaced = "stretched" if grid.spacing is None else f"{grid.spacing:g} mm"
+    return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}"
 
 
 def fold_batch_norm(segmentor: Segmentor) -> Segmentor:
@@ -162,14 +253,6 @@ def largest_difference(model: bytes, segmentor: Segmentor, slices: Tensor) -> fl
     return largest
 
 
-def _last_state(job: Job) -> tuple[dict[str, Any], int]:
-    paths = checkpoint_paths(job.folder / "checkpoints")
-    if not paths:
-        raise InputError(f"{job.folder} has no checkpoint yet: train longer, or look at its log.txt.")
-    checkpoint = load_checkpoint(paths[-1])
-    return checkpoint["model"], int(checkpoint["done"])
-
-
 def _batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
     """Slices spread over the domain, in whole batches of those that trained."""
     order = np.random.default_rng(0).permutation(len(slices))[:_BATCH_NORM_SLICES]
@@ -179,15 +262,3 @@ def _batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
 
 def _spread(total: int, count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, total - 1, count).astype(np.int64))
-
-
-def _summary(job: Job, dataset: PreparedDataset, config: TrainingConfig, done: int) -> TrainingSummary:
-    losses = job.last("losses")
-    return TrainingSummary(
-        method=config.method,
-        iterations=done,
-        source_volumes=tuple(volume.image for volume in dataset.manifest.source.volumes),
-        target_volumes=tuple(volume.image for volume in dataset.manifest.target.volumes),
-        losses=losses.data["losses"] if losses else {},
-        settings=config.model_dump(),
-    )

@@ -1,19 +1,20 @@
 """Volumes and labelmaps to a prepared data set.
 
 Two passes over the volumes of each domain: the first finds what belongs to the domain (pixel spacing, range of
-intensities), the second writes the slices. Target labels are never opened, but for the supervised bound.
+intensities), the second writes the slices. Target labels are never opened, but for the supervised bound and for
+monitoring, which has a set of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.errors import InputError
@@ -32,105 +33,220 @@ from SIFASegmentationLib.preprocessing import (
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Volume, read_volume
 
-from .dataset import FULL_SCALE, DomainEntry, DomainName, PreparedManifest, VolumeEntry
-
-Progress = Callable[[str], None]
+from .dataset import DOMAINS, FULL_SCALE, DomainEntry, DomainName, PreparedManifest, SetName, VolumeEntry
 
 
-def prepare(
-    source: Path,
-    target: Path,
-    out: Path,
-    task: str | Task = "abdomen",
-    *,
-    plane: str | None = None,
-    size: int = 256,
-    spacing: float | None = None,
-    stretch: bool = False,
-    roi: BoxMM | None = None,
-    full_slice: bool = False,
-    source_coding: str | None = None,
-    target_coding: str | None = None,
-    source_window: tuple[float, float] | None = None,
-    target_window: tuple[float, float] | None = None,
-    percentiles: tuple[float, float] = (0.5, 99.5),
-    hold_out: Sequence[str] = (),
-    test: Path | None = None,
-    target_labels: bool = False,
-    report: Progress = print,
-) -> PreparedManifest:
-    """Read both domains and write the prepared data set `out`; whole or not at all.
+@dataclass(frozen=True)
+class Step:
+    """A volume that is about to be read: steps behind and in all, and what is done."""
 
-    Args:
+    done: int
+    total: int
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+Report = Callable[[Step], None]
+"""Told of each step; what it raises ends the preparation, and leaves nothing behind."""
+
+
+class Preparation(BaseModel):
+    """What to prepare, and how.
+
+    Attributes:
         source: Labelled volumes: a folder or CSV (`cohorts.find_cases`).
         target: Unlabelled volumes; labels beside them are not read unless `target_labels`.
-        out: Folder to make.
         task: A preset's name, a task file, or a task.
         plane: Plane of the slices; the task's unless given.
         size: Rows and columns of the networks' grid, a multiple of 8.
         spacing: Its pixel spacing in mm; chosen so that 95 % of the fields of view of both domains fit unless given.
         stretch: Stretch each field of view to the grid instead, as the paper did.
-        roi: Field of view of every volume, a box in mm, LPS; found automatically unless given.
+        roi: Field of view of every volume, a box in mm, LPS, unless a CSV gives the volume a region of its own; found
+            automatically where neither does.
         full_slice: Take the whole slice as the field of view.
         source_coding: Name of the task's label coding that the source's labelmaps use.
-        target_coding: The same for the target's, where they are read.
+        target_coding: The same for the target's, where they are read, and for the monitor's.
         source_window: Clip the source to this window (HU) instead of percentiles.
         target_window: The same for the target.
         percentiles: Clip each volume to these percentiles of its field of view.
         hold_out: Patients, of either domain, to leave out.
         test: Folder or CSV of test volumes: none of its patients may be in the data set.
         target_labels: Store the target's labels as well, for `--method supervised`.
-        report: Gets a line for each volume.
+        monitor: Labelled volumes of the target's modality, by which a training is watched and never moved; they may be
+            the target's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Path
+    target: Path
+    task: Task | str = "abdomen"
+    plane: str | None = None
+    size: int = 256
+    spacing: float | None = None
+    stretch: bool = False
+    roi: BoxMM | None = None
+    full_slice: bool = False
+    source_coding: str | None = None
+    target_coding: str | None = None
+    source_window: tuple[float, float] | None = None
+    target_window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    hold_out: tuple[str, ...] = ()
+    test: Path | None = None
+    target_labels: bool = False
+    monitor: Path | None = None
+
+    def loaded_task(self) -> Task:
+        """The task, read if it was given by name.
+
+        Raises:
+            InputError: No such preset or file, or no valid task.
+        """
+        return self.task if isinstance(self.task, Task) else load_task(self.task)
+
+    def below(self, folder: Path) -> Preparation:
+        """The same with paths that are relative to `folder` made absolute, and the task read."""
+        paths = {name: getattr(self, name) for name in ("source", "target", "test", "monitor")}
+        located = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
+        return self.model_copy(update={**located, "task": self.loaded_task()})
+
+    def preprocessing(self, domain: DomainName) -> Preprocessing:
+        """Of a domain, before anything is measured.
+
+        Raises:
+            InputError: A setting is out of bounds; names it.
+        """
+        window = self.source_window if domain == "source" else self.target_window
+        settings = {
+            "plane": self.plane or self.loaded_task().plane,
+            "size": self.size,
+            "spacing": self.spacing,
+            "field_of_view": "full" if self.full_slice else "body",
+            "intensity": {"percentiles": self.percentiles, "window": window},
+        }
+        try:
+            return Preprocessing.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = " ".join(str(part) for part in first["loc"])
+            raise InputError(f"The {field} {first['input']} is not usable: {first['msg']}.") from None
+
+    def cases(self) -> dict[SetName, list[Case]]:
+        """The images of each set, without those held out.
+
+        Raises:
+            InputError: A folder or CSV can't be used, two sets share a patient, or a patient held out is unknown.
+        """
+        found: dict[SetName, list[Case]] = {
+            "source": find_cases(self.source, labelled=True),
+            "target": find_cases(self.target, labelled=self.target_labels),
+        }
+        check_disjoint(found["source"], found["target"], "the source", "the target")
+        cases = {name: _without(some, self.hold_out, found) for name, some in found.items()}
+        if self.monitor is not None:
+            cases["monitor"] = find_cases(self.monitor, labelled=True)
+            check_disjoint(cases["source"], cases["monitor"], "the source", "the monitor set")
+        if self.test is not None:
+            tested = find_cases(self.test, labelled=False)
+            for name, chosen in cases.items():
+                check_disjoint(chosen, tested, f"the {name}", "the test set")
+        return cases
+
+
+def make_preparation(**settings: Any) -> Preparation:
+    """A preparation by its attributes.
+
+    Raises:
+        InputError: Unknown setting, wrong type, or a value out of bounds; names the setting.
+    """
+    try:
+        preparation = Preparation.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"The setting '{field}' of the preparation is not usable: {first['msg'].lower()}.") from None
+    for domain in DOMAINS:
+        preparation.preprocessing(domain)
+    return preparation
+
+
+def prepare(
+    source: Path, target: Path, out: Path, task: str | Task = "abdomen", *, report: Report = print, **settings: Any
+) -> PreparedManifest:
+    """Read both domains and write the prepared data set `out`; whole or not at all.
+
+    Args:
+        source: Labelled volumes.
+        target: Unlabelled volumes.
+        out: Folder to make.
+        task: The structures.
+        report: Told of each volume.
+        settings: Any other attribute of `Preparation`.
 
     Raises:
         InputError: Any of the inputs can't be used; the message names it.
     """
-    task = task if isinstance(task, Task) else load_task(task)
+    return run_preparation(make_preparation(source=source, target=target, task=task, **settings), out, report)
+
+
+def run_preparation(preparation: Preparation, out: Path, report: Report = print) -> PreparedManifest:
+    """`prepare`, with its arguments in one."""
+    task = preparation.loaded_task()
     if out.exists():
         raise InputError(f"{out} already exists: choose another folder for the prepared data set.")
-    found: dict[DomainName, list[Case]] = {
-        "source": find_cases(source, labelled=True),
-        "target": find_cases(target, labelled=target_labels),
-    }
-    check_disjoint(found["source"], found["target"], "the source", "the target")
-    cases = {name: _without(some, hold_out, found) for name, some in found.items()}
-    if test is not None:
-        for name, chosen in cases.items():
-            check_disjoint(chosen, find_cases(test, labelled=False), f"the {name}", "the test set")
-    shared = {
-        "plane": plane or task.plane,
-        "size": size,
-        "spacing": spacing,
-        "field_of_view": "full" if full_slice else "body",
-    }
-    windows: dict[DomainName, tuple[float, float] | None] = {"source": source_window, "target": target_window}
-    settings = {
-        name: _checked({**shared, "intensity": {"percentiles": percentiles, "window": window}})
-        for name, window in windows.items()
-    }
-    placed = {name: _measure(some, name, settings[name], roi, report) for name, some in cases.items()}
-    if spacing is None and not stretch:
-        spacing = choose_spacing([extent for measured in placed.values() for extent in measured.extents_mm], size)
+    cases = preparation.cases()
+    roi = preparation.roi
+    steps = _Steps(2 * sum(map(len, cases.values())), report)
+    settings = {name: preparation.preprocessing(name) for name in DOMAINS}
+    measured = {name: _measure(some, name, settings[_domain(name)], roi, steps) for name, some in cases.items()}
+    spacing = preparation.spacing
+    if spacing is None and not preparation.stretch:
+        spacing = choose_spacing([extent for name in DOMAINS for extent in measured[name].extents_mm], preparation.size)
     final = {
-        name: settings[name].model_copy(update={"spacing": spacing, "intensity": measured.intensity})
-        for name, measured in placed.items()
+        name: settings[name].model_copy(update={"spacing": spacing, "intensity": measured[name].intensity})
+        for name in DOMAINS
     }
-    codings: dict[DomainName, str | None] = {"source": source_coding, "target": target_coding}
-    labelled: dict[DomainName, bool] = {"source": True, "target": target_labels}
+    codings: dict[DomainName, str | None] = {"source": preparation.source_coding, "target": preparation.target_coding}
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        entries = {}
+        entries: dict[SetName, DomainEntry] = {}
         for name, chosen in cases.items():
-            writer = _Writer(partial, name, placed[name].slices, final[name], task if labelled[name] else None)
-            entries[name] = writer.write(chosen, codings[name], roi, report)
-        manifest = PreparedManifest(task=task, source=entries["source"], target=entries["target"])
+            labelled = name != "target" or preparation.target_labels
+            own = final[_domain(name)]
+            writer = _Writer(partial, name, measured[name].slices, own, task if labelled else None)
+            entries[name] = writer.write(chosen, codings[_domain(name)], roi, steps)
+        manifest = PreparedManifest(
+            task=task, source=entries["source"], target=entries["target"], monitor=entries.get("monitor")
+        )
         (partial / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
+def _domain(name: SetName) -> DomainName:
+    """Of which domain the volumes of a set are."""
+    return "source" if name == "source" else "target"
+
+
+class _Steps:
+    """Counts the volumes read, and tells."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self.done, self.total, self.report = 0, total, report
+
+    def read(self, cases: Sequence[Case], doing: str) -> Iterator[Volume]:
+        """The images of `cases`, one after the other."""
+        for number, case in enumerate(cases, 1):
+            self.report(Step(self.done, self.total, f"{doing} {number} of {len(cases)}: {case.image.name}"))
+            yield read_volume(case.image)
+            self.done += 1
+
+
 @dataclass(frozen=True)
 class _Measured:
-    """What the first pass finds of a domain: slices in all, heights and widths of the fields of view, intensities."""
+    """What the first pass finds of a set: slices in all, heights and widths of the fields of view, intensities."""
 
     slices: int
     extents_mm: list[tuple[float, float]]
@@ -138,12 +254,13 @@ class _Measured:
 
 
 def _measure(
-    cases: Sequence[Case], name: DomainName, preprocessing: Preprocessing, roi: BoxMM | None, report: Progress
+    cases: Sequence[Case], name: SetName, preprocessing: Preprocessing, roi: BoxMM | None, steps: _Steps
 ) -> _Measured:
     placements, samples = [], []
-    for volume in _read(cases, f"{name}, measuring", report):
-        placements.append(place_volume(volume, preprocessing, roi))
-        samples.append(sample_z_scores(volume, preprocessing, roi))
+    for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
+        region = case.region or roi
+        placements.append(place_volume(volume, preprocessing, region))
+        samples.append(sample_z_scores(volume, preprocessing, region))
     low, high = estimate_intensity_range(samples)
     return _Measured(
         sum(len(placement) for placement in placements),
@@ -153,10 +270,10 @@ def _measure(
 
 
 class _Writer:
-    """The arrays of one domain on disk, filled volume after volume."""
+    """The arrays of one set on disk, filled volume after volume."""
 
     def __init__(
-        self, folder: Path, name: DomainName, slices: int, preprocessing: Preprocessing, task: Task | None
+        self, folder: Path, name: SetName, slices: int, preprocessing: Preprocessing, task: Task | None
     ) -> None:
         """`task` is that of the labels; None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
@@ -167,13 +284,13 @@ class _Writer:
         )
 
     def write(
-        self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, report: Progress
+        self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps
     ) -> DomainEntry:
-        """Fill the arrays; the domain's entry of the manifest."""
+        """Fill the arrays; the set's entry of the manifest."""
         entries: list[VolumeEntry] = []
         start = 0
-        for case, volume in zip(cases, _read(cases, f"{self.name}, resampling", report), strict=True):
-            prepared = prepare_volume(volume, self.preprocessing, roi)
+        for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
+            prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
             self.slices[start:stop] = np.rint(prepared.slices * FULL_SCALE)
             if self.labels is not None and self.task is not None and case.label is not None:
@@ -186,14 +303,8 @@ class _Writer:
         )
 
 
-def _read(cases: Sequence[Case], doing: str, report: Progress) -> Iterator[Volume]:
-    for number, case in enumerate(cases, 1):
-        report(f"{doing} {number} of {len(cases)}: {case.image.name}")
-        yield read_volume(case.image)
-
-
 def _without(
-    cases: list[Case], hold_out: Sequence[str], found: dict[DomainName, list[Case]]
+    cases: list[Case], hold_out: Sequence[str], found: Mapping[SetName, list[Case]]
 ) -> list[Case]:
     """The cases less the patients held out, each of which must be in one of the domains: a name misspelt would train.
 
@@ -209,12 +320,3 @@ def _without(
     if not kept:
         raise InputError(f"All patients of {cases[0].image.parent} are held out: hold out fewer.")
     return kept
-
-
-def _checked(settings: dict[str, Any]) -> Preprocessing:
-    try:
-        return Preprocessing.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = " ".join(str(part) for part in first["loc"])
-        raise InputError(f"The {field} {first['input']} is not usable: {first['msg']}.") from None

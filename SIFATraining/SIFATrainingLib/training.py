@@ -1,360 +1,291 @@
-"""The training loop: from a prepared data set to checkpoints, in a job folder.
+"""A training as a job, from wherever it stands: prepare, train without adaptation to compare, train, export.
 
-Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with
-the weights of one that was not.
+```
+prepared/       the data set, where the job prepares it
+baseline/       a job of its own: the training without adaptation, where it is wanted
+checkpoints/    previews/
+result/bundle/  the model, where it is wanted
+```
+
+Whatever of these is there is not made again, so a job that was stopped, cut off or failed goes on where it ended.
+Nothing here imports torch before the job says that it is being prepared: those who watch see it start at once.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 
-from . import distributed
-from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
-from .config import SEGMENTATION_METHODS, TrainingConfig
-from .dataset import BatchSource, PreparedDataset, seed_iteration
-from .devices import free_bytes, make_fabric, out_of_memory
-from .ema import MovingAverage
-from .iteration import Batch, Iteration, Losses, make_iteration
-from .networks import Networks
-from .previews import draw_preview, write_preview
+from .config import TrainingConfig, labelled_domain
+from .dataset import DOMAINS, PreparedDataset
+from .prepare import Preparation, Step, run_preparation
+from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, TrainingSpecification
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Report = Callable[[str, dict[str, Any]], None]
 """Gets kind and data of each event, beside the events file."""
 
-DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
+_SECONDS_TO_WAIT = 60  # For the first of several processes to appear.
 
 
-@dataclass(frozen=True)
-class TrainingSpecification:
-    """job.json of a training: the data set, its fingerprint, every setting, and where to run."""
-
-    prepared: Path
-    fingerprint: str
-    config: TrainingConfig
-    device: str = "auto"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data for `Job.create`."""
-        return {
-            "prepared": str(self.prepared),
-            "fingerprint": self.fingerprint,
-            "config": self.config.model_dump(),
-            "device": self.device,
-        }
-
-    @classmethod
-    def of(cls, job: Job) -> TrainingSpecification:
-        """That of a job.
-
-        Raises:
-            InputError: The job is no training.
-        """
-        if job.kind != "train":
-            raise InputError(f"{job.folder} is no training but '{job.kind}': give the folder that `sifa train` made.")
-        plain = job.specification
-        return cls(
-            Path(plain["prepared"]),
-            plain["fingerprint"],
-            TrainingConfig.model_validate(plain["config"]),
-            plain["device"],
-        )
-
-
-def create_job(prepared: Path, folder: Path, config: TrainingConfig, device: str = "auto") -> Job:
-    """A new training job, queued.
+def create_job(
+    prepared: Path,
+    folder: Path,
+    config: TrainingConfig,
+    device: str = "auto",
+    *,
+    baseline_iterations: int = 0,
+    export: bool = False,
+    bundle_name: str | None = None,
+) -> Job:
+    """A new training job on a prepared data set, queued; the arguments are those of `TrainingSpecification`.
 
     Raises:
         InputError: The data set can't be used for `config.method`, or the folder is not empty.
     """
     dataset = PreparedDataset(prepared)
-    for domain in ("source", "target"):
+    for domain in DOMAINS:
         dataset.slices(domain)
     dataset.labels(labelled_domain(config))
-    specification = TrainingSpecification(Path(prepared).resolve(), dataset.fingerprint, config, device)
-    return Job.create(folder, "train", specification.to_json())
+    specification = TrainingSpecification(
+        config=config,
+        device=device,
+        prepared=Path(prepared).resolve(),
+        fingerprint=dataset.fingerprint,
+        baseline_iterations=baseline_iterations,
+        export=export,
+        bundle_name=bundle_name,
+    )
+    return Job.create(folder, KIND, specification.model_dump(mode="json"))
 
 
-def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
-    """Whose labels the method trains on."""
-    return "target" if config.method == "supervised" else "source"
-
-
-def train(
-    job: Job, *, time_limit_seconds: float = math.inf, devices: int = 1, report: Report | None = None
-) -> State:
-    """Train from the last checkpoint on (from the start if there is none) until done, stopped or out of time.
+def create_training_job(
+    folder: Path,
+    preparation: Preparation,
+    config: TrainingConfig,
+    device: str = "auto",
+    *,
+    baseline_iterations: int = 0,
+    export: bool = True,
+    bundle_name: str | None = None,
+) -> Job:
+    """A new job that does everything, from volumes to a bundle; queued.
 
     Args:
-        job: From `create_job`.
-        time_limit_seconds: After this the training ends as `stopped`, saved, as on request.
-        devices: Processes on this machine; `torchrun` starts and counts them itself.
-        report: Called with each event's kind and data.
+        folder: Job folder to make. Relative paths in the preparation are relative to it, so that volumes can be put
+            there after this, and the whole folder can move.
+        preparation: From `make_preparation`; its task is read now, its volumes when the job runs.
+        config: Every setting of the training.
+        device: auto, cuda, mps or cpu.
+        baseline_iterations: Train without adaptation for so many iterations first, to compare; 0 for none.
+        export: Make a bundle at the end, in `result/bundle`.
+        bundle_name: What lists of models show; the task, the method and the date unless given.
+
+    Raises:
+        InputError: The method needs target labels and the preparation has none, or the folder is not empty.
+    """
+    if labelled_domain(config) == "target" and not preparation.target_labels:
+        raise InputError(f"The method {config.method} needs target labels: prepare them with --target-labels.")
+    specification = TrainingSpecification(
+        config=config,
+        device=device,
+        preparation=preparation.model_copy(update={"task": preparation.loaded_task()}),
+        baseline_iterations=baseline_iterations,
+        export=export,
+        bundle_name=bundle_name,
+    )
+    return Job.create(folder, KIND, specification.model_dump(mode="json"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, before any process group exists."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | None = None) -> State:
+    """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
+
+    Args:
+        job: From `create_job` or `create_training_job`. Started by `torchrun` or Slurm, all processes call this.
+        time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
+        report: Called with each event's kind and data, in the first process.
 
     Returns:
         `FINISHED` or `STOPPED`.
 
     Raises:
-        InputError: Another process works on the job, the data set has changed, a loss is not a number, or memory
-            does not suffice.
+        InputError: Another process works on the job, a volume can't be used, the data set has changed, a loss is not
+            a number, or memory does not suffice.
     """
-    deadline = time.monotonic() + time_limit_seconds
-    specification = TrainingSpecification.of(job)
-    fabric = make_fabric(specification.device, specification.config.precision, devices)
-    if fabric.global_rank > 0:
-        return _Training(specification, fabric, job, _silent).run(deadline)
-    job.withdraw_stop()
+    run = _Run(job, TrainingSpecification.of(job), time.monotonic() + time_limit_seconds, report)
+    if not is_first_process():
+        return run.follow()
+    # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
+    if job.state() is not State.QUEUED:
+        job.withdraw_stop()
     with job.at_work():
-
-        def emit(kind: str, data: dict[str, Any]) -> None:
-            job.emit(kind, **data)
-            if report is not None:
-                report(kind, data)
-
-        emit("state", {"state": str(State.PREPARING)})
-        state = _Training(specification, fabric, job, emit).run(deadline)
-        emit("state", {"state": str(state)})
+        run.emit_state(State.PREPARING)
+        state = run.lead()
+        run.emit_state(state)
     return state
+
+
+class _EndedError(Exception):
+    """The preparation was stopped, or its time is over."""
+
+
+class _Run:
+    """One process's part in one run of a job."""
+
+    def __init__(
+        self, job: Job, specification: TrainingSpecification, deadline: float, report: Report | None
+    ) -> None:
+        self.job, self.specification, self.deadline, self.report = job, specification, deadline, report
+
+    def lead(self) -> State:
+        """The first process: everything."""
+        try:
+            self._prepare()
+        except _EndedError:
+            return State.STOPPED
+        state = self._train()
+        if state is State.FINISHED and self.specification.export:
+            self._export()
+        return state
+
+    def follow(self) -> State:
+        """The other processes: wait for the data set, then train."""
+        seen, started = False, time.monotonic()
+        while not self.specification.prepared.exists():
+            time.sleep(0.2)
+            alive = self.job.is_alive()
+            if seen and not alive:
+                return State.STOPPED
+            if not alive and time.monotonic() - started > _SECONDS_TO_WAIT:
+                raise InputError(f"No process prepares {self.job.folder}: is the disk shared by all machines?")
+            seen = seen or alive
+        return self._train()
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        """Append an event to the job's, and report it."""
+        self.job.emit(kind, **data)
+        if self.report is not None:
+            self.report(kind, data)
+
+    def emit_state(self, state: State) -> None:
+        """A change of state."""
+        self.emit("state", {"state": str(state)})
+
+    def must_end(self) -> bool:
+        """Whether a stop was requested or the time is over."""
+        return self.job.stop_requested or time.monotonic() > self.deadline
+
+    def _prepare(self) -> None:
+        preparation = self.specification.preparation
+        if preparation is not None and not self.specification.prepared.exists():
+            run_preparation(preparation, self.specification.prepared, self._report_step)
+
+    def _report_step(self, step: Step) -> None:
+        if self.must_end():
+            raise _EndedError
+        self.emit("progress", {"stage": "preparing", "done": step.done, "total": step.total, "message": step.message})
+
+    def _train(self) -> State:
+        from .devices import make_fabric  # noqa: PLC0415
+
+        specification = self.specification
+        dataset = PreparedDataset(specification.prepared)
+        if specification.fingerprint not in (None, dataset.fingerprint):
+            raise InputError(
+                f"{specification.prepared} has changed since the job {self.job.folder} was made: start a new training."
+            )
+        fabric = make_fabric(specification.device, specification.config.precision)
+        first = fabric.global_rank == 0
+        if first:
+            self.emit_state(State.RUNNING)
+        if specification.baseline_iterations:
+            emit = _staged(self.emit, "baseline", f"{BASELINE_FOLDER}/") if first else _silent
+            if self._train_baseline(dataset, fabric, emit) is State.STOPPED:
+                return State.STOPPED
+        emit = _staged(self.emit, "training") if first else _silent
+        return self._loop(dataset, fabric, self.job.folder, specification.config, emit)
+
+    def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
+        """The training without adaptation: a job within this one, which shows its events but for its states."""
+        folder = self.job.folder / BASELINE_FOLDER
+        config = baseline_config(self.specification)
+        if fabric.global_rank > 0:
+            return self._loop(dataset, fabric, folder, config, emit)
+        baseline = _baseline_job(folder, self.specification)
+        own = _staged(lambda kind, data: baseline.emit(kind, **data), "training")
+
+        def emit_twice(kind: str, data: dict[str, Any]) -> None:
+            own(kind, data)
+            emit(kind, data)
+
+        with baseline.at_work():
+            baseline.emit_state(State.RUNNING)
+            state = self._loop(dataset, fabric, folder, config, emit_twice)
+            baseline.emit_state(state)
+        return state
+
+    def _loop(
+        self, dataset: PreparedDataset, fabric: Fabric, folder: Path, config: TrainingConfig, emit: Report
+    ) -> State:
+        from .loop import Loop  # noqa: PLC0415
+
+        return Loop(dataset, config, fabric, folder, emit, self.must_end).run()
+
+    def _export(self) -> None:
+        from .export import export  # noqa: PLC0415
+
+        self.emit_state(State.EXPORTING)
+        export(self.job.folder, self.job.folder / BUNDLE_FOLDER, name=self.specification.bundle_name)
+        self.emit("result", {"bundle": BUNDLE_FOLDER})
+
+
+def baseline_config(specification: TrainingSpecification) -> TrainingConfig:
+    """Settings of the training without adaptation that a job compares itself with."""
+    return specification.config.model_copy(
+        update={"method": "without_adaptation", "iterations": specification.baseline_iterations}
+    )
+
+
+def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
+    """The job within a job, made unless it is there."""
+    if (folder / "job.json").exists():
+        return Job(folder)
+    own = specification.preparation is not None
+    nested = TrainingSpecification(
+        config=baseline_config(specification),
+        device=specification.device,
+        prepared=Path("..") / PREPARED_FOLDER if own else specification.prepared,
+        fingerprint=specification.fingerprint,
+    )
+    return Job.create(folder, KIND, nested.model_dump(mode="json"))
+
+
+def _staged(emit: Report, stage: str, folder: str = "") -> Report:
+    """`emit`, told which stage the numbers and pictures are of, and in which folder the files of the events lie."""
+
+    def emit_staged(kind: str, data: dict[str, Any]) -> None:
+        if kind != "warning":
+            data = {"stage": stage, **data}
+        if "file" in data:
+            data = {**data, "file": folder + data["file"]}
+        emit(kind, data)
+
+    return emit_staged
 
 
 def _silent(kind: str, data: dict[str, Any]) -> None:
     """Reports of the processes other than the first."""
-
-
-@dataclass
-class Model:
-    """Everything that learns, and its moving average."""
-
-    networks: Networks
-    iteration: Iteration
-    average: MovingAverage | None
-
-    @classmethod
-    def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
-        """Fresh networks from the seed."""
-        torch.manual_seed(config.seed)
-        networks = Networks(classes, config.width, config.decoder_dropout)
-        networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
-        return cls(networks, make_iteration(networks, config), average)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
-        return {
-            "networks": self.networks.state_dict(),
-            "iteration": self.iteration.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.networks.load_state_dict(state["networks"])
-        self.iteration.load_state_dict(state["iteration"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-
-
-def averaged_modules(networks: Networks) -> nn.ModuleDict:
-    """E and C1: what is exported, and so what is averaged."""
-    return nn.ModuleDict({"encoder": networks.encoder, "classifier": networks.classifier})
-
-
-@dataclass
-class _LossLog:
-    """Losses of the iterations since the last report, left on the device until then."""
-
-    names: list[str] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
-
-    def add(self, losses: Losses) -> None:
-        self.names = list(losses)
-        self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
-
-    def flush(self, iteration: int) -> dict[str, float]:
-        """Means by name over the rows so far, the last of which is `iteration` (counted from 1).
-
-        Raises:
-            InputError: A loss was not finite; names it and its first iteration.
-        """
-        values = torch.stack(self.rows).cpu()
-        self.rows.clear()
-        bad = torch.nonzero(~torch.isfinite(values))
-        if len(bad):
-            row, column = (int(index) for index in bad[0])
-            first = iteration - len(values) + row + 1
-            raise InputError(
-                f"The loss '{self.names[column]}' was not a number at iteration {first}: resume from the last "
-                "checkpoint with --precision float32, or train with a lower --learning-rate."
-            )
-        return dict(zip(self.names, values.mean(0).tolist(), strict=True))
-
-
-class _Training:
-    """One process's part in a run of the loop."""
-
-    def __init__(self, specification: TrainingSpecification, fabric: Fabric, job: Job, emit: Report) -> None:
-        self.config, self.fabric, self.job, self.emit = specification.config, fabric, job, emit
-        self.dataset = PreparedDataset(specification.prepared)
-        if self.dataset.fingerprint != specification.fingerprint:
-            raise InputError(
-                f"{specification.prepared} has changed since the job {job.folder} was made: start a new training."
-            )
-        self.batches = BatchSource(
-            self.dataset,
-            labelled_domain(self.config),
-            self.config.augmentation,
-            batch=self.config.batch,
-            seed=self.config.seed,
-            device=fabric.device,
-            processes=fabric.world_size,
-            rank=fabric.global_rank,
-            budget_bytes=DATA_SHARE * free_bytes(fabric.device),
-        )
-
-    def run(self, deadline: float) -> State:
-        """The loop, until the last iteration, a stop request or the deadline."""
-        config = self.config
-        model = Model.create(self.dataset.classes, config, self.fabric.device)
-        done = self._restore(model)
-        preview = self.batches.preview()
-        losses = _LossLog()
-        started, started_at = time.monotonic(), done
-        self._say("state", state=str(State.RUNNING))
-        while done < config.iterations:
-            if self._must_end(deadline):
-                # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
-                self._report(losses, done, started, started_at)
-                self._checkpoint(model, done)
-                return State.STOPPED
-            losses.add(self._step(model, done))
-            done += 1
-            last = done == config.iterations
-            saves = last or done % config.checkpoint_every == 0
-            if saves or done % config.log_every == 0:
-                self._report(losses, done, started, started_at)
-            if last or done % config.preview_every == 0:
-                self._preview(model.networks, preview, done)
-            if saves:
-                self._checkpoint(model, done)
-        return State.FINISHED
-
-    def _step(self, model: Model, done: int) -> Losses:
-        seed_iteration(self.config.seed, done, self.fabric.global_rank)
-        try:
-            with self.fabric.autocast():
-                losses = model.iteration.step(self.batches.batch(done))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise self._memory_error(error) from error
-        if model.average:
-            model.average.update(averaged_modules(model.networks), done)
-        return losses
-
-    def _memory_error(self, error: RuntimeError) -> InputError:
-        """What to say when memory has run out; finds the largest batch that would have fitted by trying."""
-        # The traceback keeps the tensors of the failed step alive.
-        error.__traceback__ = None
-        largest = largest_batch(self._fits, self.config.batch - 1)
-        device = self.fabric.device
-        if largest == 0:
-            return InputError(f"The memory of {device} does not hold even a batch of 1: use a smaller size or width.")
-        return InputError(
-            f"The memory of {device} does not hold a batch of {self.config.batch}: use --batch {largest}, the largest "
-            "that fits."
-        )
-
-    def _fits(self, batch: int) -> bool:
-        if self.fabric.device.type == "cuda":
-            torch.cuda.empty_cache()
-        config = self.config.model_copy(update={"batch": batch})
-        size = self.dataset.manifest.source.preprocessing.size
-        slices = torch.zeros(batch, 1, size, size, device=self.fabric.device)
-        try:
-            model = Model.create(self.dataset.classes, config, self.fabric.device)
-            with self.fabric.autocast():
-                model.iteration.step(Batch(slices, slices[:, 0].to(torch.uint8), slices))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return False
-        return True
-
-    def _must_end(self, deadline: float) -> bool:
-        wanted = self.job.stop_requested or time.monotonic() > deadline
-        return distributed.any_process(wanted, self.fabric.device)
-
-    def _restore(self, model: Model) -> int:
-        """Load the newest checkpoint that is whole; the number of iterations that it has behind it."""
-        for path in reversed(checkpoint_paths(self.job.folder / "checkpoints")):
-            try:
-                state = load_checkpoint(path, self.fabric.device)
-            except InputError as error:
-                self._say("warning", message=str(error))
-                continue
-            model.load_state_dict(state["model"])
-            return int(state["done"])
-        return 0
-
-    def _checkpoint(self, model: Model, done: int) -> None:
-        if self.fabric.global_rank > 0:
-            return
-        try:
-            state = {"done": done, "model": model.state_dict()}
-            save_checkpoint(self.job.folder / "checkpoints", done, state)
-        except CheckpointError as error:
-            # The last checkpoint of a run must be there; until then the disk may be emptied.
-            if done == self.config.iterations or self.job.stop_requested:
-                raise InputError(f"{error}, then resume the job.") from error
-            self._say("warning", message=f"{error}; the training goes on, with the checkpoint before kept.")
-
-    def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
-        """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""
-        if not losses.rows:
-            return
-        means = losses.flush(done)
-        # After the flush, which waits for the device.
-        seconds = (time.monotonic() - started) / (done - started_at)
-        self._say("losses", iteration=done, losses=means)
-        self._say(
-            "progress",
-            iteration=done,
-            iterations=self.config.iterations,
-            seconds_per_iteration=seconds,
-            eta_seconds=seconds * (self.config.iterations - done),
-        )
-
-    def _preview(self, networks: Networks, preview: Batch, done: int) -> None:
-        if self.fabric.global_rank > 0:
-            return
-        colors = [structure.color for structure in self.dataset.manifest.task.structures]
-        translates = self.config.method not in SEGMENTATION_METHODS
-        path = self.job.folder / "previews" / f"iteration_{done:08d}.png"
-        write_preview(path, draw_preview(networks, preview, colors, translates=translates))
-        self._say("preview", iteration=done, file=f"previews/{path.name}")
-
-    def _say(self, kind: str, **data: Any) -> None:
-        self.emit(kind, data)
-
-
-def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest batch from 1 to `limit` that fits, by bisection; 0 if none does."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low

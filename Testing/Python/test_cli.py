@@ -128,7 +128,12 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["segment", "nowhere", "x.nii.gz", "--out", "x", "--roi", "1,2"], "is not 6 numbers"),
         (["evaluate", "--prediction", "a.nii.gz", "--reference", "b.nii.gz"], "does not exist"),
         (["phantoms", "--out", "x", "--task", "knee"], "no phantoms of 'knee'"),
-        (["train"], "Missing argument"),
+        (["train"], "Missing option"),
+        (["train", "--out", "x"], "Give either a prepared data set"),
+        (["train", "nowhere", "--out", "x", "--size", "64"], "--size says how to prepare volumes"),
+        (["prepare", "--source", "nowhere", "--out", "x"], "give both --source"),
+        (["prepare", "--out", "x"], "Name the volumes"),
+        (["run", "nowhere"], "is not a job folder"),
         (["fly"], "No such command"),
     ],
 )

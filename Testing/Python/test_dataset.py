@@ -14,21 +14,22 @@ from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.labelmaps import write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, volume_name
+from SIFATrainingLib.batches import BatchSource, SliceOrder
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
-from SIFATrainingLib.dataset import FULL_SCALE, BatchSource, PreparedDataset, SliceOrder
+from SIFATrainingLib.dataset import FULL_SCALE, PreparedDataset
 from SIFATrainingLib.prepare import prepare
 
 CPU = torch.device("cpu")
 
 
-def silent(_: str) -> None:
+def silent(_: object) -> None:
     """Progress of no interest."""
 
 
 def test_slices_labels_and_manifest_agree(prepared: Path) -> None:
     dataset = PreparedDataset(prepared)
     for name in ("source", "target"):
-        entry = dataset.domain(name)
+        entry = dataset.entry(name)
         assert len(entry.volumes) == 2
         assert entry.volumes[0].stop == entry.volumes[1].start
         slices = dataset.slices(name)
@@ -117,6 +118,28 @@ def test_one_patient_in_both_splits_is_refused(cohort: Path, tmp_path: Path) -> 
         prepare(cohort / "mr", cohort / "ct", tmp_path / "out", test=cohort / "ct", report=silent)
     with pytest.raises(InputError, match="both in the source and in the target"):
         prepare(cohort / "mr", cohort / "mr", tmp_path / "out", report=silent)
+
+
+def test_a_region_of_its_own_overrides_the_common_one(cohort: Path, tmp_path: Path) -> None:
+    images = sorted((cohort / "ct").glob("*_image*"))
+    geometry = read_volume(images[0]).geometry
+    corners = geometry.direction_matrix @ (np.array([[0, 0, 0], geometry.size]) * geometry.spacing).T
+    low, high = np.sort(corners.T + geometry.origin, axis=0)
+    # The middle half of slices and rows, all columns.
+    middle, quarter = (low + high) / 2, (high - low) / 4
+    box = [(low[0], high[0]), *zip((middle - quarter)[1:], (middle + quarter)[1:], strict=True)]
+    text = ",".join(f"{value:g}" for pair in box for value in pair)
+    (tmp_path / "ct.csv").write_text(f'patient,image,region\na,{images[0]},"{text}"\nb,{images[1]},\n')
+    whole = BoxMM(minimum=tuple(low - 1000), maximum=tuple(high + 1000))
+    manifest = prepare(
+        cohort / "mr", tmp_path / "ct.csv", tmp_path / "out", size=32, roi=whole, spacing=10, report=silent
+    )
+    first, second = (volume.stop - volume.start for volume in manifest.target.volumes)
+    assert second == read_volume(images[1]).geometry.size[2]
+    assert abs(first - geometry.size[2] / 2) <= 1
+    middle_slice = PreparedDataset(tmp_path / "out").slices("target")[first // 2]
+    rows = np.flatnonzero((middle_slice > -FULL_SCALE).any(axis=1)) * 10
+    assert rows[-1] - rows[0] < 0.6 * (high - low)[1]
 
 
 def test_a_damaged_data_set_is_refused(prepared: Path, tmp_path: Path) -> None:

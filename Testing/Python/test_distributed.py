@@ -11,7 +11,8 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from conftest import quick_config
-from SIFATrainingLib.dataset import BatchSource, PreparedDataset
+from SIFATrainingLib.batches import BatchSource
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import AdaptationIteration, _Player, make_iteration
 from SIFATrainingLib.networks import Networks
 

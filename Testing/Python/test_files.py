@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
     read_labelmap,
@@ -260,3 +261,16 @@ def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:
     write_volume(labelmap(7), tmp_path / "p.nrrd")
     table = evaluate(tmp_path / "p.nrrd", tmp_path / "p.nrrd")
     assert [(row.structure, row.scores.dice) for row in table.rows] == [("label 7", 1.0)]
+
+
+def test_a_csv_gives_an_image_a_region_of_its_own(tmp_path: Path) -> None:
+    files(tmp_path, "a.nii.gz", "b.nii.gz")
+    table = tmp_path / "list.csv"
+    table.write_text('patient,image,region\nx,a.nii.gz,"-1,2.5,0,4,-30,20"\ny,b.nii.gz,\n')
+    first, second = find_cases(table, labelled=False)
+    assert first.region == BoxMM(minimum=(-1, 0, -30), maximum=(2.5, 4, 20))
+    assert second.region is None
+    for text, sentence in (("1,2,3", "is not 6"), ("1,0,0,1,0,1", "has no volume"), ("a,1,0,1,0,1", "is not 6")):
+        table.write_text(f'patient,image,region\nx,a.nii.gz,"{text}"\n')
+        with pytest.raises(InputError, match=rf"list\.csv, line 2: the region '{text}' {sentence}"):
+            find_cases(table, labelled=False)

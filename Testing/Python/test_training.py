@@ -20,7 +20,8 @@ from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from SIFATrainingLib.iteration import AdaptationIteration, Batch, Losses
-from SIFATrainingLib.training import create_job, largest_batch, train
+from SIFATrainingLib.loop import largest_batch
+from SIFATrainingLib.training import create_job, train
 
 
 def final_state(job: Job) -> dict[str, Any]:

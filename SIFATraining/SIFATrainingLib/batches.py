@@ -1,0 +1,152 @@
+"""Slices of a prepared data set as augmented batches, and the order in which they come."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .augmentation import change_intensities, draw_transforms, sampling_grid, warp_labels, warp_slices
+from .config import AugmentationSettings
+from .dataset import FULL_SCALE, DomainName, PreparedDataset
+from .iteration import Batch
+
+
+class SliceOrder:
+    """The order in which `count` slices are shown: a new random permutation each epoch.
+
+    A function of seed and position alone, so that nothing about it needs to be saved.
+    """
+
+    def __init__(self, count: int, seed: int, stream: str) -> None:
+        """`stream` tells the orders of one seed apart, such as those of the two domains."""
+        self.count, self._key = count, f"{seed} {stream}"
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def at(self, start: int, count: int) -> NDArray[np.int64]:
+        """Indices of the `count` slices from position `start` of the endless sequence on."""
+        positions = np.arange(start, start + count)
+        return np.array([self._index(*divmod(int(position), self.count)) for position in positions], np.int64)
+
+    def _index(self, epoch: int, within: int) -> int:
+        if epoch != self._epoch:
+            seed = int.from_bytes(hashlib.sha256(f"{self._key} {epoch}".encode()).digest()[:8], "little")
+            self._epoch, self._permutation = epoch, np.random.default_rng(seed).permutation(self.count)
+        return int(self._permutation[within])
+
+
+class SliceStore:
+    """Slices that are fetched by index: on the device when they fit its budget, else from the memory-mapped file."""
+
+    def __init__(self, array: NDArray[Any], device: torch.device, budget_bytes: float) -> None:
+        self.device = device
+        self._array = array
+        self._resident = torch.from_numpy(np.array(array)).to(device) if array.nbytes <= budget_bytes else None
+
+    def fetch(self, indices: NDArray[np.int64]) -> Tensor:
+        """Slices (b, size, size) on the device, in the array's own type."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self.device)]
+        rows = torch.from_numpy(np.stack([self._array[index] for index in indices]))
+        if self.device.type == "cuda":
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows.to(self.device)
+
+
+class BatchSource:
+    """Augmented batches for the training loop; batch i is a function of the data set, the seed and i."""
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        labelled_domain: DomainName,
+        settings: AugmentationSettings,
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        processes: int = 1,
+        rank: int = 0,
+        budget_bytes: float = float("inf"),
+    ) -> None:
+        """
+        Args:
+            dataset: The prepared data set.
+            labelled_domain: Whose labels are trained on: the source's, but for the supervised bound.
+            settings: Of the augmentation.
+            batch: Slices of each domain in this process's share.
+            seed: Of order and augmentation.
+            device: Where the slices go.
+            processes: Processes that train together.
+            rank: This process's number among them.
+            budget_bytes: Data sets up to this size are kept on the device.
+        """
+        labelled, unlabelled = dataset.slices(labelled_domain), dataset.slices("target")
+        labels = dataset.labels(labelled_domain)
+        fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes <= budget_bytes
+        budget = float("inf") if fits else 0.0
+        self._labelled = SliceStore(labelled, device, budget)
+        self._labels = SliceStore(labels, device, budget)
+        self._target = SliceStore(unlabelled, device, budget)
+        self._labelled_order = SliceOrder(len(labelled), seed, "labelled")
+        self._target_order = SliceOrder(len(unlabelled), seed, "target")
+        middle = dataset.manifest.target.volumes[len(dataset.manifest.target.volumes) // 2]
+        self._target_middle = (middle.start + middle.stop) // 2
+        self._settings, self._seed, self._device = settings, seed, device
+        self._total, self._start, self._stop = batch * processes, batch * rank, batch * (rank + 1)
+
+    def batch(self, iteration: int) -> Batch:
+        """This process's share of batch `iteration` (from 0): float32, contiguous in the channels-last order."""
+        first = iteration * self._total
+        mine = slice(self._start, self._stop)
+        labelled = self._labelled_order.at(first, self._total)[mine]
+        target = self._target_order.at(first, self._total)[mine]
+        labels = self._labels.fetch(labelled)
+        host = torch.Generator().manual_seed(_stream_seed(self._seed, "augmentation", iteration))
+        source, grid = self._augment(as_slices(self._labelled.fetch(labelled)), host)
+        x_t, _ = self._augment(as_slices(self._target.fetch(target)), host)
+        return Batch(source, warp_labels(labels, grid), x_t)
+
+    def preview(self) -> Batch:
+        """A slice of each domain as it is, one that is good to look at."""
+        candidates = np.unique(np.linspace(0, self._labelled_order.count - 1, 64).astype(np.int64))
+        labels = self._labels.fetch(candidates).flatten(1)
+        # The one with the most structures, and of those the one with the most of them.
+        best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
+        labelled, target = candidates[[best]], np.array([self._target_middle])
+        return Batch(
+            as_slices(self._labelled.fetch(labelled)),
+            self._labels.fetch(labelled),
+            as_slices(self._target.fetch(target)),
+        )
+
+    def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = draw_transforms(self._total, self._settings, host)
+        mine = drawn.share(self._start, self._stop, self._device)
+        grid = sampling_grid(mine, slices.shape)
+        # Drawn for the whole batch on the device, where it costs little; from a seed that the host drew.
+        noise_seed = int(torch.randint(2**62, (), generator=host))
+        generator = torch.Generator(self._device).manual_seed(noise_seed)
+        shape = (self._total, *slices.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=self._device)[self._start : self._stop]
+        changed = change_intensities(warp_slices(slices, grid), mine, noise)
+        return changed.contiguous(memory_format=torch.channels_last), grid
+
+
+def as_slices(stored: Tensor) -> Tensor:
+    """Stored slices (b, size, size) int16 as network inputs (b, 1, size, size) in [-1, 1]."""
+    return stored[:, None].float() / FULL_SCALE
+
+
+def _stream_seed(seed: int, stream: str, position: int) -> int:
+    digest = hashlib.sha256(f"{seed} {stream} {position}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def seed_iteration(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch's global generators (dropout, image pools) for one iteration of one process."""
+    torch.manual_seed(_stream_seed(seed, f"process {rank}", iteration))

@@ -1,0 +1,276 @@
+"""The training loop: from a prepared data set to checkpoints.
+
+Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with
+the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import State
+
+from . import distributed
+from .batches import BatchSource, seed_iteration
+from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
+from .config import SEGMENTATION_METHODS, TrainingConfig, labelled_domain
+from .dataset import PreparedDataset
+from .devices import free_bytes, out_of_memory
+from .ema import MovingAverage
+from .iteration import Batch, Iteration, Losses, make_iteration
+from .networks import Networks
+from .previews import draw_preview, write_preview
+
+Emit = Callable[[str, dict[str, Any]], None]
+"""Gets kind and data of each event."""
+
+DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
+
+
+@dataclass
+class Model:
+    """Everything that learns, and its moving average."""
+
+    networks: Networks
+    iteration: Iteration
+    average: MovingAverage | None
+
+    @classmethod
+    def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
+        """Fresh networks from the seed."""
+        torch.manual_seed(config.seed)
+        networks = Networks(classes, config.width, config.decoder_dropout)
+        networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
+        return cls(networks, make_iteration(networks, config), average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "networks": self.networks.state_dict(),
+            "iteration": self.iteration.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.networks.load_state_dict(state["networks"])
+        self.iteration.load_state_dict(state["iteration"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
+
+def averaged_modules(networks: Networks) -> nn.ModuleDict:
+    """E and C1: what is exported, and so what is averaged."""
+    return nn.ModuleDict({"encoder": networks.encoder, "classifier": networks.classifier})
+
+
+@dataclass
+class _LossLog:
+    """Losses of the iterations since the last report, left on the device until then."""
+
+    names: list[str] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+
+    def add(self, losses: Losses) -> None:
+        self.names = list(losses)
+        self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
+
+    def flush(self, iteration: int) -> dict[str, float]:
+        """Means by name over the rows so far, the last of which is `iteration` (counted from 1).
+
+        Raises:
+            InputError: A loss was not finite; names it and its first iteration.
+        """
+        values = torch.stack(self.rows).cpu()
+        self.rows.clear()
+        bad = torch.nonzero(~torch.isfinite(values))
+        if len(bad):
+            row, column = (int(index) for index in bad[0])
+            first = iteration - len(values) + row + 1
+            raise InputError(
+                f"The loss '{self.names[column]}' was not a number at iteration {first}: resume from the last "
+                "checkpoint with --precision float32, or train with a lower --learning-rate."
+            )
+        return dict(zip(self.names, values.mean(0).tolist(), strict=True))
+
+
+class Loop:
+    """One process's part in a run of the loop."""
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        config: TrainingConfig,
+        fabric: Fabric,
+        folder: Path,
+        emit: Emit,
+        must_end: Callable[[], bool],
+    ) -> None:
+        """
+        Args:
+            dataset: What to train on.
+            config: How.
+            fabric: Where, launched.
+            folder: Of `checkpoints` and `previews`; a training goes on from the last checkpoint there.
+            emit: Gets losses, progress, previews and warnings.
+            must_end: Asked before each iteration whether to save and end.
+        """
+        self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
+        self.must_end = must_end
+        self.batches = BatchSource(
+            self.dataset,
+            labelled_domain(self.config),
+            self.config.augmentation,
+            batch=self.config.batch,
+            seed=self.config.seed,
+            device=fabric.device,
+            processes=fabric.world_size,
+            rank=fabric.global_rank,
+            budget_bytes=DATA_SHARE * free_bytes(fabric.device),
+        )
+
+    def run(self) -> State:
+        """Train until the last iteration (`FINISHED`) or until it must end (`STOPPED`), from the last checkpoint on.
+
+        Raises:
+            InputError: A loss is not a number, memory does not suffice, or the last checkpoint does not fit the disk.
+        """
+        config = self.config
+        model = Model.create(self.dataset.classes, config, self.fabric.device)
+        done = self._restore(model)
+        preview = self.batches.preview()
+        losses = _LossLog()
+        started, started_at = time.monotonic(), done
+        while done < config.iterations:
+            if distributed.any_process(self.must_end(), self.fabric.device):
+                # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
+                self._report(losses, done, started, started_at)
+                self._checkpoint(model, done, last=True)
+                return State.STOPPED
+            losses.add(self._step(model, done))
+            done += 1
+            last = done == config.iterations
+            saves = last or done % config.checkpoint_every == 0
+            if saves or done % config.log_every == 0:
+                self._report(losses, done, started, started_at)
+            if last or done % config.preview_every == 0:
+                self._preview(model.networks, preview, done)
+            if saves:
+                self._checkpoint(model, done, last=last)
+        return State.FINISHED
+
+    def _step(self, model: Model, done: int) -> Losses:
+        seed_iteration(self.config.seed, done, self.fabric.global_rank)
+        try:
+            with self.fabric.autocast():
+                losses = model.iteration.step(self.batches.batch(done))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise self._memory_error(error) from error
+        if model.average:
+            model.average.update(averaged_modules(model.networks), done)
+        return losses
+
+    def _memory_error(self, error: RuntimeError) -> InputError:
+        """What to say when memory has run out; finds the largest batch that would have fitted by trying."""
+        # The traceback keeps the tensors of the failed step alive.
+        error.__traceback__ = None
+        largest = largest_batch(self._fits, self.config.batch - 1)
+        device = self.fabric.device
+        if largest == 0:
+            return InputError(f"The memory of {device} does not hold even a batch of 1: use a smaller size or width.")
+        return InputError(
+            f"The memory of {device} does not hold a batch of {self.config.batch}: use --batch {largest}, the largest "
+            "that fits."
+        )
+
+    def _fits(self, batch: int) -> bool:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+        config = self.config.model_copy(update={"batch": batch})
+        size = self.dataset.manifest.source.preprocessing.size
+        slices = torch.zeros(batch, 1, size, size, device=self.fabric.device)
+        try:
+            model = Model.create(self.dataset.classes, config, self.fabric.device)
+            with self.fabric.autocast():
+                model.iteration.step(Batch(slices, slices[:, 0].to(torch.uint8), slices))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _restore(self, model: Model) -> int:
+        """Load the newest checkpoint that is whole; the number of iterations that it has behind it."""
+        for path in reversed(checkpoint_paths(self.folder / "checkpoints")):
+            try:
+                state = load_checkpoint(path, self.fabric.device)
+            except InputError as error:
+                self._say("warning", message=str(error))
+                continue
+            model.load_state_dict(state["model"])
+            return int(state["done"])
+        return 0
+
+    def _checkpoint(self, model: Model, done: int, *, last: bool) -> None:
+        if self.fabric.global_rank > 0:
+            return
+        try:
+            state = {"done": done, "model": model.state_dict()}
+            save_checkpoint(self.folder / "checkpoints", done, state)
+        except CheckpointError as error:
+            # The last checkpoint of a run must be there; until then the disk may be emptied.
+            if last:
+                raise InputError(f"{error}, then resume the job.") from error
+            self._say("warning", message=f"{error}; the training goes on, with the checkpoint before kept.")
+
+    def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
+        """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""
+        if not losses.rows:
+            return
+        means = losses.flush(done)
+        # After the flush, which waits for the device.
+        seconds = (time.monotonic() - started) / (done - started_at)
+        self._say("losses", iteration=done, losses=means)
+        self._say(
+            "progress",
+            iteration=done,
+            iterations=self.config.iterations,
+            seconds_per_iteration=seconds,
+            eta_seconds=seconds * (self.config.iterations - done),
+        )
+
+    def _preview(self, networks: Networks, preview: Batch, done: int) -> None:
+        if self.fabric.global_rank > 0:
+            return
+        colors = [structure.color for structure in self.dataset.manifest.task.structures]
+        translates = self.config.method not in SEGMENTATION_METHODS
+        path = self.folder / "previews" / f"iteration_{done:08d}.png"
+        write_preview(path, draw_preview(networks, preview, colors, translates=translates))
+        self._say("preview", iteration=done, file=f"previews/{path.name}")
+
+    def _say(self, kind: str, **data: Any) -> None:
+        self.emit(kind, data)
+
+
+def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest batch from 1 to `limit` that fits, by bisection; 0 if none does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,184 @@
+"""Options that several commands share: what to prepare, and how to train."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.field_of_view import BoxMM, parse_box
+
+from .config import TrainingConfig, make_config
+from .prepare import Preparation, make_preparation
+
+Roi = Annotated[
+    str | None,
+    typer.Option(metavar="X0,X1,Y0,Y1,Z0,Z1", help="Region of interest in mm (LPS); the body's box unless given."),
+]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+
+
+def takes(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose argument NAME is made by the function `groups[NAME]` of options that are this function's own."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += own[parameter.name].values() if parameter.name in own else [parameter]
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            made = {name: groups[name](**{key: values.pop(key) for key in keys}) for name, keys in own.items()}
+            command(**values, **made)
+
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        # Typer reads both.
+        call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def preparation_options(
+    source: Annotated[
+        Path | None, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Unlabelled volumes: a folder or a CSV. Labels there are not read.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="abdomen, cardiac, or a task file (JSON).")] = "abdomen",
+    plane: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; the task's unless given.")] = None,
+    size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
+    spacing: Annotated[float | None, typer.Option(help="Its pixel spacing in mm; fits the data unless given.")] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Stretch each field of view to the grid (paper).")] = False,
+    roi: Roi = None,
+    full_slice: Annotated[bool, typer.Option("--full-slice", help="Don't crop to the body.")] = False,
+    source_coding: Annotated[
+        str | None, typer.Option(help="Label codes of the source: 'MMWHS', 'CHAOS MR', 'BTCV', ...")
+    ] = None,
+    target_coding: Annotated[str | None, typer.Option(help="The same for --target-labels and --monitor.")] = None,
+    source_window: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Clip the source to this HU window, not to percentiles.")
+    ] = None,
+    target_window: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="The same for the target.")] = None,
+    percentiles: Annotated[
+        str, typer.Option(metavar="LOW,HIGH", help="Clip each volume to these percentiles of its own.")
+    ] = "0.5,99.5",
+    hold_out: Annotated[list[str] | None, typer.Option(help="A patient to leave out; can be repeated.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test volumes; refuses to share a patient with them.")] = None,
+    target_labels: Annotated[
+        bool, typer.Option("--target-labels", help="Store target labels too, for --method supervised.")
+    ] = False,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(help="Labelled volumes like the target's, to watch the training by; never trained on."),
+    ] = None,
+) -> Preparation | None:
+    """What to prepare; None where no volumes are named.
+
+    Raises:
+        InputError: Only one domain is named, none but something about them, or a value is out of bounds.
+    """
+    settings = {
+        "task": task, "plane": plane, "size": size, "spacing": spacing, "stretch": stretch, "roi": parse_roi(roi),
+        "full_slice": full_slice, "source_coding": source_coding, "target_coding": target_coding,
+        "source_window": _pair(source_window, "--source-window"),
+        "target_window": _pair(target_window, "--target-window"),
+        "percentiles": _pair(percentiles, "--percentiles"), "hold_out": tuple(hold_out or ()), "test": test,
+        "target_labels": target_labels, "monitor": monitor,
+    }  # fmt: skip
+    if source is None and target is None:
+        changed = [name for name, value in settings.items() if value != Preparation.model_fields[name].default]
+        if changed:
+            option = changed[0].replace("_", "-")
+            raise InputError(f"--{option} says how to prepare volumes: name them by --source and --target.")
+        return None
+    if source is None or target is None:
+        raise InputError("One domain is missing: give both --source (labelled) and --target (unlabelled).")
+    return make_preparation(source=source, target=target, **settings)
+
+
+def config_options(
+    preset: Annotated[str, typer.Option(help="recommended, or paper: the authors' choices.")] = "recommended",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="sifa, without_adaptation, supervised, image_alignment, image_and_prediction_alignment, prior_sifa."
+        ),
+    ] = "sifa",
+    width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
+    iterations: Annotated[int, typer.Option(help="Number of iterations.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Slices of each domain per process and iteration.")] = 8,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Of all networks.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other setting, such as loss_weights.cycle=5; `sifa settings`."
+        ),
+    ] = None,
+) -> TrainingConfig:
+    """How to train.
+
+    Raises:
+        InputError: A setting is unknown or out of bounds.
+    """
+    settings: dict[str, Any] = {
+        "method": method, "width": width, "iterations": iterations, "batch": batch, "seed": seed
+    }  # fmt: skip
+    settings |= {
+        name: value
+        for name, value in (("learning_rate", learning_rate), ("precision", precision))
+        if value is not None
+    }
+    return make_config(preset, **_with_settings(settings, setting or []))
+
+
+def parse_seconds(duration: str | None) -> float:
+    """`9m`, `2h30m`, `90s` or `90` (seconds) as seconds; infinity for None."""
+    if duration is None:
+        return math.inf
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", duration.strip())
+    if not match or not any(match.groups()):
+        raise InputError(f"--time-limit '{duration}' is no duration: write it as 90s, 9m or 2h30m.")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def parse_roi(text: str | None) -> BoxMM | None:
+    """`--roi` as a box; None for None."""
+    return None if text is None else parse_box(text, "--roi")
+
+
+def _pair(text: str | None, option: str) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} '{text}' is not 2 numbers with a comma between.") from None
+    return low, high
+
+
+def _with_settings(settings: dict[str, Any], extra: list[str]) -> dict[str, Any]:
+    """Settings with `a.b=value` texts in their place; values are checked by the configuration."""
+    for text in extra:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set '{text}' is not NAME=VALUE: see `sifa settings`.")
+        *groups, last = name.split(".")
+        place = settings
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return settings

@@ -1,0 +1,69 @@
+"""job.json of a training: from which volumes or prepared set, with every setting, where, and what to make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Job
+
+from .config import TrainingConfig
+from .prepare import Preparation
+
+KIND = "train"
+PREPARED_FOLDER = "prepared"
+BASELINE_FOLDER = "baseline"
+BUNDLE_FOLDER = "result/bundle"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSpecification(_Frozen):
+    """What a training job does. Relative paths are relative to its folder.
+
+    Attributes:
+        config: Every setting of the training.
+        device: auto, cuda, mps or cpu.
+        prepared: The prepared data set; made by the job itself, in its folder `prepared`, where it has a preparation.
+        fingerprint: Of a data set that was there before the job; it must not change.
+        preparation: Volumes to prepare first.
+        baseline_iterations: Iterations of a training without adaptation that comes before, in the job's folder
+            `baseline`, to compare with; 0 for none.
+        export: Whether to export the finished training to `result/bundle`.
+        bundle_name: What lists of models show; the task, the method and the date unless given.
+    """
+
+    config: TrainingConfig
+    device: str = "auto"
+    prepared: Path = Path(PREPARED_FOLDER)
+    fingerprint: str | None = None
+    preparation: Preparation | None = None
+    baseline_iterations: int = Field(default=0, ge=0)
+    export: bool = False
+    bundle_name: str | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> TrainingSpecification:
+        """That of a job, its paths made absolute.
+
+        Raises:
+            InputError: The job is no training, or its job.json is damaged.
+        """
+        if job.kind != KIND:
+            raise InputError(f"{job.folder} is no training but '{job.kind}': give the folder that `sifa train` made.")
+        try:
+            specification = cls.model_validate(job.specification)
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
+        preparation = specification.preparation
+        return specification.model_copy(
+            update={
+                "prepared": (job.folder / specification.prepared).resolve(),
+                "preparation": preparation and preparation.below(job.folder),
+            }
+        )

@@ -1,0 +1,277 @@
+"""A job that does everything: from volumes to a bundle, from wherever it stands."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import quick_config
+from SIFASegmentationLib.bundle import BASELINE_FILE, read_bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFATrainingLib import export as export_module
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.config import TrainingConfig
+from SIFATrainingLib.export import ExportError, export
+from SIFATrainingLib.prepare import Preparation, make_preparation
+from SIFATrainingLib.training import create_job, create_training_job, train
+from test_cli import ENVIRONMENT, sifa
+from test_training import final_state, tensors
+
+
+def preparation(cohort: Path, **settings: Any) -> Preparation:
+    return make_preparation(**{"source": cohort / "mr", "target": cohort / "ct", "size": 32, **settings})
+
+
+def job_of(cohort: Path, folder: Path, config: TrainingConfig | None = None, **options: Any) -> Job:
+    return create_training_job(folder, preparation(cohort), config or quick_config(), "cpu", **options)
+
+
+def states(job: Job) -> list[str]:
+    return [event.data["state"] for event in job.events()[0] if event.kind == "state"]
+
+
+def data(job: Job, kind: str) -> list[dict[str, Any]]:
+    return [event.data for event in job.events()[0] if event.kind == kind]
+
+
+def stopper(job: Job, when: Callable[[str, dict[str, Any]], bool]) -> Callable[[str, dict[str, Any]], None]:
+    """A report that asks the job to stop at the first event that `when` says."""
+
+    def report(kind: str, data: dict[str, Any]) -> None:
+        if when(kind, data):
+            job.request_stop()
+
+    return report
+
+
+def test_from_volumes_to_a_bundle(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", bundle_name="mine")
+    assert train(job) is State.FINISHED
+    assert states(job) == ["queued", "preparing", "running", "exporting", "finished"]
+    steps = [progress for progress in data(job, "progress") if progress["stage"] == "preparing"]
+    assert [step["done"] for step in steps] == list(range(8))
+    assert {step["total"] for step in steps} == {8}
+    assert steps[0]["message"] == "source, measuring 1 of 2: abdomen_mr_000_image.nii.gz"
+    trained = [progress for progress in data(job, "progress") if progress["stage"] == "training"]
+    assert [progress["iteration"] for progress in trained] == [2, 4, 6]
+    assert data(job, "result") == [{"bundle": "result/bundle"}]
+    manifest = read_bundle(job.folder / "result" / "bundle").manifest
+    assert manifest.name == "mine"
+    assert manifest.baseline is None
+    for file in prepared.iterdir():
+        assert (job.folder / "prepared" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_relative_paths_are_relative_to_the_job_folder_which_can_move(cohort: Path, tmp_path: Path) -> None:
+    relative = make_preparation(source="inputs/mr", target="inputs/ct", size=32)
+    job = create_training_job(tmp_path / "made here", relative, quick_config(iterations=2), "cpu", export=False)
+    shutil.copytree(cohort, job.folder / "inputs")
+    moved = Job(job.folder.rename(tmp_path / "moved"))
+    assert train(moved) is State.FINISHED
+    again = Job(moved.folder.rename(tmp_path / "moved again"))
+    assert export(again.folder, tmp_path / "bundle").manifest.training.iterations == 2
+
+
+def test_a_stop_while_preparing_leaves_nothing_and_the_job_prepares_anew(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", export=False)
+    assert train(job, report=stopper(job, lambda _, data: data.get("done") == 5)) is State.STOPPED
+    assert states(job) == ["queued", "preparing", "stopped"]
+    assert sorted(path.name for path in job.folder.iterdir()) == ["events.jsonl", "job.json", "stop"]
+    assert train(job, time_limit_seconds=0) is State.STOPPED
+    assert not (job.folder / "prepared").exists()
+    assert train(job) is State.FINISHED
+    assert final_state(job)["done"] == 6
+
+
+def test_a_stop_asked_before_the_start_is_honoured(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job")
+    job.request_stop()
+    assert train(job) is State.STOPPED
+    assert not (job.folder / "prepared").exists()
+
+
+def test_a_volume_that_can_not_be_read_fails_the_job(cohort: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(cohort, tmp_path / "cohort")
+    (broken / "ct" / "abdomen_ct_001_image.nii.gz").write_bytes(b"no image")
+    job = job_of(broken, tmp_path / "job")
+    with pytest.raises(InputError, match="abdomen_ct_001_image"):
+        train(job)
+    assert states(job)[-1] == "failed"
+    shutil.copy(cohort / "ct" / "abdomen_ct_001_image.nii.gz", broken / "ct")
+    assert train(job) is State.FINISHED
+
+
+def test_a_failed_export_goes_on_with_the_export_alone(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(cohort, tmp_path / "job")
+    monkeypatch.setattr(export_module, "largest_difference", lambda *_: 1.0)
+    with pytest.raises(ExportError):
+        train(job)
+    assert states(job)[-2:] == ["exporting", "failed"]
+    assert not (job.folder / "result" / "bundle").exists()
+    monkeypatch.undo()
+    before = len(data(job, "losses"))
+    assert train(job) is State.FINISHED
+    assert len(data(job, "losses")) == before
+    assert read_bundle(job.folder / "result" / "bundle").manifest.training.iterations == 6
+
+
+def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", baseline_iterations=4)
+    assert train(job) is State.FINISHED
+    stages = [progress["stage"] for progress in data(job, "progress")]
+    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3
+    previews = data(job, "preview")
+    assert previews[0] == {"stage": "baseline", "iteration": 4, "file": "baseline/previews/iteration_00000004.png"}
+    assert all((job.folder / preview["file"]).exists() for preview in previews)
+    nested = Job(job.folder / "baseline")
+    assert states(nested) == ["queued", "running", "finished"]
+    assert nested.specification["config"]["method"] == "without_adaptation"
+    bundle = read_bundle(job.folder / "result" / "bundle")
+    assert bundle.manifest.baseline is not None
+    assert bundle.manifest.baseline.iterations == 4
+    assert set(bundle.manifest.baseline.losses) == {"segmentation", "lower_segmentation"}
+    alone = create_job(prepared, tmp_path / "alone", quick_config(method="without_adaptation", iterations=4), "cpu")
+    train(alone)
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors(final_state(nested)), tensors(final_state(alone)), strict=True)
+    )
+
+
+@pytest.mark.parametrize("stage", ["baseline", "training"])
+def test_stopped_in_either_phase_the_weights_are_those_of_an_uninterrupted_job(
+    prepared: Path, tmp_path: Path, stage: str
+) -> None:
+    jobs = [
+        create_job(prepared, tmp_path / name, quick_config(), "cpu", baseline_iterations=4)
+        for name in ("whole", "broken")
+    ]
+    train(jobs[0])
+    first = stopper(jobs[1], lambda kind, data: kind == "losses" and data["stage"] == stage and data["iteration"] == 2)
+    assert train(jobs[1], report=first) is State.STOPPED
+    assert bool(checkpoint_paths(jobs[1].folder / "checkpoints")) == (stage == "training")
+    assert train(jobs[1]) is State.FINISHED
+    for folder in ("baseline/checkpoints", "checkpoints"):
+        one, other = (tensors(load_checkpoint(checkpoint_paths(job.folder / folder)[-1])) for job in jobs)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_baseline_of_another_job_goes_into_the_bundle(
+    finished_job: Path, prepared: Path, cohort: Path, tmp_path: Path
+) -> None:
+    config = quick_config(method="without_adaptation", iterations=2)
+    compared = create_job(prepared, tmp_path / "compared", config, "cpu")
+    train(compared)
+    assert sifa("export", finished_job, "--out", tmp_path / "bundle", "--baseline", compared.folder).returncode == 0
+    bundle = read_bundle(tmp_path / "bundle")
+    assert BASELINE_FILE in bundle.manifest.files
+    slices = torch.rand(2, 32, 32).numpy() * 2 - 1
+    adapted, unadapted = (Segmentor(bundle, "cpu", baseline=which).predict(slices) for which in (False, True))
+    assert adapted.shape == unadapted.shape == (2, 5, 32, 32)
+    assert abs(adapted - unadapted).max() > 1e-6
+    single = export(compared.folder, tmp_path / "single")
+    assert abs(Segmentor(single, "cpu").predict(slices) - unadapted).max() == 0
+    with pytest.raises(InputError, match="no model without adaptation"):
+        Segmentor(single, "cpu", baseline=True)
+    segmented = sifa("segment", tmp_path / "bundle", cohort / "ct", "--out", tmp_path / "out", "--baseline")
+    assert segmented.returncode == 0, segmented.stderr
+    names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.nii.gz"))
+    assert names[2:] == [f"baseline/{name}" for name in names[:2]] or names[:2] == [f"baseline/{n}" for n in names[2:]]
+    with pytest.raises(InputError, match="trained by the method sifa: give a job trained by without_adaptation"):
+        export(finished_job, tmp_path / "other", baseline=finished_job)
+
+
+def test_a_baseline_on_another_grid_or_task_is_refused(finished_job: Path, cohort: Path, tmp_path: Path) -> None:
+    config = quick_config(method="without_adaptation", iterations=1)
+    for name, settings, sentence in (
+        ("grid", {"size": 40}, "on slices axial, 40 x 40"),
+        ("task", {"task": _two_structures(tmp_path)}, "segments liver, spleen"),
+    ):
+        made = preparation(cohort, source_coding="all four" if name == "task" else None, **settings)
+        job = create_training_job(tmp_path / name, made, config, "cpu", export=False)
+        train(job)
+        with pytest.raises(InputError, match=sentence):
+            export(finished_job, tmp_path / "bundle", baseline=job.folder)
+    assert not (tmp_path / "bundle").exists()
+
+
+def _two_structures(folder: Path) -> str:
+    from SIFASegmentationLib.structures import LabelCoding, Task, load_task  # noqa: PLC0415
+
+    whole = load_task("abdomen")
+    spleen = whole.structures[3].model_copy(update={"value": 2})
+    coding = LabelCoding(codes={"liver": 1, "spleen": 4}, ignored=(2, 3))
+    task = Task(name="two", title="Two", plane="axial", structures=(whole.structures[0], spleen),
+                label_codes={"all four": coding})  # fmt: skip
+    (folder / "two.json").write_text(task.model_dump_json())
+    return str(folder / "two.json")
+
+
+def test_settings_that_can_not_be_used_make_no_job(cohort: Path, tmp_path: Path) -> None:
+    for settings, sentence in (
+        ({"sizes": 32}, "setting 'sizes' of the preparation"), ({"size": 30}, "size 30"),
+        ({"task": "knee"}, "task knee"), ({"hold_out": 3}, "'hold_out'"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            preparation(cohort, **settings)
+    with pytest.raises(InputError, match="needs target labels"):
+        job_of(cohort, tmp_path / "job", quick_config(method="supervised"))
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_child_writes_its_log_and_shows_at_once_that_it_prepares(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", quick_config(log_every=1))
+    command = [sys.executable, "-m", "SIFATrainingLib", "run", str(job.folder), "--log"]
+    started = time.time()
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    log = (job.folder / "log.txt").read_text(encoding="utf-8")
+    assert "target, resampling 2 of 2" in log
+    assert "iteration 6 of 6" in log
+    assert "the model is" in log
+    preparing = next(event for event in job.events()[0] if event.data.get("state") == "preparing")
+    running = next(event for event in job.events()[0] if event.data.get("state") == "running")
+    assert started < preparing.time < running.time
+
+
+def test_preparing_needs_no_torch() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import SIFATrainingLib.cli, SIFATrainingLib.training, SIFATrainingLib.prepare\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_libraries_and_a_fault_print_goes_to_the_log(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from SIFATrainingLib.console import write_output_to\n"
+        f"write_output_to(Path({str(tmp_path / 'log.txt')!r}))\n"
+        "os.system('echo from C'); print('schön'); os.write(2, b'raw\\n'); 1 / 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["from C", "schön", "raw"]
+    assert lines[-1].startswith("ZeroDivisionError")
+
+
+def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
+    quick = ["--iterations", 2, "--width", 0.0625, "--batch", 2, "--device", "cpu"]
+    done = sifa("train", "--source", "mr", "--target", "ct", "--size", 32, "--out", tmp_path / "job", "--export",
+                "--baseline-iterations", 1, *quick, cwd=cohort)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "without adaptation: iteration 1 of 1" in done.stdout
+    assert f"the model is {tmp_path / 'job' / 'result' / 'bundle'}" in done.stdout
+    assert sifa("run", tmp_path / "job").returncode == 0
