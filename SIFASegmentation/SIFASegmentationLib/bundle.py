@@ -45,6 +45,7 @@ class TrainingSummary(_Frozen):
         target_volumes: Names of the unlabelled volumes.
         losses: Last reported losses by name.
         settings: Every setting of the training.
+        initial: Name of the model that it started from; None where it started from random weights.
     """
 
     method: str
@@ -53,6 +54,7 @@ class TrainingSummary(_Frozen):
     target_volumes: tuple[str, ...]
     losses: dict[str, float]
     settings: dict[str, Any]
+    initial: str | None = None
 
 
 class Verification(_Frozen):

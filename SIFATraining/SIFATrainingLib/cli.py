@@ -68,6 +68,9 @@ def train(
         int, typer.Option(min=0, help="Train without adaptation for so many iterations first, to compare.")
     ] = 0,
     export: Annotated[bool, typer.Option("--export", help="Make a bundle at the end, in JOB/result/bundle.")] = False,
+    initial: Annotated[
+        Path | None, typer.Option(help="Bundle to start from, for the same structures and of the same width.")
+    ] = None,
     time_limit: TimeLimit = None,
 ) -> None:
     """Train on a prepared data set, or on volumes, in a job folder to be stopped, resumed, watched and exported."""
@@ -76,7 +79,9 @@ def train(
     limit = parse_seconds(time_limit)
     if (prepared is None) == (preparation is None):
         raise InputError("Give either a prepared data set, or volumes by --source and --target.")
-    options: dict[str, Any] = {"device": device, "baseline_iterations": baseline_iterations, "export": export}
+    options: dict[str, Any] = {
+        "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
+    }  # fmt: skip
     if not is_first_process():
         job = _await_job(out)
     elif prepared is not None:

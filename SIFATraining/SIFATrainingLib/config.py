@@ -99,6 +99,7 @@ class TrainingConfig(_Settings):
         "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs that have it."
     )
     log_every: int = Field(20, ge=1, description="Iterations between two reports of the losses.")
+    monitor_every: int = Field(500, ge=1, description="Iterations between two Dice of the monitor volumes.")
     preview_every: int = Field(500, ge=1, description="Iterations between two preview strips.")
     checkpoint_every: int = Field(500, ge=1, description="Iterations between two checkpoints.")
 

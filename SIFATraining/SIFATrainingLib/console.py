@@ -51,6 +51,9 @@ class ProgressLine:
                 f"{duration(data['eta_seconds'])} left"
             )
             self.show(text, last=done == total)
+        elif kind == "monitor" and data["dice"]:
+            dice = "  ".join(f"{name} {value:.3f}" for name, value in data["dice"].items())
+            self.show(f"Dice of the monitor volumes at iteration {data['iteration']:,}: {dice}", last=True)
         elif kind in ("warning", "error"):
             self.show(f"{kind}: {data['message']}", last=True)
         elif kind == "state":

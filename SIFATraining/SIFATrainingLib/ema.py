@@ -15,7 +15,7 @@ class MovingAverage:
     Buffers (batch norm's running statistics) are those of the last iteration.
     """
 
-    def __init__(self, modules: nn.Module, decay: float) -> None:
+    def __init__(self, modules: nn.ModuleDict, decay: float) -> None:
         self.decay = decay
         self.average = copy.deepcopy(modules).requires_grad_(False)
 

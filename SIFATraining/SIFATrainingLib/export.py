@@ -104,7 +104,7 @@ class _Trained:
     """The networks of a job's last checkpoint, after `done` iterations."""
 
     job: Job
-    config: TrainingConfig
+    specification: TrainingSpecification
     dataset: PreparedDataset
     networks: Networks
     done: int
@@ -113,18 +113,23 @@ class _Trained:
     def load(cls, job: Job, weights: str) -> _Trained:
         """See `export` for `weights` and errors."""
         specification = TrainingSpecification.of(job)
-        config = specification.config
         paths = checkpoint_paths(job.folder / "checkpoints")
         if not paths:
             raise InputError(f"{job.folder} has no checkpoint yet: train longer, or look at its log.txt.")
         dataset = PreparedDataset(specification.prepared)
         checkpoint = load_checkpoint(paths[-1])
         state = checkpoint["model"]
+        config = specification.config
         networks = Networks(dataset.classes, config.width, config.decoder_dropout)
         networks.load_state_dict(state["networks"])
         if weights == "average" and state["average"]:
             averaged_modules(networks).load_state_dict(state["average"])
-        return cls(job, config, dataset, networks.eval(), int(checkpoint["done"]))
+        return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))
+
+    @property
+    def config(self) -> TrainingConfig:
+        """Every setting."""
+        return self.specification.config
 
     def write_model(self, path: Path) -> Verification:
         """Re-estimate batch norm, write E and C1 as ONNX, compare with torch."""
@@ -155,6 +160,7 @@ class _Trained:
         source, target = (
             tuple(volume.image for volume in self.dataset.entry(domain).volumes) for domain in DOMAINS
         )
+        initial = self.specification.initial
         return TrainingSummary(
             method=self.config.method,
             iterations=self.done,
@@ -162,6 +168,7 @@ class _Trained:
             target_volumes=target,
             losses=self._losses(),
             settings=self.config.model_dump(),
+            initial=initial.name if initial is not None else None,
         )
 
     def _losses(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -26,7 +27,9 @@ from .config import SEGMENTATION_METHODS, TrainingConfig, labelled_domain
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory
 from .ema import MovingAverage
+from .initial import read_initial
 from .iteration import Batch, Iteration, Losses, make_iteration
+from .monitoring import Monitor
 from .networks import Networks
 from .previews import draw_preview, write_preview
 
@@ -52,6 +55,16 @@ class Model:
         networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
         return cls(networks, make_iteration(networks, config), average)
+
+    def start_from(self, weights: bytes) -> None:
+        """Take the weights of all networks (safetensors) in place of random ones, before the first iteration."""
+        self.networks.load_state_dict(safetensors.torch.load(weights))
+        if self.average:
+            self.average = MovingAverage(averaged_modules(self.networks), self.average.decay)
+
+    def exported(self) -> nn.ModuleDict:
+        """E and C1 as they are exported: their moving average, where there is one."""
+        return self.average.average if self.average else averaged_modules(self.networks)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
@@ -115,6 +128,7 @@ class Loop:
         folder: Path,
         emit: Emit,
         must_end: Callable[[], bool],
+        initial: Path | None = None,
     ) -> None:
         """
         Args:
@@ -122,11 +136,12 @@ class Loop:
             config: How.
             fabric: Where, launched.
             folder: Of `checkpoints` and `previews`; a training goes on from the last checkpoint there.
-            emit: Gets losses, progress, previews and warnings.
+            emit: Gets losses, progress, previews, scores of the monitor volumes, and warnings.
             must_end: Asked before each iteration whether to save and end.
+            initial: Bundle whose weights the networks start with; random ones unless given.
         """
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
-        self.must_end = must_end
+        self.must_end, self.initial = must_end, initial
         self.batches = BatchSource(
             self.dataset,
             labelled_domain(self.config),
@@ -148,7 +163,10 @@ class Loop:
         config = self.config
         model = Model.create(self.dataset.classes, config, self.fabric.device)
         done = self._restore(model)
-        preview = self.batches.preview()
+        if done == 0 and self.initial is not None:
+            _, weights = read_initial(self.initial, self.dataset.manifest.task, config)
+            model.start_from(weights)
+        preview, monitor = self.batches.preview(), self._monitor()
         losses = _LossLog()
         started, started_at = time.monotonic(), done
         while done < config.iterations:
@@ -165,6 +183,9 @@ class Loop:
                 self._report(losses, done, started, started_at)
             if last or done % config.preview_every == 0:
                 self._preview(model.networks, preview, done)
+            if monitor is not None and (last or done % config.monitor_every == 0):
+                with self.fabric.autocast():
+                    self._say("monitor", iteration=done, dice=monitor.dice(model.exported()))
             if saves:
                 self._checkpoint(model, done, last=last)
         return State.FINISHED
@@ -259,6 +280,12 @@ class Loop:
         path = self.folder / "previews" / f"iteration_{done:08d}.png"
         write_preview(path, draw_preview(networks, preview, colors, translates=translates))
         self._say("preview", iteration=done, file=f"previews/{path.name}")
+
+    def _monitor(self) -> Monitor | None:
+        """For the first process, where there are volumes to watch by."""
+        if self.dataset.manifest.monitor is None or self.fabric.global_rank > 0:
+            return None
+        return Monitor(self.dataset, self.config.batch, self.fabric.device)
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)

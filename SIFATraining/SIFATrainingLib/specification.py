@@ -22,6 +22,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class InitialModel(_Frozen):
+    """The bundle that a training starts from: its folder, and its name for the card."""
+
+    folder: Path
+    name: str
+
+
 class TrainingSpecification(_Frozen):
     """What a training job does. Relative paths are relative to its folder.
 
@@ -35,6 +42,7 @@ class TrainingSpecification(_Frozen):
             `baseline`, to compare with; 0 for none.
         export: Whether to export the finished training to `result/bundle`.
         bundle_name: What lists of models show; the task, the method and the date unless given.
+        initial: Model whose weights the networks start with; the baseline always starts with random ones.
     """
 
     config: TrainingConfig
@@ -45,6 +53,7 @@ class TrainingSpecification(_Frozen):
     baseline_iterations: int = Field(default=0, ge=0)
     export: bool = False
     bundle_name: str | None = None
+    initial: InitialModel | None = None
 
     @classmethod
     def of(cls, job: Job) -> TrainingSpecification:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.structures import Task
 
 from .config import TrainingConfig, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
+from .initial import read_initial
 from .prepare import Preparation, Step, run_preparation
-from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, TrainingSpecification
+from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,11 +48,13 @@ def create_job(
     baseline_iterations: int = 0,
     export: bool = False,
     bundle_name: str | None = None,
+    initial: Path | None = None,
 ) -> Job:
-    """A new training job on a prepared data set, queued; the arguments are those of `TrainingSpecification`.
+    """A new training job on a prepared data set, queued; the arguments are those of `create_training_job`.
 
     Raises:
-        InputError: The data set can't be used for `config.method`, or the folder is not empty.
+        InputError: The data set can't be used for `config.method`, the networks can't start from `initial`, or the
+            folder is not empty.
     """
     dataset = PreparedDataset(prepared)
     for domain in DOMAINS:
@@ -64,6 +68,7 @@ def create_job(
         baseline_iterations=baseline_iterations,
         export=export,
         bundle_name=bundle_name,
+        initial=_initial_model(initial, dataset.manifest.task, config),
     )
     return Job.create(folder, KIND, specification.model_dump(mode="json"))
 
@@ -77,6 +82,7 @@ def create_training_job(
     baseline_iterations: int = 0,
     export: bool = True,
     bundle_name: str | None = None,
+    initial: Path | None = None,
 ) -> Job:
     """A new job that does everything, from volumes to a bundle; queued.
 
@@ -89,19 +95,23 @@ def create_training_job(
         baseline_iterations: Train without adaptation for so many iterations first, to compare; 0 for none.
         export: Make a bundle at the end, in `result/bundle`.
         bundle_name: What lists of models show; the task, the method and the date unless given.
+        initial: Bundle whose weights the networks start with, but for the baseline's; random ones unless given.
 
     Raises:
-        InputError: The method needs target labels and the preparation has none, or the folder is not empty.
+        InputError: The method needs target labels and the preparation has none, the networks can't start from
+            `initial`, or the folder is not empty.
     """
     if labelled_domain(config) == "target" and not preparation.target_labels:
         raise InputError(f"The method {config.method} needs target labels: prepare them with --target-labels.")
+    task = preparation.loaded_task()
     specification = TrainingSpecification(
         config=config,
         device=device,
-        preparation=preparation.model_copy(update={"task": preparation.loaded_task()}),
+        preparation=preparation.model_copy(update={"task": task}),
         baseline_iterations=baseline_iterations,
         export=export,
         bundle_name=bundle_name,
+        initial=_initial_model(initial, task, config),
     )
     return Job.create(folder, KIND, specification.model_dump(mode="json"))
 
@@ -217,7 +227,8 @@ class _Run:
             if self._train_baseline(dataset, fabric, emit) is State.STOPPED:
                 return State.STOPPED
         emit = _staged(self.emit, "training") if first else _silent
-        return self._loop(dataset, fabric, self.job.folder, specification.config, emit)
+        initial = specification.initial.folder if specification.initial is not None else None
+        return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
 
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""
@@ -239,11 +250,17 @@ class _Run:
         return state
 
     def _loop(
-        self, dataset: PreparedDataset, fabric: Fabric, folder: Path, config: TrainingConfig, emit: Report
+        self,
+        dataset: PreparedDataset,
+        fabric: Fabric,
+        folder: Path,
+        config: TrainingConfig,
+        emit: Report,
+        initial: Path | None = None,
     ) -> State:
         from .loop import Loop  # noqa: PLC0415
 
-        return Loop(dataset, config, fabric, folder, emit, self.must_end).run()
+        return Loop(dataset, config, fabric, folder, emit, self.must_end, initial).run()
 
     def _export(self) -> None:
         from .export import export  # noqa: PLC0415
@@ -251,6 +268,13 @@ class _Run:
         self.emit_state(State.EXPORTING)
         export(self.job.folder, self.job.folder / BUNDLE_FOLDER, name=self.specification.bundle_name)
         self.emit("result", {"bundle": BUNDLE_FOLDER})
+
+
+def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> InitialModel | None:
+    if folder is None:
+        return None
+    name, _ = read_initial(folder, task, config)
+    return InitialModel(folder=folder.resolve(), name=name)
 
 
 def baseline_config(specification: TrainingSpecification) -> TrainingConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import quick_config
-from SIFASegmentationLib.bundle import BASELINE_FILE, read_bundle
+from SIFASegmentationLib.bundle import BASELINE_FILE, WEIGHTS_FILE, Bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib import export as export_module
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.config import TrainingConfig
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import ExportError, export
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.training import create_job, create_training_job, train
@@ -275,3 +279,54 @@ def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
     assert "without adaptation: iteration 1 of 1" in done.stdout
     assert f"the model is {tmp_path / 'job' / 'result' / 'bundle'}" in done.stdout
     assert sifa("run", tmp_path / "job").returncode == 0
+
+
+def test_a_training_starts_from_the_networks_of_a_bundle(bundle: Bundle, prepared: Path, tmp_path: Path) -> None:
+    config = quick_config(iterations=2, learning_rate=1e-9)
+    job = create_job(prepared, tmp_path / "job", config, "cpu", initial=bundle.folder)
+    assert train(job, time_limit_seconds=0) is State.STOPPED
+    started = final_state(job)
+    weights = load_file(bundle.folder / WEIGHTS_FILE)
+    for name, tensor in weights.items():
+        assert torch.equal(started["model"]["networks"][name], tensor)
+    assert torch.equal(started["model"]["average"]["encoder.lower.0.weight"], weights["encoder.lower.0.weight"])
+    assert train(job) is State.FINISHED
+    again = export(job.folder, tmp_path / "bundle")
+    assert again.manifest.training.initial == bundle.manifest.name
+    assert bundle.manifest.training.initial is None
+    tuned = load_file(again.folder / WEIGHTS_FILE)
+    assert torch.allclose(tuned["generator.body.0.weight"], weights["generator.body.0.weight"], atol=1e-6)
+
+
+def test_a_bundle_that_does_not_fit_is_refused_before_anything_starts(
+    bundle: Bundle, prepared: Path, cohort: Path, tmp_path: Path
+) -> None:
+    done = sifa("train", prepared, "--out", tmp_path / "job", "--width", 0.125, "--initial", bundle.folder)
+    assert done.returncode == 2
+    assert f"{bundle.folder} have width 0.0625, those of this training 0.125: train with --width 0.0625" in done.stderr
+    cardiac = preparation(cohort, task="cardiac")
+    with pytest.raises(InputError, match=r"segments liver, .*, this training AA, LAC"):
+        create_training_job(tmp_path / "job", cardiac, quick_config(), "cpu", initial=bundle.folder)
+    with pytest.raises(InputError, match="is not a bundle"):
+        job_of(cohort, tmp_path / "job", initial=tmp_path)
+    bare = shutil.copytree(bundle.folder, tmp_path / "bare", ignore=shutil.ignore_patterns(WEIGHTS_FILE))
+    with pytest.raises(InputError, match=r"weights\.safetensors is missing"):
+        job_of(cohort, tmp_path / "job", initial=bare)
+    assert not (tmp_path / "job").exists()
+
+
+def test_manifests_of_before_are_read(bundle: Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    content = json.loads((copy / "manifest.json").read_text())
+    del content["checksum"], content["baseline"], content["training"]["initial"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps({**content, "checksum": checksum}))
+    manifest = read_bundle(copy).manifest
+    assert manifest.baseline is None
+    assert manifest.training.initial is None
+
+
+def test_jobs_of_before_are_read(prepared: Path, tmp_path: Path) -> None:
+    old = {"prepared": str(prepared), "fingerprint": PreparedDataset(prepared).fingerprint, "device": "cpu",
+           "config": quick_config(iterations=2).model_dump(exclude={"monitor_every"})}  # fmt: skip
+    assert train(Job.create(tmp_path / "job", "train", old)) is State.FINISHED
