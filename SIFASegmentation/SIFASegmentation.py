@@ -134,7 +134,7 @@ class SegmentationRun:
         rows: Sequence[InputRow],
         task: Any,
         options: SegmentationOptions,
-        on_event: Callable[[Event], None],
+        on_events: Callable[[list[Event]], None],
         on_end: Callable[[SegmentationRun, State], None],
         output: Any | None = None,
     ) -> None:
@@ -144,7 +144,7 @@ class SegmentationRun:
             rows: Volumes in the order of the job.
             task: Of the model.
             options: How.
-            on_event: Gets the job's events, after their results are in the scene.
+            on_events: Gets the job's events, after their results are in the scene.
             on_end: Called once.
             output: Segmentation node to replace the content of, for the first volume.
         """
@@ -152,11 +152,10 @@ class SegmentationRun:
         self.volume_ids = [row.volume.GetID() for row in rows]
         self.output_id = output.GetID() if output is not None else None
         self.results: list[SegmentationResult] = []
-        self._on_event, self._on_end = on_event, on_end
-        libraries = Path(__file__).parent
+        self._on_events, self._on_end = on_events, on_end
         arguments = [str(job.folder), "--parent", str(os.getpid())]
-        self.process = start_process(job, "SIFASegmentationLib", arguments, [libraries])
-        self.follower = JobFollower(job, self._event, self._end, returned=self.process.poll)
+        self.process = start_process(job, "SIFASegmentationLib", arguments)
+        self.follower = JobFollower(job, self._events, self._end, returned=self.process.poll)
         self.follower.start()
 
     def cancel(self) -> None:
@@ -171,10 +170,11 @@ class SegmentationRun:
             self.process.wait()
         shutil.rmtree(self.job.folder, ignore_errors=True)
 
-    def _event(self, event: Event) -> None:
-        if event.kind == "result":
-            self.results.append(self._import(event.data))
-        self._on_event(event)
+    def _events(self, events: list[Event]) -> None:
+        for event in events:
+            if event.kind == "result":
+                self.results.append(self._import(event.data))
+        self._on_events(events)
 
     def _import(self, data: dict[str, Any]) -> SegmentationResult:
         volume_id = self.volume_ids[data["volume"]]
@@ -237,7 +237,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         options: SegmentationOptions | None = None,
         *,
         output: Any | None = None,
-        on_event: Callable[[Event], None] = lambda _event: None,
+        on_events: Callable[[list[Event]], None] = lambda _events: None,
         on_end: Callable[[SegmentationRun, State], None] = lambda _run, _state: None,
     ) -> SegmentationRun:
         """Start segmenting in a process of its own; `on_end` is called from the event loop.
@@ -247,7 +247,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             model: Folder of a model.
             options: How; the defaults unless given.
             output: Segmentation node to replace the content of, for the first volume.
-            on_event: Gets the job's events.
+            on_events: Gets the job's events as they come.
             on_end: Gets the run and its last state.
 
         Raises:
@@ -287,7 +287,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             for request, volume in zip(requests, volumes, strict=True):
                 # Compressing takes longer than reading it once is worth.
                 write_volume(volume, folder / request.image, compress=False)
-            return SegmentationRun(job, rows, manifest.task, options, on_event, on_end, output)
+            return SegmentationRun(job, rows, manifest.task, options, on_events, on_end, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -632,7 +632,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.app.processEvents()
             self.logic.ensure_dependencies()
             self.run = self.logic.start(
-                self._chosen(), parameters.model, options, output=parameters.output, on_event=self._event,
+                self._chosen(), parameters.model, options, output=parameters.output, on_events=self._show_events,
                 on_end=self._ended,
             )  # fmt: skip
         except InputError as error:
@@ -643,19 +643,21 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.setRange(0, 0)
         self._refresh()
 
-    def _event(self, event: Event) -> None:
-        data = event.data
-        if event.kind == "progress":
-            self.ui.progressBar.setRange(0, data["total"])
-            self.ui.progressBar.setValue(data["done"])
-            which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
-            self._say(
-                _("{which}predicting {done} of {total}, {seconds} s left").format(
-                    which=which, done=data["done"], total=data["total"], seconds=round(data["eta_seconds"])
-                )
+    def _show_events(self, events: list[Event]) -> None:
+        self._warnings += [event.data["message"] for event in events if event.kind == "warning"]
+        progress = [event.data for event in events if event.kind == "progress"]
+        if progress:
+            self._show_progress(progress[-1])
+
+    def _show_progress(self, data: dict[str, Any]) -> None:
+        self.ui.progressBar.setRange(0, data["total"])
+        self.ui.progressBar.setValue(data["done"])
+        which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
+        self._say(
+            _("{which}predicting {done} of {total}, {seconds} s left").format(
+                which=which, done=data["done"], total=data["total"], seconds=round(data["eta_seconds"])
             )
-        elif event.kind == "warning":
-            self._warnings.append(data["message"])
+        )
 
     def _cancel(self) -> None:
         if self.run is not None:

@@ -162,13 +162,18 @@ class Job:
 
     def is_alive(self) -> bool:
         """Whether a process works on this job now, on this machine or on another that shares the disk."""
-        try:
-            beat = json.loads((self.folder / "heartbeat.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return False
-        if time.time() - beat["time"] > LOST_AFTER_SECONDS:
+        beat = self.last_beat()
+        if beat is None or time.time() - beat["time"] > LOST_AFTER_SECONDS:
             return False
         return beat["host"] != socket.gethostname() or process_exists(beat["process"])
+
+    def last_beat(self) -> dict[str, Any] | None:
+        """The last sign of life, with keys host, process, started, time; None if no process is at work."""
+        try:
+            beat: dict[str, Any] = json.loads((self.folder / "heartbeat.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return beat
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the local time before it."""

@@ -13,7 +13,7 @@ from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 POLL_MS = 250
 STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
 
-Listener = Callable[[Event], None]
+Listener = Callable[[list[Event]], None]
 Ended = Callable[[State], None]
 
 
@@ -24,16 +24,16 @@ class JobFollower:
     callables take the place of Qt signals, which Python can't make in Slicer.
     """
 
-    def __init__(self, job: Job, on_event: Listener, on_end: Ended, *, returned: Callable[[], int | None]) -> None:
+    def __init__(self, job: Job, on_events: Listener, on_end: Ended, *, returned: Callable[[], int | None]) -> None:
         """
         Args:
             job: To follow.
-            on_event: Called with each event, from the first one on.
+            on_events: Called with the events that have come since the last time, from the first one on.
             on_end: Called once, with the state in which the job ended.
             returned: The exit code of the job's process; None while it runs, or if it is not ours.
         """
         self.job = job
-        self._on_event, self._on_end, self._returned = on_event, on_end, returned
+        self._on_events, self._on_end, self._returned = on_events, on_end, returned
         self._offset, self._state, self._ended = 0, State.QUEUED, False
         self._started = time.monotonic()
         self._timer = qt.QTimer()
@@ -62,7 +62,8 @@ class JobFollower:
         for event in events:
             if event.kind == "state":
                 self._state = State(event.data["state"])
-            self._on_event(event)
+        if events:
+            self._on_events(events)
         if self._state in ENDED:
             self._end(self._state)
         elif code is not None or self._is_lost():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import qt
@@ -60,10 +60,10 @@ class NodesTable:
         self.show([*self.nodes(), (*row_nodes, *blank)])
         self._on_change()
 
-    def add_all(self) -> None:
-        """A row for each volume of the scene that has none; empty rows are filled first."""
+    def add_all(self, taken: Set[str] = frozenset()) -> None:
+        """A row for each volume of the scene that has none, but for those with the IDs `taken`; empty rows go."""
         kept = [row for row in self.nodes() if row[0] is not None]
-        known = {row[0].GetID() for row in kept}
+        known = {row[0].GetID() for row in kept} | taken
         blank = [None] * (len(self._columns) - 1)
         new = [(volume, *blank) for volume in scene_volumes() if volume.GetID() not in known]
         self.show([*kept, *new])

@@ -6,16 +6,19 @@ the process to trust is the one in the job's heartbeat.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from SIFASegmentationLib.jobs import Job
 
 _WINDOWS = sys.platform == "win32"
+_LIBRARIES = ("SIFASegmentationLib", "SIFATrainingLib")
 
 
 def python_executable() -> str:
@@ -30,35 +33,43 @@ def python_executable() -> str:
     return found
 
 
-def start_process(job: Job, module: str, arguments: list[str], folders: list[Path]) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments` for a job; what it prints is appended to the job's log.txt.
+def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments` for a job; what it prints is appended to the job's log.txt."""
+    with (job.folder / "log.txt").open("ab") as log:
+        return start_program(module, arguments, log, job.folder)
+
+
+def start_program(
+    module: str, arguments: list[str], output: IO[bytes], folder: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments` in a session of its own.
 
     Args:
-        job: Whose log to write to.
-        module: Package to run.
+        module: A package that this process can import; the new one gets the same import path.
         arguments: Of the command line.
-        folders: To put first on the import path.
+        output: Where stdout and stderr go.
+        folder: To work in.
     """
-    paths = [str(folder) for folder in folders]
-    inherited = os.environ.get("PYTHONPATH")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
-        "PYTHONIOENCODING": "utf-8",
-    }
     # A console window for every job would be Windows' default.
     flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if _WINDOWS else 0
-    with (job.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [python_executable(), "-u", "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=job.folder,
-            start_new_session=not _WINDOWS,
-            creationflags=flags,
-        )
+    return subprocess.Popen(
+        [python_executable(), "-u", "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONIOENCODING": "utf-8"},
+        cwd=folder,
+        start_new_session=not _WINDOWS,
+        creationflags=flags,
+    )
+
+
+def _import_path() -> list[str]:
+    """Folders of the two libraries, wherever Slicer has found them, then what was there before."""
+    specs = [importlib.util.find_spec(name) for name in _LIBRARIES]
+    folders = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
+    inherited = os.environ.get("PYTHONPATH")
+    return [*dict.fromkeys(folders), *([inherited] if inherited else [])]
 
 
 def kill_process(process: int) -> None:

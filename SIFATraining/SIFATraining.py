@@ -1,0 +1,808 @@
+"""The Slicer module that makes a model: from labelled volumes of one modality and unlabelled ones of the other.
+
+A training is a job folder and a process of its own. The window follows the folder, so that a training goes on when
+the module is reloaded, the scene closed or Slicer ended, and is found again. Packages from pip are imported at the
+moment of need.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer import vtkMRMLMarkupsROINode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationWidgets import models
+from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages
+from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationWidgets.node_rows import NodeRows
+from SIFASegmentationWidgets.nodes import region_from_node
+from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable
+from SIFASegmentationWidgets.processes import kill_process, start_process
+from SIFATrainingWidgets.cohorts_of_nodes import (
+    Progress,
+    SourceRow,
+    TargetRow,
+    task_from_parts,
+)
+from SIFATrainingWidgets.device_probe import DeviceProbe
+from SIFATrainingWidgets.findings import Finding, check_rows, findings_html
+from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job
+from SIFATrainingWidgets.mapping_table import MappingTable
+from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
+
+PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
+REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
+WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
+_MODIFIED = vtk.vtkCommand.ModifiedEvent
+
+
+class SIFATraining(ScriptedLoadableModule):
+    """What Slicer shows of the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("SIFA Training")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = ["SIFASegmentation", "Segmentations", "Plots"]
+        self.parent.contributors = [_("SIFA contributors")]
+        self.parent.helpText = _(
+            "Trains a model that segments CT with labels of MR, or MR with labels of CT. 1. Choose what to segment. "
+            "2. Choose labelled volumes of one modality. 3. Choose unlabelled volumes of the other. 4. Start: the "
+            "training runs in the background, and goes on when Slicer is closed."
+        )
+        self.parent.acknowledgementText = _(
+            "An implementation of SIFA: C. Chen, Q. Dou, H. Chen, J. Qin, P. A. Heng, IEEE Transactions on Medical "
+            "Imaging 39 (2020), 2494-2505. Research use; check every segmentation."
+        )
+
+
+class TaskChoice(Enum):
+    """What to segment; the names are what the combo box shows."""
+
+    abdomen = "abdomen"
+    cardiac = "cardiac"
+    own = "own"
+
+
+class Plane(Enum):
+    """Plane of the slices."""
+
+    task = "task"
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
+
+
+class Preset(Enum):
+    """Of the settings."""
+
+    recommended = "recommended"
+    paper = "paper"
+
+
+class Width(Enum):
+    """Size of the networks."""
+
+    full = "full"
+    half = "half"
+    quarter = "quarter"
+    eighth = "eighth"
+
+
+class Device(Enum):
+    """Where to train."""
+
+    auto = "auto"
+    cuda = "cuda"
+    mps = "mps"
+    cpu = "cpu"
+
+
+@parameterNodeWrapper
+class SIFATrainingParameterNode:
+    """What is saved with the scene, beside the rows of source and target (`NodeRows`)."""
+
+    task: TaskChoice = TaskChoice.abdomen
+    ownTask: str = ""  # noqa: N815  names as those of dynamic properties, in Slicer's style
+    sourceFolder: str = ""  # noqa: N815
+    sourceWindow: bool = False  # noqa: N815
+    sourceWindowLow: int = -150  # noqa: N815
+    sourceWindowHigh: int = 300  # noqa: N815
+    targetFolder: str = ""  # noqa: N815
+    targetWindow: bool = False  # noqa: N815
+    targetWindowLow: int = -150  # noqa: N815
+    targetWindowHigh: int = 300  # noqa: N815
+    plane: Plane = Plane.task
+    size: int = 256
+    region: vtkMRMLMarkupsROINode
+    preset: Preset = Preset.recommended
+    width: Width = Width.full
+    iterations: int = 20000
+    batch: int = 8
+    device: Device = Device.auto
+    seed: int = 0
+    baseline: bool = True
+    initial: str = ""
+    outputFolder: str = ""  # noqa: N815
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; see the parameter node.
+
+    Attributes:
+        task: A preset's name, or a task (`SIFASegmentationLib.structures.Task`).
+        source_window: Clip the source to this window in HU; its own percentiles unless given.
+        target_window: The same for the target.
+        plane: The task's unless given.
+        size: Rows and columns of the grid, a multiple of 8.
+        region: Markups ROI node for every volume without one of its own.
+        baseline_iterations: Train without adaptation first, for so many iterations; 0 for not.
+        initial: Folder of a model to start from.
+        name: Of the training and its model.
+        settings: Any further settings of the training (`sifa settings`).
+    """
+
+    task: Any = "abdomen"
+    source_window: tuple[float, float] | None = None
+    target_window: tuple[float, float] | None = None
+    plane: str | None = None
+    size: int = 256
+    region: Any | None = None
+    preset: str = "recommended"
+    width: float = 1.0
+    iterations: int = 20000
+    batch: int = 8
+    device: str = "auto"
+    seed: int = 0
+    baseline_iterations: int = 0
+    initial: Path | None = None
+    name: str = ""
+    settings: dict[str, Any] | None = None
+
+
+class SIFATrainingLogic(ScriptedLoadableModuleLogic):
+    """Everything that the window can do, from Python.
+
+    >>> logic = SIFATrainingLogic()
+    >>> job = logic.start([(mr, mrSegmentation)], [ct1, ct2], "trainings/abdomen", TrainingOptions(iterations=2000))
+    >>> job.state()
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def getParameterNode(self) -> SIFATrainingParameterNode:  # noqa: N802  Slicer's name
+        """The module's parameters in the scene."""
+        return SIFATrainingParameterNode(super().getParameterNode())
+
+    def ensure_dependencies(self) -> None:
+        """Install what is missing, after asking; torch through the PyTorch extension.
+
+        Raises:
+            InputError: Declined, offline or failed.
+        """
+        ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Training")
+        if missing_packages(("torch",)):
+            _install_torch()
+
+    def start(
+        self,
+        source: Sequence[Any] | str | Path,
+        target: Sequence[Any] | str | Path,
+        folder: str | Path,
+        options: TrainingOptions | None = None,
+        *,
+        progress: Progress = lambda _name, _done, _total: None,
+    ) -> Job:
+        """Make a training of nodes or files in a new folder and start it in a process of its own.
+
+        Args:
+            source: Rows of volume, segmentation and (optional) region nodes; or a folder or CSV of files.
+            target: Volume nodes, or rows of volume, region and reference; or a folder or CSV of files.
+            folder: To make.
+            options: How; the defaults unless given.
+            progress: Called before each volume is written.
+
+        Raises:
+            InputError: Something can't be used; nothing is left behind.
+        """
+        from SIFATrainingLib.training_job import create_training_job  # noqa: PLC0415
+
+        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+        from SIFATrainingLib.config import make_config  # noqa: PLC0415
+
+        options = options or TrainingOptions()
+        folder = Path(folder)
+        task = load_task(options.task) if isinstance(options.task, str) else options.task
+        config = make_config(
+            options.preset, width=options.width, iterations=options.iterations, batch=options.batch,
+            seed=options.seed, **(options.settings or {}),
+        )  # fmt: skip
+        preparation = _preparation(options, task)
+        job = create_training_job(
+            folder, preparation, config, options.device, bundle_name=options.name or None,
+            initial=options.initial, baseline_iterations=options.baseline_iterations,
+            write_data=lambda data: _write_data(source, target, task, data, progress),
+        )  # fmt: skip
+        self.resume(job)
+        return job
+
+    def resume(self, job: Job) -> None:
+        """Start the process of a job that is queued, was stopped, or was cut off."""
+        remember_job(job)
+        process = start_process(job, "SIFATrainingLib", ["run", str(job.folder)])
+        self._processes[job.folder] = process
+
+    def stop(self, job: Job) -> None:
+        """Ask a training to finish its iteration, save and end."""
+        job.request_stop()
+
+    def kill(self, job: Job) -> None:
+        """End a training on this machine at once.
+
+        Raises:
+            InputError: It runs on another machine.
+        """
+        beat = job.last_beat()
+        if beat is not None and beat["host"] != socket.gethostname():
+            raise InputError(_("The training runs on {host}: stop it instead.").format(host=beat["host"]))
+        own = self._processes.get(job.folder)
+        for process in {beat["process"] if beat is not None else None, own.pid if own is not None else None} - {None}:
+            kill_process(process)
+        if own is not None:
+            own.wait()
+
+    def returned(self, job: Job) -> int | None:
+        """Exit code of a job's process if this window started it and it has ended."""
+        process = self._processes.get(job.folder)
+        return process.poll() if process is not None else None
+
+
+class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The window."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: SIFATrainingLogic | None = None
+        self.job: Job | None = None
+        self.findings: list[Finding] = []
+        self._follower: JobFollower | None = None
+        self._parameters: SIFATrainingParameterNode | None = None
+        self._connection: Any = None
+        self._filling = False
+        self._starting = False
+        self._probe: DeviceProbe | None = None
+
+    def setup(self) -> None:
+        """Called once, when the module is first opened."""
+        ScriptedLoadableModuleWidget.setup(self)
+        ui = slicer.util.loadUI(self.resourcePath("UI/SIFATraining.ui"))
+        self.layout.addWidget(ui)
+        self.ui = slicer.util.childWidgetVariables(ui)
+        ui.setMRMLScene(slicer.mrmlScene)
+        self.logic = SIFATrainingLogic()
+        volume = (_("Volume"), VOLUMES, _("A volume of this modality."))
+        region = (_("Region"), REGIONS, _("Optional box: only what lies in it is used. Else the body is found."))
+        self.source = NodesTable(
+            self.ui.sourceTable,
+            [volume, (_("Segmentation"), REFERENCES, _("Its labels, which the training learns from.")), region],
+            self._store_rows,
+        )
+        reference = (_("Reference"), REFERENCES, _("Optional, for monitoring only: nothing learns from it."))
+        self.target = NodesTable(self.ui.targetTable, [volume, region, reference], self._store_rows)
+        self.mapping = MappingTable(self.ui.mappingTable, self._refresh)
+        self.monitor = TrainingMonitor(self.ui)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
+        self._connect_widgets()
+        self.initializeParameterNode()
+        self._show_jobs()
+        running = next((job for job in known_jobs() if job.state() not in ENDED), None)
+        self.show_job(running)
+
+    def _connect_widgets(self) -> None:
+        buttons = {
+            self.ui.openJobButton: self._open_job, self.ui.ownTaskButton: self._own_task,
+            self.ui.checkButton: self.check, self.ui.startButton: self._start, self.ui.stopButton: self._stop,
+            self.ui.resumeButton: self._resume, self.ui.killButton: self._kill, self.ui.forgetButton: self._forget,
+            self.ui.useButton: self._use_model, self.ui.openFolderButton: self._open_folder,
+            self.ui.fineTuneButton: self._fine_tune,
+        }  # fmt: skip
+        for button, method in buttons.items():
+            button.connect("clicked(bool)", _slot(method))
+        for table, prefix in ((self.source, "source"), (self.target, "target")):
+            add_all, add, remove = (getattr(self.ui, f"{prefix}{name}Button") for name in ("AddAll", "Add", "Remove"))
+            add_all.connect("clicked(bool)", _slot(self._add_all, table))
+            add.connect("clicked(bool)", _slot(table.add))
+            remove.connect("clicked(bool)", _slot(table.remove))
+        self.ui.jobsComboBox.connect("activated(int)", self._select_job)
+
+    def cleanup(self) -> None:
+        """Called when the application closes and before the module is reloaded: trainings go on."""
+        self._unfollow()
+        if self._probe is not None:
+            self._probe.abandon()
+        self.removeObservers()
+        self._connect_parameters(None)
+
+    def enter(self) -> None:
+        """Called each time the module is opened."""
+        self.initializeParameterNode()
+        self._show_jobs()
+
+    def exit(self) -> None:
+        """Called each time another module is opened; trainings go on."""
+
+    def initializeParameterNode(self) -> None:  # noqa: N802  Slicer's name
+        """Take up the scene's parameter node, with sensible first values."""
+        if self.logic is None:
+            return
+        self._connect_parameters(self.logic.getParameterNode())
+        assert self._parameters is not None
+        if not self._parameters.outputFolder:
+            documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
+            self._parameters.outputFolder = str(Path(documents) / "SIFA")
+        for rows in (self._rows("source"), self._rows("target")):
+            if not rows.read():
+                rows.write([(None, None, None)])
+        self._refresh()
+
+    def _rows(self, table: str) -> NodeRows:
+        assert self._parameters is not None
+        roles = SourceRow._fields if table == "source" else TargetRow._fields
+        return NodeRows(self._parameters.parameterNode, table, roles)
+
+    def _source_rows(self) -> list[SourceRow]:
+        return [SourceRow(*row) for row in self._rows("source").read() if row[0] is not None]
+
+    def _target_rows(self) -> list[TargetRow]:
+        return [TargetRow(*row) for row in self._rows("target").read() if row[0] is not None]
+
+    def _connect_parameters(self, parameters: SIFATrainingParameterNode | None) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._connection)
+            self.removeObserver(self._parameters.parameterNode, _MODIFIED, self._refresh)
+        self._parameters = parameters
+        if parameters is not None:
+            self._connection = parameters.connectGui(self.ui)
+            self.addObserver(parameters.parameterNode, _MODIFIED, self._refresh)
+
+    def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
+        self._connect_parameters(None)
+
+    def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+        # The plot's nodes went with the scene; the job did not.
+        self.show_job(self.job)
+
+    # What is to be trained -----------------------------------------------------------------------------------------
+
+    def task(self) -> Any | None:
+        """The task that is chosen; None where it can't be known yet."""
+        if self._parameters is None or missing_packages(("pydantic",)):
+            return None
+        from SIFASegmentationLib.structures import Task, load_task  # noqa: PLC0415
+
+        if self._parameters.task is not TaskChoice.own:
+            return load_task(self._parameters.task.value)
+        return Task.model_validate_json(self._parameters.ownTask) if self._parameters.ownTask else None
+
+    def options(self) -> TrainingOptions:
+        """What the window says."""
+        p = self._parameters
+        assert p is not None
+        return TrainingOptions(
+            task=self.task(),
+            source_window=(p.sourceWindowLow, p.sourceWindowHigh) if p.sourceWindow else None,
+            target_window=(p.targetWindowLow, p.targetWindowHigh) if p.targetWindow else None,
+            plane=None if p.plane is Plane.task else p.plane.value,
+            size=p.size,
+            region=p.region,
+            preset=p.preset.value,
+            width=WIDTHS[p.width.value],
+            iterations=p.iterations,
+            batch=p.batch,
+            device=p.device.value,
+            seed=p.seed,
+            baseline_iterations=max(1, p.iterations // 4) if p.baseline else 0,
+            initial=Path(p.initial) if p.initial else None,
+            name=p.name,
+        )
+
+    def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
+        """Show the parameters, and what can be done next."""
+        if self._parameters is None or self._filling:
+            return
+        self._filling = True
+        try:
+            self.source.show(self._rows("source").read())
+            self.target.show(self._rows("target").read())
+            task = self.task()
+            self.mapping.show([row.labels for row in self._source_rows() if row.labels is not None], task)
+        finally:
+            self._filling = False
+        self.ui.taskLabel.text = _describe(task, self._parameters.task)
+        self.ui.ownTaskButton.enabled = any(row.labels is not None for row in self._source_rows())
+        self.ui.sourceTable.enabled = not self._parameters.sourceFolder
+        self.ui.mappingTable.visible = not self._parameters.sourceFolder
+        self.ui.mappingLabel.visible = not self._parameters.sourceFolder
+        self.ui.targetTable.enabled = not self._parameters.targetFolder
+        self._check_can_start()
+
+    def _check_can_start(self) -> None:
+        assert self._parameters is not None
+        p, reason = self._parameters, ""
+        if self._starting:
+            reason = _("The training is being prepared.")
+        elif p.task is TaskChoice.own and not p.ownTask:
+            reason = _("Choose your structures first: add a source segmentation, then press My structures.")
+        elif not p.sourceFolder and not self._source_rows():
+            reason = _("Add labelled source volumes first.")
+        elif not p.sourceFolder and any(row.labels is None for row in self._source_rows()):
+            reason = _("Choose a segmentation for each source volume.")
+        elif not p.targetFolder and not self._target_rows():
+            reason = _("Add unlabelled target volumes first.")
+        elif p.size % 8:
+            reason = _("The grid must be a multiple of 8 pixels.")
+        self.ui.startButton.enabled = not reason
+        self.ui.checkButton.enabled = not reason
+        tip = reason or _("Runs in the background, and goes on when Slicer is closed.")
+        self.ui.startButton.toolTip = tip
+        self.ui.checkButton.toolTip = reason or _("Looks at the volumes, their labels, the device, memory and disk.")
+        if self.job is None:
+            self._say(reason)
+
+    def _store_rows(self) -> None:
+        if self._parameters is not None and not self._filling:
+            self._rows("source").write(self.source.nodes())
+            self._rows("target").write(self.target.nodes())
+            self._refresh()
+
+    def _add_all(self, table: NodesTable) -> None:
+        other = self.target if table is self.source else self.source
+        taken = {row[0].GetID() for row in other.nodes() if row[0] is not None}
+        table.add_all(taken)
+        if table is self.source:
+            self._guess_segmentations()
+
+    def _guess_segmentations(self) -> None:
+        """To each source volume without labels, the segmentation that was drawn on it."""
+        drawn_on = {}
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            if node.GetNodeReferenceID(role):
+                drawn_on.setdefault(node.GetNodeReferenceID(role), node)
+        rows = [SourceRow(*row) for row in self.source.nodes()]
+        guessed = [
+            row._replace(labels=row.labels or drawn_on.get(row.volume.GetID())) if row.volume is not None else row
+            for row in rows
+        ]
+        self.source.show(guessed)
+        self._store_rows()
+
+    def _own_task(self) -> None:
+        assert self._parameters is not None
+        labels = next(row.labels for row in self._source_rows() if row.labels is not None)
+        try:
+            ensure_packages(("pydantic",), REQUIREMENTS, "SIFA Training")
+            task = task_from_parts(labels)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        self._parameters.ownTask = task.model_dump_json()
+        self._parameters.task = TaskChoice.own
+
+    # Before, and the start -----------------------------------------------------------------------------------------
+
+    def check(self) -> list[Finding]:
+        """Look at everything that can be known before the start; the findings, which are shown as well."""
+        assert self._parameters is not None
+        assert self.logic is not None
+        try:
+            self.logic.ensure_dependencies()
+        except InputError as error:
+            self._show_findings([Finding("error", _("packages"), str(error))])
+            return self.findings
+        p, task = self._parameters, self.task()
+        findings = [Finding("ok", _("packages"), _("all there"))]
+        if task is not None and not (p.sourceFolder and p.targetFolder):
+            source = None if p.sourceFolder else self._source_rows()
+            target = None if p.targetFolder else self._target_rows()
+            findings += check_rows(source, target, task)
+        self._show_findings(findings)
+        if self._probe is not None:
+            self._probe.abandon()
+        self._probe = DeviceProbe(self.options(), Path(p.outputFolder), self._add_findings)
+        return self.findings
+
+    def _show_findings(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        errors, warnings = (sum(f.level == level for f in findings) for level in ("error", "warning"))
+        self.ui.checkSection.text = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings").format(
+            checks=len(findings), errors=errors, warnings=warnings
+        )
+        self.ui.findingsLabel.text = findings_html(findings)
+
+    def _add_findings(self, findings: list[Finding]) -> None:
+        self._show_findings([*self.findings, *findings])
+
+    def _start(self) -> None:
+        """Write the volumes, and start; what is in the way is said in one line."""
+        assert self._parameters is not None
+        assert self.logic is not None
+        p = self._parameters
+        # Before anything that lets events in: a second click must find the button disabled.
+        self._starting = True
+        self._check_can_start()
+        try:
+            self.logic.ensure_dependencies()
+            options = self.options()
+            name = p.name or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            job = self.logic.start(
+                p.sourceFolder or self._source_rows(), p.targetFolder or self._target_rows(),
+                Path(p.outputFolder) / name, options, progress=self._show_writing,
+            )  # fmt: skip
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        finally:
+            self._starting = False
+            self._check_can_start()
+        self._show_jobs()
+        self.show_job(job)
+
+    def _show_writing(self, name: str, done: int, total: int) -> None:
+        self._say(_("writing volume {number} of {total}: {name}").format(number=done + 1, total=total, name=name))
+        slicer.app.processEvents()
+
+    # A training under way ------------------------------------------------------------------------------------------
+
+    def show_job(self, job: Job | None) -> None:
+        """Follow a training, or show none."""
+        self._unfollow()
+        self.job = job
+        self.monitor.show(job)
+        self.ui.progressSection.collapsed = job is None
+        self._select_in_list(job)
+        self._show_state()
+        if job is not None and self.logic is not None:
+            logic = self.logic
+            self._follower = JobFollower(job, self._events, self._ended, returned=lambda: logic.returned(job))
+            self._follower.poll()
+            self._follower.start()
+
+    def _unfollow(self) -> None:
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None
+
+    def _events(self, events: list[Event]) -> None:
+        self.monitor.add(events)
+        self._show_state()
+
+    def _ended(self, _state: State) -> None:
+        self._show_state()
+        self._show_jobs()
+
+    def _show_state(self) -> None:
+        """Everything about the job that is shown, but for what the monitor shows."""
+        job = self.job
+        state = job.state() if job is not None else None
+        running = state is not None and state not in ENDED
+        bundle = job.folder / "result" / "bundle" if job is not None else None
+        has_model = bundle is not None and (bundle / "manifest.json").exists()
+        self.ui.progressBar.visible = running
+        progress = self.monitor.latest.get("progress", {})
+        if "iterations" in progress:
+            self.ui.progressBar.setRange(0, progress["iterations"])
+            self.ui.progressBar.setValue(progress["iteration"])
+        else:
+            self.ui.progressBar.setRange(0, 0)
+        self.ui.stopButton.enabled = running
+        self.ui.killButton.enabled = running
+        self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST)
+        self.ui.forgetButton.enabled = job is not None and not running
+        for button in (self.ui.useButton, self.ui.fineTuneButton):
+            button.enabled = has_model
+        self.ui.openFolderButton.enabled = job is not None
+        self.ui.modelSection.collapsed = not has_model
+        self.ui.cardLabel.text = _card(bundle) if has_model and bundle is not None else ""
+        if job is None or state is None:
+            return
+        if state in (State.FAILED, State.LOST):
+            self._say(f"{state}: {last_words(job)}", error=True)
+        else:
+            self._say(status_text(self.monitor.latest, str(state)))
+
+    def _stop(self) -> None:
+        assert self.logic is not None
+        if self.job is not None:
+            self.logic.stop(self.job)
+            self._say(_("Stopping: it finishes its iteration and saves."))
+
+    def _resume(self) -> None:
+        assert self.logic is not None
+        if self.job is not None:
+            try:
+                self.logic.ensure_dependencies()
+                self.logic.resume(self.job)
+            except InputError as error:
+                self._say(str(error), error=True)
+                return
+            self.show_job(self.job)
+
+    def _kill(self) -> None:
+        assert self.logic is not None
+        if self.job is None:
+            return
+        try:
+            self.logic.kill(self.job)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        if self._follower is not None:
+            self._follower.poll()
+
+    def _forget(self) -> None:
+        if self.job is not None:
+            forget_job(self.job)
+            self.show_job(None)
+            self._show_jobs()
+
+    # The list ------------------------------------------------------------------------------------------------------
+
+    def _show_jobs(self) -> None:
+        box = self.ui.jobsComboBox
+        box.clear()
+        box.addItem(_("New training"), "")
+        for job in known_jobs():
+            box.addItem(f"{job.folder.name} ({job.state()})", str(job.folder))
+        self._select_in_list(self.job)
+
+    def _select_in_list(self, job: Job | None) -> None:
+        self.ui.jobsComboBox.setCurrentIndex(max(0, self.ui.jobsComboBox.findData(str(job.folder))) if job else 0)
+
+    def _select_job(self, index: int) -> None:
+        folder = self.ui.jobsComboBox.itemData(index)
+        self.show_job(Job(Path(folder)) if folder else None)
+        self._refresh()
+
+    def _open_job(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a training"))
+        if folder:
+            self.open_job(Path(folder))
+
+    def open_job(self, folder: Path) -> None:
+        """Show the training in a folder; what is none is said on the status line."""
+        try:
+            job = Job(folder)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        remember_job(job)
+        self._show_jobs()
+        self.show_job(job)
+
+    # The model -----------------------------------------------------------------------------------------------------
+
+    def _use_model(self) -> None:
+        if self.job is not None:
+            folder = self.job.folder / "result" / "bundle"
+            models.remember_model(folder)
+            slicer.util.selectModule("SIFASegmentation")
+            slicer.modules.SIFASegmentationWidget.use_model(folder)
+
+    def _open_folder(self) -> None:
+        if self.job is not None:
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.job.folder)))
+
+    def _fine_tune(self) -> None:
+        if self.job is not None and self._parameters is not None:
+            self._parameters.initial = str(self.job.folder / "result" / "bundle")
+            self.ui.advancedSection.collapsed = False
+            self.show_job(None)
+            self._refresh()
+
+    def _say(self, text: str, *, error: bool = False) -> None:
+        self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")
+        self.ui.statusLabel.text = text
+
+
+def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """A callable without parameters: PythonQt would put a signal's arguments into a lambda's defaults."""
+    return lambda: function(*arguments)
+
+
+def _describe(task: Any | None, choice: TaskChoice) -> str:
+    if task is not None:
+        return ", ".join(structure.name for structure in task.structures)
+    if choice is TaskChoice.own:
+        return _("Add a labelled source volume, then press My structures.")
+    return _("Its structures are shown once the Python packages are installed (Check everything).")
+
+
+def _card(bundle: Path) -> str:
+    try:
+        return models.model_card(bundle)
+    except (InputError, ImportError) as error:
+        return str(error)
+
+
+def _preparation(options: TrainingOptions, task: Any) -> dict[str, Any]:
+    """Arguments of `prepare`, but for the cohorts."""
+    preparation: dict[str, Any] = {
+        "task": task.model_dump(mode="json"),
+        "size": options.size,
+        "source_window": options.source_window,
+        "target_window": options.target_window,
+        "plane": options.plane,
+    }
+    if options.region is not None:
+        preparation["roi"] = region_from_node(options.region).model_dump(mode="json")
+    return preparation
+
+
+def _install_torch() -> None:
+    """PyTorch by the extension of that name, which picks the build for the computer's GPU.
+
+    Raises:
+        InputError: The extension is not installed, or it could not install.
+    """
+    try:
+        from PyTorchUtils import PyTorchUtilsLogic  # noqa: PLC0415  the extension PyTorch
+    except ImportError as error:
+        raise InputError(
+            _("Training needs PyTorch: install the extension PyTorch (Extensions Manager), restart Slicer, try again.")
+        ) from error
+    if PyTorchUtilsLogic().installTorch(askConfirmation=True) is None:
+        raise InputError(_("PyTorch was not installed: try again, or use the module PyTorch Util."))
+
+
+class SIFATrainingTest(ScriptedLoadableModuleTest):
+    """Slicer's self test."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:  # noqa: N802  unittest's name
+        """Run all checks."""
+        self.setUp()
+        self.test_the_segments_of_a_sample_match_the_task()
+
+    def test_the_segments_of_a_sample_match_the_task(self) -> None:
+        """Sample data, and the checks before a start."""
+        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+        from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+        mr, labels = load_patient("SIFAAbdomenMR")
+        ct, _labels = load_patient("SIFAAbdomenCT")
+        findings = check_rows([SourceRow(mr, labels)], [TargetRow(ct)], load_task("abdomen"))
+        assert [f for f in findings if f.level == "error"] == []
+        self.delayDisplay(_("All checks passed"))

@@ -1,0 +1,1 @@
+"""What the window of SIFA Training is made of; nothing here computes."""

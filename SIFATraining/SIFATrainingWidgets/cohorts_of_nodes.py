@@ -1,0 +1,200 @@
+"""Nodes of the scene to cohorts on disk that `prepare` reads: images, labelmaps, and a CSV that names them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.volumes import Volume, write_volume
+from SIFASegmentationWidgets.nodes import region_from_node, volume_from_node
+from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, match_parts, parts_of
+
+_MAPPING = "SIFA.structures"
+
+Progress = Callable[[str, int, int], None]
+"""Gets a volume's name, the number done before it, and the number in all."""
+
+
+class SourceRow(NamedTuple):
+    """A labelled volume: scalar volume, segmentation or labelmap, markups ROI or None."""
+
+    volume: Any | None
+    labels: Any | None = None
+    region: Any | None = None
+
+
+class TargetRow(NamedTuple):
+    """An unlabelled volume: scalar volume, markups ROI or None, and labels for monitoring only or None."""
+
+    volume: Any | None
+    region: Any | None = None
+    reference: Any | None = None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A line of the CSV."""
+
+    patient: str
+    image: str
+    label: str = ""
+    region: str = ""
+
+
+def stored_mapping(node: Any) -> dict[str, str] | None:
+    """What the user said which part of a node is which structure: key -> name; None where nothing was said.
+
+    It is kept with the node, so that it is saved with the scene.
+    """
+    text = node.GetAttribute(_MAPPING)
+    return json.loads(text) if text else None
+
+
+def store_mapping(node: Any, mapping: dict[str, str] | None) -> None:
+    """Keep a mapping with its node; None goes back to matching by terminology and name."""
+    node.SetAttribute(_MAPPING, json.dumps(mapping) if mapping is not None else None)
+
+
+def shown_mapping(node: Any, task: Any) -> dict[str, str]:
+    """Structure name (empty for none) of each part of a node by its key: what was said, else what matches."""
+    stored = stored_mapping(node)
+    if stored is not None:
+        return {part.key: stored.get(part.key, "") for part in parts_of(node)}
+    matched, _by_number = match_parts(parts_of(node), task)
+    return {key: structure.name if structure is not None else "" for key, structure in matched.items()}
+
+
+def found_structures(node: Any, task: Any) -> list[str]:
+    """Names of the task's structures that a node labels, in the task's order."""
+    named = set(shown_mapping(node, task).values())
+    return [structure.name for structure in task.structures if structure.name in named]
+
+
+def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> Path:
+    """Write labelled volumes; the CSV.
+
+    Raises:
+        InputError: A volume or its labels can't be used; names the node.
+    """
+    cases = []
+    for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
+        progress(row.volume.GetName(), number, len(rows))
+        volume = volume_from_node(row.volume)
+        if row.labels is None:
+            raise InputError(f"The source volume {volume.name} has no segmentation: choose one, or remove the row.")
+        labels = labels_from_node(row.labels, row.volume, task, _chosen_mapping(row.labels))
+        if not labels.array.any():
+            raise InputError(
+                f"{row.labels.GetName()} labels no voxel of {volume.name}: check that the two belong together."
+            )
+        write_volume(volume, folder / f"{name}_image.mha", compress=False)
+        write_volume(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha")
+        cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", _region(row.region)))
+    return _write_csv(folder / "cohort.csv", cases)
+
+
+def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> tuple[Path, Path | None]:
+    """Write unlabelled volumes; the CSV, and that of the volumes with a reference for monitoring, if there are any.
+
+    Raises:
+        InputError: A volume or a reference can't be used; names the node.
+    """
+    cases, monitored = [], []
+    for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
+        progress(row.volume.GetName(), number, len(rows))
+        volume = volume_from_node(row.volume)
+        write_volume(volume, folder / f"{name}_image.mha", compress=False)
+        cases.append(_Case(name, f"{name}_image.mha", "", _region(row.region)))
+        if row.reference is not None:
+            labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference))
+            # In a folder of its own: nothing that trains ever looks into it.
+            write_volume(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha")
+            monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", _region(row.region)))
+    monitor = _write_csv(folder / "monitoring" / "cohort.csv", monitored) if monitored else None
+    return _write_csv(folder / "cohort.csv", cases), monitor
+
+
+def task_from_parts(node: Any) -> Any:
+    """A task of one's own: the segments of a segmentation node, with their names, colours and terminology.
+
+    Raises:
+        InputError: The node has no segment, or two of one name.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415  comes from pip
+
+    from SIFASegmentationLib.structures import Task  # noqa: PLC0415
+
+    structures = []
+    for value, part in enumerate(parts_of(node), 1):
+        color = _color(node, part.key)
+        structures.append(
+            {"name": part.name, "value": value, "color": color, "terminology": _terminology(part.entry)}
+        )
+    if not structures:
+        raise InputError(f"The segmentation {node.GetName()} has no segment: draw the structures first.")
+    name = re.sub(r"\W+", "_", node.GetName()).strip("_").lower() or "own"
+    try:
+        return Task.model_validate(
+            {"name": name, "title": node.GetName(), "plane": "axial", "structures": structures}
+        )
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"The segments of {node.GetName()} make no task: {reason}.") from error
+
+
+def _chosen_mapping(node: Any) -> dict[str, str] | None:
+    stored = stored_mapping(node)
+    return {key: name for key, name in stored.items() if name} if stored is not None else None
+
+
+def _names(rows: Sequence[Any]) -> list[str]:
+    """A file name for each row's volume, all different."""
+    names: list[str] = []
+    for row in rows:
+        plain = re.sub(r"[^\w.-]+", "_", row.volume.GetName()).strip("_.") or "volume"
+        name, number = plain, 1
+        while name in names:
+            number += 1
+            name = f"{plain}_{number}"
+        names.append(name)
+    return names
+
+
+def _region(node: Any | None) -> str:
+    """X0,X1,Y0,Y1,Z0,Z1 in mm, LPS, as the cohort's CSV has it."""
+    if node is None:
+        return ""
+    box = region_from_node(node)
+    return ",".join(f"{end:.3f}" for ends in zip(box.minimum, box.maximum, strict=True) for end in ends)
+
+
+def _write_csv(path: Path, cases: list[_Case]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient", "image", "label", "region"])
+        writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
+    return path
+
+
+def _color(node: Any, key: str) -> list[int]:
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return [200, 120, 80]
+    return [round(255 * channel) for channel in node.GetSegmentation().GetSegment(key).GetColor()]
+
+
+def _terminology(entry: str) -> dict[str, Any]:
+    """Category, type and modifier of Slicer's entry; the generic tissue where it says nothing."""
+    codes = [field.split("^") for field in entry.split("~")[1:4]]
+    valid = [{"code": c[1], "meaning": c[2]} if len(c) == 3 and c[0] == "SCT" and c[1] else None for c in codes]
+    if len(valid) < 2 or valid[0] is None or valid[1] is None:
+        tissue = {"code": "85756007", "meaning": "Tissue"}
+        return {"category": tissue, "type": tissue}
+    return {"category": valid[0], "type": valid[1], "modifier": valid[2] if len(valid) > 2 else None}

@@ -1,0 +1,122 @@
+"""What is to be known before a training starts: one line for each, with a way to mend it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationWidgets.nodes import volume_from_node
+
+from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
+
+_FEW_SLICES = 100
+_SIGNS = {"ok": ("#2e8b57", "&#10003;"), "warning": ("#b8860b", "!"), "error": ("#c0392b", "&#10007;")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: how bad (ok, warning, error), what it is about, what was found, and what to do about it."""
+
+    level: str
+    subject: str
+    message: str
+    fix: str = ""
+
+
+def check_rows(
+    source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, task: Any
+) -> list[Finding]:
+    """Geometry, labels and numbers of the volumes in the two tables; nothing is written or resampled.
+
+    Args:
+        source: Rows with a volume; None where the source is a folder of files.
+        target: The same of the target.
+        task: The structures.
+    """
+    findings: list[Finding] = []
+    sources, targets = list(source or ()), list(target or ())
+    for kind, rows in ((_("source"), source), (_("target"), target)):
+        if rows is not None and not rows:
+            findings.append(Finding("error", kind, _("no volume"), _("add volumes to the table, or choose a folder")))
+    findings += _check_volumes([row.volume for row in (*sources, *targets)])
+    findings += _check_labels(sources, task)
+    findings += _check_overlap(sources, targets)
+    for kind, rows in ((_("source"), sources), (_("target"), targets)):
+        slices = sum(max(1, slicer.util.arrayFromVolume(row.volume).shape[0]) for row in rows if _has_image(row.volume))
+        if rows:
+            few = slices < _FEW_SLICES
+            message = _("{volumes} volumes, about {slices} slices").format(volumes=len(rows), slices=slices)
+            fix = _("more volumes make a better model: ten or more of each modality") if few else ""
+            findings.append(Finding("warning" if few else "ok", kind, message, fix))
+    return findings
+
+
+def findings_html(findings: Sequence[Finding]) -> str:
+    """Findings as lines of a label, the worst first, those that are fine last."""
+    order = ["error", "warning", "ok"]
+    lines = []
+    for finding in sorted(findings, key=lambda f: order.index(f.level)):
+        color, sign = _SIGNS[finding.level]
+        fix = f" <i>{html.escape(finding.fix)}</i>" if finding.fix else ""
+        lines.append(
+            f'<span style="color:{color}"><b>{sign}</b></span> {html.escape(finding.subject)}: '
+            f"{html.escape(finding.message)}{'.' if fix else ''}{fix}"
+        )
+    return "<br>".join(lines)
+
+
+def _check_volumes(volumes: Sequence[Any]) -> list[Finding]:
+    findings = []
+    for node in volumes:
+        try:
+            volume_from_node(node)
+        except InputError as error:
+            message, _colon, fix = str(error).partition(": ")
+            findings.append(Finding("error", node.GetName(), message, fix.rstrip(".")))
+    return findings
+
+
+def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
+    findings = []
+    seen: set[str] = set()
+    for row in rows:
+        name = row.volume.GetName()
+        if row.labels is None:
+            findings.append(Finding("error", name, _("no segmentation"), _("choose one in its row, or remove the row")))
+            continue
+        found = found_structures(row.labels, task)
+        seen |= set(found)
+        missing = [structure.name for structure in task.structures if structure.name not in found]
+        count = _("{n} of {all} structures").format(n=len(found), all=len(task.structures))
+        if not found:
+            fix = _("say below which segment is which structure")
+            findings.append(Finding("error", row.labels.GetName(), _("none of the structures"), fix))
+        elif missing:
+            message = _("{count}, without {missing}").format(count=count, missing=", ".join(missing))
+            fix = _("where it is in the picture, an unlabelled structure teaches that it is background")
+            findings.append(Finding("warning", row.labels.GetName(), message, fix))
+    never = [structure.name for structure in task.structures if structure.name not in seen]
+    if rows and seen and never:
+        fix = _("label it in some source volume, or choose another task")
+        findings.append(Finding("error", _("task"), _("never labelled: {names}").format(names=", ".join(never)), fix))
+    return findings
+
+
+def _check_overlap(source: Sequence[SourceRow], target: Sequence[TargetRow]) -> list[Finding]:
+    findings = []
+    ids = [row.volume.GetID() for row in (*source, *target)]
+    for node_id in dict.fromkeys(ids):
+        if ids.count(node_id) > 1:
+            name = slicer.mrmlScene.GetNodeByID(node_id).GetName()
+            findings.append(Finding("error", name, _("is chosen twice"), _("remove one of its rows")))
+    return findings
+
+
+def _has_image(node: Any) -> bool:
+    return node.GetImageData() is not None

@@ -1,0 +1,63 @@
+"""Which segment is which structure: shown for every source segmentation, and changed by hand where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from SIFASegmentationWidgets.structures_of_nodes import parts_of
+
+from .cohorts_of_nodes import shown_mapping, store_mapping
+
+
+class MappingTable:
+    """Drives a `QTableWidget` with a row for each segment."""
+
+    def __init__(self, table: Any, on_change: Callable[[], None]) -> None:
+        """
+        Args:
+            table: The widget.
+            on_change: Called when a user has said what a segment is.
+        """
+        self._table, self._on_change = table, on_change
+        self._shown: Any = None
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Segmentation"), _("Segment"), _("Structure")])
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        table.verticalHeader().setVisible(False)
+
+    def show(self, label_nodes: Sequence[Any], task: Any | None) -> None:
+        """A row for each part of these nodes; nothing is done where the table shows that already."""
+        content = [] if task is None else [
+            (node, part, shown_mapping(node, task).get(part.key, "")) for node in label_nodes for part in parts_of(node)
+        ]  # fmt: skip
+        names = [] if task is None else [structure.name for structure in task.structures]
+        signature = ([(node.GetID(), node.GetName(), part, said) for node, part, said in content], names)
+        if signature == self._shown:
+            return
+        self._shown = signature
+        self._table.setRowCount(0)
+        self._table.setRowCount(len(content))
+        for row, (node, part, said) in enumerate(content):
+            for column, text in enumerate((node.GetName(), part.name or part.key)):
+                item = qt.QTableWidgetItem(text)
+                item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+                self._table.setItem(row, column, item)
+            self._table.setCellWidget(row, 2, self._selector(node, part.key, said, names, task))
+
+    def _selector(self, node: Any, key: str, said: str, names: Sequence[str], task: Any) -> Any:
+        selector = qt.QComboBox()
+        selector.addItem(_("(not used)"))
+        for name in names:
+            selector.addItem(name)
+        selector.setCurrentIndex(names.index(said) + 1 if said in names else 0)
+        # PythonQt calls with the index; a closure keeps the rest.
+        selector.connect("activated(int)", lambda index: self._say(node, key, names[index - 1] if index else "", task))
+        return selector
+
+    def _say(self, node: Any, key: str, name: str, task: Any) -> None:
+        store_mapping(node, {**shown_mapping(node, task), key: name})
+        self._on_change()

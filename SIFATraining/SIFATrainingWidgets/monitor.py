@@ -1,0 +1,144 @@
+"""What a training does: losses, previews and log of a job folder, shown as they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.jobs import Event, Job
+from SIFASegmentationWidgets.score_tables import make_line_plot
+
+_VIEW = "SIFATraining"
+_LOG_BYTES = 64 * 1024  # The end of the log is what matters.
+_SHOWN = (
+    "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
+    "auxiliary", "prediction",
+)  # fmt: skip
+_CAPTION = (
+    "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
+    "the source's look, reconstructed, and the prediction."
+)
+
+
+class TrainingMonitor:
+    """Shows one job; give it the events as they come."""
+
+    def __init__(self, ui: Any) -> None:
+        """`ui` has `lossPlot`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
+        self._ui = ui
+        self._job: Job | None = None
+        self._iterations: list[float] = []
+        self._losses: dict[str, list[float]] = {}
+        self._previews: list[Path] = []
+        self.latest: dict[str, Any] = {}
+        ui.previewCaption.setText(_(_CAPTION))
+        ui.previewCaption.visible = False
+        ui.previewSlider.connect("valueChanged(int)", self._show_preview)
+
+    def show(self, job: Job | None) -> None:
+        """Begin with a job, or with none."""
+        self._job = job
+        self._iterations, self._losses, self._previews, self.latest = [], {}, [], {}
+        self._ui.logEdit.setPlainText("")
+        self._ui.previewLabel.setText(_("The first preview comes after the first iterations."))
+        self._ui.previewSlider.setRange(0, 0)
+        self._ui.previewCaption.visible = False
+        self._draw_losses()
+
+    def add(self, events: list[Event]) -> None:
+        """Take new events of the job."""
+        losses = [event.data for event in events if event.kind == "losses"]
+        for data in losses:
+            self._add_losses(data)
+        if losses:
+            self._draw_losses()
+        previews = [event.data["file"] for event in events if event.kind == "preview"]
+        if previews and self._job is not None:
+            self._add_previews([self._job.folder / name for name in previews])
+        for event in events:
+            self.latest[event.kind] = event.data
+        self._show_log()
+
+    def _add_losses(self, data: dict[str, Any]) -> None:
+        iteration = float(data["iteration"])
+        # A training that was cut off repeats what came after its last checkpoint.
+        while self._iterations and self._iterations[-1] >= iteration:
+            self._iterations.pop()
+            for values in self._losses.values():
+                values.pop()
+        for name in _SHOWN:
+            if name in data["losses"]:
+                values = self._losses.setdefault(name, [float("nan")] * len(self._iterations))
+                values.append(float(data["losses"][name]))
+        self._iterations.append(iteration)
+        for values in self._losses.values():
+            values.extend([float("nan")] * (len(self._iterations) - len(values)))
+
+    def _draw_losses(self) -> None:
+        columns = {"iteration": self._iterations}
+        columns |= {name.replace("_", " "): values for name, values in self._losses.items()}
+        chart = make_line_plot("iteration", columns, _("SIFA losses"), _("Losses"))
+        view_node = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
+        if view_node is None:
+            # A view node of our own: the layout's plot views are the user's.
+            view_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode", _VIEW)
+            view_node.SetLayoutName(_VIEW)
+            view_node.SetSaveWithScene(False)
+        self._ui.lossPlot.setMRMLPlotViewNode(view_node)
+        view_node.SetPlotChartNodeID(chart.GetID())
+        self._ui.lossPlot.fitToContent()
+
+    def _add_previews(self, paths: list[Path]) -> None:
+        at_end = self._ui.previewSlider.value >= len(self._previews) - 1
+        self._previews += [path for path in paths if path not in self._previews]
+        self._ui.previewSlider.setRange(0, len(self._previews) - 1)
+        if at_end:
+            self._ui.previewSlider.setValue(len(self._previews) - 1)
+            self._show_preview(len(self._previews) - 1)
+
+    def _show_preview(self, index: int) -> None:
+        if not 0 <= index < len(self._previews):
+            return
+        picture = qt.QPixmap(str(self._previews[index]))
+        if picture.isNull():
+            return
+        width = max(240, self._ui.previewLabel.width)
+        self._ui.previewLabel.setPixmap(picture.scaledToWidth(width))
+        self._ui.previewLabel.setToolTip(self._previews[index].stem.replace("_0", " ").replace("_", " "))
+        self._ui.previewCaption.visible = True
+
+    def _show_log(self) -> None:
+        log = self._job.folder / "log.txt" if self._job is not None else None
+        if log is None or not log.exists():
+            return
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+        if text != self._ui.logEdit.plainText:
+            self._ui.logEdit.setPlainText(text)
+
+
+def duration_text(seconds: float) -> str:
+    """`about 21 min`, `about 3 h 10 min`, `less than a minute`."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return _("less than a minute")
+    hours, minutes = divmod(minutes, 60)
+    return _("{h} h {m} min").format(h=hours, m=minutes) if hours else _("{m} min").format(m=minutes)
+
+
+def status_text(latest: dict[str, Any], state: str) -> str:
+    """One line about a training: what it does, how far it is, how long it will take."""
+    progress = latest.get("progress")
+    if state != "running" or progress is None or "iteration" not in progress:
+        message = (progress or {}).get("message", "")
+        return f"{state} {message}".strip()
+    return _("iteration {done} of {total}, {left} left").format(
+        done=f"{progress['iteration']:,}",
+        total=f"{progress['iterations']:,}",
+        left=duration_text(progress["eta_seconds"]),
+    )
