@@ -7,6 +7,7 @@ moment of need.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     SourceRow,
     TargetRow,
     task_from_parts,
+    write_source,
+    write_target,
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
 from SIFATrainingWidgets.findings import Finding, check_rows, findings_html
@@ -55,6 +58,10 @@ from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
+# Where the scene's volumes are written, in the job's folder.
+SOURCE_COHORT = Path("data", "source", "cohort.csv")
+TARGET_COHORT = Path("data", "target", "cohort.csv")
+MONITOR_COHORT = Path("data", "target", "monitoring", "cohort.csv")
 _MODIFIED = vtk.vtkCommand.ModifiedEvent
 
 
@@ -231,25 +238,43 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: Something can't be used; nothing is left behind.
         """
-        from SIFATrainingLib.training_job import create_training_job  # noqa: PLC0415
-
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
+        from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
+        from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
-        options = options or TrainingOptions()
-        folder = Path(folder)
+        options, folder = options or TrainingOptions(), Path(folder)
         task = load_task(options.task) if isinstance(options.task, str) else options.task
+        source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
+        references = target_rows is not None and any(row.reference is not None for row in target_rows)
+        preparation = make_preparation(
+            source=SOURCE_COHORT if source_rows is not None else Path(source).resolve(),
+            target=TARGET_COHORT if target_rows is not None else Path(target).resolve(),
+            monitor=MONITOR_COHORT if references else None,
+            task=task,
+            size=options.size,
+            plane=options.plane,
+            source_window=options.source_window,
+            target_window=options.target_window,
+            roi=region_from_node(options.region) if options.region is not None else None,
+        )
         config = make_config(
             options.preset, width=options.width, iterations=options.iterations, batch=options.batch,
             seed=options.seed, **(options.settings or {}),
         )  # fmt: skip
-        preparation = _preparation(options, task)
         job = create_training_job(
-            folder, preparation, config, options.device, bundle_name=options.name or None,
-            initial=options.initial, baseline_iterations=options.baseline_iterations,
-            write_data=lambda data: _write_data(source, target, task, data, progress),
+            folder, preparation, config, options.device, bundle_name=options.name or None, initial=options.initial,
+            baseline_iterations=options.baseline_iterations,
         )  # fmt: skip
-        self.resume(job)
+        try:
+            if source_rows is not None:
+                write_source(source_rows, task, folder / SOURCE_COHORT.parent, progress)
+            if target_rows is not None:
+                write_target(target_rows, task, folder / TARGET_COHORT.parent, progress)
+            self.resume(job)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return job
 
     def resume(self, job: Job) -> None:
@@ -545,9 +570,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_findings(self, findings: list[Finding]) -> None:
         self.findings = findings
         errors, warnings = (sum(f.level == level for f in findings) for level in ("error", "warning"))
-        self.ui.checkSection.text = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings").format(
-            checks=len(findings), errors=errors, warnings=warnings
-        )
+        title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
+        self.ui.checkSection.text = title.format(checks=len(findings), errors=errors, warnings=warnings)
         self.ui.findingsLabel.text = findings_html(findings)
 
     def _add_findings(self, findings: list[Finding]) -> None:
@@ -755,18 +779,11 @@ def _card(bundle: Path) -> str:
         return str(error)
 
 
-def _preparation(options: TrainingOptions, task: Any) -> dict[str, Any]:
-    """Arguments of `prepare`, but for the cohorts."""
-    preparation: dict[str, Any] = {
-        "task": task.model_dump(mode="json"),
-        "size": options.size,
-        "source_window": options.source_window,
-        "target_window": options.target_window,
-        "plane": options.plane,
-    }
-    if options.region is not None:
-        preparation["roi"] = region_from_node(options.region).model_dump(mode="json")
-    return preparation
+def _rows_of(given: Any, row: type[Any]) -> list[Any] | None:
+    """Rows of nodes from volume nodes or tuples of nodes; None for the path of files."""
+    if isinstance(given, str | Path):
+        return None
+    return [row(*one) if isinstance(one, tuple | list) else row(one) for one in given]
 
 
 def _install_torch() -> None:

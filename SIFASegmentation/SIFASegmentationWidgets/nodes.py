@@ -171,7 +171,6 @@ def _color_node(task: Any) -> Any:
     colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", "__sifa_colors__")
     colors.SetTypeToUser()
     colors.SetNumberOfColors(len(task.structures) + 1)
-    colors.SetNamesInitialised(True)
     colors.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
     for structure in task.structures:
         red, green, blue = (channel / 255 for channel in structure.color)

@@ -1,4 +1,4 @@
-"""Nodes of the scene to cohorts on disk that `prepare` reads: images, labelmaps, and a CSV that names them."""
+"""Nodes of the scene to cohorts on disk that `prepare` reads: images, labelmaps, and `cohort.csv` that names them."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def found_structures(node: Any, task: Any) -> list[str]:
     return [structure.name for structure in task.structures if structure.name in named]
 
 
-def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> Path:
-    """Write labelled volumes; the CSV.
+def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> None:
+    """Write labelled volumes.
 
     Raises:
         InputError: A volume or its labels can't be used; names the node.
@@ -97,11 +97,11 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
         write_volume(volume, folder / f"{name}_image.mha", compress=False)
         write_volume(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha")
         cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", _region(row.region)))
-    return _write_csv(folder / "cohort.csv", cases)
+    _write_csv(folder / "cohort.csv", cases)
 
 
-def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> tuple[Path, Path | None]:
-    """Write unlabelled volumes; the CSV, and that of the volumes with a reference for monitoring, if there are any.
+def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> None:
+    """Write unlabelled volumes, and those with a reference for monitoring once more in a cohort of their own.
 
     Raises:
         InputError: A volume or a reference can't be used; names the node.
@@ -117,8 +117,9 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
             # In a folder of its own: nothing that trains ever looks into it.
             write_volume(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha")
             monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", _region(row.region)))
-    monitor = _write_csv(folder / "monitoring" / "cohort.csv", monitored) if monitored else None
-    return _write_csv(folder / "cohort.csv", cases), monitor
+    _write_csv(folder / "cohort.csv", cases)
+    if monitored:
+        _write_csv(folder / "monitoring" / "cohort.csv", monitored)
 
 
 def task_from_parts(node: Any) -> Any:
@@ -175,13 +176,12 @@ def _region(node: Any | None) -> str:
     return ",".join(f"{end:.3f}" for ends in zip(box.minimum, box.maximum, strict=True) for end in ends)
 
 
-def _write_csv(path: Path, cases: list[_Case]) -> Path:
+def _write_csv(path: Path, cases: list[_Case]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["patient", "image", "label", "region"])
         writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
-    return path
 
 
 def _color(node: Any, key: str) -> list[int]:

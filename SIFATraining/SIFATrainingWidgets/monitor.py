@@ -132,13 +132,23 @@ def duration_text(seconds: float) -> str:
 
 
 def status_text(latest: dict[str, Any], state: str) -> str:
-    """One line about a training: what it does, how far it is, how long it will take."""
-    progress = latest.get("progress")
-    if state != "running" or progress is None or "iteration" not in progress:
-        message = (progress or {}).get("message", "")
-        return f"{state} {message}".strip()
-    return _("iteration {done} of {total}, {left} left").format(
+    """One line about a training: what it does, how far it is, how long it will take.
+
+    Args:
+        latest: Data of the last event of each kind.
+        state: Of the job.
+    """
+    progress = latest.get("progress", {})
+    if state == "preparing" and "message" in progress:
+        return _("preparing: {message}").format(message=progress["message"])
+    if state != "running" or "iteration" not in progress:
+        return state
+    text = _("iteration {done} of {total}, {left} left").format(
         done=f"{progress['iteration']:,}",
         total=f"{progress['iterations']:,}",
         left=duration_text(progress["eta_seconds"]),
     )
+    if progress["stage"] == "baseline":
+        return _("without adaptation, to compare: {text}").format(text=text)
+    dice = latest.get("monitor", {}).get("dice", {}).get("mean")
+    return text if dice is None else _("{text}; Dice of the monitored volumes {dice:.2f}").format(text=text, dice=dice)
