@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -145,6 +146,23 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
     write_image(image, path)
 
 
+def unmatched_segments(path: str | Path, task: Task) -> list[str]:
+    """Names of the segments in a file that Slicer saved which are no structure of the task; empty for a plain labelmap.
+
+    Reads the header alone; `read_labelmap` takes these segments for background.
+
+    Raises:
+        InputError: The file can't be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path} can't be read as an image: check that the file is complete.") from error
+    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
+
+
 def _recode(
     voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path
 ) -> NDArray[np.uint8]:
@@ -192,10 +210,14 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
     return task.label_codes[coding]
 
 
-def _segment_names(image: sitk.Image) -> dict[int, str]:
-    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file."""
-    matches = (_SEGMENT_NAME.fullmatch(key) for key in image.GetMetaDataKeys())
-    return dict(sorted((int(match[1]), image.GetMetaData(match[0])) for match in matches if match))
+def _segment_names(header: Any) -> dict[int, str]:
+    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file.
+
+    Args:
+        header: An image, or a reader that has read its header.
+    """
+    matches = (_SEGMENT_NAME.fullmatch(key) for key in header.GetMetaDataKeys())
+    return dict(sorted((int(match[1]), header.GetMetaData(match[0])) for match in matches if match))
 
 
 def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> Volume:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +21,18 @@ from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig
 from .console import ProgressLine, show_events, write_output_to
-from .options import Device, Roi, config_options, parse_roi, parse_seconds, preparation_options, takes
-from .prepare import Preparation
+from .options import (
+    Device,
+    Roi,
+    config_options,
+    named_preparation,
+    names_volumes,
+    parse_roi,
+    parse_seconds,
+    preparation_options,
+    refuse_preparation,
+    takes,
+)
 
 app = typer.Typer(
     name="sifa",
@@ -37,15 +49,15 @@ TimeLimit = Annotated[
 
 
 @app.command()
-@takes(preparation=preparation_options)
+@takes(volumes=preparation_options)
 def prepare(
-    preparation: Preparation | None,
+    volumes: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
 ) -> None:
     """Turn volumes of both domains into a prepared data set."""
     from .prepare import run_preparation  # noqa: PLC0415
 
-    manifest = run_preparation(_needed(preparation), out)
+    manifest = run_preparation(named_preparation(volumes), out)
     grid = manifest.source.preprocessing
     spaced = f"{grid.spacing:g} mm" if grid.spacing else "stretched"
     print(
@@ -55,9 +67,9 @@ def prepare(
 
 
 @app.command()
-@takes(preparation=preparation_options, config=config_options)
+@takes(volumes=preparation_options, config=config_options)
 def train(
-    preparation: Preparation | None,
+    volumes: dict[str, Any],
     config: TrainingConfig,
     out: Annotated[Path, typer.Option(help="Job folder to make.")],
     prepared: Annotated[
@@ -77,7 +89,7 @@ def train(
     from .training import create_job, create_training_job, is_first_process  # noqa: PLC0415
 
     limit = parse_seconds(time_limit)
-    if (prepared is None) == (preparation is None):
+    if (prepared is None) != names_volumes(volumes):
         raise InputError("Give either a prepared data set, or volumes by --source and --target.")
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
@@ -85,10 +97,51 @@ def train(
     if not is_first_process():
         job = _await_job(out)
     elif prepared is not None:
+        refuse_preparation(volumes)
         job = create_job(prepared, out, config, **options)
     else:
-        job = create_training_job(out, _needed(preparation).below(Path.cwd()), config, **options)
+        job = create_training_job(out, named_preparation(volumes).below(Path.cwd()), config, **options)
     _run(job, limit)
+
+
+@app.command()
+@takes(volumes=preparation_options, config=config_options)
+def check(
+    volumes: dict[str, Any],
+    config: TrainingConfig,
+    out: Annotated[Path, typer.Option(help="Where the job would be written.")] = Path(),
+    device: Device = "auto",
+    baseline_iterations: Annotated[int, typer.Option(min=0, help="As of `train`.")] = 0,
+    structures: Annotated[
+        int | None, typer.Option(min=1, help="Number of structures where no volumes are named; the task's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of level, subject, message, fix.")] = False,
+) -> None:
+    """Look before a training: packages, device, volumes, labels, memory, duration, disk.
+
+    Takes the options of `prepare` and `train`; without volumes, what concerns the computer alone. Exits with 2 if a
+    training could not run.
+    """
+    from .preflight import check_computer, preflight  # noqa: PLC0415
+
+    line = ProgressLine()
+    if names_volumes(volumes):
+        findings = preflight(
+            named_preparation(volumes), config, device, out, baseline_iterations=baseline_iterations,
+            report=lambda step: None if as_json else line.show(str(step), last=step.done + 1 == step.total),
+        )  # fmt: skip
+    else:
+        findings = check_computer(
+            config, device, out, structures=structures or len(load_task(volumes["task"]).structures),
+            size=volumes["size"], baseline_iterations=baseline_iterations,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{finding.level:8}{finding.subject}: " + "; ".join(filter(None, (finding.message, finding.fix))))
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(2)
 
 
 @app.command("run")
@@ -271,12 +324,6 @@ def _run(job: Job, limit: float) -> None:
         print(f"{job.folder}: finished; the model is {job.folder / result.data['bundle']}")
     else:
         print(f"{job.folder}: finished; next: sifa export {job.folder} --out BUNDLE")
-
-
-def _needed(preparation: Preparation | None) -> Preparation:
-    if preparation is None:
-        raise InputError("Name the volumes by --source (labelled) and --target (unlabelled).")
-    return preparation
 
 
 def _await_job(folder: Path) -> Job:

@@ -34,6 +34,11 @@ DOMAINS: tuple[DomainName, ...] = ("source", "target")
 SetName = Literal["source", "target", "monitor"]
 
 
+def domain_of(name: SetName) -> DomainName:
+    """Of which domain the volumes of a set are."""
+    return "source" if name == "source" else "target"
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

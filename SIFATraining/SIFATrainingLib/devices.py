@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -53,15 +55,37 @@ def make_fabric(device: str, precision: str) -> Fabric:
     return fabric
 
 
+def describe_device(device: str) -> str:
+    """A device of `choose_device` in words."""
+    if device == "cuda":
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return f"cpu: {torch.get_num_threads()} threads" if device == "cpu" else device
+
+
 def free_bytes(device: torch.device) -> float:
-    """Free memory of a device, in bytes; of the machine for a CPU."""
+    """Free memory of a device, in bytes; of the machine for a CPU and for MPS, which share it."""
     if device.type == "cuda":
         # What torch keeps of a training before is free as well.
         torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return float(2**31)  # Windows and macOS don't tell; this much is there.
+    return _free_bytes_of_machine()
+
+
+def _free_bytes_of_machine() -> float:
+    """Memory that a process can still have; what caches files counts, for the system gives it back."""
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415
+
+        # MEMORYSTATUSEX: two 32-bit numbers, the first its own size, then seven of 64 bits: total, available, ...
+        status = (ctypes.c_uint64 * 8)(64)
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return float(status[2])
+    if sys.platform == "linux":
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    # macOS tells no more than what is there in all.
+    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -82,29 +82,50 @@ def preparation_options(
         Path | None,
         typer.Option(help="Labelled volumes like the target's, to watch the training by; never trained on."),
     ] = None,
-) -> Preparation | None:
-    """What to prepare; None where no volumes are named.
+) -> dict[str, Any]:
+    """What to prepare, as attributes of `Preparation`; `source` and `target` may be None.
 
     Raises:
-        InputError: Only one domain is named, none but something about them, or a value is out of bounds.
+        InputError: A window, a region or percentiles can't be read.
     """
-    settings = {
-        "task": task, "plane": plane, "size": size, "spacing": spacing, "stretch": stretch, "roi": parse_roi(roi),
+    return {
+        "source": source, "target": target, "task": task,
+        "plane": plane, "size": size, "spacing": spacing, "stretch": stretch, "roi": parse_roi(roi),
         "full_slice": full_slice, "source_coding": source_coding, "target_coding": target_coding,
         "source_window": _pair(source_window, "--source-window"),
         "target_window": _pair(target_window, "--target-window"),
         "percentiles": _pair(percentiles, "--percentiles"), "hold_out": tuple(hold_out or ()), "test": test,
         "target_labels": target_labels, "monitor": monitor,
     }  # fmt: skip
-    if source is None and target is None:
-        changed = [name for name, value in settings.items() if value != Preparation.model_fields[name].default]
-        if changed:
-            option = changed[0].replace("_", "-")
-            raise InputError(f"--{option} says how to prepare volumes: name them by --source and --target.")
-        return None
-    if source is None or target is None:
-        raise InputError("One domain is missing: give both --source (labelled) and --target (unlabelled).")
-    return make_preparation(source=source, target=target, **settings)
+
+
+def names_volumes(options: dict[str, Any]) -> bool:
+    """Whether `preparation_options` name the volumes of either domain."""
+    return options["source"] is not None or options["target"] is not None
+
+
+def named_preparation(options: dict[str, Any]) -> Preparation:
+    """The preparation of `preparation_options`.
+
+    Raises:
+        InputError: A domain is not named, or a value is out of bounds.
+    """
+    if options["source"] is None or options["target"] is None:
+        raise InputError("Name the volumes: give both --source (labelled) and --target (unlabelled).")
+    return make_preparation(**options)
+
+
+def refuse_preparation(options: dict[str, Any]) -> None:
+    """Refuse `preparation_options` that say something, where there is nothing to prepare.
+
+    Raises:
+        InputError: Names the option.
+    """
+    for name, value in options.items():
+        field = Preparation.model_fields[name]
+        if value is not None and value != field.default:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} says how to prepare volumes, these are prepared: leave it out.")
 
 
 def config_options(

@@ -33,7 +33,16 @@ from SIFASegmentationLib.preprocessing import (
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Volume, read_volume
 
-from .dataset import DOMAINS, FULL_SCALE, DomainEntry, DomainName, PreparedManifest, SetName, VolumeEntry
+from .dataset import (
+    DOMAINS,
+    FULL_SCALE,
+    DomainEntry,
+    DomainName,
+    PreparedManifest,
+    SetName,
+    VolumeEntry,
+    domain_of,
+)
 
 
 @dataclass(frozen=True)
@@ -134,20 +143,41 @@ class Preparation(BaseModel):
             field = " ".join(str(part) for part in first["loc"])
             raise InputError(f"The {field} {first['input']} is not usable: {first['msg']}.") from None
 
+    @property
+    def sets(self) -> tuple[SetName, ...]:
+        """What is prepared: both domains, and the monitor set if there is one."""
+        return ("source", "target") if self.monitor is None else ("source", "target", "monitor")
+
+    def labelled(self, name: SetName) -> bool:
+        """Whether labels of a set are read."""
+        return name != "target" or self.target_labels
+
+    def coding(self, name: SetName) -> str | None:
+        """Label coding of a set."""
+        return self.source_coding if name == "source" else self.target_coding
+
+    def find(self, name: SetName) -> list[Case]:
+        """The images of one of `sets`, those held out as well.
+
+        Raises:
+            InputError: The folder or CSV can't be used.
+        """
+        path: Path = getattr(self, name)
+        return find_cases(path, labelled=self.labelled(name))
+
     def cases(self) -> dict[SetName, list[Case]]:
         """The images of each set, without those held out.
 
         Raises:
             InputError: A folder or CSV can't be used, two sets share a patient, or a patient held out is unknown.
         """
-        found: dict[SetName, list[Case]] = {
-            "source": find_cases(self.source, labelled=True),
-            "target": find_cases(self.target, labelled=self.target_labels),
-        }
+        found = {name: self.find(name) for name in DOMAINS}
         check_disjoint(found["source"], found["target"], "the source", "the target")
-        cases = {name: _without(some, self.hold_out, found) for name, some in found.items()}
+        cases: dict[SetName, list[Case]] = {
+            name: _without(some, self.hold_out, found) for name, some in found.items()
+        }
         if self.monitor is not None:
-            cases["monitor"] = find_cases(self.monitor, labelled=True)
+            cases["monitor"] = self.find("monitor")
             check_disjoint(cases["source"], cases["monitor"], "the source", "the monitor set")
         if self.test is not None:
             tested = find_cases(self.test, labelled=False)
@@ -201,7 +231,7 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
-    measured = {name: _measure(some, name, settings[_domain(name)], roi, steps) for name, some in cases.items()}
+    measured = {name: _measure(some, name, settings[domain_of(name)], roi, steps) for name, some in cases.items()}
     spacing = preparation.spacing
     if spacing is None and not preparation.stretch:
         spacing = choose_spacing([extent for name in DOMAINS for extent in measured[name].extents_mm], preparation.size)
@@ -209,25 +239,18 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
         name: settings[name].model_copy(update={"spacing": spacing, "intensity": measured[name].intensity})
         for name in DOMAINS
     }
-    codings: dict[DomainName, str | None] = {"source": preparation.source_coding, "target": preparation.target_coding}
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
         entries: dict[SetName, DomainEntry] = {}
         for name, chosen in cases.items():
-            labelled = name != "target" or preparation.target_labels
-            own = final[_domain(name)]
-            writer = _Writer(partial, name, measured[name].slices, own, task if labelled else None)
-            entries[name] = writer.write(chosen, codings[_domain(name)], roi, steps)
+            own = task if preparation.labelled(name) else None
+            writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], own)
+            entries[name] = writer.write(chosen, preparation.coding(name), roi, steps)
         manifest = PreparedManifest(
             task=task, source=entries["source"], target=entries["target"], monitor=entries.get("monitor")
         )
         (partial / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def _domain(name: SetName) -> DomainName:
-    """Of which domain the volumes of a set are."""
-    return "source" if name == "source" else "target"
 
 
 class _Steps:
@@ -304,7 +327,7 @@ class _Writer:
 
 
 def _without(
-    cases: list[Case], hold_out: Sequence[str], found: Mapping[SetName, list[Case]]
+    cases: list[Case], hold_out: Sequence[str], found: Mapping[DomainName, list[Case]]
 ) -> list[Case]:
     """The cases less the patients held out, each of which must be in one of the domains: a name misspelt would train.
 

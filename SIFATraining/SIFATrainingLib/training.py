@@ -233,10 +233,11 @@ class _Run:
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""
         folder = self.job.folder / BASELINE_FOLDER
-        config = baseline_config(self.specification)
+        specification = self.specification
+        config = baseline_config(specification.config, specification.baseline_iterations)
         if fabric.global_rank > 0:
             return self._loop(dataset, fabric, folder, config, emit)
-        baseline = _baseline_job(folder, self.specification)
+        baseline = _baseline_job(folder, specification)
         own = _staged(lambda kind, data: baseline.emit(kind, **data), "training")
 
         def emit_twice(kind: str, data: dict[str, Any]) -> None:
@@ -277,11 +278,9 @@ def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> I
     return InitialModel(folder=folder.resolve(), name=name)
 
 
-def baseline_config(specification: TrainingSpecification) -> TrainingConfig:
-    """Settings of the training without adaptation that a job compares itself with."""
-    return specification.config.model_copy(
-        update={"method": "without_adaptation", "iterations": specification.baseline_iterations}
-    )
+def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
+    """Settings of the training without adaptation that one with `config` compares itself with."""
+    return config.model_copy(update={"method": "without_adaptation", "iterations": iterations})
 
 
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
@@ -290,7 +289,7 @@ def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
         return Job(folder)
     own = specification.preparation is not None
     nested = TrainingSpecification(
-        config=baseline_config(specification),
+        config=baseline_config(specification.config, specification.baseline_iterations),
         device=specification.device,
         prepared=Path("..") / PREPARED_FOLDER if own else specification.prepared,
         fingerprint=specification.fingerprint,

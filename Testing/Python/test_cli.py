@@ -130,7 +130,7 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["phantoms", "--out", "x", "--task", "knee"], "no phantoms of 'knee'"),
         (["train"], "Missing option"),
         (["train", "--out", "x"], "Give either a prepared data set"),
-        (["train", "nowhere", "--out", "x", "--size", "64"], "--size says how to prepare volumes"),
+        (["train", "nowhere", "--out", "x", "--size", "64"], "--size says how to prepare volumes, these are prepared"),
         (["prepare", "--source", "nowhere", "--out", "x"], "give both --source"),
         (["prepare", "--out", "x"], "Name the volumes"),
         (["run", "nowhere"], "is not a job folder"),
@@ -147,7 +147,10 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
 
 def test_every_command_has_readable_help() -> None:
     overview = sifa("--help").stdout
-    for command in ("prepare", "train", "resume", "stop", "watch", "export", "segment", "evaluate", "phantoms", "demo"):
+    for command in (
+        "prepare", "check", "train", "run", "resume", "stop", "watch", "export", "segment", "evaluate", "phantoms",
+        "demo",
+    ):  # fmt: skip
         assert command in overview
         shown = sifa(command, "--help")
         assert shown.returncode == 0

@@ -252,7 +252,7 @@ def test_a_child_writes_its_log_and_shows_at_once_that_it_prepares(cohort: Path,
 def test_preparing_needs_no_torch() -> None:
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "import SIFATrainingLib.cli, SIFATrainingLib.training, SIFATrainingLib.prepare\n"
+        "import SIFATrainingLib.cli, SIFATrainingLib.training, SIFATrainingLib.prepare, SIFATrainingLib.preflight\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,176 @@
+"""How long a training will take and how much memory it will need, from a step on the device itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import SEGMENTATION_METHODS, TrainingConfig
+from .devices import make_fabric
+from .iteration import Batch
+from .loop import Model
+
+# The step is as small as shows what the device can do: with fewer pixels, a GPU would only wait for its driver.
+_SIDE = {"cuda": 256, "mps": 256, "cpu": 128}
+_SLICES = {"cuda": 4, "mps": 2, "cpu": 2}  # Of that side; more of smaller ones.
+# Beside what is kept for the backward passes: their gradients and buffers. Peaks of resident memory on a CPU were 1.3
+# to 1.8 times of it (all schedules, widths 0.25 to 1, 128 and 256 pixels).
+_BEYOND_KEPT = 1.5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will need, roughly.
+
+    Attributes:
+        device: cpu, cuda or mps.
+        measured: The step that was measured, in words.
+        seconds_per_iteration: At the batch of the settings.
+        fixed_bytes: Memory for any batch: weights, gradients, optimisers, average, pools.
+        slice_bytes: More for each slice of a batch.
+        weight_bytes: All networks on disk, as float32.
+        checkpoint_bytes: A checkpoint on disk.
+    """
+
+    device: str
+    measured: str
+    seconds_per_iteration: float
+    fixed_bytes: float
+    slice_bytes: float
+    weight_bytes: int
+    checkpoint_bytes: int
+
+    def memory_bytes(self, batch: int) -> float:
+        """Memory with `batch` slices of each domain."""
+        return self.fixed_bytes + batch * self.slice_bytes
+
+    def largest_batch(self, free_bytes: float) -> int:
+        """The largest batch that `free_bytes` hold; 0 if none."""
+        return max(0, int((free_bytes - self.fixed_bytes) / self.slice_bytes))
+
+
+def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto") -> Estimate:
+    """Do a step of few slices, perhaps smaller ones, and scale it: time and memory grow with the number of pixels.
+
+    Args:
+        config: Of the training.
+        classes: K, the structures and the background.
+        size: Rows and columns of its slices.
+        device: auto, cuda, mps or cpu.
+
+    Raises:
+        InputError: The device is not there.
+        RuntimeError: Its memory does not even hold this step (`devices.out_of_memory`).
+    """
+    fabric = make_fabric(device, config.precision)
+    kind = fabric.device.type
+    small = min(size, _SIDE[kind])
+    batch = max(2, min(config.batch, _SLICES[kind] * _SIDE[kind] ** 2 // small**2))
+    # Pools are counted apart: a small slice must not stand for a large one there.
+    model = Model.create(classes, config.model_copy(update={"pool": 0}), fabric.device)
+    kept = {}
+    seconds = 0.0
+    # Half the batch tells what each slice adds, and warms up; a GPU tries out its kernels in the first step of a shape.
+    for count in (batch // 2, batch, batch) if kind == "cuda" else (batch // 2, batch):
+        slices = torch.rand(count, 1, small, small, device=fabric.device) * 2 - 1
+        labels = torch.zeros(count, small, small, dtype=torch.uint8, device=fabric.device)
+        with fabric.autocast(), _kept_bytes(model, fabric.device) as total:
+            _wait(fabric.device)
+            started = time.perf_counter()
+            model.iteration.step(Batch(slices, labels, slices))
+            _wait(fabric.device)
+            seconds = time.perf_counter() - started
+        kept[count] = total[0]
+    pixels = (size / small) ** 2
+    each = (kept[batch] - kept[batch // 2]) / (batch - batch // 2)
+    beyond = 1.0 if kind == "cuda" else _BEYOND_KEPT
+    weights, averaged, state = _sizes(model)
+    pools = 0 if config.method in SEGMENTATION_METHODS else 2 * config.pool * size**2 * 4
+    # Weights, their gradients, two moments of Adam; then the average, the pools, and what does not grow with the batch.
+    fixed = 4 * weights + averaged + pools + max(0.0, kept[batch] - batch * each)
+    return Estimate(
+        device=kind,
+        measured=f"one step of {batch} slices of {small} x {small} on {kind}",
+        seconds_per_iteration=seconds / batch * config.batch * pixels,
+        fixed_bytes=fixed,
+        slice_bytes=max(1.0, beyond * each * pixels),
+        weight_bytes=weights,
+        checkpoint_bytes=state + pools,
+    )
+
+
+@contextmanager
+def _kept_bytes(model: Model, device: torch.device) -> Iterator[list[float]]:
+    """Gets, when the block ends, the bytes that it held at its peak (CUDA), or kept for its backward passes."""
+    total = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield total
+        total[0] = float(torch.cuda.max_memory_allocated(device) - before)
+        return
+    tally = _Tally({parameter.untyped_storage().data_ptr() for parameter in model.networks.parameters()})
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Kept(tensor, tally), lambda kept: kept.tensor):
+        yield total
+    total[0] = float(tally.peak)
+
+
+class _Tally:
+    """Bytes of the storages that are kept, now and at the peak; several tensors can share one."""
+
+    def __init__(self, ignored: set[int]) -> None:
+        """`ignored` are the addresses of storages that are there anyhow."""
+        self.peak = 0
+        self._now, self._ignored, self._users = 0, ignored, Counter[int]()
+
+    def change(self, tensor: Tensor, by: int) -> None:
+        """One user more (1) or less (-1) of a tensor's storage."""
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address in self._ignored:
+            return
+        before = self._users[address]
+        self._users[address] += by
+        if before == 0 or self._users[address] == 0:
+            self._now += by * storage.nbytes()
+            self.peak = max(self.peak, self._now)
+
+
+class _Kept:
+    """A tensor kept for a backward pass, counted until its graph lets go of it."""
+
+    def __init__(self, tensor: Tensor, tally: _Tally) -> None:
+        self.tensor, self._tally = tensor, tally
+        tally.change(tensor, 1)
+
+    def __del__(self) -> None:
+        self._tally.change(self.tensor, -1)
+
+
+def _sizes(model: Model) -> tuple[int, int, int]:
+    """Bytes of the networks' weights, of their average, and of a checkpoint without pools."""
+    weights = sum(tensor.nbytes for tensor in model.networks.state_dict().values())
+    averaged = sum(tensor.nbytes for tensor in model.average.state_dict().values()) if model.average else 0
+    return weights, averaged, sum(tensor.nbytes for tensor in _tensors(model.state_dict()))
+
+
+def _tensors(state: object) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict | list | tuple):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(part)
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

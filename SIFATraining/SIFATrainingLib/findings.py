@@ -1,0 +1,26 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from SIFASegmentationLib.errors import InputError
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: how bad it is, what it is about, what was found, and what to do ("" where nothing is to do)."""
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""
+
+    @classmethod
+    def of(cls, subject: str, error: InputError) -> Finding:
+        """An error of the input, which says after its last colon what to do."""
+        message, _, fix = str(error).rpartition(": ")
+        return cls("error", subject, message, fix.rstrip(".")) if message else cls("error", subject, fix)

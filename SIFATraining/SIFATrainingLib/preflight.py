@@ -1,0 +1,195 @@
+"""What is to be known before a training starts: packages, device, volumes, labels, memory, duration, disk.
+
+Nothing is written, and nothing is raised for what is found: each finding says how bad it is and what to do. torch is
+imported inside, so that its absence can be found as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SIFASegmentationLib.errors import InputError
+
+from .config import TrainingConfig
+from .findings import Finding
+from .prepare import Preparation, Report
+from .training import baseline_config
+from .volume_checks import VolumeChecks
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
+
+_PACKAGES = {  # What is imported, and what pip calls it.
+    "torch": "torch", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors", "onnx": "onnx",
+    "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "PIL": "pillow",
+}  # fmt: skip
+_USABLE = 0.9  # Of free memory and disk; the rest is what the estimate does not know of.
+_LONG_SECONDS = 3 * 24 * 3600.0
+_PIXEL_BYTES = 3  # In the prepared data set: two of intensity, one of label.
+
+
+def preflight(
+    preparation: Preparation,
+    config: TrainingConfig,
+    device: str = "auto",
+    out: Path = Path(),
+    *,
+    baseline_iterations: int = 0,
+    report: Report = lambda _: None,
+) -> list[Finding]:
+    """Check everything that a training needs.
+
+    Args:
+        preparation: The volumes. Each is read once.
+        config: How to train.
+        device: auto, cuda, mps or cpu.
+        out: Where the job will be written, there or not yet.
+        baseline_iterations: Of a training without adaptation that comes first.
+        report: Told of each volume before it is read.
+
+    Returns:
+        What was found, good and bad.
+
+    Raises:
+        InputError: The task can't be read.
+    """
+    volumes = VolumeChecks(preparation, report)
+    volumes.run()
+    computer = check_computer(
+        config,
+        device,
+        out,
+        structures=len(preparation.loaded_task().structures),
+        size=preparation.size,
+        slices=sum(volumes.slices.values()),
+        baseline_iterations=baseline_iterations,
+    )
+    return volumes.findings + computer
+
+
+def check_computer(
+    config: TrainingConfig,
+    device: str = "auto",
+    out: Path = Path(),
+    *,
+    structures: int = 4,
+    size: int = 256,
+    slices: int = 0,
+    baseline_iterations: int = 0,
+) -> list[Finding]:
+    """Check packages, device, memory, duration and disk, whatever the volumes.
+
+    Args:
+        config: How to train.
+        device: auto, cuda, mps or cpu.
+        out: Where the job will be written.
+        structures: Number of structures.
+        size: Rows and columns of the slices.
+        slices: Slices of all sets together, which the job stores.
+        baseline_iterations: Of a training without adaptation that comes first.
+    """
+    findings = _check_packages()
+    if any(finding.level == "error" for finding in findings):
+        return findings
+    import torch  # noqa: PLC0415
+
+    from .devices import choose_device, describe_device, free_bytes, out_of_memory  # noqa: PLC0415
+    from .estimate import measure  # noqa: PLC0415
+
+    try:
+        chosen = choose_device(device)
+    except InputError as error:
+        return [*findings, Finding.of("device", error)]
+    free = free_bytes(torch.device(chosen))
+    findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
+    trainings = [config, baseline_config(config, baseline_iterations)] if baseline_iterations else [config]
+    try:
+        estimates = [measure(training, structures + 1, size, chosen) for training in trainings]
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        fix = "end what else uses it, or choose a smaller width or size"
+        findings.append(Finding("error", "memory", f"{chosen} has no room for a step of a few slices", fix))
+    else:
+        seconds = sum(
+            training.iterations * estimate.seconds_per_iteration
+            for training, estimate in zip(trainings, estimates, strict=True)
+        )
+        written = sum(_bytes_written(estimate) for estimate in estimates) + slices * size**2 * _PIXEL_BYTES
+        findings += [
+            _check_memory(estimates[0], config.batch, free),
+            _check_duration(estimates[0], seconds, sum(training.iterations for training in trainings)),
+            _check_disk(out, written),
+        ]
+    return findings
+
+
+def _check_memory(estimate: Estimate, batch: int, free: float) -> Finding:
+    """Whether the batch fits; which would."""
+    needed = estimate.memory_bytes(batch)
+    message = f"about {_gigabytes(needed)} for batches of {batch} on {estimate.device} (estimated)"
+    if needed <= _USABLE * free:
+        return Finding("ok", "memory", message)
+    largest = estimate.largest_batch(_USABLE * free)
+    fix = f"use a batch of {largest}" if largest else "choose a smaller width or size"
+    return Finding("warning", "memory", f"{message}, {_gigabytes(free)} are free", fix)
+
+
+def _check_duration(estimate: Estimate, seconds: float, iterations: int) -> Finding:
+    message = (
+        f"about {_time(seconds)} for {iterations:,} iterations (estimated from {estimate.measured}; "
+        f"{estimate.seconds_per_iteration:.2g} s each)"
+    )
+    if seconds <= _LONG_SECONDS:
+        return Finding("ok", "duration", message)
+    fix = "train on a GPU, for fewer iterations, or with a smaller width or size"
+    return Finding("warning", "duration", message, fix)
+
+
+def _check_disk(out: Path, needed: float) -> Finding:
+    """Whether the disk of `out` has room, and can be written to."""
+    place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return Finding("error", "disk", f"{place} can't be written to", "choose another folder")
+    free = shutil.disk_usage(place).free
+    message = f"about {_gigabytes(needed)} will be written to {place}, {_gigabytes(free)} are free"
+    if needed <= _USABLE * free:
+        return Finding("ok", "disk", message)
+    return Finding("error", "disk", message, "free space, or choose another folder")
+
+
+def _bytes_written(estimate: Estimate) -> float:
+    """Of a training: the checkpoints kept and the one being written, the bundle."""
+    from .checkpoints import KEPT  # noqa: PLC0415
+
+    return (KEPT + 1) * estimate.checkpoint_bytes + 2 * estimate.weight_bytes
+
+
+def _time(seconds: float) -> str:
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+    unit, length = next(((name, length) for name, length in units if seconds >= 2 * length), units[-1])
+    return f"{seconds / length:.2g} {unit}"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2g} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+
+
+def _check_packages() -> list[Finding]:
+    """Whether everything that training needs can be imported, and its versions."""
+    findings, versions = [], []
+    for module, package in _PACKAGES.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # A broken installation raises anything.
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            fix = f"install it: pip install {package}"
+            findings.append(Finding("error", package, f"can't be imported ({reason})", fix))
+        else:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    return findings or [Finding("ok", "packages", ", ".join(versions))]

@@ -1,0 +1,171 @@
+"""What is to be known of the volumes before a training: readable, alike in both domains, labelled as the task says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+
+import numpy as np
+
+from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
+from SIFASegmentationLib.orientation import Plane, nearest_orientation
+from SIFASegmentationLib.preprocessing import Placement, prepare_volume
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
+
+from .dataset import DOMAINS, SetName, domain_of
+from .findings import Finding, Level
+from .prepare import Preparation, Report, Step
+
+FEW_SLICES = 100
+OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
+_LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.
+_AXES = ("RL", "AP", "IS")  # Against and along the axes of LPS.
+_PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+_DIRECTIONS = ("slice direction", "height", "width")
+
+
+class VolumeChecks:
+    """Reads every volume of a preparation, and every labelmap that training or monitoring will read.
+
+    After `run`, `findings` has what was found, and `slices` the number of slices of each set that could be read.
+    """
+
+    def __init__(self, preparation: Preparation, report: Report) -> None:
+        """`report` is told of each volume before it is read."""
+        self.findings: list[Finding] = []
+        self.slices: dict[SetName, int] = dict.fromkeys(preparation.sets, 0)
+        self._preparation, self._report = preparation, report
+        self._task = preparation.loaded_task()
+        self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
+        self._labelled: dict[SetName, set[str]] = defaultdict(set)
+
+    def run(self) -> None:
+        """Check everything."""
+        cases = self._cases()
+        total, done = sum(map(len, cases.values())), 0
+        for name, some in cases.items():
+            for case in some:
+                self._report(Step(done, total, f"{name}, checking {done + 1} of {total}: {case.image.name}"))
+                self._check(name, case)
+                done += 1
+            self._sum_up(name, len(some))
+        self._compare_extents()
+
+    def _cases(self) -> dict[SetName, list[Case]]:
+        """The images of each set that can be found, without those held out where the sets fit together."""
+        found: dict[SetName, list[Case]] = {}
+        for name in self._preparation.sets:
+            try:
+                found[name] = self._preparation.find(name)
+            except InputError as error:
+                self.findings.append(Finding.of(name, error))
+        if len(found) < len(self._preparation.sets):
+            return found
+        try:
+            cases = self._preparation.cases()
+        except InputError as error:
+            self.findings.append(Finding.of("patients", error))
+            return found
+        self.findings.append(Finding("ok", "patients", f"no patient of {' and '.join(DOMAINS)} is in both"))
+        return cases
+
+    def _check(self, name: SetName, case: Case) -> None:
+        preprocessing = self._preparation.preprocessing(domain_of(name))
+        try:
+            volume = read_volume(case.image)
+            placement = prepare_volume(volume, preprocessing, case.region or self._preparation.roi).placement
+        except InputError as error:
+            self.findings.append(Finding.of(case.image.name, error))
+            return
+        self.slices[name] += len(placement)
+        self._extents[name].append((len(placement) * _spacings(placement)[0], *placement.extent_mm))
+        self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
+        if case.label is not None:
+            self._check_label(name, case, volume)
+
+    def _check_label(self, name: SetName, case: Case, volume: Volume) -> None:
+        assert case.label is not None
+        subject = case.label.name
+        try:
+            labelmap = match_grid(read_labelmap(case.label, self._task, self._preparation.coding(name)), volume)
+            strangers = unmatched_segments(case.label, self._task)
+        except InputError as error:
+            self.findings.append(Finding.of(subject, error))
+            return
+        values = set(np.unique(labelmap.array).tolist())
+        found = [structure.name for structure in self._task.structures if structure.value in values]
+        missing = [structure.name for structure in self._task.structures if structure.value not in values]
+        self._labelled[name] |= set(found)
+        if missing:
+            message = f"{', '.join(found)}; without {', '.join(missing)}"
+            fix = "where it is in the picture, an unlabelled structure teaches that it is background"
+            self.findings.append(Finding("warning", subject, message, fix))
+        else:
+            self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
+        if strangers:
+            message = f"the segments {', '.join(strangers)} are none of the task's, and become background"
+            fix = f"if they are, name them {', '.join(missing or found)}"
+            self.findings.append(Finding("warning", subject, message, fix))
+
+    def _sum_up(self, name: SetName, volumes: int) -> None:
+        """Number of slices, and structures that are never labelled."""
+        slices = self.slices[name]
+        message = f"{volumes} volumes, {slices:,} slices"
+        if name in DOMAINS and slices < FEW_SLICES:
+            fix = "add volumes: ten or more of each modality make a better model"
+            self.findings.append(Finding("warning", name, message, fix))
+        else:
+            self.findings.append(Finding("ok", name, message))
+        never = [structure.name for structure in self._task.structures if structure.name not in self._labelled[name]]
+        if never and self._preparation.labelled(name):
+            fix = "label it in some volume, or choose a task without it"
+            level: Level = "warning" if name == "monitor" else "error"
+            self.findings.append(Finding(level, name, f"never labelled: {', '.join(never)}", fix))
+
+    def _compare_extents(self) -> None:
+        """Whether both domains show as much of the body, by the medians over their volumes."""
+        extents = [self._extents[name] for name in DOMAINS]
+        if not all(extents):
+            return
+        alike = True
+        for direction, source, target in zip(_DIRECTIONS, *(zip(*some, strict=True) for some in extents), strict=True):
+            a, b = median(source), median(target)
+            if max(a, b) > OTHER_EXTENT * min(a, b):
+                alike = False
+                message = f"fields of view differ in {direction}: {a:.0f} mm in the source, {b:.0f} mm in the target"
+                fix = "cut both to the same part of the body, by a region of interest or beforehand"
+                self.findings.append(Finding("warning", "part of the body", message, fix))
+        if alike:
+            message = f"fields of view of about the same size (within a factor of {OTHER_EXTENT})"
+            self.findings.append(Finding("ok", "part of the body", message))
+
+
+def _describe(subject: str, placement: Placement, plane: Plane) -> Finding:
+    """Size, spacing, orientation and slices of a volume."""
+    geometry = placement.geometry
+    size = " x ".join(map(str, geometry.size))
+    spacing = " x ".join(f"{value:.3g}" for value in geometry.spacing)
+    message = f"{size} voxels of {spacing} mm, {_orientation(geometry)}, {len(placement)} {plane} slices"
+    _, rows, columns = _spacings(placement)
+    if max(rows, columns) <= _LONG_PIXEL * min(rows, columns):
+        return Finding("ok", subject, message)
+    thick = max(_PLANES, key=lambda other: nearest_orientation(geometry, other).reorder(geometry.spacing)[0])
+    message += f", whose pixels are {rows:.3g} x {columns:.3g} mm"
+    return Finding("warning", subject, message, f"its own slices are {thick}: choose that plane")
+
+
+def _spacings(placement: Placement) -> tuple[float, float, float]:
+    """Of slices, rows and columns, in mm."""
+    return placement.orientation.reorder(placement.geometry.spacing)
+
+
+def _orientation(geometry: Geometry) -> str:
+    """Where the axes i, j, k point to, such as `LPS`; `near LPS` for an oblique volume."""
+    letters, straight = "", True
+    for column in geometry.direction_matrix.T:
+        axis = int(np.abs(column).argmax())
+        letters += _AXES[axis][int(column[axis] > 0)]
+        straight = straight and abs(float(column[axis])) > 0.999
+    return letters if straight else f"near {letters}"

@@ -1,0 +1,265 @@
+"""What the checks before a training find, each on an input that has it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conftest import quick_config
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.labelmaps import unmatched_segments, write_slicer_segmentation
+from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+from SIFATrainingLib import devices, estimate
+from SIFATrainingLib import preflight as module
+from SIFATrainingLib.estimate import measure
+from SIFATrainingLib.findings import Finding
+from SIFATrainingLib.loop import Model
+from SIFATrainingLib.preflight import check_computer, preflight
+from SIFATrainingLib.prepare import Preparation, Step, make_preparation
+from SIFATrainingLib.volume_checks import VolumeChecks
+from test_cli import sifa
+
+
+def preparation(cohort: Path, **settings: Any) -> Preparation:
+    return make_preparation(**{"source": cohort / "mr", "target": cohort / "ct", "size": 32, **settings})
+
+
+def found(cohort: Path, **settings: Any) -> dict[str, list[Finding]]:
+    """Findings about the volumes, by subject."""
+    checks = VolumeChecks(preparation(cohort, **settings), lambda _: None)
+    checks.run()
+    by_subject: dict[str, list[Finding]] = {}
+    for finding in checks.findings:
+        by_subject.setdefault(finding.subject, []).append(finding)
+    return by_subject
+
+
+@pytest.fixture
+def copy(cohort: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(cohort, tmp_path / "cohort")
+
+
+def test_everything_is_said_of_a_cohort_that_is_fine(cohort: Path, tmp_path: Path) -> None:
+    steps: list[Step] = []
+    before = sorted(tmp_path.rglob("*"))
+    findings = preflight(
+        preparation(cohort, monitor=cohort / "ct"), quick_config(), "cpu", tmp_path / "job", baseline_iterations=3,
+        report=steps.append,
+    )  # fmt: skip
+    assert [step.done for step in steps] == list(range(6))
+    assert {step.total for step in steps} == {6}
+    assert sorted(tmp_path.rglob("*")) == before
+    by_subject = {finding.subject: finding for finding in findings}
+    assert {subject for subject, finding in by_subject.items() if finding.level != "ok"} == {"source", "target"}
+    assert by_subject["abdomen_mr_001_label.nii.gz"].message == "all 4 structures"
+    image = by_subject["abdomen_ct_000_image.nii.gz"].message
+    geometry = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz").geometry
+    assert image.startswith(f"48 x 48 x {geometry.size[2]} voxels of ")
+    assert image.endswith(f"mm, LPS, {geometry.size[2]} axial slices")
+    assert "about the same size" in by_subject["part of the body"].message
+    assert "torch " in by_subject["packages"].message
+    assert by_subject["device"].message.startswith("cpu: ")
+    assert "for 9 iterations (estimated from one step of 2 slices of 32 x 32 on cpu" in by_subject["duration"].message
+    assert str(tmp_path) in by_subject["disk"].message
+    few = by_subject["source"]
+    assert (few.level, few.message.split()[1]) == ("warning", "volumes,")
+    assert "ten or more" in few.fix
+
+
+def test_what_can_not_be_read_is_named_and_the_rest_is_checked(copy: Path) -> None:
+    (copy / "mr" / "abdomen_mr_000_image.nii.gz").write_bytes(b"no image")
+    flat = read_volume(copy / "ct" / "abdomen_ct_000_image.nii.gz")
+    write_volume(replace(flat, array=np.full_like(flat.array, 7)), copy / "ct" / "abdomen_ct_000_image.nii.gz")
+    findings = found(copy)
+    for subject, sentence in (
+        ("abdomen_mr_000_image.nii.gz", "can't be read"), ("abdomen_ct_000_image.nii.gz", "constant"),
+    ):  # fmt: skip
+        assert [finding.level for finding in findings[subject]] == ["error"]
+        assert sentence in findings[subject][0].message
+        assert findings[subject][0].fix.startswith("check ")
+    assert findings["abdomen_mr_001_label.nii.gz"][0].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("settings", "subject", "sentence"),
+    [
+        ({"target": "nowhere"}, "target", "nowhere does not exist"),
+        ({"monitor": "nowhere"}, "monitor", "nowhere does not exist"),
+        ({"target": "mr"}, "patients", "both in the source and in the target"),
+        ({"test": "ct"}, "patients", "both in the target and in the test set"),
+        ({"hold_out": ["nobody"]}, "patients", "'nobody' to hold out is in neither domain"),
+    ],
+)
+def test_sets_that_do_not_fit_together(cohort: Path, settings: dict[str, Any], subject: str, sentence: str) -> None:
+    placed = {name: cohort / value if isinstance(value, str) else value for name, value in settings.items()}
+    (finding,) = [f for f in found(cohort, **placed)[subject] if f.level == "error"]
+    assert sentence in finding.message
+    assert finding.fix
+
+
+def test_labels_that_are_not_the_tasks(copy: Path) -> None:
+    for number, values in ((0, [0, 1, 2, 3, 0]), (1, [0, 6, 0, 0, 0])):
+        path = copy / "mr" / f"abdomen_mr_00{number}_label.nii.gz"
+        label = read_volume(path)
+        write_volume(replace(label, array=np.array(values, np.uint8)[label.array]), path)
+    findings = found(copy)
+    (partly,) = findings["abdomen_mr_000_label.nii.gz"]
+    assert (partly.level, partly.message) == ("warning", "liver, right kidney, left kidney; without spleen")
+    assert "teaches that it is background" in partly.fix
+    (unknown,) = findings["abdomen_mr_001_label.nii.gz"]
+    assert unknown.level == "error"
+    assert "label codes 6" in unknown.message
+    assert "choose that coding" in unknown.fix
+    never = findings["source"][-1]
+    assert (never.level, never.message) == ("error", "never labelled: spleen")
+
+
+def test_segments_that_are_not_the_tasks(copy: Path) -> None:
+    path = copy / "mr" / "abdomen_mr_000_label.nii.gz"
+    task = load_task("abdomen")
+    renamed = task.model_copy(
+        update={"structures": (*task.structures[:3], task.structures[3].model_copy(update={"name": "tumour"}))}
+    )
+    segmentation = path.with_name("abdomen_mr_000_label.seg.nrrd")
+    write_slicer_segmentation(read_volume(path), renamed, segmentation)
+    path.unlink()
+    assert unmatched_segments(segmentation, task) == ["tumour"]
+    missing, stranger = found(copy)["abdomen_mr_000_label.seg.nrrd"]
+    assert "without spleen" in missing.message
+    assert (stranger.level, stranger.fix) == ("warning", "if they are, name them spleen")
+    assert "the segments tumour are none of the task's" in stranger.message
+    with pytest.raises(InputError, match="can't be read"):
+        unmatched_segments(copy / "mr", task)
+
+
+def test_a_volume_taken_in_another_plane_and_an_oblique_one(copy: Path) -> None:
+    image = read_volume(copy / "ct" / "abdomen_ct_000_image.nii.gz")
+    a, b = image.geometry.spacing[:2]
+    long = replace(image.geometry, spacing=(a, 4 * b, 2.0))
+    write_volume(Volume(image.array, long, image.name), copy / "ct" / "abdomen_ct_000_image.nii.gz")
+    c, s = np.cos(0.2), np.sin(0.2)
+    turned = Geometry(image.geometry.size, image.geometry.spacing, (0, 0, 0), (c, -s, 0, s, c, 0, 0, 0, 1))
+    write_volume(Volume(image.array, turned, image.name), copy / "ct" / "abdomen_ct_001_image.nii.gz")
+    findings = found(copy)
+    (other,) = findings["abdomen_ct_000_image.nii.gz"]
+    assert other.level == "warning"
+    assert other.fix == "its own slices are coronal: choose that plane"
+    assert ", near LPS, " in findings["abdomen_ct_001_image.nii.gz"][0].message
+
+
+def test_domains_that_show_other_parts_of_the_body(copy: Path) -> None:
+    for path in (copy / "ct").glob("*_image*"):
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(image[:, :, : image.GetSize()[2] // 3], str(path))
+    (finding,) = found(copy)["part of the body"]
+    assert finding.level == "warning"
+    assert finding.message.startswith("fields of view differ in slice direction: ")
+    assert "region of interest" in finding.fix
+
+
+def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.import_module
+
+    def load(name: str) -> Any:
+        if name == "onnxscript":
+            raise ModuleNotFoundError("No module named 'onnxscript'")
+        if name == "torch":
+            raise OSError("libcudart.so: cannot open shared object file")
+        return original(name)
+
+    monkeypatch.setattr(module.importlib, "import_module", load)
+    findings = check_computer(quick_config())
+    assert [(f.level, f.subject) for f in findings] == [("error", "torch"), ("error", "onnxscript")]
+    assert "libcudart" in findings[0].message
+    assert findings[1].fix == "install it: pip install onnxscript"
+
+
+def of_computer(**settings: Any) -> dict[str, Finding]:
+    config = quick_config(**settings.pop("config", {}))
+    return {finding.subject: finding for finding in check_computer(config, "cpu", size=32, **settings)}
+
+
+def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = quick_config(batch=64)
+    measured = measure(config, 5, 32, "cpu")
+    monkeypatch.setattr(estimate, "measure", lambda *_: measured)
+    free = measured.memory_bytes(20) / 0.9
+    monkeypatch.setattr(devices, "free_bytes", lambda _: free)
+    memory = of_computer(config={"batch": 64})["memory"]
+    assert (memory.level, memory.fix) == ("warning", "use a batch of 20")
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 1000.0)
+    assert of_computer()["memory"].fix == "choose a smaller width or size"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(estimate, "measure", fail)
+    none = of_computer()["memory"]
+    assert none.level == "error"
+
+
+def test_a_disk_that_is_full_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "can't be written to" in of_computer(out=tmp_path / "file" / "job")["disk"].message
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    full = of_computer(out=tmp_path / "new" / "job")["disk"]
+    assert (full.level, full.fix) == ("error", "free space, or choose another folder")
+
+
+def test_a_training_of_weeks_is_warned_of() -> None:
+    duration = of_computer(config={"iterations": 10**9})["duration"]
+    assert duration.level == "warning"
+    assert " days for 1,000,000,000 iterations" in duration.message
+
+
+def test_an_unknown_device() -> None:
+    (finding,) = [f for f in check_computer(quick_config(), "tpu") if f.level == "error"]
+    assert finding.subject == "device"
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "without_adaptation"}, {"schedule": "sequential", "ema_decay": 0}])
+def test_estimates_grow_as_they_should(settings: dict[str, Any], tmp_path: Path) -> None:
+    small, wide = (measure(quick_config(width=width, **settings), 5, 32, "cpu") for width in (0.0625, 0.125))
+    assert small.seconds_per_iteration > 0
+    assert small.largest_batch(small.memory_bytes(7) + 1) == 7
+    assert small.largest_batch(0) == 0
+    for name in ("fixed_bytes", "slice_bytes", "weight_bytes", "checkpoint_bytes"):
+        assert 0 < getattr(small, name) < getattr(wide, name), name
+    assert measure(quick_config(**settings), 5, 64, "cpu").slice_bytes == pytest.approx(4 * small.slice_bytes, rel=0.05)
+    import torch  # noqa: PLC0415
+
+    from SIFATrainingLib.checkpoints import save_checkpoint  # noqa: PLC0415
+
+    model = Model.create(5, quick_config(pool=0, **settings), torch.device("cpu"))
+    written = save_checkpoint(tmp_path / "c", 0, {"done": 0, "model": model.state_dict()})
+    # Before the first step there are no moments of Adam.
+    assert written.stat().st_size < 1.3 * small.checkpoint_bytes
+
+
+def test_the_command(cohort: Path, copy: Path, tmp_path: Path) -> None:
+    quick = ["--size", 32, "--width", 0.0625, "--batch", 2, "--device", "cpu", "--iterations", 10]
+    volumes = ["--source", "mr", "--target", "ct"]
+    fine = sifa("check", *volumes, *quick, "--out", tmp_path / "job", cwd=cohort)
+    assert fine.returncode == 0, fine.stderr
+    assert "warning source: 2 volumes" in fine.stdout
+    assert "ok      memory: about" in fine.stdout
+    (copy / "mr" / "abdomen_mr_000_image.nii.gz").write_bytes(b"no image")
+    broken = sifa("check", *volumes, *quick, "--json", cwd=copy)
+    assert broken.returncode == 2
+    listed = json.loads(broken.stdout.splitlines()[-1])
+    assert [f["subject"] for f in listed if f["level"] == "error"] == ["abdomen_mr_000_image.nii.gz"]
+    assert set(listed[0]) == {"level", "subject", "message", "fix"}
+    alone = sifa("check", *quick, "--json", "--structures", 2)
+    assert alone.returncode == 0
+    assert [f["subject"] for f in json.loads(alone.stdout)] == ["packages", "device", "memory", "duration", "disk"]
+    assert not (tmp_path / "job").exists()
