@@ -7,22 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
-from SIFATrainingLib.config import TrainingConfig, make_config
 from SIFATrainingLib.export import export
 from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, train
 
 torch.set_num_threads(1)
-
-QUICK = {"width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3}
-
-
-def quick_config(**settings: object) -> TrainingConfig:
-    """A training of a second."""
-    return make_config(**{"iterations": 6, **QUICK, **settings})
-
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -129,7 +129,7 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
 
 
 def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> None:
-    from conftest import quick_config  # noqa: PLC0415
+    from quick import quick_config  # noqa: PLC0415
     from SIFATrainingLib.training import create_job  # noqa: PLC0415
 
     job = create_job(prepared, tmp_path / "job", quick_config())

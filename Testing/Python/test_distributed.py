@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from torch import multiprocessing as mp
 
-from conftest import quick_config
+from quick import quick_config
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import AdaptationIteration, _Player, make_iteration

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import quick_config
+from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.volumes import Volume, read_volume, write_volume

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conftest import quick_config
+from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.labelmaps import unmatched_segments, write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task

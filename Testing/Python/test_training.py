@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import quick_config
+from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints

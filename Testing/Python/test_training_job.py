@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import quick_config
+from quick import quick_config
 from SIFASegmentationLib.bundle import BASELINE_FILE, WEIGHTS_FILE, Bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
