@@ -1,0 +1,142 @@
+"""Fixtures of the tests of the two modules, over the stand-ins or inside Slicer: the tests are the same.
+
+    QT_QPA_PLATFORM=offscreen python -m pytest Testing/Slicer
+    Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FOLDERS = {
+    "SIFASegmentation": ROOT / "SIFASegmentation",
+    "SIFATraining": ROOT / "SIFATraining",
+    "SampleModule": HERE / "sample_module",
+}
+IN_SLICER = "slicer" in sys.modules and hasattr(sys.modules["slicer"], "app")
+
+if not IN_SLICER:
+    pytest.importorskip("slicer_core", reason="slicer-core is not installed")
+    pytest.importorskip("PySide6", reason="PySide6 is not installed")
+    sys.path.insert(0, str(HERE))
+    from standins.install import install
+
+    ENVIRONMENT = install()
+    for folder in FOLDERS.values():
+        sys.path.insert(0, str(folder))
+
+import slicer
+
+
+def process_events_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """Let the event loop run until a condition holds; what the condition gave.
+
+    Raises:
+        TimeoutError: It never did.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        slicer.app.processEvents()
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise TimeoutError(f"It did not happen within {timeout} s.")
+        time.sleep(0.005)
+
+
+class LoadedModule:
+    """A module with its window open.
+
+    Attributes:
+        python: The Python module of its file.
+        module: What `slicer.modules` holds.
+        parent: The Qt widget that holds the window.
+        widget: The module's own widget object.
+        logic: That of the window.
+    """
+
+    def __init__(self, name: str, module: Any) -> None:
+        self.python = sys.modules[name]
+        self.module = module
+        self.parent = module.createNewWidgetRepresentation()
+        self.widget = self.parent.self()
+        self.parent.enter()
+
+    @property
+    def ui(self) -> Any:
+        """The widgets of its window by name."""
+        return self.widget.ui
+
+    @property
+    def logic(self) -> Any:
+        """That of the window."""
+        return self.widget.logic
+
+    def close(self) -> None:
+        """Leave the module and clean up, as Slicer does at its end."""
+        if self.parent.isEntered:
+            self.parent.exit()
+        self.widget.cleanup()
+        self.parent.delete()
+
+
+@pytest.fixture(scope="session")
+def slicer_environment() -> Any:
+    """Slicer's scene and application, real or not."""
+    return slicer
+
+
+@pytest.fixture
+def scene(slicer_environment: Any) -> Any:
+    """The empty scene."""
+    slicer_environment.mrmlScene.Clear(0)
+    return slicer_environment.mrmlScene
+
+
+@pytest.fixture
+def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:  # noqa: ARG001  an empty scene comes first
+    """Opens a module by its name; it is left and cleaned up at the test's end."""
+    opened: list[LoadedModule] = []
+
+    def load(name: str) -> LoadedModule:
+        opened.append(LoadedModule(name, _module(name)))
+        return opened[-1]
+
+    yield load
+    for module in reversed(opened):
+        module.close()
+    slicer.app.processEvents()
+
+
+def _module(name: str) -> Any:
+    if not IN_SLICER:
+        from standins.modules import load_scripted_module  # noqa: PLC0415
+
+        load_scripted_module(ENVIRONMENT.application.moduleManager(), name, FOLDERS[name])
+    return slicer.util.getModule(name)
+
+
+@pytest.fixture(autouse=True)
+def no_faults() -> Iterator[None]:
+    """Fail a test in which a slot raised, a signature was wrong, or a window asked for what is not there."""
+    if IN_SLICER:
+        yield
+        return
+    from PySide6.QtCore import QSettings  # noqa: PLC0415
+    from standins import faults  # noqa: PLC0415
+
+    QSettings().clear()
+    faults.take()
+    yield
+    found = faults.take()
+    if found:
+        pytest.fail("\n".join(["Slicer would have printed:", *found]), pytrace=False)

@@ -1,0 +1,38 @@
+"""What went wrong where Slicer would only print: errors in slots, wrong signatures. A test fails on them at its end."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_recorded: list[str] = []
+
+
+def record(text: str) -> None:
+    """Print, as Slicer does, and remember."""
+    print(text, file=sys.stderr)
+    _recorded.append(text)
+
+
+def record_exception(where: str) -> None:
+    """Record the exception at hand."""
+    record(f"{where}: {traceback.format_exc()}")
+
+
+def take() -> list[str]:
+    """What was recorded since the last time."""
+    taken = list(_recorded)
+    _recorded.clear()
+    return taken
+
+
+@contextmanager
+def expected(words: str) -> Iterator[None]:
+    """Demand that a fault with these words is recorded inside, and forget it."""
+    before = len(_recorded)
+    yield
+    found = [text for text in _recorded[before:] if words in text]
+    assert found, f"no fault with the words {words!r} among {_recorded[before:]}"
+    _recorded[before:] = [text for text in _recorded[before:] if words not in text]

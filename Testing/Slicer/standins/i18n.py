@@ -1,0 +1,22 @@
+"""`slicer.i18n`, in English."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def translate(context: str, text: str) -> str:  # noqa: ARG001  Slicer's signature
+    """The text in the application's language."""
+    return text
+
+
+def getContext(sourceFile: str) -> str:  # noqa: N802, N803  Slicer's names
+    """Under which name a file's texts are translated."""
+    path = Path(sourceFile)
+    package = f"{path.parent.name}." if (path.parent / "__init__.py").is_file() else ""
+    return package + path.stem
+
+
+def tr(text: str) -> str:
+    """The text in the application's language, of the context of the caller's file."""
+    return text

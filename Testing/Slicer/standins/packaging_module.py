@@ -1,0 +1,54 @@
+"""`slicer.packaging`, which installs nothing: in testing mode Slicer's own does not either."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+
+def load_requirements(path: str | Path) -> list[Requirement]:
+    """Requirements of a file; a comment behind one is refused."""
+    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def pip_check(req: str | Requirement | list[Any]) -> bool:
+    """Whether requirements are satisfied, their extras left aside."""
+    wanted = req.split() if isinstance(req, str) else req if isinstance(req, list) else [req]
+    return all(_is_satisfied(item if isinstance(item, Requirement) else Requirement(item)) for item in wanted)
+
+
+def _is_satisfied(requirement: Requirement) -> bool:
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return True
+    try:
+        return importlib.metadata.version(requirement.name) in requirement.specifier
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def pip_ensure(  # noqa: PLR0913  Slicer's signature
+    requirements: str | Requirement | list[Any],
+    constraints: str | Path | None = None,  # noqa: ARG001
+    skip_packages: list[str] | None = None,  # noqa: ARG001
+    prompt_install: bool = True,  # noqa: ARG001
+    prompt_restart: bool = True,  # noqa: ARG001
+    requester: str | None = None,
+    skip_in_testing: bool = True,
+    show_progress: bool = True,  # noqa: ARG001
+) -> None:
+    """Nothing where all is there, and in testing mode nothing either."""
+    if pip_check(requirements):
+        return
+    if not skip_in_testing:
+        raise NotImplementedError("The stand-in of pip_ensure installs nothing.")
+    logging.info("Testing mode is enabled: skipping pip_ensure of %s for %s", requirements, requester)
+
+
+def pip_install(requirements: str | list[str], **_options: Any) -> None:
+    """Refused: a test must not change its environment."""
+    raise NotImplementedError(f"The stand-in of pip_install does not install {requirements}.")
