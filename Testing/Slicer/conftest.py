@@ -36,7 +36,7 @@ if not IN_SLICER:
 import slicer
 
 
-def process_events_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def run_events_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
     """Let the event loop run until a condition holds; what the condition gave.
 
     Raises:
@@ -87,6 +87,18 @@ class LoadedModule:
             self.parent.exit()
         self.widget.cleanup()
         self.parent.delete()
+
+
+@pytest.fixture
+def process_events_until() -> Callable[..., Any]:
+    """`process_events_until(condition, timeout=10.0)`, see `run_events_until`."""
+    return run_events_until
+
+
+@pytest.fixture(name="process_events_until")
+def _process_events_until() -> Callable[..., Any]:
+    """`process_events_until`, for tests that can't import this file by its name."""
+    return process_events_until
 
 
 @pytest.fixture(scope="session")

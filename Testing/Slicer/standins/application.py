@@ -1,29 +1,21 @@
-"""The application: `slicer.app`, its modules, and what it does when nodes come into the scene."""
+"""The application: `slicer.app`."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import slicer
-import vtk
 from PySide6 import QtCore, QtWidgets
 
-from . import faults, pythonqt
+from . import pythonqt
 from .layout import qMRMLLayoutManager
 from .listing import listed_classes
 from .modules import qSlicerModuleManager
-
-# Classes of nodes that Slicer puts into the subject hierarchy when they come into the scene.
-_IN_HIERARCHY = (
-    "vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "vtkMRMLModelNode", "vtkMRMLTransformNode",
-    "vtkMRMLTableNode", "vtkMRMLTextNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotChartNode", "vtkMRMLROINode",
-)  # fmt: skip
 
 
 class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
@@ -131,40 +123,6 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         """Nothing is rendered."""
 
     resumeRender = pauseRender  # noqa: N815
-
-
-class SubjectHierarchyFollower:
-    """Puts nodes that come into the scene into its subject hierarchy, as Slicer's own plugins do."""
-
-    def __init__(self, scene: Any) -> None:
-        self._scene = scene
-        scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._added)
-        scene.AddObserver(slicer.vtkMRMLScene.EndBatchProcessEvent, self._end)
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _added(self, _scene: Any, _event: str, node: Any) -> None:
-        if not self._scene.IsBatchProcessing():
-            self._guarded(lambda: self._place(node))
-
-    def _end(self, _scene: Any, _event: str) -> None:
-        nodes = self._scene.GetNodes()
-        for index in range(nodes.GetNumberOfItems()):
-            node = nodes.GetItemAsObject(index)
-            self._guarded(lambda node=node: self._place(node))
-
-    def _place(self, node: Any) -> None:
-        if node.GetHideFromEditors() or not any(node.IsA(kind) for kind in _IN_HIERARCHY):
-            return
-        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene)
-        if hierarchy is not None and not hierarchy.GetItemByDataNode(node):
-            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
-
-    @staticmethod
-    def _guarded(deed: Callable[[], None]) -> None:
-        try:
-            deed()
-        except Exception:  # VTK can't take it
-            faults.record_exception("exception in the subject hierarchy")
 
 
 def wrapped_application(application: qSlicerApplication) -> Any:

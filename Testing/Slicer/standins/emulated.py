@@ -21,6 +21,9 @@ def refuse_modal(class_name: str, method: str) -> None:
         raise RuntimeError(f"{class_name}.{method} waits for a user: replace it in the test by monkeypatch.")
 
 
+# What Qt 6 returns where Qt 5 returns nothing.
+NOTHING_IN_QT_5 = {"QOverrideCursorGuard", "Connection"}
+
 # Signals of Qt 5 that Qt 6 has under another name.
 _SIGNALS = {
     ("QComboBox", "currentIndexChanged(QString)"): "currentTextChanged",

@@ -45,6 +45,7 @@ def _install() -> Environment:
     ctk = ctk_module.make_ctk()
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk
     from . import application, layout, modules, qmrml, ui_loader  # noqa: PLC0415
+    from .subject_hierarchy import SubjectHierarchyFollower  # noqa: PLC0415
 
     classes = qt_module.ClassModule("slicer", {**qmrml.NATIVES, **modules.NATIVES, **layout.NATIVES})
     qt.natives["QUiLoader"] = ui_loader.UiLoader
@@ -68,7 +69,7 @@ def _install() -> Environment:
         setattr(slicer, name, classes.class_named(name))
     _submodules()
     modules.load_core_modules(app.moduleManager(), app.applicationLogic(), scene)
-    return Environment(app, scene, [application.SubjectHierarchyFollower(scene)])
+    return Environment(app, scene, [SubjectHierarchyFollower(scene)])
 
 
 def _submodules() -> None:

@@ -453,6 +453,8 @@ def wrap(value: Any) -> Any:
         return {key: wrap(item) for key, item in value.items()}
     if not isinstance(value, shiboken6.Object):
         return value
+    if type(value).__name__ in emulated.NOTHING_IN_QT_5:
+        return None
     if isinstance(value, QtCore.QObject):
         owner = value.__dict__.get(_OWNER)
         if owner is None and shiboken6.isValid(value):
