@@ -11,7 +11,7 @@ checkpoints/  previews/  result/
 stop            its presence asks for: finish the iteration, save, end as `stopped`
 ```
 
-Kinds of event: state, progress, losses, preview, warning, error, result.
+Kinds of event: state, progress, losses, monitor, preview, warning, error, result.
 """
 
 from __future__ import annotations

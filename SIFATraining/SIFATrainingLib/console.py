@@ -41,11 +41,11 @@ class ProgressLine:
         if kind == "losses":
             shown = {name: data["losses"][name] for name in _SHOWN_LOSSES if name in data["losses"]}
             self._losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
-        elif kind == "progress" and data["stage"] == "preparing":
+        elif kind == "progress" and data.get("stage") == "preparing":
             self.show(data["message"], last=data["done"] + 1 == data["total"])
         elif kind == "progress":
             done, total = data["iteration"], data["iterations"]
-            stage = "without adaptation: " if data["stage"] == "baseline" else ""
+            stage = "without adaptation: " if data.get("stage") == "baseline" else ""
             text = (
                 f"{stage}iteration {done:,} of {total:,}  {self._losses}  {data['seconds_per_iteration']:.2f} s each, "
                 f"{duration(data['eta_seconds'])} left"

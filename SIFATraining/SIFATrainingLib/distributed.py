@@ -22,6 +22,12 @@ def world_size() -> int:
     return 1
 
 
+def leave() -> None:
+    """End the process group, so that this process computes alone from here on."""
+    if torch_distributed.is_available() and torch_distributed.is_initialized():
+        torch_distributed.destroy_process_group()
+
+
 def sum_with_gradient(x: Tensor) -> Tensor:
     """Sum of `x` over the processes; the gradient of every process's result reaches every process's `x`."""
     if world_size() == 1:

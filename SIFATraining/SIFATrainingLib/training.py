@@ -140,9 +140,10 @@ def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | No
     if not is_first_process():
         return run.follow()
     # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
-    if job.state() is not State.QUEUED:
-        job.withdraw_stop()
+    starts = job.state() is State.QUEUED
     with job.at_work():
+        if not starts:
+            job.withdraw_stop()
         run.emit_state(State.PREPARING)
         state = run.lead()
         run.emit_state(state)
@@ -210,6 +211,7 @@ class _Run:
         self.emit("progress", {"stage": "preparing", "done": step.done, "total": step.total, "message": step.message})
 
     def _train(self) -> State:
+        from . import distributed  # noqa: PLC0415
         from .devices import make_fabric  # noqa: PLC0415
 
         specification = self.specification
@@ -228,7 +230,10 @@ class _Run:
                 return State.STOPPED
         emit = _staged(self.emit, "training") if first else _silent
         initial = specification.initial.folder if specification.initial is not None else None
-        return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
+        state = self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
+        # The export is the work of one process.
+        distributed.leave()
+        return state
 
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""

@@ -22,6 +22,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib import export as export_module
+from SIFATrainingLib import training
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.config import TrainingConfig
 from SIFATrainingLib.dataset import PreparedDataset
@@ -330,3 +331,31 @@ def test_jobs_of_before_are_read(prepared: Path, tmp_path: Path) -> None:
     old = {"prepared": str(prepared), "fingerprint": PreparedDataset(prepared).fingerprint, "device": "cpu",
            "config": quick_config(iterations=2).model_dump(exclude={"monitor_every"})}  # fmt: skip
     assert train(Job.create(tmp_path / "job", "train", old)) is State.FINISHED
+
+
+def test_several_processes_wait_for_the_one_that_prepares(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", quick_config(iterations=2, log_every=1), baseline_iterations=1)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib", "run",
+        str(job.folder),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert states(job) == ["queued", "preparing", "running", "exporting", "finished"]
+    assert [p["iteration"] for p in data(job, "progress") if p["stage"] != "preparing"] == [1, 1, 2]
+    assert read_bundle(job.folder / "result" / "bundle").manifest.baseline is not None
+
+
+def test_processes_whose_first_one_ended_end_as_well(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(cohort, tmp_path / "job")
+    monkeypatch.setenv("RANK", "1")
+    beats = iter([True, True, False])
+    monkeypatch.setattr(Job, "is_alive", lambda _: next(beats))
+    assert train(job) is State.STOPPED
+    monkeypatch.setattr(Job, "is_alive", lambda _: False)
+    monkeypatch.setattr(training, "_SECONDS_TO_WAIT", 0)
+    with pytest.raises(InputError, match="No process prepares"):
+        train(job)
+    assert states(job) == ["queued"]
