@@ -155,7 +155,7 @@ class SegmentationRun:
         self._on_events, self._on_end = on_events, on_end
         arguments = [str(job.folder), "--parent", str(os.getpid())]
         self.process = start_process(job, "SIFASegmentationLib", arguments)
-        self.follower = JobFollower(job, self._events, self._end, returned=self.process.poll)
+        self.follower = JobFollower(job, self._events, self._end, self.process)
         self.follower.start()
 
     def cancel(self) -> None:
@@ -465,8 +465,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the application closes and before the module is reloaded: nobody would take the results."""
         slicer.app.disconnect("aboutToQuit()", self._abandon)
         self._abandon()
-        self.removeObservers()
         self._connect_parameters(None)
+        self.removeObservers()
 
     def enter(self) -> None:
         """Called each time the module is opened."""
@@ -715,11 +715,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.leastSureButton.text = _("Least sure: slice {index} ({value:.2f})").format(index=index, value=value)
 
     def _table_node(self) -> Any:
-        name = _("SIFA scores")
-        found = slicer.mrmlScene.GetFirstNodeByName(name)
-        if found is not None and found.IsA("vtkMRMLTableNode"):
-            return found
-        return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+        return score_tables.named_node("vtkMRMLTableNode", _("SIFA scores"))
 
     def _unsure_slices(self, count: int = 5) -> list[tuple[SegmentationResult, int, float]]:
         """The slices that the model is least sure of, over all volumes that still are there."""
@@ -802,10 +798,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
         try:
             self.logic.ensure_dependencies()
-            with slicer.util.WaitCursor():
-                self.scores = self.logic.compare(
-                    self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode(), tolerance=tolerance
-                )
+            self.scores = self.logic.compare(
+                self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode(), tolerance=tolerance
+            )
         except InputError as error:
             self._say(str(error), error=True)
             return

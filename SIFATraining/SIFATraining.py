@@ -302,10 +302,9 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         if own is not None:
             own.wait()
 
-    def returned(self, job: Job) -> int | None:
-        """Exit code of a job's process if this window started it and it has ended."""
-        process = self._processes.get(job.folder)
-        return process.poll() if process is not None else None
+    def process_of(self, job: Job) -> subprocess.Popen[bytes] | None:
+        """The process of a job that is at work or was started here; None if another window or machine started it."""
+        return self._processes.get(job.folder)
 
 
 class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -367,14 +366,28 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             add.connect("clicked(bool)", _slot(table.add))
             remove.connect("clicked(bool)", _slot(table.remove))
         self.ui.jobsComboBox.connect("activated(int)", self._select_job)
+        # By hand: Slicer connects path widgets to `pathlib.Path` alone, for which "none" is the folder at work.
+        for parameter, edit in self._path_edits().items():
+            edit.connect("currentPathChanged(QString)", _path_slot(self._store_path, parameter))
+
+    def _path_edits(self) -> dict[str, Any]:
+        """The widgets of folders, by parameter."""
+        return {
+            "sourceFolder": self.ui.sourceFolderEdit, "targetFolder": self.ui.targetFolderEdit,
+            "initial": self.ui.initialEdit, "outputFolder": self.ui.outputFolderEdit,
+        }  # fmt: skip
+
+    def _store_path(self, parameter: str, path: str) -> None:
+        if self._parameters is not None and not self._filling:
+            setattr(self._parameters, parameter, path)
 
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded: trainings go on."""
         self._unfollow()
         if self._probe is not None:
             self._probe.abandon()
-        self.removeObservers()
         self._connect_parameters(None)
+        self.removeObservers()
 
     def enter(self) -> None:
         """Called each time the module is opened."""
@@ -469,6 +482,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self.source.show(self._rows("source").read())
             self.target.show(self._rows("target").read())
+            for parameter, edit in self._path_edits().items():
+                if edit.currentPath != getattr(self._parameters, parameter):
+                    edit.currentPath = getattr(self._parameters, parameter)
             task = self.task()
             self.mapping.show([row.labels for row in self._source_rows() if row.labels is not None], task)
         finally:
@@ -617,8 +633,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._select_in_list(job)
         self._show_state()
         if job is not None and self.logic is not None:
-            logic = self.logic
-            self._follower = JobFollower(job, self._events, self._ended, returned=lambda: logic.returned(job))
+            self._follower = JobFollower(job, self._events, self._ended, self.logic.process_of(job))
             self._follower.poll()
             self._follower.start()
 
@@ -660,6 +675,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.cardLabel.text = _card(bundle) if has_model and bundle is not None else ""
         if job is None or state is None:
             return
+        index = self.ui.jobsComboBox.findData(str(job.folder))
+        if index >= 0:
+            self.ui.jobsComboBox.setItemText(index, _job_title(job, state))
         if state in (State.FAILED, State.LOST):
             self._say(f"{state}: {last_words(job)}", error=True)
         else:
@@ -707,7 +725,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         box.clear()
         box.addItem(_("New training"), "")
         for job in known_jobs():
-            box.addItem(f"{job.folder.name} ({job.state()})", str(job.folder))
+            box.addItem(_job_title(job, job.state()), str(job.folder))
         self._select_in_list(self.job)
 
     def _select_in_list(self, job: Job | None) -> None:
@@ -762,6 +780,15 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """A callable without parameters: PythonQt would put a signal's arguments into a lambda's defaults."""
     return lambda: function(*arguments)
+
+
+def _job_title(job: Job, state: State) -> str:
+    return f"{job.folder.name} ({state})"
+
+
+def _path_slot(function: Callable[[str, str], None], parameter: str) -> Callable[[str], None]:
+    """A callable of the path alone."""
+    return lambda path: function(parameter, path)
 
 
 def _describe(task: Any | None, choice: TaskChoice) -> str:

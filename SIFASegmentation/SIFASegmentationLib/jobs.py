@@ -279,6 +279,13 @@ def process_exists(process: int) -> bool:
             return bool(kernel.WaitForSingleObject(handle, 0) == still_running)
         finally:
             kernel.CloseHandle(handle)
+    if hasattr(os, "waitid"):
+        try:
+            # A child that has ended exists until somebody asks for its exit code; nobody may, after a reload.
+            if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return False
+        except ChildProcessError:
+            pass
     try:
         os.kill(process, 0)
     except ProcessLookupError:

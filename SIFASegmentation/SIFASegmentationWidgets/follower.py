@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -24,18 +25,21 @@ class JobFollower:
     callables take the place of Qt signals, which Python can't make in Slicer.
     """
 
-    def __init__(self, job: Job, on_events: Listener, on_end: Ended, *, returned: Callable[[], int | None]) -> None:
+    def __init__(
+        self, job: Job, on_events: Listener, on_end: Ended, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         """
         Args:
             job: To follow.
             on_events: Called with the events that have come since the last time, from the first one on.
             on_end: Called once, with the state in which the job ended.
-            returned: The exit code of the job's process; None while it runs, or if it is not ours.
+            process: The job's process, if this window started it; what it does is then known for sure.
         """
         self.job = job
-        self._on_events, self._on_end, self._returned = on_events, on_end, returned
+        self._on_events, self._on_end, self._process = on_events, on_end, process
         self._offset, self._state, self._ended = 0, State.QUEUED, False
         self._started = time.monotonic()
+        self._silent = 0
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.poll)
@@ -57,18 +61,17 @@ class JobFollower:
         """Look once."""
         if self._ended:
             return
-        code = self._returned()
+        # Before the events are read: a process that is gone by then has written its last one.
+        gone = self._is_gone()
         events, self._offset = self.job.events(self._offset)
         for event in events:
             if event.kind == "state":
                 self._state = State(event.data["state"])
         if events:
             self._on_events(events)
-        if self._state in ENDED:
-            self._end(self._state)
-        elif code is not None or self._is_lost():
-            # It went without a word; its last words, if any, are in the log.
-            self._end(State.FAILED if code is not None else State.LOST)
+        if gone:
+            lost = State.FAILED if self._process is not None else State.LOST
+            self._end(self._state if self._state in ENDED else lost)
 
     def wait(self) -> None:
         """Look until the job has ended, letting the window live meanwhile."""
@@ -77,10 +80,16 @@ class JobFollower:
             slicer.app.processEvents()
             time.sleep(0.02)
 
-    def _is_lost(self) -> bool:
-        if self._state is State.QUEUED:
-            return time.monotonic() - self._started > STARTUP_SECONDS and not self.job.is_alive()
-        return not self.job.is_alive()
+    def _is_gone(self) -> bool:
+        """Whether nothing more will come."""
+        if self._process is not None:
+            return self._process.poll() is not None
+        alive = self.job.is_alive()
+        self._silent = 0 if alive else self._silent + 1
+        if self._state is State.QUEUED and not alive:
+            return time.monotonic() - self._started > STARTUP_SECONDS
+        # Twice: the last event may come between two looks.
+        return self._silent > 1
 
     def _end(self, state: State) -> None:
         self._ended = True

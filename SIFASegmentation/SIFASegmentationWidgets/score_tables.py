@@ -49,7 +49,7 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
 def make_bar_plot(table: ScoreTable, name: str) -> Any:
     """A chart node with mean Dice of each structure as bars, replacing an earlier one of the same name."""
     means = [s for s in table.summaries() if s.statistic == "mean" and not isnan(s.scores.dice)]
-    values = _node("vtkMRMLTableNode", f"{name} values")
+    values = named_node("vtkMRMLTableNode", f"{name} values")
     values.RemoveAllColumns()
     labels, dice = vtk.vtkStringArray(), vtk.vtkDoubleArray()
     labels.SetName("structure")
@@ -59,13 +59,13 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
         dice.InsertNextValue(mean.scores.dice)
     values.AddColumn(labels)
     values.AddColumn(dice)
-    series = _node("vtkMRMLPlotSeriesNode", f"{name} Dice")
+    series = named_node("vtkMRMLPlotSeriesNode", f"{name} Dice")
     series.SetAndObserveTableNodeID(values.GetID())
     series.SetYColumnName("Dice")
     series.SetLabelColumnName("structure")
     series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
     series.SetUniqueColor()
-    chart = _node("vtkMRMLPlotChartNode", name)
+    chart = named_node("vtkMRMLPlotChartNode", name)
     chart.RemoveAllPlotSeriesNodeIDs()
     chart.AddAndObservePlotSeriesNodeID(series.GetID())
     chart.SetTitle(_("Mean Dice by structure"))
@@ -84,7 +84,7 @@ def make_line_plot(x: str, columns: dict[str, list[float]], name: str, title: st
         name: Of the chart; table and series are named after it.
         title: Shown above it.
     """
-    values = _node("vtkMRMLTableNode", f"{name} values")
+    values = named_node("vtkMRMLTableNode", f"{name} values")
     modified = values.StartModify()
     values.RemoveAllColumns()
     for column, numbers in columns.items():
@@ -94,12 +94,12 @@ def make_line_plot(x: str, columns: dict[str, list[float]], name: str, title: st
             array.InsertNextValue(number)
         values.AddColumn(array)
     values.EndModify(modified)
-    chart = _node("vtkMRMLPlotChartNode", name)
+    chart = named_node("vtkMRMLPlotChartNode", name)
     wanted = [column for column in columns if column != x]
     if chart.GetNumberOfPlotSeriesNodes() != len(wanted):
         chart.RemoveAllPlotSeriesNodeIDs()
         for column in wanted:
-            series = _node("vtkMRMLPlotSeriesNode", f"{name} {column}")
+            series = named_node("vtkMRMLPlotSeriesNode", f"{name} {column}")
             series.SetName(f"{name} {column}")
             series.SetAndObserveTableNodeID(values.GetID())
             series.SetXColumnName(x)
@@ -133,7 +133,7 @@ def show_table(node: Any) -> None:
     slicer.app.applicationLogic().PropagateTableSelection()
 
 
-def _node(class_name: str, name: str) -> Any:
+def named_node(class_name: str, name: str) -> Any:
     """The node of this class and name, made if there is none."""
     found = slicer.mrmlScene.GetFirstNodeByName(name)
     if found is not None and found.IsA(class_name):

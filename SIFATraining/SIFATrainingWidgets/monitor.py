@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import Event, Job
-from SIFASegmentationWidgets.score_tables import make_line_plot
+from SIFASegmentationWidgets.score_tables import make_line_plot, named_node
 
-_VIEW = "SIFATraining"
+_VIEW = "SIFA losses view"
 _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
@@ -82,12 +81,10 @@ class TrainingMonitor:
         columns = {"iteration": self._iterations}
         columns |= {name.replace("_", " "): values for name, values in self._losses.items()}
         chart = make_line_plot("iteration", columns, _("SIFA losses"), _("Losses"))
-        view_node = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
-        if view_node is None:
-            # A view node of our own: the layout's plot views are the user's.
-            view_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode", _VIEW)
-            view_node.SetLayoutName(_VIEW)
-            view_node.SetSaveWithScene(False)
+        # A view node of our own: the layout's plot views are the user's.
+        view_node = named_node("vtkMRMLPlotViewNode", _VIEW)
+        view_node.SetLayoutName(_VIEW)
+        view_node.SetSaveWithScene(False)
         self._ui.lossPlot.setMRMLPlotViewNode(view_node)
         view_node.SetPlotChartNodeID(chart.GetID())
         self._ui.lossPlot.fitToContent()

@@ -1,0 +1,342 @@
+"""SIFASegmentation over real MRML: nodes, processes, the window. The same file runs inside Slicer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+
+SAMPLE_MODEL = Path(__file__).parents[2] / "SIFASegmentation" / "Resources" / "SampleModel"
+
+
+@pytest.fixture
+def module(load_module: Any) -> Any:
+    return load_module("SIFASegmentation")
+
+
+@pytest.fixture
+def patient(module: Any) -> tuple[Any, Any]:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    volume, reference = load_patient("SIFAAbdomenCT")
+    return volume, reference
+
+
+def rotate(volume: Any, shear: float = 0.0) -> Any:
+    """Put a node under a rotation (and a shear); the transform node."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turn")
+    transform = vtk.vtkTransform()
+    transform.RotateZ(20)
+    transform.Translate(5, -6, 7)
+    matrix = transform.GetMatrix()
+    matrix.SetElement(0, 1, matrix.GetElement(0, 1) + shear)
+    node.SetMatrixTransformToParent(matrix)
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    return node
+
+
+def segments(node: Any) -> list[str]:
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetSegment(key).GetName() for key in segmentation.GetSegmentIDs()]
+
+
+def test_a_result_has_names_colours_terminology_and_its_place(module: Any, patient: tuple[Any, Any]) -> None:
+    volume, reference = patient
+    assert segments(reference) == ["liver", "right kidney", "left kidney", "spleen"]
+    segment = reference.GetSegmentation().GetSegment(reference.GetSegmentation().GetNthSegmentID(1))
+    entry = vtk.mutable("")
+    assert segment.GetTag("TerminologyEntry", entry)
+    assert "64033007^Kidney" in str(entry)
+    assert "24028007^Right" in str(entry)
+    assert segment.GetColor() == pytest.approx((205 / 255, 92 / 255, 80 / 255), abs=1e-3)
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    assert reference.GetNodeReferenceID(role) == volume.GetID()
+    names = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLNode")}
+    assert not [name for name in names if "__sifa" in name]
+
+
+def test_process_from_python_gives_what_the_library_gives(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+    from SIFASegmentationLib.segmentation import Segmentor  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import volume_from_node  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, parts_of  # noqa: PLC0415
+
+    volume, reference = patient
+    bundle = read_bundle(SAMPLE_MODEL)
+    options = module.python.SegmentationOptions(device="cpu", probabilities=True, baseline=True)
+    (result,) = module.logic.process([volume], SAMPLE_MODEL, options)
+    expected = Segmentor(bundle, "cpu").segment(volume_from_node(volume))
+    found = (
+        labels_from_node(result.segmentation, volume, bundle.manifest.task).array
+        if parts_of(result.segmentation)
+        else np.zeros_like(expected.labelmap.array)
+    )
+    assert np.array_equal(found, expected.labelmap.array)
+    assert result.confidence == pytest.approx(expected.confidence.tolist(), abs=1e-4)
+    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen"}
+    assert result.baseline is not None
+    table = module.logic.evaluate([(result.segmentation, reference, volume)], SAMPLE_MODEL)
+    assert [row.structure for row in table.rows] == ["liver", "right kidney", "left kidney", "spleen"]
+    assert all(0 <= row.scores.dice <= 1 for row in table.rows)
+
+
+def test_under_a_rotation_the_labels_stay_on_the_volume(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import segmentation_from_labels  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    volume, reference = patient
+    task = load_task("abdomen")
+    before = labels_from_node(reference, volume, task).array
+    transform = rotate(volume)
+    after = segmentation_from_labels(before, volume, task, "turned")
+    assert after.GetTransformNodeID() == transform.GetID()
+    assert np.array_equal(labels_from_node(after, volume, task).array, before)
+
+
+def test_transforms_that_can_not_be_used_are_refused_by_name(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import volume_from_node  # noqa: PLC0415
+
+    volume, _reference = patient
+    rotate(volume, shear=0.3)
+    with pytest.raises(InputError, match="SIFAAbdomenCT lies under a transform that shears it"):
+        volume_from_node(volume)
+    grid = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode", "grid")
+    grid.SetAndObserveTransformToParent(slicer.vtkOrientedGridTransform())
+    volume.SetAndObserveTransformNodeID(grid.GetID())
+    with pytest.raises(InputError, match="not linear: harden it"):
+        volume_from_node(volume)
+
+
+def test_a_region_is_a_box_in_lps(module: Any) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import region_from_node  # noqa: PLC0415
+
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    with pytest.raises(InputError, match="box has no volume"):
+        region_from_node(roi)
+    roi.SetCenterWorld(10, 20, 30)
+    roi.SetSizeWorld(4, 6, 8)
+    box = region_from_node(roi)
+    assert box.minimum == pytest.approx((-12, -23, 26))
+    assert box.maximum == pytest.approx((-8, -17, 34))
+
+
+def test_any_two_segmentations_are_compared_by_terminology_then_name(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    volume, reference = patient
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
+    copy.GetSegmentation().DeepCopy(reference.GetSegmentation())
+    copy.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    copy.GetSegmentation().GetSegment(copy.GetSegmentation().GetNthSegmentID(0)).SetName("Leber")
+    last = copy.GetSegmentation().GetSegment(copy.GetSegmentation().GetNthSegmentID(3))
+    last.SetName("SPLEEN")
+    last.RemoveTag("TerminologyEntry")
+    table = module.logic.compare(copy, reference)
+    assert [row.structure for row in table.rows] == ["Leber", "right kidney", "left kidney", "SPLEEN"]
+    assert [row.scores.dice for row in table.rows] == [1.0] * 4
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
+    other.GetSegmentation().AddEmptySegment("tumour", "tumour")
+    with pytest.raises(InputError, match="No part of copy has a counterpart"):
+        module.logic.compare(copy, other)
+
+
+def test_labelmap_nodes_are_references_too(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    volume, reference = patient
+    task = load_task("abdomen")
+    labels = labels_from_node(reference, volume, task).array
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
+    slicer.util.updateVolumeFromArray(node, labels)
+    found = labels_from_node(node, volume, task)
+    assert np.array_equal(found.array, labels)
+    assert "matched by number" in found.notes[0]
+
+
+# The window
+
+
+def use_sample(module: Any) -> None:
+    module.widget.use_model(SAMPLE_MODEL)
+
+
+def choose(module: Any, *nodes: Any) -> None:
+    """Put nodes into the first row by its selectors, as a user does."""
+    for column, node in enumerate(nodes):
+        module.widget.ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
+
+
+def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
+    ui = module.widget.ui
+    assert not ui.applyButton.enabled
+    assert "model" in ui.applyButton.toolTip
+    assert ui.volumesTable.rowCount == 1
+    assert not ui.copyButton.enabled
+    assert not ui.compareButton.enabled
+
+
+def test_the_window_from_model_to_table(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    volume, reference = patient
+    ui = module.widget.ui
+    use_sample(module)
+    assert "liver" in ui.cardLabel.text
+    assert "Choose a volume" in ui.applyButton.toolTip
+    choose(module, volume, None, reference)
+    assert ui.applyButton.enabled
+    ui.applyButton.click()
+    assert not ui.applyButton.enabled
+    assert ui.cancelButton.visible or module.widget.run is not None
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert ui.statusLabel.text.startswith("Segmented")
+    assert ui.applyButton.enabled
+    table = slicer.util.getNode("SIFA scores")
+    assert table.GetNumberOfColumns() == 10
+    assert [table.GetCellText(row, 1) for row in range(4)] == ["liver", "right kidney", "left kidney", "spleen"]
+    assert table.GetCellText(4, 0) == "mean"
+    assert slicer.util.getNode("SIFAAbdomenCT segmentation").IsA("vtkMRMLSegmentationNode")
+    assert ui.leastSureButton.enabled
+    ui.leastSureButton.click()
+    ui.plotButton.click()
+    ui.confidencePlotButton.click()
+    assert slicer.util.getNode("SIFA Dice").GetNumberOfPlotSeriesNodes() == 1
+    assert slicer.util.getNode("SIFA confidence").GetNumberOfPlotSeriesNodes() == 1
+    ui.copyButton.click()
+    assert "right kidney\t" in slicer.app.clipboard().text()
+
+
+def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
+    _volume, reference = patient
+    ui = module.widget.ui
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
+    copy.Copy(reference)
+    copy.SetName("copy")
+    ui.firstSelector.setCurrentNode(copy)
+    ui.secondSelector.setCurrentNode(reference)
+    assert ui.compareButton.enabled
+    ui.compareButton.click()
+    module.widget.save_scores(tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text().startswith("subject,structure,dice")
+    module.widget.save_scores(tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["dice"] == 1.0
+    module.widget.save_scores(tmp_path / "scores.docx")
+    assert ".csv or .json" in ui.statusLabel.text
+
+
+def test_cancel_leaves_no_process_and_says_so(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    run = module.widget.run
+    module.widget.ui.cancelButton.click()
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert run.process.poll() is not None
+    assert not run.job.folder.exists()
+    assert "ancelled" in module.widget.ui.statusLabel.text or "Segmented" in module.widget.ui.statusLabel.text
+
+
+def test_a_volume_deleted_meanwhile_loses_nothing(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    run = module.widget.run
+    slicer.mrmlScene.RemoveNode(patient[0])
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert "was deleted meanwhile" in module.widget.ui.statusLabel.text
+    assert list((run.job.folder / "result").glob("*_segmentation.mha"))
+
+
+def test_a_scene_closed_meanwhile_is_no_fault(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    slicer.mrmlScene.Clear()
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert module.widget.ui.volumesTable.rowCount == 1
+
+
+def test_a_killed_process_is_told_with_its_log(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    from SIFASegmentationWidgets.processes import kill_process  # noqa: PLC0415
+
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    kill_process(module.widget.run.process.pid)
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert "log.txt" in module.widget.ui.statusLabel.text
+
+
+def test_leaving_ends_the_process(module: Any, patient: tuple[Any, Any]) -> None:
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    run = module.widget.run
+    module.widget.cleanup()
+    assert run.process.poll() is not None
+    assert not run.job.folder.exists()
+
+
+def test_a_damaged_model_is_one_red_line(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
+    module.widget.use_model(tmp_path)
+    assert "is not a model" in module.widget.ui.statusLabel.text
+    (tmp_path / "manifest.json").write_text("{}")
+    module.widget.use_model(tmp_path)
+    assert "damaged" in module.widget.ui.cardLabel.text
+    choose(module, patient[0])
+    module.widget.ui.applyButton.click()
+    assert "damaged" in module.widget.ui.statusLabel.text
+    assert module.widget.run is None
+    assert module.widget.ui.applyButton.enabled
+
+
+def test_parameters_are_saved_with_the_scene(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
+    use_sample(module)
+    choose(module, patient[0], None, patient[1])
+    module.widget.ui.largestComponentCheckBox.checked = False
+    path = tmp_path / "scene.mrml"
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Commit(str(path))
+    slicer.mrmlScene.Clear()
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Import()
+    parameters = module.logic.getParameterNode()
+    assert parameters.model == str(SAMPLE_MODEL)
+    assert parameters.largestComponent is False
+
+
+def test_all_volumes_of_the_scene_in_one_batch(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    load_patient("SIFAAbdomenCT", 101)
+    use_sample(module)
+    module.widget.ui.addAllButton.click()
+    assert module.widget.ui.volumesTable.rowCount == 2
+    assert module.widget.ui.applyButton.text == "Segment 2 volumes"
+    module.widget.ui.applyButton.click()
+    process_events_until(lambda: module.widget.run is None, 120)
+    assert module.widget.ui.statusLabel.text.startswith("Segmented 2 volumes")
+    volumes_only = slicer.util.getNode("SIFA scores")
+    assert {volumes_only.GetCellText(row, 9) for row in range(volumes_only.GetNumberOfRows())} >= {"no reference"}

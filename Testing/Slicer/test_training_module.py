@@ -1,0 +1,232 @@
+"""SIFATraining over real MRML: cohorts, checks, processes, the window. The same file runs inside Slicer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+
+QUICK = {"log_every": 1, "preview_every": 4, "checkpoint_every": 2, "pool": 3}
+
+
+@pytest.fixture
+def module(load_module: Any, tmp_path: Path) -> Any:
+    loaded = load_module("SIFATraining")
+    loaded.logic.getParameterNode().outputFolder = str(tmp_path / "Läufe mit Leerzeichen")
+    return loaded
+
+
+@pytest.fixture
+def patients(module: Any) -> dict[str, list[tuple[Any, Any]]]:
+    """Two labelled MR and two CT, the CT with references."""
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    names = {"mr": "SIFAAbdomenMR", "ct": "SIFAAbdomenCT"}
+    return {kind: [tuple(load_patient(name, seed)) for seed in (1, 2)] for kind, name in names.items()}
+
+
+def options(module: Any, **changes: Any) -> Any:
+    given = {"size": 32, "width": 0.0625, "iterations": 4, "batch": 2, "device": "cpu", "settings": QUICK, **changes}
+    return module.python.TrainingOptions(**given)
+
+
+def start(module: Any, patients: dict[str, list[tuple[Any, Any]]], folder: Path, **changes: Any) -> Any:
+    targets = [volume for volume, _reference in patients["ct"]]
+    return module.logic.start(patients["mr"], targets, folder, options(module, **changes))
+
+
+def test_from_nodes_to_a_bundle_without_a_window(
+    module: Any, patients: dict[str, Any], tmp_path: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+
+    job = start(module, patients, tmp_path / "job ä", baseline_iterations=2)
+    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 120)
+    assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
+    manifest = read_bundle(job.folder / "result" / "bundle").manifest
+    assert manifest.training.iterations == 4
+    assert manifest.baseline is not None
+    assert len(manifest.training.source_volumes) == 2
+
+
+def test_what_is_written_is_what_the_scene_shows(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    import numpy as np  # noqa: PLC0415
+
+    from SIFASegmentationLib.cohorts import find_cases  # noqa: PLC0415
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationLib.volumes import read_volume  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, write_source  # noqa: PLC0415
+
+    volume, labels = patients["mr"][1]
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    roi.SetCenterWorld(0, 0, 0)
+    roi.SetSizeWorld(200, 150, 100)
+    task = load_task("abdomen")
+    write_source([SourceRow(volume, labels, roi)], task, tmp_path, lambda *_: None)
+    (case,) = find_cases(tmp_path / "cohort.csv", labelled=True)
+    assert case.region is not None
+    assert case.region.minimum == pytest.approx((-100, -75, -50))
+    assert np.array_equal(read_volume(case.image).array, slicer.util.arrayFromVolume(volume))
+    assert case.label is not None
+    assert np.array_equal(read_volume(case.label).array, labels_from_node(labels, volume, task).array)
+
+
+def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, Any]) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import shown_mapping, stored_mapping  # noqa: PLC0415
+
+    volume, labels = patients["mr"][0]
+    ui, task = module.widget.ui, load_task("abdomen")
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    assert ui.mappingTable.rowCount == 4
+    assert ui.mappingTable.item(0, 1).text() == "liver"
+    selector = ui.mappingTable.cellWidget(0, 2)
+    assert selector.currentText == "liver"
+    selector.setCurrentIndex(4)
+    selector.activated(4)
+    key = labels.GetSegmentation().GetNthSegmentID(0)
+    assert stored_mapping(labels)[key] == "spleen"
+    assert shown_mapping(labels, task)[key] == "spleen"
+    chosen = {part: name for part, name in stored_mapping(labels).items() if name}
+    found = labels_from_node(labels, volume, task, chosen).array
+    assert set(found[found > 0]) == {2, 3, 4}
+
+
+def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
+    volume, labels = patients["mr"][0]
+    labels.GetSegmentation().GetSegment(labels.GetSegmentation().GetNthSegmentID(3)).SetName("Milz")
+    ui = module.widget.ui
+    assert not ui.ownTaskButton.enabled
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    ui.ownTaskButton.click()
+    assert "Milz" in ui.taskLabel.text
+    assert module.widget.task().structures[3].terminology.type.code == "78961009"
+
+
+def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow  # noqa: PLC0415
+    from SIFATrainingWidgets.findings import check_rows, findings_html  # noqa: PLC0415
+
+    (volume, labels), (other, _labels) = patients["mr"]
+    labels.GetSegmentation().RemoveSegment(labels.GetSegmentation().GetNthSegmentID(3))
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "leer")
+    findings = check_rows(
+        [SourceRow(volume, labels), SourceRow(other, None)], [TargetRow(volume), TargetRow(empty)], load_task("abdomen")
+    )
+    said = {(finding.level, finding.subject): finding.message for finding in findings}
+    assert "never labelled: spleen" in said["error", "task"]
+    assert said["error", other.GetName()] == "no segmentation"
+    assert "chosen twice" in said["error", volume.GetName()]
+    assert "holds no image" in said["error", "leer"]
+    assert "3 of 4" in said["warning", labels.GetName()]
+    assert findings_html(findings).index("never labelled") < findings_html(findings).index("slices")
+
+
+def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
+    ui = module.widget.ui
+    assert not ui.startButton.enabled
+    assert ui.startButton.toolTip == ui.statusLabel.text == "Add labelled source volumes first."
+    assert not ui.stopButton.enabled
+    assert not ui.resumeButton.enabled
+    assert ui.jobsComboBox.currentText == "New training"
+
+
+def test_start_stop_resume_and_kill_by_the_window(
+    module: Any, patients: dict[str, Any], process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+
+    ui, widget = module.widget.ui, module.widget
+    for table, kind in ((ui.sourceTable, "mr"), (ui.targetTable, "ct")):
+        table.cellWidget(0, 0).setCurrentNode(patients[kind][0][0])
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(patients["mr"][0][1])
+    parameters = module.logic.getParameterNode()
+    parameters.size, parameters.batch, parameters.iterations = 32, 1, 100000
+    parameters.width = module.python.Width.eighth
+    parameters.baseline = False
+    assert ui.startButton.enabled, ui.startButton.toolTip
+    ui.startButton.click()
+    job = widget.job
+    assert job is not None, ui.statusLabel.text
+    process_events_until(lambda: "losses" in widget.monitor.latest, 120)
+    assert "left" in ui.statusLabel.text
+    assert ui.progressBar.value > 0
+    assert slicer.util.getNode("SIFA losses").GetNumberOfPlotSeriesNodes() > 4
+    ui.stopButton.click()
+    process_events_until(lambda: job.state() is State.STOPPED and ui.resumeButton.enabled, 60)
+    assert not ui.killButton.enabled
+    assert "stopped" in ui.jobsComboBox.currentText
+    done = widget.monitor.latest["progress"]["iteration"]
+    ui.resumeButton.click()
+    process_events_until(lambda: widget.monitor.latest.get("progress", {}).get("iteration", 0) > done, 120)
+    ui.killButton.click()
+    process_events_until(lambda: job.state() is State.LOST, 60)
+    process_events_until(lambda: ui.resumeButton.enabled, 10)
+    assert "lost" in ui.statusLabel.text
+
+
+def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
+    module: Any, patients: dict[str, Any], tmp_path: Path, load_module: Any, process_events_until: Any
+) -> None:
+    job = start(module, patients, tmp_path / "job", iterations=100000)
+    try:
+        module.widget.show_job(job)
+        process_events_until(lambda: job.last("losses") is not None, 120)
+        slicer.mrmlScene.Clear()
+        seen = module.widget.monitor.latest["losses"]["iteration"]
+        process_events_until(lambda: module.widget.monitor.latest["losses"]["iteration"] > seen, 60)
+        module.widget.cleanup()
+        assert job.is_alive()
+        again = load_module("SIFATraining")
+        assert again.widget.job.folder == job.folder
+        process_events_until(lambda: "losses" in again.widget.monitor.latest, 30)
+        # Another window's process: known by its heartbeat alone.
+        again.logic.kill(again.widget.job)
+        process_events_until(lambda: not job.is_alive(), 30)
+    finally:
+        module.logic.kill(job)
+
+
+def test_a_damaged_events_file_is_no_fault(
+    module: Any, patients: dict[str, Any], tmp_path: Path, process_events_until: Any
+) -> None:
+    job = start(module, patients, tmp_path / "job")
+    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 120)
+    content = job.events_path.read_bytes()
+    job.events_path.write_bytes(content[: len(content) // 2] + b"\x00{ half\n" + content[len(content) // 2 :])
+    module.widget.open_job(job.folder)
+    assert module.widget.ui.useButton.enabled
+
+
+def test_what_can_not_start_leaves_nothing(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    with pytest.raises(InputError, match="has no segmentation"):
+        module.logic.start([patients["mr"][0][0]], [patients["ct"][0][0]], tmp_path / "job", options(module))
+    assert not (tmp_path / "job").exists()
+    with pytest.raises(InputError, match="size"):
+        start(module, patients, tmp_path / "job", size=30)
+    assert not (tmp_path / "job").exists()
+
+
+def test_the_list_remembers_and_forgets(module: Any, tmp_path: Path) -> None:
+    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "old", "train", {})
+    job.emit("state", state="stopped")
+    module.widget.open_job(job.folder)
+    assert module.widget.ui.jobsComboBox.currentText == "old (stopped)"
+    module.widget.ui.forgetButton.click()
+    assert module.widget.ui.jobsComboBox.count == 1
+    assert json.loads((job.folder / "job.json").read_text())["kind"] == "train"
+    module.widget.open_job(tmp_path)
+    assert "is not a job folder" in module.widget.ui.statusLabel.text
