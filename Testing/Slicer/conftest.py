@@ -137,6 +137,21 @@ def _module(name: str) -> Any:
     return slicer.util.getModule(name)
 
 
+@pytest.fixture
+def main_window(scene: Any) -> Iterator[Any]:  # noqa: ARG001  an empty scene comes first
+    """The main window, with a layout of views; skipped in a Slicer that was started without one."""
+    if IN_SLICER:
+        if slicer.util.mainWindow() is None:
+            pytest.skip("Slicer was started without a main window")
+        yield slicer.util.mainWindow()
+        return
+    from standins.main_window import MainWindow  # noqa: PLC0415
+
+    stand_in = MainWindow(ENVIRONMENT.application)
+    yield slicer.util.mainWindow()
+    stand_in.close()
+
+
 @pytest.fixture(autouse=True)
 def no_faults() -> Iterator[None]:
     """Fail a test in which a slot raised, a signature was wrong, or a window asked for what is not there."""

@@ -37,7 +37,8 @@ NAMES = {
     "ctk": ["ctkCheckBox", "ctkCheckablePushButton", "ctkColorPickerButton", "ctkDoubleRangeSlider"],
     "slicer": [
         "qMRMLLayoutManager", "qMRMLRangeWidget", "qSlicerModuleManager", "qSlicerScriptedLoadableModule",
-        "qSlicerScriptedLoadableModuleWidget", "qMRMLSliceWidget", "qSlicerModuleFactoryManager",
+        "qSlicerScriptedLoadableModuleWidget", "qMRMLSliceWidget", "qSlicerModuleFactoryManager", "qSlicerMainWindow",
+        "qSlicerModuleSelectorToolBar",
     ],
 }  # fmt: skip
 FUNCTIONS = ("slicer.ScriptedLoadableModule", "slicer.i18n", "slicer.packaging", "slicer.parameterNodeWrapper")

@@ -28,8 +28,11 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
         self.setCheckable(True)
         self.setChecked(True)
         self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Preferred)
-        self.toggled.connect(lambda checked: self.setCollapsed(not checked))
+        self.toggled.connect(self._toggled)
         self.setContentsMargins(0, self._bar_height(), 0, 0)
+
+    def _toggled(self, checked: bool) -> None:
+        self.setCollapsed(not checked)
 
     def setCollapsed(self, collapsed: bool) -> None:  # noqa: N802
         """Hide or show the contents; what was hidden by itself stays hidden."""
@@ -178,7 +181,7 @@ class ctkCheckableComboBox(QtWidgets.QComboBox):  # noqa: N801
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.model().rowsInserted.connect(self._make_checkable)
-        self.model().itemChanged.connect(lambda _item: self.checkedIndexesChanged.emit())
+        self.model().itemChanged.connect(self._checked)
 
     def _make_checkable(self, _parent: QtCore.QModelIndex, first: int, last: int) -> None:
         blocked = self.model().blockSignals(True)
@@ -187,6 +190,9 @@ class ctkCheckableComboBox(QtWidgets.QComboBox):  # noqa: N801
             item.setCheckable(True)
             item.setCheckState(QtCore.Qt.CheckState.Unchecked)
         self.model().blockSignals(blocked)
+
+    def _checked(self, _item: QtGui.QStandardItem) -> None:
+        self.checkedIndexesChanged.emit()
 
     def checkableModel(self) -> QtCore.QAbstractItemModel:  # noqa: N802
         """The model of the items."""

@@ -1,4 +1,7 @@
-"""What went wrong where Slicer would only print: errors in slots, wrong signatures. A test fails on them at its end."""
+"""What went wrong where Slicer would only print: errors in slots, wrong signatures, Qt's complaints.
+
+A test fails on them at its end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
+
+from PySide6 import QtCore
+
+# The offscreen platform says these of itself.
+_NOISE = ("propagateSizeHints", "This plugin supports grabbing", "XDG_RUNTIME_DIR", "font", "Font")
 
 _recorded: list[str] = []
 
@@ -36,3 +45,19 @@ def expected(words: str) -> Iterator[None]:
     found = [text for text in _recorded[before:] if words in text]
     assert found, f"no fault with the words {words!r} among {_recorded[before:]}"
     _recorded[before:] = [text for text in _recorded[before:] if words not in text]
+
+
+def listen() -> None:
+    """Record what Qt complains of, and exceptions in callbacks of VTK and Qt, which no caller sees."""
+    QtCore.qInstallMessageHandler(_qt_message)
+    sys.excepthook = _uncaught
+
+
+def _qt_message(kind: QtCore.QtMsgType, _context: QtCore.QMessageLogContext, text: str) -> None:
+    if kind in (QtCore.QtMsgType.QtDebugMsg, QtCore.QtMsgType.QtInfoMsg) or any(noise in text for noise in _NOISE):
+        return
+    record(f"Qt: {text}")
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    record("exception in a callback: " + "".join(traceback.format_exception(kind, error, trace)))

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 if "QT_QPA_PLATFORM" not in os.environ and not os.environ.get("DISPLAY") and sys.platform == "linux":
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
+import PySide6
 import slicer
+
+if PySide6.__version__.startswith("6.12.0") and sys.version_info < (3, 12):
+    # Every call of a C++ function that returns nothing drops a reference to None, until the interpreter aborts.
+    raise ImportError("PySide6 6.12.0 aborts Python 3.11: install PySide6-Essentials<6.12.")
 
 
 class Environment(NamedTuple):
@@ -39,15 +44,17 @@ def install() -> Environment:
 
 def _install() -> Environment:
     # `pythonqt` and what is below it know nothing of the modules; the rest needs `qt` and `ctk` to be there.
-    from . import ctk_module, pythonqt, qt_module  # noqa: PLC0415
+    from . import ctk_module, faults, pythonqt, qt_module  # noqa: PLC0415
+
+    faults.listen()
 
     qt = qt_module.make_qt()
     ctk = ctk_module.make_ctk()
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk
-    from . import application, layout, modules, qmrml, ui_loader  # noqa: PLC0415
+    from . import application, layout, main_window, modules, qmrml, ui_loader  # noqa: PLC0415
     from .subject_hierarchy import SubjectHierarchyFollower  # noqa: PLC0415
 
-    classes = qt_module.ClassModule("slicer", {**qmrml.NATIVES, **modules.NATIVES, **layout.NATIVES})
+    classes = qt_module.ClassModule("slicer", {**qmrml.NATIVES, **modules.NATIVES, **layout.NATIVES, **main_window.NATIVES})
     qt.natives["QUiLoader"] = ui_loader.UiLoader
 
     def find_class(name: str) -> Any:

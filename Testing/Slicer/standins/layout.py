@@ -89,11 +89,13 @@ class qMRMLLayoutManager(QtCore.QObject):  # noqa: N801
     def resetThreeDViews(self) -> None:  # noqa: N802
         """There are none."""
 
-    def remove_nodes(self) -> None:
+    def _remove_nodes(self) -> None:
         """Take the views' nodes out of the scene."""
         for widget in self._slices.values():
             self._scene.RemoveNode(widget.mrmlSliceCompositeNode())
             self._scene.RemoveNode(widget.mrmlSliceNode())
+        if self._plot.mrmlPlotViewNode() is not None:
+            self._scene.RemoveNode(self._plot.mrmlPlotViewNode())
 
 
 NATIVES: dict[str, type] = {found.__name__: found for found in (qMRMLLayoutManager, qMRMLSliceWidget)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import faults, pythonqt
@@ -63,12 +64,8 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):  # noqa: N801
     def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:  # noqa: N802
         """One more such widget."""
         widget = qSlicerScriptedLoadableModuleWidget()
-        widget.set_up(self._name)
+        widget._set_up(self._name)
         return widget
-
-    def forget_widget(self) -> None:
-        """Make another one the next time."""
-        self._widget = None
 
 
 def _has_scripted_logic() -> bool:
@@ -88,7 +85,7 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):  # noqa: N801
     isEntered = QtCore.Property(bool, lambda self: self._entered)
     moduleName = QtCore.Property(str, lambda self: self._name)
 
-    def set_up(self, name: str) -> None:
+    def _set_up(self, name: str) -> None:
         """Make the Python half."""
         self._name = name
         self.setObjectName(f"{name}ModuleWidget")
@@ -114,7 +111,7 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):  # noqa: N801
 
     def reload(self) -> None:
         """Make the Python half anew, from what `sys.modules` has now."""
-        self.set_up(self._name)
+        self._set_up(self._name)
 
     def _call(self, name: str) -> None:
         try:
@@ -207,12 +204,15 @@ _LOGICS = {
 def load_core_modules(manager: qSlicerModuleManager, application_logic: Any, scene: Any) -> None:
     """The C++ modules whose logic slicer-core has, joined to the scene and to one another."""
     logics = {name: getattr(slicer, class_name)() for name, class_name in _LOGICS.items()}
+    # The files of Slicer's terminologies and colours are not there, which is said once too often.
+    vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
     for name, logic in logics.items():
         logic.SetMRMLApplicationLogic(application_logic)
         application_logic.SetModuleLogic(name, logic)
         manager.loaded[name] = CoreModule(name, logic)
     for logic in logics.values():
         logic.SetMRMLScene(scene)
+    vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_INFO)
 
 
 def load_scripted_module(manager: qSlicerModuleManager, name: str, folder: Path) -> qSlicerScriptedLoadableModule:
@@ -228,7 +228,7 @@ def load_scripted_module(manager: qSlicerModuleManager, name: str, folder: Path)
         native = qSlicerScriptedLoadableModule(name, str(path))
         wrapper = pythonqt.wrap(native)
         # Slicer holds both halves as long as it runs.
-        native.python = getattr(python_module, name)(wrapper)
+        native._python = getattr(python_module, name)(wrapper)
         manager.loaded[name] = native
         manager.moduleLoaded.emit(name)
     return manager.loaded[name]

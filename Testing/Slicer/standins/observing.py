@@ -1,7 +1,8 @@
-"""Following a scene from a widget, as long as the widget lives."""
+"""Following nodes and scenes from a widget, without keeping the widget alive."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,94 +14,98 @@ from PySide6 import QtCore
 from . import faults
 
 
-class SceneObserver:
-    """Calls a widget when nodes come, go or change.
+class _Follower:
+    """Observes VTK objects for a widget; when the widget is gone it observes no longer."""
 
-    While the scene is in a batch (closing, importing), single nodes are not told; `reset` is called at its end.
-    """
+    def __init__(self, widget: QtCore.QObject) -> None:
+        self._widget = weakref.ref(widget)
+        self._tags: dict[Any, tuple[Any, int]] = {}
 
-    def __init__(
-        self,
-        scene: Any,
-        widget: QtCore.QObject,
-        added: Callable[[Any], None],
-        removing: Callable[[Any], None],
-        reset: Callable[[], None],
-    ) -> None:
-        self._scene, self._widget = scene, widget
-        self._added, self._removing, self._reset = added, removing, reset
-        self._tags: list[tuple[Any, int]] = []
-        self._nodes: dict[str, tuple[Any, int]] = {}
-        for event, handler in (
-            (slicer.vtkMRMLScene.NodeAddedEvent, self._on_added),
-            (slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._on_removing),
-            (slicer.vtkMRMLScene.EndBatchProcessEvent, self._on_end),
-        ):
-            self._tags.append((scene, scene.AddObserver(event, handler)))
+    def observe(self, key: Any, subject: Any, event: Any, handler: Callable[..., None]) -> None:
+        """Call a handler for an event of a VTK object, until `forget(key)`."""
+        self.forget(key)
+        self._tags[key] = (subject, subject.AddObserver(event, handler))
+
+    def forget(self, key: Any) -> None:
+        """Observe no longer."""
+        if key in self._tags:
+            subject, tag = self._tags.pop(key)
+            subject.RemoveObserver(tag)
+
+    def stop(self) -> None:
+        """Observe nothing any more."""
+        for key in list(self._tags):
+            self.forget(key)
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Call a method of the widget."""
+        widget = self._widget()
+        if widget is None or not shiboken6.isValid(widget):
+            self.stop()
+            return
+        try:
+            getattr(widget, method)(*args)
+        except Exception:  # VTK can't take it
+            faults.record_exception(f"exception in {type(widget).__name__}")
+
+
+class SceneFollower(_Follower):
+    """Calls a widget's `node_added`, `node_removing`, `node_modified`, and `refill` when much has changed at once."""
+
+    def __init__(self, scene: Any, widget: QtCore.QObject) -> None:
+        super().__init__(widget)
+        self._scene = scene
+        self.observe("added", scene, slicer.vtkMRMLScene.NodeAddedEvent, self._added)
+        self.observe("removing", scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._removing)
+        self.observe("end", scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self._end)
         nodes = scene.GetNodes()
         for index in range(nodes.GetNumberOfItems()):
             self._follow(nodes.GetItemAsObject(index))
 
-    def stop(self) -> None:
-        """Follow no longer."""
-        for subject, tag in [*self._tags, *self._nodes.values()]:
-            subject.RemoveObserver(tag)
-        self._tags, self._nodes = [], {}
-
-    def _call(self, function: Callable[..., None], *args: Any) -> None:
-        if not shiboken6.isValid(self._widget):
-            self.stop()
-            return
-        try:
-            function(*args)
-        except Exception:  # VTK can't take it
-            faults.record_exception(f"exception in {type(self._widget).__name__}")
-
     def _follow(self, node: Any) -> None:
-        modified = getattr(self._widget, "node_modified", None)
-        if modified is not None and node is not None and node.GetID() not in self._nodes:
-            tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, _event: self._call(modified, caller))
-            self._nodes[node.GetID()] = (node, tag)
+        self.observe(node.GetID(), node, vtk.vtkCommand.ModifiedEvent, self._modified)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _on_added(self, _scene: Any, _event: str, node: Any) -> None:
+    def _added(self, scene: Any, _event: str, node: Any) -> None:
         self._follow(node)
-        if not self._scene.IsBatchProcessing():
-            self._call(self._added, node)
+        if not scene.IsBatchProcessing():
+            self.tell("node_added", node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _on_removing(self, _scene: Any, _event: str, node: Any) -> None:
-        followed = self._nodes.pop(node.GetID(), None)
-        if followed is not None:
-            followed[0].RemoveObserver(followed[1])
-        self._call(self._removing, node)
+    def _removing(self, _scene: Any, _event: str, node: Any) -> None:
+        self.forget(node.GetID())
+        self.tell("node_removing", node)
 
-    def _on_end(self, _scene: Any, _event: str) -> None:
-        self._call(self._reset)
+    def _modified(self, node: Any, _event: str) -> None:
+        if not self._scene.IsBatchProcessing():
+            self.tell("node_modified", node)
+
+    def _end(self, _scene: Any, _event: str) -> None:
+        self.tell("refill")
 
 
-class NodeFollower:
-    """Calls a widget when the node that it shows changes."""
+class NodeFollower(_Follower):
+    """Calls a widget's `refill` when the node that it shows, or a part of that, changes or goes."""
 
-    def __init__(self, widget: QtCore.QObject, changed: Callable[[], None]) -> None:
-        self._widget, self._changed = widget, changed
+    def __init__(self, widget: QtCore.QObject) -> None:
+        super().__init__(widget)
         self.node: Any = None
-        self._tags: list[tuple[Any, int]] = []
 
     def follow(self, node: Any, *parts: Any) -> None:
         """Follow a node, or none, and the parts of it that tell of changes themselves."""
-        for subject, tag in self._tags:
-            subject.RemoveObserver(tag)
-        self.node, self._tags = node, []
-        for subject in (node, *parts):
+        self.stop()
+        self.node = node
+        for number, subject in enumerate((node, *parts)):
             if subject is not None:
-                self._tags.append((subject, subject.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified)))
+                self.observe(number, subject, vtk.vtkCommand.ModifiedEvent, self._modified)
+        if node is not None and node.GetScene() is not None:
+            self.observe("gone", node.GetScene(), slicer.vtkMRMLScene.NodeRemovedEvent, self._removed)
 
-    def _on_modified(self, _caller: Any, _event: str) -> None:
-        if not shiboken6.isValid(self._widget):
+    def _modified(self, _caller: Any, _event: str) -> None:
+        self.tell("refill")
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _removed(self, _scene: Any, _event: str, node: Any) -> None:
+        if node is self.node:
             self.follow(None)
-            return
-        try:
-            self._changed()
-        except Exception:  # VTK can't take it
-            faults.record_exception(f"exception in {type(self._widget).__name__}")
+            self.tell("refill")

@@ -60,8 +60,8 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._scene: Any = None
-        self._view = NodeFollower(self, self._find_chart)
-        self._chart = NodeFollower(self, self._find_chart)
+        self._view = NodeFollower(self)
+        self._chart = NodeFollower(self)
         self.setMinimumSize(120, 100)
         policy = QtWidgets.QSizePolicy.Policy.Expanding
         self.setSizePolicy(policy, policy)
@@ -80,7 +80,7 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
     def setMRMLPlotViewNode(self, node: Any) -> None:  # noqa: N802
         """Show what a view node names."""
         self._view.follow(node)
-        self._find_chart()
+        self.refill()
 
     def mrmlPlotViewNode(self) -> Any:  # noqa: N802
         """The view node, or None; of the widget around it, in Slicer."""
@@ -90,7 +90,8 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         """Show all of the chart."""
         self.update()
 
-    def _find_chart(self) -> None:
+    def refill(self) -> None:
+        """Follow the chart that the view node names now, and draw it."""
         chart = self._view.node.GetPlotChartNode() if self._view.node is not None else None
         parts = []
         for series in self._series_nodes(chart):

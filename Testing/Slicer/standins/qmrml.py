@@ -8,7 +8,7 @@ from PySide6 import QtCore, QtWidgets
 
 from .ctk_module import ctkCheckableComboBox, ctkComboBox, ctkDoubleSpinBox, ctkSliderWidget
 from .native_property import computed, stored
-from .observing import SceneObserver
+from .observing import SceneFollower
 from .plot_view import qMRMLPlotView, qMRMLPlotWidget
 from .table_view import qMRMLSegmentsTableView, qMRMLTableView
 
@@ -62,7 +62,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     def __init__(self, *args: Any) -> None:
         super().__init__(*[arg for arg in args if isinstance(arg, QtWidgets.QWidget)])
         self._scene: Any = None
-        self._observer: SceneObserver | None = None
+        self._follower: SceneFollower | None = None
         self._types: list[str] = []
         self._attributes: dict[str, list[tuple[str, str | None]]] = {}
         self._labels: dict[str, str] = {}
@@ -94,14 +94,14 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         """Show the nodes of a scene; without one the widget is disabled."""
         if scene is self._scene:
             return
-        if self._observer is not None:
-            self._observer.stop()
+        if self._follower is not None:
+            self._follower.stop()
         old, was_valid = self.currentNodeID(), self.nodeCount() > 0
         self._scene = scene
         self._switching = True
-        self._refill()
+        self.refill()
         self._switching = False
-        self._observer = SceneObserver(scene, self, self._added, self._removing, self._refill) if scene else None
+        self._follower = SceneFollower(scene, self) if scene is not None else None
         requested = self._requested.GetID() if hasattr(self._requested, "GetID") else self._requested
         self._requested = None
         self.setCurrentNodeID(old if was_valid else requested or self.currentNodeID())
@@ -170,18 +170,18 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:  # noqa: N802
         """Offer only nodes of a type that have an attribute, with this value if one is given."""
         self._attributes[node_type] = [(name, None if value is None else str(value))]
-        self._refill()
+        self.refill()
 
     def removeAttribute(self, node_type: str, name: str) -> None:  # noqa: N802
         """Look at an attribute no longer."""
         kept = [entry for entry in self._attributes.get(node_type, []) if entry[0] != name]
         self._attributes[node_type] = kept
-        self._refill()
+        self.refill()
 
     def setNodeTypeLabel(self, label: str, node_type: str) -> None:  # noqa: N802
         """What to call a type in the list's last items."""
         self._labels[node_type] = label
-        self._refill()
+        self.refill()
 
     def nodeTypeLabel(self, node_type: str) -> str:  # noqa: N802
         """What a type is called."""
@@ -209,7 +209,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
             )
         return False
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
         """All items anew, keeping the choice where that still is offered."""
         chosen = self.combo.itemData(self.combo.currentIndex(), _ID)
         had_choice = self.combo.currentIndex() >= 0
@@ -239,7 +239,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.combo.insertItem(row, node.GetName() or "")
         self.combo.setItemData(row, node.GetID(), _ID)
 
-    def _added(self, node: Any) -> None:
+    def node_added(self, node: Any) -> None:
+        """Offer a node that has come."""
         if self.combo.findData(node.GetID(), _ID) >= 0 or not self.accepts(node):
             return
         row = self.nodeCount() + self._none_enabled
@@ -248,7 +249,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
             self.combo.setCurrentIndex(row)
         self.nodeAdded.emit(node)
 
-    def _removing(self, node: Any) -> None:
+    def node_removing(self, node: Any) -> None:
+        """Offer a node no longer."""
         row = self.combo.findData(node.GetID(), _ID)
         if row < 0:
             return
@@ -259,7 +261,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         """Show a new name, and look at the filter again."""
         row = self.combo.findData(node.GetID(), _ID)
         if (row >= 0) != self.accepts(node):
-            self._refill()
+            self.refill()
         elif row >= 0 and self.combo.itemText(row) != node.GetName():
             self.combo.setItemText(row, node.GetName() or "")
 
@@ -327,12 +329,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         wanted = [name for name in types if name]
         if wanted != self._types:
             self._types = wanted
-            self._refill()
+            self.refill()
 
     def _set_none_enabled(self, enabled: bool) -> None:
         if enabled != self._none_enabled:
             self._none_enabled = enabled
-            self._refill()
+            self.refill()
 
     def _set_none_display(self, text: str) -> None:
         self._none_display = text
@@ -348,13 +350,13 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     noneEnabled = computed(bool, lambda self: self._none_enabled, _set_none_enabled)
     noneDisplay = computed(str, lambda self: self._none_display, _set_none_display)
     sizeAdjustPolicy = computed(int, lambda self: self.combo.sizeAdjustPolicy().value, _set_policy)
-    addEnabled = stored(bool, True, "_refill")
-    removeEnabled = stored(bool, True, "_refill")
-    editEnabled = stored(bool, False, "_refill")
-    renameEnabled = stored(bool, False, "_refill")
-    showHidden = stored(bool, False, "_refill")
-    showChildNodeTypes = stored(bool, True, "_refill")
-    hideChildNodeTypes = stored("QStringList", [], "_refill")
+    addEnabled = stored(bool, True, "refill")
+    removeEnabled = stored(bool, True, "refill")
+    editEnabled = stored(bool, False, "refill")
+    renameEnabled = stored(bool, False, "refill")
+    showHidden = stored(bool, False, "refill")
+    showChildNodeTypes = stored(bool, True, "refill")
+    hideChildNodeTypes = stored("QStringList", [], "refill")
     selectNodeUponCreation = stored(bool, True)
     baseName = stored(str, "")
     interactionNodeSingletonTag = stored(str, "")

@@ -23,9 +23,9 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
         self._table = QtGui.QStandardItemModel(self)
         self._filling = False
         self.setModel(self._table)
-        self._follower = NodeFollower(self, self.refill)
+        self._follower = NodeFollower(self)
         self._table.itemChanged.connect(self._edited)
-        self.selectionModel().selectionChanged.connect(lambda *_items: self.selectionChangedByUser.emit())
+        self.selectionModel().selectionChanged.connect(self._selected)
 
     def mrmlScene(self) -> Any:  # noqa: N802
         """The scene."""
@@ -35,6 +35,9 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
         """Take up a scene."""
         self._scene = scene
         self.mrmlSceneChanged.emit(scene)
+
+    def _selected(self, _selected: Any, _deselected: Any) -> None:
+        self.selectionChangedByUser.emit()
 
     def mrmlTableNode(self) -> Any:  # noqa: N802
         """The node shown, or None."""
@@ -127,7 +130,7 @@ class qMRMLSegmentsTableView(QtWidgets.QWidget):  # noqa: N801
         self._view.selectionModel().selectionChanged.connect(self.selectionChanged)
         layout.addWidget(self._view)
         self._ids: list[str] = []
-        self._follower = NodeFollower(self, self._refill)
+        self._follower = NodeFollower(self)
 
     def mrmlScene(self) -> Any:  # noqa: N802
         """The scene."""
@@ -145,13 +148,14 @@ class qMRMLSegmentsTableView(QtWidgets.QWidget):  # noqa: N801
     def setSegmentationNode(self, node: Any) -> None:  # noqa: N802
         """Show a node's segments."""
         self._follower.follow(node, node.GetSegmentation() if node is not None else None)
-        self._refill()
+        self.refill()
 
     def tableWidget(self) -> QtWidgets.QTableWidget:  # noqa: N802
         """The table inside."""
         return self._view
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
+        """Show the segments that there are."""
         node = self._follower.node
         self._ids = list(node.GetSegmentation().GetSegmentIDs()) if node is not None else []
         self._view.setRowCount(len(self._ids))
