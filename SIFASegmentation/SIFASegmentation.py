@@ -483,9 +483,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self._parameters is not None
         if not self._rows.read():
             self._rows.write([InputRow(_active_volume())])
-        recent = models.recent_models()
-        if not self._parameters.model and recent:
-            self._parameters.model = str(recent[0])
+        known = models.known_models()
+        if not self._parameters.model and known:
+            self._parameters.model = str(known[0])
         self._refresh()
 
     @property
@@ -530,7 +530,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_apply()
 
     def _show_models(self, chosen: str) -> None:
-        folders = models.recent_models()
+        folders = models.known_models()
         if chosen and Path(chosen) not in folders:
             folders.insert(0, Path(chosen))
         shown = [self.ui.modelComboBox.itemData(index) for index in range(self.ui.modelComboBox.count)]

@@ -572,7 +572,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._show_findings([Finding("error", _("packages"), str(error))])
             return self.findings
         p, task = self._parameters, self.task()
-        findings = [Finding("ok", _("packages"), _("all there"))]
+        findings: list[Finding] = []
         if task is not None and not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()

@@ -14,19 +14,25 @@ from SIFASegmentationLib.errors import InputError
 _KEY = "SIFA/recentModels"
 _KEPT = 10
 
+SAMPLE_MODEL = Path(__file__).parents[1] / "Resources" / "SampleModel"
 
-def recent_models() -> list[Path]:
-    """Folders of models used before that still are there, the last used first."""
-    stored = qt.QSettings().value(_KEY, "[]")
-    folders = json.loads(stored) if stored else []
-    return [Path(folder) for folder in folders if (Path(folder) / "manifest.json").is_file()]
+
+def known_models() -> list[Path]:
+    """Folders of models used before that still are there, the last used first; then the sample that comes with SIFA."""
+    folders = dict.fromkeys([*_used_models(), SAMPLE_MODEL])
+    return [folder for folder in folders if (folder / "manifest.json").is_file()]
 
 
 def remember_model(folder: Path) -> None:
     """Put a model first in the list."""
-    others = [other for other in recent_models() if other != folder]
+    others = [other for other in _used_models() if other != folder]
     kept = [str(path) for path in [folder, *others][:_KEPT]]
     qt.QSettings().setValue(_KEY, json.dumps(kept))
+
+
+def _used_models() -> list[Path]:
+    stored = qt.QSettings().value(_KEY, "[]")
+    return [Path(folder) for folder in json.loads(stored)] if stored else []
 
 
 def model_name(folder: Path) -> str:

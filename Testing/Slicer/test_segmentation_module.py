@@ -181,7 +181,9 @@ def choose(module: Any, *nodes: Any) -> None:
 def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     ui = module.widget.ui
     assert not ui.applyButton.enabled
-    assert "model" in ui.applyButton.toolTip
+    assert "Choose a volume first" in ui.applyButton.toolTip
+    assert ui.applyButton.toolTip == ui.statusLabel.text
+    assert "sample" in ui.modelComboBox.currentText
     assert ui.volumesTable.rowCount == 1
     assert not ui.copyButton.enabled
     assert not ui.compareButton.enabled

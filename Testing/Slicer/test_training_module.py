@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ QUICK = {"log_every": 1, "preview_every": 4, "checkpoint_every": 2, "pool": 3}
 
 
 @pytest.fixture
-def module(load_module: Any, tmp_path: Path) -> Any:
+def module(load_module: Any, tmp_path: Path) -> Iterator[Any]:
     loaded = load_module("SIFATraining")
     loaded.logic.getParameterNode().outputFolder = str(tmp_path / "Läufe mit Leerzeichen")
-    return loaded
+    yield loaded
+    # A training survives its window: a test that fails must not leave one behind.
+    from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
+
+    for job in known_jobs():
+        loaded.logic.kill(job)
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""The whole way by clicks alone: sample data, a tiny training, its model, a segmentation, a table of scores.
+
+With the environment variable SIFA_SCREENSHOTS set to a folder, pictures of the windows on the way are left there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+
+def picture(loaded: Any, name: str) -> None:
+    """Keep a picture of a module's window, if pictures are wanted."""
+    folder = os.environ.get("SIFA_SCREENSHOTS")
+    if folder:
+        from standins.screenshots import grab  # noqa: PLC0415
+
+        grab(loaded.parent, Path(folder) / f"{name}.png", width=560)
+
+
+def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, process_events_until: Any) -> None:
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+
+    segmentation, training = load_module("SIFASegmentation"), load_module("SIFATraining")
+    picture(segmentation, "segmentation_empty")
+    picture(training, "training_empty")
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    mr, mr_labels = load_patient("SIFAAbdomenMR")
+    ct, ct_labels = load_patient("SIFAAbdomenCT")
+
+    ui = training.ui
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(mr_labels)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(ct)
+    ui.outputFolderEdit.currentPath = str(tmp_path / "trainings")
+    ui.sizeSpinBox.value = 32
+    ui.iterationsSpinBox.value = 8
+    ui.batchSpinBox.value = 2
+    ui.widthComboBox.setCurrentIndex(3)
+    ui.targetWindowCheckBox.checked = True
+    assert ui.startButton.enabled, ui.startButton.toolTip
+    ui.checkButton.click()
+    process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
+    assert not [finding for finding in training.widget.findings if finding.level == "error"]
+    picture(training, "training_ready")
+    ui.startButton.click()
+    job = training.widget.job
+    assert job is not None, ui.statusLabel.text
+    process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 240)
+    process_events_until(lambda: ui.useButton.enabled, 10)
+    assert job.state() is State.FINISHED, ui.statusLabel.text
+    assert "liver" in ui.cardLabel.text
+    picture(training, "training_finished")
+
+    # What the button does in Slicer's main window, which the test bed has not: choose the model in the other module.
+    segmentation.widget.use_model(job.folder / "result" / "bundle")
+    ui = segmentation.ui
+    for column, node in enumerate((ct, None, ct_labels)):
+        ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
+    ui.baselineCheckBox.checked = True
+    assert ui.applyButton.enabled, ui.applyButton.toolTip
+    picture(segmentation, "segmentation_ready")
+    ui.applyButton.click()
+    process_events_until(lambda: segmentation.widget.run is None, 120)
+    assert ui.statusLabel.text.startswith("Segmented"), ui.statusLabel.text
+    table = slicer.util.getNode("SIFA scores")
+    rows = [[table.GetCellText(row, column) for column in (1, 2, 3, 9)] for row in range(8)]
+    assert [row[0] for row in rows] == ["liver", "right kidney", "left kidney", "spleen"] * 2
+    assert all(0 <= float(row[1]) <= 1 for row in rows)
+    assert all("without adaptation" in row[3] for row in rows[4:])
+    picture(segmentation, "segmentation_scored")
