@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import qt
 import slicer
@@ -22,7 +22,7 @@ import vtk
 from slicer import vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -97,7 +97,7 @@ class SIFASegmentationParameterNode:
     probabilities: bool = False
     baseline: bool = False
     surfaces: bool = True
-    tolerance: float = 2.0
+    tolerance: Annotated[float, WithinRange(0, 20)] = 2.0
     output: vtkMRMLSegmentationNode
 
 

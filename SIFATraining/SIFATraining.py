@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import qt
 import slicer
@@ -23,7 +23,7 @@ import vtk
 from slicer import vtkMRMLMarkupsROINode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -135,21 +135,21 @@ class SIFATrainingParameterNode:
     ownTask: str = ""  # noqa: N815  names as those of dynamic properties, in Slicer's style
     sourceFolder: str = ""  # noqa: N815
     sourceWindow: bool = False  # noqa: N815
-    sourceWindowLow: int = -150  # noqa: N815
-    sourceWindowHigh: int = 300  # noqa: N815
+    sourceWindowLow: Annotated[int, WithinRange(-2000, 4000)] = -150  # noqa: N815
+    sourceWindowHigh: Annotated[int, WithinRange(-2000, 4000)] = 300  # noqa: N815
     targetFolder: str = ""  # noqa: N815
     targetWindow: bool = False  # noqa: N815
-    targetWindowLow: int = -150  # noqa: N815
-    targetWindowHigh: int = 300  # noqa: N815
+    targetWindowLow: Annotated[int, WithinRange(-2000, 4000)] = -150  # noqa: N815
+    targetWindowHigh: Annotated[int, WithinRange(-2000, 4000)] = 300  # noqa: N815
     plane: Plane = Plane.task
-    size: int = 256
+    size: Annotated[int, WithinRange(32, 1024)] = 256
     region: vtkMRMLMarkupsROINode
     preset: Preset = Preset.recommended
     width: Width = Width.full
-    iterations: int = 20000
-    batch: int = 8
+    iterations: Annotated[int, WithinRange(1, 1000000)] = 20000
+    batch: Annotated[int, WithinRange(1, 256)] = 8
     device: Device = Device.auto
-    seed: int = 0
+    seed: Annotated[int, WithinRange(0, 1000000)] = 0
     baseline: bool = True
     initial: str = ""
     outputFolder: str = ""  # noqa: N815
