@@ -1,7 +1,7 @@
 """Fixtures of the tests of the two modules, over the stand-ins or inside Slicer: the tests are the same.
 
-    QT_QPA_PLATFORM=offscreen python -m pytest Testing/Slicer
-    Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py
+QT_QPA_PLATFORM=offscreen python -m pytest Testing/Slicer
+Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if not IN_SLICER:
     for folder in FOLDERS.values():
         sys.path.insert(0, str(folder))
 
-import slicer
+import slicer  # noqa: E402  the stand-ins complete it
 
 
 def run_events_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
@@ -67,6 +67,8 @@ class LoadedModule:
     def __init__(self, name: str, module: Any) -> None:
         self.python = sys.modules[name]
         self.module = module
+        self._entry = f"{name}Widget"
+        self._before = getattr(slicer.modules, self._entry, None)
         self.parent = module.createNewWidgetRepresentation()
         self.widget = self.parent.self()
         self.parent.enter()
@@ -83,10 +85,13 @@ class LoadedModule:
 
     def close(self) -> None:
         """Leave the module and clean up, as Slicer does at its end."""
+        if not self.parent:
+            return
         if self.parent.isEntered:
             self.parent.exit()
         self.widget.cleanup()
         self.parent.delete()
+        setattr(slicer.modules, self._entry, self._before)
 
 
 @pytest.fixture
@@ -115,7 +120,7 @@ def scene(slicer_environment: Any) -> Any:
 
 
 @pytest.fixture
-def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:  # noqa: ARG001  an empty scene comes first
+def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:
     """Opens a module by its name; it is left and cleaned up at the test's end."""
     opened: list[LoadedModule] = []
 
@@ -138,7 +143,7 @@ def _module(name: str) -> Any:
 
 
 @pytest.fixture
-def main_window(scene: Any) -> Iterator[Any]:  # noqa: ARG001  an empty scene comes first
+def main_window(scene: Any) -> Iterator[Any]:
     """The main window, with a layout of views; skipped in a Slicer that was started without one."""
     if IN_SLICER:
         if slicer.util.mainWindow() is None:
@@ -159,6 +164,7 @@ def no_faults() -> Iterator[None]:
         yield
         return
     from PySide6.QtCore import QSettings  # noqa: PLC0415
+
     from standins import faults  # noqa: PLC0415
 
     QSettings().clear()

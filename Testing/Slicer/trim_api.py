@@ -2,9 +2,9 @@
 
     python Testing/Slicer/trim_api.py FULL_LISTING
 
-The full listing comes from introspection inside Slicer: JSON with `classes` (by class, `properties` with the Python type
-of their value, `methods`, `signals` with C++ signatures, `enums`, `enum_values`), `functions` and `names`. Written is
-`slicer_api.json`, where each class says only how it differs from the class that it is most like.
+The full listing comes from introspection inside Slicer: JSON with `classes` (by class, `properties` with the Python
+type of their value, `methods`, `signals` with C++ signatures, `enums`, `enum_values`), `functions` and `names`.
+Written is `slicer_api.json`, where each class says only how it differs from the class that it is most like.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ KINDS = ("methods", "signals", "enums", "enum_values")
 
 def trim(full: dict[str, Any]) -> dict[str, Any]:
     """The listing without what has no stand-in, in its short form."""
-    missing = [f"{module}.{name}" for module, names in NAMES.items() for name in set(names) - set(full["names"][module])]
+    missing = [
+        f"{module}.{name}" for module, names in NAMES.items() for name in set(names) - set(full["names"][module])
+    ]
     if missing:
         raise SystemExit(f"The listing does not name {', '.join(sorted(missing))}: take them out of NAMES.")
     done: dict[str, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ import pathlib
 from enum import Enum
 from typing import Annotated, Any, Optional
 
+import numpy as np
 import slicer
 import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -138,5 +139,5 @@ class SampleModuleTest(ScriptedLoadableModuleTest):
 
     def test_double(self) -> None:
         """Twice the values."""
-        volume = slicer.util.addVolumeFromArray(slicer.util.numpy.ones((2, 3, 4)))
+        volume = slicer.util.addVolumeFromArray(np.ones((2, 3, 4)))
         assert (slicer.util.arrayFromVolume(SampleModuleLogic().double(volume)) == 2).all()

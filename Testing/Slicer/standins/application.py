@@ -31,9 +31,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         # What the operating system calls the user's folder must not be touched by a test.
         self._folder = tempfile.TemporaryDirectory(prefix="slicer-standins-")
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
-        QtCore.QSettings.setPath(
-            QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, self._folder.name
-        )
+        QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, self._folder.name)
         self._temporary = Path(self._folder.name) / "temporary"
         self._temporary.mkdir()
         self._application_logic = slicer.vtkSlicerApplicationLogic()
@@ -92,7 +90,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         """The application's settings."""
         return QtCore.QSettings()
 
-    userSettings = revisionUserSettings = settings  # noqa: N815
+    userSettings = revisionUserSettings = settings
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:  # noqa: N802
         """The environment that Slicer was started in."""
@@ -122,7 +120,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
     def pauseRender(self) -> None:  # noqa: N802
         """Nothing is rendered."""
 
-    resumeRender = pauseRender  # noqa: N815
+    resumeRender = pauseRender
 
 
 def wrapped_application(application: qSlicerApplication) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -72,7 +72,9 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
     def _hide_contents(self) -> None:
         for child in self._contents() if self._collapsed else ():
             if child not in self._shown_before:
-                self._shown_before[child] = not child.isHidden()
+                # A child that was never shown nor hidden would be shown by its layout.
+                decided = child.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide)
+                self._shown_before[child] = not (decided and child.isHidden())
                 child.hide()
 
     def childEvent(self, event: QtCore.QChildEvent) -> None:  # noqa: N802
@@ -155,9 +157,7 @@ class ctkComboBox(QtWidgets.QComboBox):  # noqa: N801
     """A combo box with a text for no choice."""
 
     returnRelease = QtCore.Signal()
-    defaultText = computed(
-        str, lambda self: self.placeholderText(), lambda self, text: self.setPlaceholderText(text)
-    )
+    defaultText = computed(str, lambda self: self.placeholderText(), lambda self, text: self.setPlaceholderText(text))
     currentUserDataAsString = computed(
         str,
         lambda self: str(self.currentData() or ""),
@@ -358,7 +358,7 @@ class ctkDoubleSpinBox(QtWidgets.QWidget):  # noqa: N801
     textOfValueChanged = QtCore.Signal(str)
     decimalsChanged = QtCore.Signal(int)
     editingFinished = QtCore.Signal()
-    SIGNALS = {"valueChanged(QString)": "textOfValueChanged"}
+    SIGNALS: ClassVar = {"valueChanged(QString)": "textOfValueChanged"}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*[arg for arg in args if isinstance(arg, QtWidgets.QWidget)])
@@ -582,11 +582,7 @@ class ctkMessageBox(QtWidgets.QMessageBox):  # noqa: N801
     dontShowAgainSettingsKey = stored(str, "")
 
 
-NATIVES = {
-    name: found
-    for name, found in list(globals().items())
-    if name.startswith("ctk") and isinstance(found, type)
-}
+NATIVES = {name: found for name, found in list(globals().items()) if name.startswith("ctk") and isinstance(found, type)}
 
 
 def make_ctk() -> ClassModule:

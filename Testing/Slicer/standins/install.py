@@ -54,7 +54,9 @@ def _install() -> Environment:
     from . import application, layout, main_window, modules, qmrml, ui_loader  # noqa: PLC0415
     from .subject_hierarchy import SubjectHierarchyFollower  # noqa: PLC0415
 
-    classes = qt_module.ClassModule("slicer", {**qmrml.NATIVES, **modules.NATIVES, **layout.NATIVES, **main_window.NATIVES})
+    classes = qt_module.ClassModule(
+        "slicer", {**qmrml.NATIVES, **modules.NATIVES, **layout.NATIVES, **main_window.NATIVES}
+    )
     qt.natives["QUiLoader"] = ui_loader.UiLoader
 
     def find_class(name: str) -> Any:

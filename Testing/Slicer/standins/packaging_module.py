@@ -31,15 +31,15 @@ def _is_satisfied(requirement: Requirement) -> bool:
         return False
 
 
-def pip_ensure(  # noqa: PLR0913  Slicer's signature
+def pip_ensure(
     requirements: str | Requirement | list[Any],
-    constraints: str | Path | None = None,  # noqa: ARG001
-    skip_packages: list[str] | None = None,  # noqa: ARG001
-    prompt_install: bool = True,  # noqa: ARG001
-    prompt_restart: bool = True,  # noqa: ARG001
+    constraints: str | Path | None = None,
+    skip_packages: list[str] | None = None,
+    prompt_install: bool = True,
+    prompt_restart: bool = True,
     requester: str | None = None,
     skip_in_testing: bool = True,
-    show_progress: bool = True,  # noqa: ARG001
+    show_progress: bool = True,
 ) -> None:
     """Nothing where all is there, and in testing mode nothing either."""
     if pip_check(requirements):

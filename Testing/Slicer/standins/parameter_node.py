@@ -22,7 +22,7 @@ import vtk
 PROPERTY = "SlicerParameterName"
 
 
-# Annotations -----------------------------------------------------------------------------------------------------------
+# Annotations ---------------------------------------------------------------------------------------------------------
 
 
 class Default:
@@ -119,14 +119,18 @@ class _IsInstance(Validator):
             raise TypeError(f"Value must be of type '{self.kinds}', is type '{type(value)}' value '{value}'")
 
 
-# Keeping values in a node ----------------------------------------------------------------------------------------------
+# Keeping values in a node --------------------------------------------------------------------------------------------
 
 
 class _Text:
     """A value as a parameter's text."""
 
     def __init__(
-        self, to_text: Callable[[Any], str], from_text: Callable[[str], Any], default: Callable[[], Any], check: Validator
+        self,
+        to_text: Callable[[Any], str],
+        from_text: Callable[[str], Any],
+        default: Callable[[], Any],
+        check: Validator,
     ) -> None:
         self.to_text, self.from_text, self.default, self.check = to_text, from_text, default, check
 
@@ -290,24 +294,29 @@ def _plain_store(kind: Any) -> Any:
         return _Union([_Nothing() if arg is type(None) else _plain_store(arg) for arg in typing.get_args(kind)])
     if origin is list:
         return _List(_plain_store(*typing.get_args(kind)))
-    if not isinstance(kind, type):
+    found = _text_store(kind) if isinstance(kind, type) else None
+    if found is None:
         raise NotImplementedError(f"The stand-in of parameterNodeWrapper keeps no {kind}.")
+    return found
+
+
+def _text_store(kind: type) -> Any:
     if issubclass(kind, slicer.vtkMRMLNode):
         return _Node((kind,))
     if issubclass(kind, enum.Enum):
-        return _Text(lambda value: value.name, lambda text: kind[text], lambda: next(iter(kind)),
-                     _IsInstance(kind, none_allowed=True))  # fmt: skip
+        check = _IsInstance(kind, none_allowed=True)
+        return _Text(lambda value: value.name, lambda text: kind[text], lambda: next(iter(kind)), check)
     if kind is bool:
         return _Text(str, lambda text: text == "True", lambda: False, _IsInstance(bool, none_allowed=False))
     if kind in (int, float):
         allowed = (int, float) if kind is float else int
         return _Text(str, kind, lambda: 0, _IsInstance(allowed, none_allowed=False))
-    if kind is str or issubclass(kind, pathlib.PurePath):
+    if issubclass(kind, (str, pathlib.PurePath)):
         return _Text(str, kind, kind, _IsInstance(kind, none_allowed=False))
-    raise NotImplementedError(f"The stand-in of parameterNodeWrapper keeps no {kind}.")
+    return None
 
 
-# Joining to widgets ----------------------------------------------------------------------------------------------------
+# Joining to widgets --------------------------------------------------------------------------------------------------
 
 
 class _Connector:
@@ -344,44 +353,79 @@ def make_connector(widget: Any, annotated: Any) -> _Connector:
         RuntimeError: Slicer has no way for them either.
     """
     kind, annotations = _split(annotated)
-    is_path = isinstance(kind, type) and issubclass(kind, pathlib.PurePath)
+    for maker in (_bool_connector, _number_connector, _choice_connector, _text_connector, _path_connector,
+                  _node_connector):  # fmt: skip
+        connector = maker(widget, kind, annotations)
+        if connector is not None:
+            return connector
+    raise RuntimeError(f"Unable to create GUI connector from datatype '{annotated}' to widget type '{type(widget)}'.")
+
+
+def _bool_connector(widget: Any, kind: Any, _annotations: list[Any]) -> _Connector | None:
+    if kind is not bool or type(widget) not in (qt.QCheckBox, qt.QPushButton):
+        return None
+    widget.checkable = True
+    return _attribute(widget, "checked", "toggled" if type(widget) == qt.QPushButton else "stateChanged")  # noqa: E721
+
+
+def _number_connector(widget: Any, kind: Any, annotations: list[Any]) -> _Connector | None:
     shown = type(widget)
-    if kind is bool and shown is qt.QCheckBox:
-        return _attribute(widget, "checked", "stateChanged")
-    if kind is bool and shown is qt.QPushButton:
-        widget.checkable = True
-        return _attribute(widget, "checked", "toggled")
     if kind is int and shown in (qt.QSlider, qt.QSpinBox):
         _limit(widget, annotations, -(2**31), 2**31 - 1)
         return _attribute(widget, "value", "valueChanged")
-    if kind in (int, float) and shown in (
-        qt.QDoubleSpinBox, ctk.ctkSliderWidget, ctk.ctkDoubleSpinBox, slicer.qMRMLSliderWidget, slicer.qMRMLSpinBox
-    ):  # fmt: skip
-        if shown in (ctk.ctkSliderWidget, slicer.qMRMLSliderWidget) and not _bounds(annotations)[2]:
-            raise RuntimeError("Cannot have a connection to ctkSliderWidget where the float types is unbounded.")
-        if kind is int:
-            widget.setDecimals(0)
-        _limit(widget, annotations, float("-inf"), float("inf"))
-        return _attribute(widget, "value", "valueChanged", kind, kind)
-    if shown in (qt.QComboBox, ctk.ctkComboBox) and kind in (int, float, str, bool):
-        return _choice_connector(widget, annotations)
-    if shown in (qt.QComboBox, ctk.ctkComboBox) and isinstance(kind, type) and issubclass(kind, enum.Enum):
-        label = getattr(kind, "label", lambda member: member.name)
-        return _list_connector(widget, list(kind), label)
-    if kind is str and shown is qt.QLineEdit:
-        return _Connector(widget, "textChanged", lambda: widget.text, lambda value: _write_text(widget, value))
-    if kind is str and shown is qt.QLabel:
-        return _attribute(widget, "text", None)
-    if kind is str and shown is qt.QTextEdit:
-        return _Connector(widget, "textChanged", widget.toPlainText, widget.setPlainText)
-    if is_path and shown is ctk.ctkPathLineEdit:
-        return _attribute(widget, "currentPath", "currentPathChanged", kind, str)
-    if is_path and shown is ctk.ctkDirectoryButton:
-        return _attribute(widget, "directory", "directoryChanged", kind, str)
-    if shown is slicer.qMRMLNodeComboBox and (node_types := _node_types(kind)):
-        widget.nodeTypes = node_types
-        return _Connector(widget, "currentNodeChanged", widget.currentNode, widget.setCurrentNode)
-    raise RuntimeError(f"Unable to create GUI connector from datatype '{annotated}' to widget type '{shown}'.")
+    sliders = (ctk.ctkSliderWidget, slicer.qMRMLSliderWidget)
+    boxes = (qt.QDoubleSpinBox, ctk.ctkDoubleSpinBox, slicer.qMRMLSpinBox)
+    if kind not in (int, float) or shown not in (*sliders, *boxes):
+        return None
+    if shown in sliders and not _bounds(annotations)[2]:
+        raise RuntimeError("Cannot have a connection to ctkSliderWidget where the float types is unbounded.")
+    if kind is int:
+        widget.setDecimals(0)
+    _limit(widget, annotations, float("-inf"), float("inf"))
+    return _attribute(widget, "value", "valueChanged", kind, kind)
+
+
+def _choice_connector(widget: Any, kind: Any, annotations: list[Any]) -> _Connector | None:
+    if type(widget) not in (qt.QComboBox, ctk.ctkComboBox):
+        return None
+    if kind in (int, float, str, bool):
+        choice = next((a for a in annotations if isinstance(a, Choice)), None)
+        if choice is None:
+            raise RuntimeError("ComboBoxToStringableConnector requires the Choice annotation to be used.")
+        return _list_connector(widget, choice.choices, str)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _list_connector(widget, list(kind), getattr(kind, "label", lambda member: member.name))
+    return None
+
+
+def _text_connector(widget: Any, kind: Any, _annotations: list[Any]) -> _Connector | None:
+    if kind is not str:
+        return None
+    connectors = {
+        qt.QLineEdit: lambda: _Connector(
+            widget, "textChanged", lambda: widget.text, lambda value: _write_text(widget, value)
+        ),
+        qt.QLabel: lambda: _attribute(widget, "text", None),
+        qt.QTextEdit: lambda: _Connector(widget, "textChanged", widget.toPlainText, widget.setPlainText),
+    }
+    make = connectors.get(type(widget))
+    return make() if make is not None else None
+
+
+def _path_connector(widget: Any, kind: Any, _annotations: list[Any]) -> _Connector | None:
+    if not (isinstance(kind, type) and issubclass(kind, pathlib.PurePath)):
+        return None
+    names = {ctk.ctkPathLineEdit: "currentPath", ctk.ctkDirectoryButton: "directory"}
+    name = names.get(type(widget))
+    return _attribute(widget, name, f"{name}Changed", kind, str) if name is not None else None
+
+
+def _node_connector(widget: Any, kind: Any, _annotations: list[Any]) -> _Connector | None:
+    node_types = _node_types(kind)
+    if type(widget) != slicer.qMRMLNodeComboBox or not node_types:  # noqa: E721  a subclass is another widget
+        return None
+    widget.nodeTypes = node_types
+    return _Connector(widget, "currentNodeChanged", widget.currentNode, widget.setCurrentNode)
 
 
 def _bounds(annotations: list[Any]) -> tuple[float | None, float | None, bool]:
@@ -400,13 +444,6 @@ def _limit(widget: Any, annotations: list[Any], lowest: float, highest: float) -
     low, high, _both = _bounds(annotations)
     widget.minimum = lowest if low is None else low
     widget.maximum = highest if high is None else high
-
-
-def _choice_connector(widget: Any, annotations: list[Any]) -> _Connector:
-    choice = next((a for a in annotations if isinstance(a, Choice)), None)
-    if choice is None:
-        raise RuntimeError("ComboBoxToStringableConnector requires the Choice annotation to be used.")
-    return _list_connector(widget, choice.choices, str)
 
 
 def _list_connector(widget: Any, values: list[Any], label: Callable[[Any], str]) -> _Connector:
@@ -439,7 +476,7 @@ def _split(annotated: Any) -> tuple[Any, list[Any]]:
     return kind, annotations[:-1]
 
 
-# The decorator ---------------------------------------------------------------------------------------------------------
+# The decorator -------------------------------------------------------------------------------------------------------
 
 
 class _Parameter(typing.NamedTuple):

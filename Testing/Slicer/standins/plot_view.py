@@ -199,7 +199,9 @@ class _Drawing:
             if math.isfinite(y):
                 left = x - 0.4 + number * width
                 self.painter.fillRect(
-                    QtCore.QRectF(self.point(left, y), self.point(left + width, max(0.0, self.y_range[0]))).normalized(),
+                    QtCore.QRectF(
+                        self.point(left, y), self.point(left + width, max(0.0, self.y_range[0]))
+                    ).normalized(),
                     series.color,
                 )
 

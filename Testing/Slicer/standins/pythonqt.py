@@ -1,8 +1,8 @@
 """PythonQt's way of showing Qt to Python, over PySide.
 
-A wrapped class offers what the listing of a running Slicer says, and nothing more: properties are attributes, everything
-else is called. Classes are not related to one another for Python. Values are converted as PythonQt's own conversions do.
-Underneath, every wrapper holds a PySide object, called `native` here.
+A wrapped class offers what the listing of a running Slicer says, and nothing more: properties are attributes,
+everything else is called. Classes are not related to one another for Python. Values are converted as PythonQt's own
+conversions do. Underneath, every wrapper holds a PySide object, called `native` here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from shibokensupport.signature import get_signature
 from . import emulated, faults
 from .listing import ClassListing
 
-_SIMPLE = (type(None), bool, int, float, str, bytes, complex)
-# Python asks for these on its own; none of them exists on a wrapped object.
 _RELAYS = "_sifa_relays"
 _OWNER = "_sifa_wrapper"
 
@@ -37,7 +35,7 @@ class ClassInfo(NamedTuple):
     listing: ClassListing
 
 
-# Enums -----------------------------------------------------------------------------------------------------------------
+# Enums ---------------------------------------------------------------------------------------------------------------
 
 
 class EnumValue(int):
@@ -71,7 +69,7 @@ class EnumType:
         return enum_value(self._native(int(value)))
 
 
-# Members of a class ----------------------------------------------------------------------------------------------------
+# Members of a class --------------------------------------------------------------------------------------------------
 
 
 class Property:
@@ -136,7 +134,9 @@ class BoundMethod:
             function = getattr(info.native, self.name)
             return invoke(lambda *plain: function(native, *plain), function, args, f"{info.name}.{self.name}")
         function = emulated.find_method(native, self.name)
-        return invoke(function, function, args, f"{info.name}.{self.name}")
+        # PySide knows the signature of an inherited method by its class alone.
+        described = getattr(type(native), self.name, function)
+        return invoke(function, described, args, f"{info.name}.{self.name}")
 
 
 class ClassMethod:
@@ -207,7 +207,7 @@ def first_declared(signatures: list[str]) -> str:
     return min(signatures, key=rank)
 
 
-# Connections -----------------------------------------------------------------------------------------------------------
+# Connections ---------------------------------------------------------------------------------------------------------
 
 
 class Relay:
@@ -215,6 +215,18 @@ class Relay:
 
     def __init__(self, target: Any, where: str, count: int | None = None) -> None:
         self.target, self.where, self.count = target, where, count
+
+    def function(self) -> Callable[..., None]:
+        """A function with as many arguments as the signal, by which PySide chooses among overloads."""
+        functions: dict[int | None, Callable[..., None]] = {
+            None: lambda *args: self(*args),  # noqa: PLW0108
+            0: lambda: self(),  # noqa: PLW0108
+            1: lambda a: self(a),  # noqa: PLW0108
+            2: lambda a, b: self(a, b),  # noqa: PLW0108
+            3: lambda a, b, c: self(a, b, c),  # noqa: PLW0108
+            4: lambda a, b, c, d: self(a, b, c, d),  # noqa: PLW0108
+        }
+        return functions[self.count]
 
     def __call__(self, *args: Any) -> None:
         try:
@@ -252,8 +264,7 @@ def connect(wrapper: InstanceWrapper, signature: str, target: Any, slot: str | N
     relay = Relay(target, f"{name}.{found}", len(arguments.split(",")) if arguments else 0)
     if "(" not in found:
         relay.count = None
-    # PySide takes a function, and would ask a callable object for what it is.
-    function = lambda *args: relay(*args)  # noqa: E731, PLW0108
+    function = relay.function()
     emulated.native_signal(native, found).connect(function)
     native.__dict__.setdefault(_RELAYS, []).append((found, target, function))
     return True
@@ -285,7 +296,7 @@ def _listed_signature(wrapper: InstanceWrapper, signature: str) -> str | None:
     return name if "(" in normal and name in signals else None
 
 
-# Wrapped classes and objects -------------------------------------------------------------------------------------------
+# Wrapped classes and objects -----------------------------------------------------------------------------------------
 
 
 class PythonQtClassWrapper(type):
@@ -392,7 +403,7 @@ def make_class(name: str, native: type, listing: ClassListing, module: str) -> P
 
 
 def introspect(native: type) -> ClassListing:
-    """A listing of a class of which Slicer's has the name alone: by the rules of PythonQt, from Qt's own meta-object."""
+    """A listing of a class of which Slicer's has the name alone: by PythonQt's rules, from Qt's own meta-object."""
     properties, signals = {}, set()
     if issubclass(native, QtCore.QObject):
         meta = native.staticMetaObject
@@ -412,9 +423,7 @@ def introspect(native: type) -> ClassListing:
     methods_found = {name for name in names if callable(getattr(native, name))} - set(properties) - signal_names - enums
     if issubclass(native, QtCore.QObject):
         methods_found |= {"className", "delete", "help"}
-    return ClassListing(
-        properties, frozenset(methods_found), frozenset(signals), frozenset(enums), frozenset(values)
-    )
+    return ClassListing(properties, frozenset(methods_found), frozenset(signals), frozenset(enums), frozenset(values))
 
 
 _KINDS_OF_TYPES = {
@@ -443,30 +452,32 @@ def class_of(native: Any) -> PythonQtClassWrapper:
 
 def wrap(value: Any) -> Any:
     """A native value as Python code in Slicer gets it."""
-    if isinstance(value, _SIMPLE):
-        return value
     if isinstance(value, enum.Enum):
         return enum_value(value)
     if isinstance(value, (list, tuple)):
         return tuple(wrap(item) for item in value)
     if isinstance(value, dict):
         return {key: wrap(item) for key, item in value.items()}
-    if not isinstance(value, shiboken6.Object):
-        return value
     if type(value).__name__ in emulated.NOTHING_IN_QT_5:
         return None
-    if isinstance(value, QtCore.QObject):
-        owner = value.__dict__.get(_OWNER)
-        if owner is None and shiboken6.isValid(value):
-            owner = _wrappers.get(shiboken6.getCppPointer(value)[0])
-        if owner is not None and native_of(owner) is value:
+    return _wrapper_of(value) if isinstance(value, shiboken6.Object) else value
+
+
+def _wrapper_of(native: Any) -> InstanceWrapper:
+    """The wrapper that an object has already, or a new one."""
+    is_valid = shiboken6.isValid(native)
+    if isinstance(native, QtCore.QObject):
+        owner = native.__dict__.get(_OWNER)
+        if owner is None and is_valid:
+            owner = _wrappers.get(shiboken6.getCppPointer(native)[0])
+        if owner is not None and native_of(owner) is native:
             return owner
-    wrapped = class_of(value)
+    wrapped = class_of(native)
     wrapper = wrapped.__new__(wrapped)
-    if isinstance(value, QtCore.QObject) and not shiboken6.isValid(value):
-        object.__setattr__(wrapper, "_native", value)
+    if is_valid:
+        wrapper._adopt(native)
     else:
-        wrapper._adopt(value)
+        object.__setattr__(wrapper, "_native", native)
     return wrapper
 
 
@@ -501,7 +512,7 @@ def alive(wrapper: InstanceWrapper, deed: str, error: type[Exception] = ValueErr
     return native_of(wrapper)
 
 
-# Calls -----------------------------------------------------------------------------------------------------------------
+# Calls ---------------------------------------------------------------------------------------------------------------
 
 
 def invoke(function: Callable[..., Any], described: Any, args: Iterable[Any], label: str) -> Any:
@@ -630,7 +641,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-# Python subclasses -----------------------------------------------------------------------------------------------------
+# Python subclasses ---------------------------------------------------------------------------------------------------
 
 
 def _python_names(cls: type) -> set[str]:
@@ -674,7 +685,7 @@ def _forwarder(name: str, info: ClassInfo) -> Callable[..., Any]:
     return forward
 
 
-# Methods that PythonQt adds to every QObject ---------------------------------------------------------------------------
+# Methods that PythonQt adds to every QObject -------------------------------------------------------------------------
 
 
 def _connect_method(wrapper: InstanceWrapper, signature: str, target: Any, slot: str | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtWidgets
 
@@ -57,7 +57,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     nodeAddedByUserAction = QtCore.Signal(object)
     nodeAboutToBeRemoved = QtCore.Signal(object)
     nodeAboutToBeEdited = QtCore.Signal(object)
-    SIGNALS = {"currentNodeChanged(bool)": "currentNodeValid"}
+    SIGNALS: ClassVar = {"currentNodeChanged(bool)": "currentNodeValid"}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*[arg for arg in args if isinstance(arg, QtWidgets.QWidget)])

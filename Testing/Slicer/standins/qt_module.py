@@ -10,7 +10,6 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from . import pythonqt
 from .listing import listed_classes, named_only
 
-
 for _source in (QtCore, QtGui, QtWidgets):
     for _name in dir(_source):
         # PySide makes a class when it is asked for, and takes objects of one that was not for its base's.

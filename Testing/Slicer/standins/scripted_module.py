@@ -137,7 +137,10 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         self.moduleTestNames = [name for name in dir(self) if "test" in name and callable(getattr(self, name))]
 
     def delayDisplay(  # noqa: N802  Slicer's name
-        self, message: str, requestedDelay: int | None = None, msec: int | None = None  # noqa: N803
+        self,
+        message: str,
+        requestedDelay: int | None = None,  # noqa: N803  Slicer's name
+        msec: int | None = None,
     ) -> None:
         """Show a message for a while."""
         slicer.util.delayDisplay(message, getattr(self, "messageDelay", None) or msec or requestedDelay or 100)

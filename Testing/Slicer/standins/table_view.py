@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -15,7 +15,7 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
 
     mrmlSceneChanged = QtCore.Signal(object)
     selectionChangedByUser = QtCore.Signal()
-    SIGNALS = {"selectionChanged()": "selectionChangedByUser"}
+    SIGNALS: ClassVar = {"selectionChanged()": "selectionChangedByUser"}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -114,7 +114,7 @@ class qMRMLSegmentsTableView(QtWidgets.QWidget):  # noqa: N801
 
     mrmlSceneChanged = QtCore.Signal(object)
     segmentAboutToBeModified = QtCore.Signal(str)
-    selectionChanged = QtCore.Signal(object, object)
+    selectionChanged = QtCore.Signal(QtCore.QItemSelection, QtCore.QItemSelection)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -211,5 +211,3 @@ class qMRMLSegmentsTableView(QtWidgets.QWidget):  # noqa: N801
     opacityColumnVisible = stored(bool, True)
     statusColumnVisible = stored(bool, False)
     filterBarVisible = stored(bool, False)
-
-

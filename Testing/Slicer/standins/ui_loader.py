@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import xml.etree.ElementTree as ElementTree
 from typing import Any
+from xml.etree import ElementTree
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
@@ -36,7 +36,9 @@ class UiLoader(QtUiTools.QUiLoader):
         custom = root.find("customwidgets")
         if custom is not None:
             for entry in custom.findall("customwidget"):
-                entry.find("extends").text = "QWidget" if entry.findtext("class") in _NATIVES else entry.findtext("extends")
+                entry.find("extends").text = (
+                    "QWidget" if entry.findtext("class") in _NATIVES else entry.findtext("extends")
+                )
         buffer = QtCore.QBuffer()
         buffer.setData(ElementTree.tostring(root, encoding="utf-8"))
         buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
@@ -84,7 +86,9 @@ def _enum_number(text: str) -> int:
 
 
 def _connect(root: QtWidgets.QWidget, connection: ElementTree.Element) -> None:
-    sender, signal, receiver, slot = (connection.findtext(tag) or "" for tag in ("sender", "signal", "receiver", "slot"))
+    sender, signal, receiver, slot = (
+        connection.findtext(tag) or "" for tag in ("sender", "signal", "receiver", "slot")
+    )
     source, target = (_named(root, name) for name in (sender, receiver))
     if source is None or target is None:
         faults.record(f"connection of {sender} to {receiver}: there is no such widget")
@@ -96,7 +100,7 @@ def _connect(root: QtWidgets.QWidget, connection: ElementTree.Element) -> None:
         faults.record(f"connection of {sender} to {receiver}: there is no {signal} or no {slot}")
         return
     method = getattr(target, slot_name)
-    emulated.native_signal(source, signal).connect(lambda *args: method(*args))
+    emulated.native_signal(source, signal).connect(method)
 
 
 def _named(root: QtWidgets.QWidget, name: str) -> QtCore.QObject | None:
