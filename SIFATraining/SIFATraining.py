@@ -32,6 +32,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationWidgets import models
