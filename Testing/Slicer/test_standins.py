@@ -22,7 +22,8 @@ if "standins" not in sys.modules:
     pytest.skip("the stand-ins are not in use inside Slicer", allow_module_level=True)
 
 import trim_api
-from standins import faults, listing, pythonqt
+from standins import emulated, faults, listing, pythonqt
+from standins.screenshots import grab
 
 # The listing ---------------------------------------------------------------------------------------------------------
 
@@ -277,12 +278,12 @@ def test_temporaries_die() -> None:
     assert not child
 
 
-def test_what_a_table_or_layout_holds_lives_without_python() -> None:
+def test_what_a_table_or_layout_holds_lives_without_python(scene: Any) -> None:
     table = qt.QTableWidget(1, 1)
     for column in range(1):
         selector = slicer.qMRMLNodeComboBox()
         selector.nodeTypes = ["vtkMRMLTableNode"]
-        selector.setMRMLScene(slicer.mrmlScene)
+        selector.setMRMLScene(scene)
         selector.noneDisplay = "mine"
         table.setCellWidget(0, column, selector)
     del selector
@@ -448,6 +449,11 @@ def test_dialogs_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         qt.QDialog().exec_()
     monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_args: "chosen")
     assert qt.QFileDialog.getExistingDirectory(None, "title") == "chosen"
+
+
+def test_nothing_is_opened_elsewhere(tmp_path: Path) -> None:
+    assert qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(tmp_path))) is True
+    assert emulated.opened[-1].endswith(tmp_path.name)
 
 
 def test_message_boxes_are_answered_in_testing_mode() -> None:
@@ -902,3 +908,11 @@ def test_reloading_keeps_the_window(load_module: Callable[[str], Any], scene: An
     assert first.calls[-1] == "cleanup"
     assert parent.self() is slicer.modules.SampleModuleWidget
     parent.self().cleanup()
+
+
+def test_a_picture_of_a_window(load_module: Callable[[str], Any], tmp_path: Path) -> None:
+    loaded = load_module("SampleModule")
+    grab(loaded.parent, tmp_path / "pictures" / "sample.png", width=400)
+    picture = qt.QImage(str(tmp_path / "pictures" / "sample.png"))
+    assert picture.width() == 400
+    assert picture.height() > 200

@@ -76,8 +76,19 @@ def find_method(native: Any, name: str) -> Callable[..., Any]:
     raise NotImplementedError(f"The stand-in of {type(native).__name__} has no {name}().")
 
 
+opened: list[str] = []
+"""What would have been opened in a browser or file manager."""
+
+
+def _open_url(url: QtCore.QUrl) -> bool:
+    opened.append(url.toString())
+    return True
+
+
 def find_static(native: type, name: str) -> Callable[..., Any]:
     """A static method of a native class."""
+    if (native.__name__, name) == ("QDesktopServices", "openUrl"):
+        return _open_url
     found = getattr(native, name, None)
     if found is None:
         raise NotImplementedError(f"The stand-in of {native.__name__} has no {name}().")

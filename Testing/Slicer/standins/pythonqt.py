@@ -226,7 +226,7 @@ class Relay:
             3: lambda a, b, c: self(a, b, c),  # noqa: PLW0108
             4: lambda a, b, c, d: self(a, b, c, d),  # noqa: PLW0108
         }
-        return functions[self.count]
+        return functions.get(self.count, functions[None])
 
     def __call__(self, *args: Any) -> None:
         try:
