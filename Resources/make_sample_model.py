@@ -22,7 +22,7 @@ from SIFATrainingLib.training import create_training_job, train
 
 OUT = Path(__file__).resolve().parents[1] / "SIFASegmentation" / "Resources" / "SampleModel"
 PATIENTS = 12
-SETTINGS = {"width": 0.125, "batch": 4, "iterations": 3000, "checkpoint_every": 1000, "preview_every": 1000}
+SETTINGS = {"width": 0.125, "batch": 4, "iterations": 2500, "checkpoint_every": 1000, "preview_every": 1000}
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             source=work / "mr", target=work / "ct", task="abdomen", size=96, target_window=CT_WINDOWS["abdomen"]
         )
         job = create_training_job(
-            work / "job", preparation, make_config(**SETTINGS), "auto", baseline_iterations=1000,
+            work / "job", preparation, make_config(**SETTINGS), "auto", baseline_iterations=800,
             bundle_name="Synthetic abdomen, MR to CT (sample)",
         )  # fmt: skip
         train(job, report=ProgressLine().event)

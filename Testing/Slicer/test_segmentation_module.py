@@ -11,6 +11,11 @@ import pytest
 import slicer
 import vtk
 
+from pictures import picture
+
+pytest.importorskip("pydantic", reason="the module installs it at the first use")
+pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
+
 SAMPLE_MODEL = Path(__file__).parents[2] / "SIFASegmentation" / "Resources" / "SampleModel"
 
 
@@ -187,6 +192,7 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     assert ui.volumesTable.rowCount == 1
     assert not ui.copyButton.enabled
     assert not ui.compareButton.enabled
+    picture(module, "segmentation_empty")
 
 
 def test_the_window_from_model_to_table(
@@ -199,6 +205,7 @@ def test_the_window_from_model_to_table(
     assert "Choose a volume" in ui.applyButton.toolTip
     choose(module, volume, None, reference)
     assert ui.applyButton.enabled
+    ui.baselineCheckBox.checked = True
     ui.applyButton.click()
     assert not ui.applyButton.enabled
     assert ui.cancelButton.visible or module.widget.run is not None
@@ -208,7 +215,9 @@ def test_the_window_from_model_to_table(
     table = slicer.util.getNode("SIFA scores")
     assert table.GetNumberOfColumns() == 10
     assert [table.GetCellText(row, 1) for row in range(4)] == ["liver", "right kidney", "left kidney", "spleen"]
-    assert table.GetCellText(4, 0) == "mean"
+    assert [table.GetCellText(row, 9) for row in (3, 4)] == ["", "without adaptation"]
+    assert table.GetCellText(8, 0) == "mean"
+    picture(module, "segmentation_scored")
     assert slicer.util.getNode("SIFAAbdomenCT segmentation").IsA("vtkMRMLSegmentationNode")
     assert ui.leastSureButton.enabled
     ui.leastSureButton.click()

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import slicer
 
+pytest.importorskip("pydantic", reason="the module installs it at the first use")
+pytest.importorskip("torch", reason="training needs PyTorch")
+
 QUICK = {"log_every": 1, "preview_every": 4, "checkpoint_every": 2, "pool": 3}
 
 
