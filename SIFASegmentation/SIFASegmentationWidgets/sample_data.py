@@ -32,6 +32,9 @@ def register_samples() -> None:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="SIFA",
             sampleName=name,
+            # Never fetched, since there is a function that draws the patient, but Slicer counts them.
+            uris=f"sifa:{name}",
+            fileNames=f"{name}.nrrd",
             nodeNames=name,
             customDownloader=lambda source: load_patient(source.sampleName),
             thumbnailFileName=str(icons / f"{name}.png"),
