@@ -16,6 +16,8 @@ from .phantom_shapes import Layer, Shape, ellipsoid, half_space, rotation, trunk
 
 Rng = np.random.Generator
 
+_VALVE_MM = 3.0  # Thickness of what parts ventricle, atrium and aorta.
+
 
 class Tissue(IntEnum):
     """What a point is made of."""
@@ -73,8 +75,8 @@ def abdomen(rng: Rng) -> list[Layer]:
     liver = right_lobe.blended(left_lobe, 40) & cavity.grown(-1)
     fossa = ellipsoid(place(-48, -48, -12), vary.radii(15, 17, 24, 0.2), vary.turn(20))
     liver -= fossa.grown(3)
-    spleen = ellipsoid(place(98, 38, 42), vary.radii(27, 44, 46, 0.16), vary.turn(15)) & cavity.grown(-1)
-    spleen -= ellipsoid(place(62, 20, 40), vary.radii(26, 30, 40))
+    spleen = ellipsoid(place(94, 36, 44), vary.radii(31, 45, 48, 0.12), vary.turn(10)) & cavity.grown(-1)
+    spleen -= ellipsoid(place(56, 18, 40), vary.radii(22, 28, 40))
     kidneys = [_kidney(rng, place, side, vary) for side in (-1, 1)]
     room = kidneys[0][0].grown(3) | kidneys[1][0].grown(3)
     layers += [
@@ -92,35 +94,41 @@ def abdomen(rng: Rng) -> list[Layer]:
 
 
 def cardiac(rng: Rng) -> list[Layer]:
-    """Chest with heart: structures 1 AA, 2 LAC, 3 LVC, 4 MYO, as in the task `cardiac`."""
+    """Chest with heart: structures 1 AA, 2 LAC, 3 LVC, 4 MYO, as in the task `cardiac`.
+
+    The valves are drawn as thin septa, so that every cavity ends where something is to be seen.
+    """
     vary = _Variation(rng)
     wide, deep = vary.about(155, 0.08), vary.about(108, 0.08)
     body = trunk(wide, deep, 2.4, 0.0)
     fat, wall = rng.uniform(6, 18), rng.uniform(12, 18)
     cavity = body.grown(-fat - wall)
-    place = _placer(1.0, 1.0, vary.about(1, 0.08), vary)
-    turn = rotation((rng.normal(0, 6), rng.normal(0, 6), rng.normal(0, 8)))
+    place = _placer(1.0, 1.0, vary.about(1, 0.05), vary)
+    turn = rotation((rng.normal(0, 5), rng.normal(0, 5), rng.normal(0, 6)))
     towards_apex = turn @ np.array([0.62, -0.58, -0.53])
 
-    centre = np.asarray(place(28, -8, -12))
+    centre = np.asarray(place(24, -10, -18))
     long_axis = _frame(towards_apex)
-    cavity_radii = vary.radii(22, 21, 42)
+    cavity_radii = vary.radii(23, 22, 44)
+    wall_thickness = rng.uniform(10, 13)
     chamber = ellipsoid(centre, cavity_radii, long_axis)
-    wall_thickness = rng.uniform(8.5, 12.5)
-    base = half_space(centre - towards_apex * cavity_radii[2] * 0.55, -towards_apex)
-    ventricle = chamber & base
-    myocardium = chamber.grown(wall_thickness) & base
-    root = centre - towards_apex * cavity_radii[2] * 0.5
-    atrium = ellipsoid(root + np.array([-6, 30, 14]), vary.radii(31, 21, 27, 0.14), vary.turn(12))
+    valves = centre - towards_apex * cavity_radii[2] * 0.6
+    ventricle = chamber & half_space(valves, -towards_apex)
+    myocardium = chamber.grown(wall_thickness) & half_space(valves, -towards_apex)
+    behind_valves = half_space(valves - towards_apex * _VALVE_MM, towards_apex)
+    atrium = ellipsoid(valves + np.array([2, 32, 16]), vary.radii(33, 24, 28, 0.1), vary.turn(8))
+    root = valves + np.array([-16, -8, 8])
     aorta = tube(
-        [root + np.array([-10, -4, 6]), root + np.array([-22, -10, 34]), root + np.array([-18, -6, 74])],
-        vary.about(14.5, 0.14),
+        [root, root + np.array([-12, -6, 30]), root + np.array([-10, -2, 120])], vary.about(15.5, 0.1)
     )
-    right_ventricle = ellipsoid(place(-12, -38, -16), vary.radii(36, 25, 40), vary.turn(12))
-    right_atrium = ellipsoid(place(-46, 2, 4), vary.radii(25, 29, 32), vary.turn(12))
-    pulmonary = tube([place(6, -36, 18), place(14, -14, 48), place(-24, 8, 56)], vary.about(12, 0.12))
-    pericardium = ellipsoid(place(2, -8, -6), vary.radii(72, 56, 66)) | ellipsoid(place(0, 10, 70), (34, 42, 50))
+    aorta &= behind_valves
+    atrium = (atrium & behind_valves) - aorta.grown(_VALVE_MM)
+    right_ventricle = ellipsoid(place(-14, -42, -20), vary.radii(36, 25, 40), vary.turn(10))
+    right_atrium = ellipsoid(place(-50, 2, 0), vary.radii(25, 29, 32), vary.turn(10))
+    pulmonary = tube([place(8, -42, 14), place(18, -24, 42), place(20, 16, 58)], vary.about(11.5, 0.12))
+    pericardium = ellipsoid(place(2, -8, -10), vary.radii(78, 60, 68)) | ellipsoid(place(0, 10, 70), (40, 46, 56))
     liver = ellipsoid(place(-45, -5, -120), (95, 80, 48)) | ellipsoid(place(60, -5, -126), (60, 70, 42))
+    apart = myocardium.grown(2) | atrium.grown(3) | aorta.grown(3)
     return [
         Layer(body, Tissue.FAT),
         Layer(body.grown(-fat), Tissue.MUSCLE),
@@ -131,15 +139,18 @@ def cardiac(rng: Rng) -> list[Layer]:
         Layer(tube([(0, -deep + fat + 10, -60), (0, -deep + fat + 8, 90)], 9), Tissue.BONE),
         Layer(liver & cavity, Tissue.LIVER),
         Layer(tube([place(26, 58, -200), place(22, 60, 200)], vary.about(11, 0.12)), Tissue.LEFT_BLOOD),
-        Layer(tube([place(-34, 0, 20), place(-32, -4, 200)], vary.about(9, 0.15)), Tissue.RIGHT_BLOOD),
-        Layer(pulmonary, Tissue.RIGHT_BLOOD),
-        Layer(right_ventricle.grown(3.5), Tissue.MUSCLE),
-        Layer(right_ventricle, Tissue.RIGHT_BLOOD),
-        Layer(right_atrium.grown(2), Tissue.MUSCLE),
-        Layer(right_atrium, Tissue.RIGHT_BLOOD),
+        Layer(tube([place(-46, 2, 20), place(-42, -2, 200)], vary.about(9, 0.15)), Tissue.RIGHT_BLOOD),
+        *(
+            layer
+            for cavity_of_right, margin in ((pulmonary, 1.5), (right_ventricle, 3.5), (right_atrium, 2))
+            for layer in (
+                Layer(cavity_of_right.grown(margin), Tissue.MUSCLE),
+                Layer(cavity_of_right - apart, Tissue.RIGHT_BLOOD),
+            )
+        ),
         Layer(atrium.grown(2), Tissue.MUSCLE),
         Layer(atrium, Tissue.LEFT_BLOOD, 2),
-        Layer(aorta.grown(1.5), Tissue.MUSCLE),
+        Layer(aorta.grown(2), Tissue.MUSCLE),
         Layer(aorta, Tissue.LEFT_BLOOD, 1),
         Layer(myocardium, Tissue.MYOCARDIUM, 4),
         Layer(ventricle, Tissue.LEFT_BLOOD, 3),
@@ -246,9 +257,9 @@ def _liver_vessels(rng: Rng, place: Placer) -> list[Shape]:
 
 def _kidney(rng: Rng, place: Placer, side: int, vary: _Variation) -> tuple[Shape, Shape]:
     """A kidney of one side (-1 right, 1 left), and its sinus."""
-    x, y, z = place(side * 64, 44, -22 if side < 0 else -12)
+    x, y, z = place(side * 64, 44, -24 if side < 0 else -16)
     axes = rotation((rng.normal(0, 6), side * rng.uniform(5, 15), side * rng.uniform(20, 40)))
-    radii = vary.radii(29, 23, 51, 0.12)
+    radii = vary.radii(31, 25, 54, 0.1)
     body = ellipsoid((x, y, z), radii, axes)
-    hilum = ellipsoid((x - side * 0.62 * radii[0], y - 3, z), (0.55 * radii[0], 0.4 * radii[1], 0.45 * radii[2]), axes)
+    hilum = ellipsoid((x - side * 0.8 * radii[0], y - 3, z), (0.5 * radii[0], 0.35 * radii[1], 0.35 * radii[2]), axes)
     return body, hilum

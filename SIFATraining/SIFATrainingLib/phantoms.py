@@ -29,7 +29,6 @@ ANATOMIES = {"abdomen": abdomen, "cardiac": cardiac}
 MODALITIES = ("ct", "mr")
 
 _EXTENT_Z = {"abdomen": (-78.0, 84.0), "cardiac": (-78.0, 84.0)}
-_CARDIAC_THINNER = 0.5  # Slices of the heart are half as thick as those of the abdomen.
 _SUBSLICES = 3  # Samples through a slice's thickness.
 
 
@@ -54,13 +53,17 @@ class _Protocol:
     bias: float
 
 
-_PROTOCOLS: dict[Modality, _Protocol] = {
-    "ct": _Protocol((370, 420), (3.0, 5.0), (0.9, 1.4), (10, 20), 5.0, 0.0),
-    "mr": _Protocol((340, 400), (5.5, 8.0), (1.0, 1.8), (12, 26), 14.0, 0.35),
+_PROTOCOLS: dict[tuple[str, Modality], _Protocol] = {
+    ("abdomen", "ct"): _Protocol((370, 420), (3.0, 5.0), (0.9, 1.4), (10, 20), 5.0, 0.0),
+    ("abdomen", "mr"): _Protocol((340, 400), (5.5, 8.0), (1.0, 1.8), (10, 20), 12.0, 0.45),
+    ("cardiac", "ct"): _Protocol((190, 220), (1.5, 2.5), (0.7, 1.1), (14, 26), 6.0, 0.0),
+    ("cardiac", "mr"): _Protocol((220, 260), (2.5, 4.0), (0.9, 1.6), (12, 26), 14.0, 0.45),
 }
 
-# Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 with fat suppression,
-# flowing blood dark. For the heart: CT angiography; MR as balanced steady state, blood and fat bright.
+# Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 with fat partly suppressed,
+# so that liver and muscle are darker than fat and all else is brighter, flowing blood dark. For the heart: CT
+# angiography, the left side fuller than the right; MR as balanced steady state with T2 preparation, blood on both sides
+# and fat bright, muscle dark.
 _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.AIR: (-1000, 0), Tissue.FAT: (-100, 10), Tissue.MUSCLE: (58, 6), Tissue.BONE: (420, 60),
     Tissue.MARROW: (190, 40), Tissue.CORD_FLUID: (20, 8), Tissue.LUNG: (-850, 30), Tissue.LIVER: (112, 10),
@@ -71,15 +74,15 @@ _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.TABLE: (-180, 60),
 }  # fmt: skip
 _MR: dict[Tissue, tuple[float, float]] = {
-    Tissue.AIR: (0, 0), Tissue.FAT: (95, 25), Tissue.MUSCLE: (150, 25), Tissue.BONE: (50, 15),
-    Tissue.MARROW: (170, 40), Tissue.CORD_FLUID: (1050, 80), Tissue.LUNG: (25, 10), Tissue.LIVER: (250, 35),
+    Tissue.AIR: (0, 0), Tissue.FAT: (250, 40), Tissue.MUSCLE: (100, 20), Tissue.BONE: (50, 15),
+    Tissue.MARROW: (170, 40), Tissue.CORD_FLUID: (1050, 80), Tissue.LUNG: (25, 10), Tissue.LIVER: (165, 20),
     Tissue.KIDNEY: (640, 60), Tissue.SPLEEN: (500, 50), Tissue.PANCREAS: (330, 40), Tissue.BILE: (1050, 120),
     Tissue.ARTERY: (45, 15), Tissue.VEIN: (70, 30), Tissue.LIVER_VESSEL: (420, 60), Tissue.STOMACH: (700, 350),
     Tissue.BOWEL_WALL: (300, 60), Tissue.BOWEL_CONTENT: (550, 350), Tissue.GAS: (15, 5),
-    Tissue.LEFT_BLOOD: (720, 60), Tissue.RIGHT_BLOOD: (690, 70), Tissue.MYOCARDIUM: (250, 35),
+    Tissue.LEFT_BLOOD: (720, 60), Tissue.RIGHT_BLOOD: (690, 70), Tissue.MYOCARDIUM: (200, 30),
     Tissue.TABLE: (0, 0),
 }  # fmt: skip
-_CARDIAC_MR = {Tissue.FAT: (470.0, 60.0), Tissue.LIVER: (330.0, 40.0), Tissue.MUSCLE: (210.0, 30.0)}
+_CARDIAC_MR = {Tissue.FAT: (560.0, 60.0), Tissue.LIVER: (300.0, 40.0), Tissue.MUSCLE: (180.0, 30.0)}
 
 
 def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tuple[Volume, Volume]:
@@ -103,7 +106,7 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
         )
     kind: Modality = "ct" if modality == "ct" else "mr"
     rng = np.random.default_rng([zlib.crc32(f"{task} {kind}".encode()), seed])
-    protocol = _PROTOCOLS[kind]
+    protocol = _PROTOCOLS[task, kind]
     layers = ANATOMIES[task](rng)
     if kind == "ct":
         layers = [*_table(layers), *layers]
@@ -141,7 +144,7 @@ def write_cohort(
 def _geometry(task: str, protocol: _Protocol, size: int, rng: Rng) -> Geometry:
     """Axial slices, a little off centre."""
     low, high = _EXTENT_Z[task]
-    thickness = float(rng.uniform(*protocol.thickness_mm)) * (_CARDIAC_THINNER if task == "cardiac" else 1)
+    thickness = float(rng.uniform(*protocol.thickness_mm))
     spacing = float(rng.uniform(*protocol.field_mm)) / size
     corner = -(size - 1) / 2 * spacing
     x, y = corner + rng.normal(0, 4, 2)
