@@ -487,14 +487,15 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 if edit.currentPath != getattr(self._parameters, parameter):
                     edit.currentPath = getattr(self._parameters, parameter)
             task = self.task()
-            self.mapping.show([row.labels for row in self._source_rows() if row.labels is not None], task)
+            labels = [row.labels for row in self._source_rows() if row.labels is not None]
+            self.mapping.show(labels, task)
         finally:
             self._filling = False
         self.ui.taskLabel.text = _describe(task, self._parameters.task)
-        self.ui.ownTaskButton.enabled = any(row.labels is not None for row in self._source_rows())
+        self.ui.ownTaskButton.enabled = bool(labels)
         self.ui.sourceTable.enabled = not self._parameters.sourceFolder
-        self.ui.mappingTable.visible = not self._parameters.sourceFolder
-        self.ui.mappingLabel.visible = not self._parameters.sourceFolder
+        for widget in (self.ui.mappingTable, self.ui.mappingLabel):
+            widget.visible = bool(labels) and not self._parameters.sourceFolder
         self.ui.targetTable.enabled = not self._parameters.targetFolder
         self._check_can_start()
 
@@ -665,6 +666,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.progressBar.setValue(progress["iteration"])
         else:
             self.ui.progressBar.setRange(0, 0)
+        for button in (self.ui.stopButton, self.ui.resumeButton, self.ui.killButton, self.ui.forgetButton):
+            button.visible = job is not None
+        self.ui.progressSection.visible = job is not None
+        self.ui.modelSection.visible = has_model
         self.ui.stopButton.enabled = running
         self.ui.killButton.enabled = running
         self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST)
