@@ -391,7 +391,8 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             rows += self.evaluate([(result.segmentation, reference, volume)], model, tolerance=tolerance).rows
             if result.baseline is not None:
                 unadapted = self.evaluate([(result.baseline, reference, volume)], model, tolerance=tolerance)
-                rows += [replace(row, note=_("without adaptation")) for row in unadapted.rows]
+                without = _("without adaptation")
+                rows += [replace(row, note="; ".join(filter(None, (without, row.note)))) for row in unadapted.rows]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
