@@ -109,8 +109,8 @@ def cardiac(rng: Rng) -> list[Layer]:
 
     centre = np.asarray(place(24, -10, -18))
     long_axis = _frame(towards_apex)
-    cavity_radii = vary.radii(23, 22, 44)
-    wall_thickness = rng.uniform(10, 13)
+    cavity_radii = vary.radii(22, 21, 43)
+    wall_thickness = rng.uniform(10.5, 13)
     chamber = ellipsoid(centre, cavity_radii, long_axis)
     valves = centre - towards_apex * cavity_radii[2] * 0.6
     ventricle = chamber & half_space(valves, -towards_apex)
@@ -128,7 +128,7 @@ def cardiac(rng: Rng) -> list[Layer]:
     pulmonary = tube([place(8, -42, 14), place(18, -24, 42), place(20, 16, 58)], vary.about(11.5, 0.12))
     pericardium = ellipsoid(place(2, -8, -10), vary.radii(78, 60, 68)) | ellipsoid(place(0, 10, 70), (40, 46, 56))
     liver = ellipsoid(place(-45, -5, -120), (95, 80, 48)) | ellipsoid(place(60, -5, -126), (60, 70, 42))
-    apart = myocardium.grown(2) | atrium.grown(3) | aorta.grown(3)
+    apart = myocardium.grown(2) | atrium.grown(4) | aorta.grown(4)
     return [
         Layer(body, Tissue.FAT),
         Layer(body.grown(-fat), Tissue.MUSCLE),
@@ -148,9 +148,9 @@ def cardiac(rng: Rng) -> list[Layer]:
                 Layer(cavity_of_right - apart, Tissue.RIGHT_BLOOD),
             )
         ),
-        Layer(atrium.grown(2), Tissue.MUSCLE),
+        Layer(atrium.grown(3), Tissue.MUSCLE),
         Layer(atrium, Tissue.LEFT_BLOOD, 2),
-        Layer(aorta.grown(2), Tissue.MUSCLE),
+        Layer(aorta.grown(3), Tissue.MUSCLE),
         Layer(aorta, Tissue.LEFT_BLOOD, 1),
         Layer(myocardium, Tissue.MYOCARDIUM, 4),
         Layer(ventricle, Tissue.LEFT_BLOOD, 3),

@@ -57,7 +57,7 @@ _PROTOCOLS: dict[tuple[str, Modality], _Protocol] = {
     ("abdomen", "ct"): _Protocol((370, 420), (3.0, 5.0), (0.9, 1.4), (10, 20), 5.0, 0.0),
     ("abdomen", "mr"): _Protocol((340, 400), (5.5, 8.0), (1.0, 1.8), (10, 20), 12.0, 0.45),
     ("cardiac", "ct"): _Protocol((190, 220), (1.5, 2.5), (0.7, 1.1), (14, 26), 6.0, 0.0),
-    ("cardiac", "mr"): _Protocol((220, 260), (2.5, 4.0), (0.9, 1.6), (12, 26), 14.0, 0.45),
+    ("cardiac", "mr"): _Protocol((210, 245), (2.5, 4.0), (0.9, 1.5), (12, 26), 14.0, 0.45),
 }
 
 # Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 with fat partly suppressed,
@@ -79,7 +79,7 @@ _MR: dict[Tissue, tuple[float, float]] = {
     Tissue.KIDNEY: (640, 60), Tissue.SPLEEN: (500, 50), Tissue.PANCREAS: (330, 40), Tissue.BILE: (1050, 120),
     Tissue.ARTERY: (45, 15), Tissue.VEIN: (70, 30), Tissue.LIVER_VESSEL: (420, 60), Tissue.STOMACH: (700, 350),
     Tissue.BOWEL_WALL: (300, 60), Tissue.BOWEL_CONTENT: (550, 350), Tissue.GAS: (15, 5),
-    Tissue.LEFT_BLOOD: (720, 60), Tissue.RIGHT_BLOOD: (690, 70), Tissue.MYOCARDIUM: (200, 30),
+    Tissue.LEFT_BLOOD: (800, 60), Tissue.RIGHT_BLOOD: (770, 70), Tissue.MYOCARDIUM: (200, 30),
     Tissue.TABLE: (0, 0),
 }  # fmt: skip
 _CARDIAC_MR = {Tissue.FAT: (560.0, 60.0), Tissue.LIVER: (300.0, 40.0), Tissue.MUSCLE: (180.0, 30.0)}

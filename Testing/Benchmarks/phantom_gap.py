@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["abdomen", "cardiac"])
     parser.add_argument("--patients", type=int, default=16)
     parser.add_argument("--tested", type=int, default=4)
-    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--iterations", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0, help="Of patients and training.")
     arguments = parser.parse_args()
     print("# The gap between the phantoms' modalities\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.structures import load_task
@@ -14,7 +15,7 @@ from SIFATrainingLib.phantoms import make_patient, write_cohort
 
 VOLUMES_ML = {
     "abdomen": {"liver": (700, 2200), "right kidney": (70, 260), "left kidney": (70, 260), "spleen": (70, 320)},
-    "cardiac": {"AA": (20, 90), "LAC": (40, 150), "LVC": (40, 140), "MYO": (60, 220)},
+    "cardiac": {"AA": (20, 100), "LAC": (40, 150), "LVC": (40, 140), "MYO": (60, 220)},
 }
 
 
@@ -76,6 +77,19 @@ def test_the_modalities_differ_as_real_ones_do() -> None:
         spleen, liver = (np.median(image.array[label.array == value]) for value in (4, 1))
         contrast.append((spleen - liver) / (liver - np.percentile(image.array, 1)))
     assert contrast[1] > 10 * contrast[0] > 0
+
+
+@pytest.mark.parametrize(("task", "structure"), [("abdomen", 1), ("cardiac", 4)])
+def test_fat_is_darker_than_liver_and_myocardium_in_ct_and_brighter_in_mr(task: str, structure: int) -> None:
+    brighter = []
+    for modality in ("ct", "mr"):
+        image, label = make_patient(task, modality, 2, size=96)
+        inside = label.array == structure
+        # What lies around, less the blurred edge, other structures, and lung and air.
+        near = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(label.array > 0, iterations=2)
+        around = image.array[near & (image.array > (-300 if modality == "ct" else 60))]
+        brighter.append(np.median(around) > np.median(image.array[inside]))
+    assert brighter == [False, True]
 
 
 def test_a_cohort_on_disk(tmp_path: Path) -> None:
