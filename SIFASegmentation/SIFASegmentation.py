@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import qt
 import slicer
-import vtk
 from slicer import vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -40,6 +39,7 @@ from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packag
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable, scene_volumes
+from SIFASegmentationWidgets.parameter_link import ParameterLink
 from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import register_samples
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
-_MODIFIED = vtk.vtkCommand.ModifiedEvent
 
 
 class SIFASegmentation(ScriptedLoadableModule):
@@ -202,7 +201,7 @@ class SegmentationRun:
         return result
 
     def _end(self, state: State) -> None:
-        if not any(result.files for result in self.results) and state is not State.FAILED:
+        if not any(result.files for result in self.results) and state in (State.FINISHED, State.STOPPED):
             shutil.rmtree(self.job.folder, ignore_errors=True)
         self._on_end(self, state)
 
@@ -415,7 +414,6 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.run: SegmentationRun | None = None
         self.scores: ScoreTable | None = None
         self._parameters: SIFASegmentationParameterNode | None = None
-        self._connection: Any = None
         self._results: list[SegmentationResult] = []
         self._warnings: list[str] = []
         self._least_sure = 0
@@ -428,6 +426,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(ui)
         self.ui = slicer.util.childWidgetVariables(ui)
         ui.setMRMLScene(slicer.mrmlScene)
+        self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFASegmentationLogic()
         self.volumes = NodesTable(
             self.ui.volumesTable,
@@ -499,13 +498,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return [InputRow(*row) for row in self._rows.read() if row[0] is not None]
 
     def _connect_parameters(self, parameters: SIFASegmentationParameterNode | None) -> None:
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._connection)
-            self.removeObserver(self._parameters.parameterNode, _MODIFIED, self._refresh)
         self._parameters = parameters
-        if parameters is not None:
-            self._connection = parameters.connectGui(self.ui)
-            self.addObserver(parameters.parameterNode, _MODIFIED, self._refresh)
+        self._link.connect(parameters)
 
     def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
         self._connect_parameters(None)
@@ -706,9 +700,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.resultsTable.setMRMLTableNode(node)
             self.ui.resultsTable.resizeColumnsToContents()
             self.ui.resultsSection.collapsed = False
-        unsure = self._unsure_slices()
         for button in (self.ui.copyButton, self.ui.exportButton, self.ui.plotButton, self.ui.showTableButton):
             button.enabled = has_scores
+        self._show_unsure()
+
+    def _show_unsure(self) -> None:
+        unsure = self._unsure_slices()
         self.ui.leastSureButton.enabled = bool(unsure)
         self.ui.confidencePlotButton.enabled = bool(unsure)
         if unsure:
@@ -740,7 +737,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.util.setSliceViewerLayers(background=volume)
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
         self._least_sure += 1
-        self._show_results()
+        self._show_unsure()
 
     def _plot_confidence(self) -> None:
         longest = max((len(result.confidence) for result in self._results), default=0)

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import qt
 import slicer
-import vtk
 from slicer import vtkMRMLMarkupsROINode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -41,7 +40,9 @@ from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
 from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable
+from SIFASegmentationWidgets.parameter_link import ParameterLink
 from SIFASegmentationWidgets.processes import kill_process, start_process
+from SIFATrainingLib.findings import Finding
 from SIFATrainingWidgets.cohorts_of_nodes import (
     Progress,
     SourceRow,
@@ -51,7 +52,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     write_target,
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
-from SIFATrainingWidgets.findings import Finding, check_rows, findings_html
+from SIFATrainingWidgets.findings import check_rows, findings_html
 from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
 from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
@@ -63,7 +64,6 @@ WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
 TARGET_COHORT = Path("data", "target", "cohort.csv")
 MONITOR_COHORT = Path("data", "target", "monitoring", "cohort.csv")
-_MODIFIED = vtk.vtkCommand.ModifiedEvent
 
 
 class SIFATraining(ScriptedLoadableModule):
@@ -319,7 +319,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.findings: list[Finding] = []
         self._follower: JobFollower | None = None
         self._parameters: SIFATrainingParameterNode | None = None
-        self._connection: Any = None
         self._filling = False
         self._starting = False
         self._probe: DeviceProbe | None = None
@@ -331,6 +330,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(ui)
         self.ui = slicer.util.childWidgetVariables(ui)
         ui.setMRMLScene(slicer.mrmlScene)
+        self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFATrainingLogic()
         volume = (_("Volume"), VOLUMES, _("A volume of this modality."))
         region = (_("Region"), REGIONS, _("Optional box: only what lies in it is used. Else the body is found."))
@@ -424,13 +424,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return [TargetRow(*row) for row in self._rows("target").read() if row[0] is not None]
 
     def _connect_parameters(self, parameters: SIFATrainingParameterNode | None) -> None:
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._connection)
-            self.removeObserver(self._parameters.parameterNode, _MODIFIED, self._refresh)
         self._parameters = parameters
-        if parameters is not None:
-            self._connection = parameters.connectGui(self.ui)
-            self.addObserver(parameters.parameterNode, _MODIFIED, self._refresh)
+        self._link.connect(parameters)
 
     def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
         self._connect_parameters(None)
@@ -633,11 +628,11 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.monitor.show(job)
         self.ui.progressSection.collapsed = job is None
         self._select_in_list(job)
-        self._show_state()
         if job is not None and self.logic is not None:
             self._follower = JobFollower(job, self._events, self._ended, self.logic.process_of(job))
             self._follower.poll()
             self._follower.start()
+        self._show_state()
 
     def _unfollow(self) -> None:
         if self._follower is not None:
@@ -655,7 +650,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_state(self) -> None:
         """Everything about the job that is shown, but for what the monitor shows."""
         job = self.job
-        state = job.state() if job is not None else None
+        state = self._follower.state if self._follower is not None else None
         running = state is not None and state not in ENDED
         bundle = job.folder / "result" / "bundle" if job is not None else None
         has_model = bundle is not None and (bundle / "manifest.json").exists()

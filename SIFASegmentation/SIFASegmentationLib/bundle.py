@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import InputError
+from .errors import InputError, first_fault
 from .preprocessing import Preprocessing
 from .structures import Task
 
@@ -172,7 +172,7 @@ def read_bundle(folder: str | Path) -> Bundle:
     try:
         return Bundle(folder, BundleManifest.model_validate(content))
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        field, _ = first_fault(error)
         raise InputError(f"{path} is damaged (at '{field}'): copy the bundle again.") from error
 
 

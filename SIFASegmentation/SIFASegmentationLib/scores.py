@@ -116,8 +116,8 @@ class ScoreTable:
         unit = "voxels" if self.legacy else "mm"
         heading = ["subject", "structure", *_HEADINGS, "note"]
         heading[3], heading[4] = f"ASD {unit}", f"HD95 {unit}"
-        body = [[row.subject, row.structure, *_cells(row.scores), row.note] for row in self.rows]
-        summary = [[s.statistic, s.structure, *_cells(s.scores), ""] for s in self.summaries()]
+        body = [[row.subject, row.structure, *formatted(row.scores), row.note] for row in self.rows]
+        summary = [[s.statistic, s.structure, *formatted(s.scores), ""] for s in self.summaries()]
         lines = _aligned([heading, *body, *summary])
         rule = "-" * max(map(len, lines))
         parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
@@ -196,7 +196,8 @@ def _nullable(scores: Scores) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in asdict(scores).items()}
 
 
-def _cells(scores: Scores) -> list[str]:
+def formatted(scores: Scores) -> list[str]:
+    """The scores for people to read, in the order of `NAMES`; `-` for one that is not defined."""
     values = asdict(scores).values()
     return ["-" if isnan(v) else form.format(v) for v, form in zip(values, _FORMATS, strict=True)]
 

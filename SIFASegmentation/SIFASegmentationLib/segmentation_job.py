@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle import Domain, read_bundle
-from .errors import InputError
+from .errors import InputError, first_fault
 from .field_of_view import BoxMM
 from .jobs import Job, State
 from .plausibility import unlike_training
@@ -85,7 +85,7 @@ class SegmentationSpecification(_Frozen):
         try:
             return cls.model_validate(job.specification)
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            field, _ = first_fault(error)
             raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import InputError
+from .errors import InputError, first_fault
 from .orientation import Plane
 
 _PRESETS = Path(__file__).parent / "tasks"
@@ -160,10 +160,8 @@ def load_task(name_or_path: str | Path) -> Task:
             f"{', '.join(preset_names())}."
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the task"
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {field} is not valid: {message}.") from error
+        field, message = first_fault(error)
+        raise InputError(f"{path}: {field or 'the task'} is not valid: {message}.") from error
 
 
 def _normal(name: str) -> str:

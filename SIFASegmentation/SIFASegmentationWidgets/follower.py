@@ -53,9 +53,9 @@ class JobFollower:
         self._timer.stop()
 
     @property
-    def ended(self) -> bool:
-        """Whether `on_end` was called."""
-        return self._ended
+    def state(self) -> State:
+        """Where the job stands, as far as it was looked at: without reading all of its events again."""
+        return self._state
 
     def poll(self) -> None:
         """Look once."""
@@ -70,8 +70,9 @@ class JobFollower:
         if events:
             self._on_events(events)
         if gone:
-            lost = State.FAILED if self._process is not None else State.LOST
-            self._end(self._state if self._state in ENDED else lost)
+            # It went without a word; its last words, if any, are in the log.
+            self._state = self._state if self._state in ENDED else State.LOST
+            self._end(self._state)
 
     def wait(self) -> None:
         """Look until the job has ended, letting the window live meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -9,11 +10,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.scores import ScoreTable
+from SIFASegmentationLib.scores import ScoreTable, formatted
 
 COLUMNS = ("subject", "structure", "Dice", "ASD mm", "HD95 mm", "surface Dice", "predicted ml", "reference ml",
            "volume difference", "note")  # fmt: skip
-_FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}")
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
@@ -26,21 +26,10 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
         if count and (count.both_empty or count.one_empty):
             note += _("; empty in both {both}, in one {one}").format(both=count.both_empty, one=count.one_empty)
         rows.append((summary.statistic, summary.structure, summary.scores, note))
-    columns = [[] for _unused in COLUMNS]
-    for subject, structure, scores, note in rows:
-        values = (scores.dice, scores.asd, scores.hd95, scores.surface_dice, scores.prediction_ml,
-                  scores.reference_ml, scores.volume_difference)  # fmt: skip
-        cells = ["-" if isnan(v) else form.format(v) for v, form in zip(values, _FORMATS, strict=True)]
-        for column, cell in zip(columns, (subject, structure, *cells, note), strict=True):
-            column.append(cell)
+    cells = [(subject, structure, *formatted(scores), note) for subject, structure, scores, note in rows]
+    columns = dict(zip(COLUMNS, zip(*cells, strict=True) if cells else ((),) * len(COLUMNS), strict=True))
     modified = node.StartModify()
-    node.RemoveAllColumns()
-    for name, cells in zip(COLUMNS, columns, strict=True):
-        array = vtk.vtkStringArray()
-        array.SetName(name)
-        for cell in cells:
-            array.InsertNextValue(cell)
-        node.AddColumn(array)
+    _fill(node, columns)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     node.EndModify(modified)
@@ -50,15 +39,7 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
     """A chart node with mean Dice of each structure as bars, replacing an earlier one of the same name."""
     means = [s for s in table.summaries() if s.statistic == "mean" and not isnan(s.scores.dice)]
     values = named_node("vtkMRMLTableNode", f"{name} values")
-    values.RemoveAllColumns()
-    labels, dice = vtk.vtkStringArray(), vtk.vtkDoubleArray()
-    labels.SetName("structure")
-    dice.SetName("Dice")
-    for mean in means:
-        labels.InsertNextValue(mean.structure)
-        dice.InsertNextValue(mean.scores.dice)
-    values.AddColumn(labels)
-    values.AddColumn(dice)
+    _fill(values, {"structure": [m.structure for m in means], "Dice": [m.scores.dice for m in means]})
     series = named_node("vtkMRMLPlotSeriesNode", f"{name} Dice")
     series.SetAndObserveTableNodeID(values.GetID())
     series.SetYColumnName("Dice")
@@ -85,15 +66,7 @@ def make_line_plot(x: str, columns: dict[str, list[float]], name: str, title: st
         title: Shown above it.
     """
     values = named_node("vtkMRMLTableNode", f"{name} values")
-    modified = values.StartModify()
-    values.RemoveAllColumns()
-    for column, numbers in columns.items():
-        array = vtk.vtkDoubleArray()
-        array.SetName(column)
-        for number in numbers:
-            array.InsertNextValue(number)
-        values.AddColumn(array)
-    values.EndModify(modified)
+    _fill(values, columns)
     chart = named_node("vtkMRMLPlotChartNode", name)
     wanted = [column for column in columns if column != x]
     if chart.GetNumberOfPlotSeriesNodes() != len(wanted):
@@ -131,6 +104,19 @@ def show_table(node: Any) -> None:
     layout.setLayout(slicer.modules.tables.logic().GetLayoutWithTable(layout.layout))
     slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(node.GetID())
     slicer.app.applicationLogic().PropagateTableSelection()
+
+
+def _fill(node: Any, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
+    """Replace the content of a table node by columns of texts or numbers."""
+    modified = node.StartModify()
+    node.RemoveAllColumns()
+    for name, values in columns.items():
+        array = vtk.vtkStringArray() if values and isinstance(values[0], str) else vtk.vtkDoubleArray()
+        array.SetName(name)
+        for value in values:
+            array.InsertNextValue(value)
+        node.AddColumn(array)
+    node.EndModify(modified)
 
 
 def named_node(class_name: str, name: str) -> Any:

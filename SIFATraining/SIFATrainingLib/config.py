@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 
 Method = Literal[
     "sifa",
@@ -146,9 +146,8 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"The setting '{field}' is not usable: {first['msg'].lower()}.") from None
+        field, message = first_fault(error)
+        raise InputError(f"The setting '{field}' is not usable: {message.lower()}.") from None
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.structures import Task
@@ -93,7 +93,7 @@ class PreparedDataset:
                 f"{folder} is not a prepared data set (it has no manifest.json): give one that `sifa prepare` made."
             ) from None
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            field, _ = first_fault(error)
             raise InputError(f"{path} is damaged (at '{field}'): run `sifa prepare` again.") from None
         self.fingerprint = sha256(path)
 

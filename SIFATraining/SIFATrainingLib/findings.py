@@ -9,6 +9,8 @@ from SIFASegmentationLib.errors import InputError
 
 Level = Literal["ok", "warning", "error"]
 
+FEW_SLICES = 100  # Of a domain; fewer make no model.
+
 
 @dataclass(frozen=True)
 class Finding:

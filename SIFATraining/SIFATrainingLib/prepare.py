@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
@@ -195,9 +195,8 @@ def make_preparation(**settings: Any) -> Preparation:
     try:
         preparation = Preparation.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"The setting '{field}' of the preparation is not usable: {first['msg'].lower()}.") from None
+        field, message = first_fault(error)
+        raise InputError(f"The setting '{field}' of the preparation is not usable: {message.lower()}.") from None
     for domain in DOMAINS:
         preparation.preprocessing(domain)
     return preparation

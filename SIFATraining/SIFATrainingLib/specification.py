@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.jobs import Job
 
 from .config import TrainingConfig
@@ -67,7 +67,7 @@ class TrainingSpecification(_Frozen):
         try:
             specification = cls.model_validate(job.specification)
         except ValidationError as error:
-            field = ".".join(str(part) for part in error.errors()[0]["loc"])
+            field, _ = first_fault(error)
             raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
         preparation = specification.preparation
         return specification.model_copy(

@@ -15,10 +15,9 @@ from SIFASegmentationLib.preprocessing import Placement, prepare_volume
 from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
 
 from .dataset import DOMAINS, SetName, domain_of
-from .findings import Finding, Level
+from .findings import FEW_SLICES, Finding, Level
 from .prepare import Preparation, Report, Step
 
-FEW_SLICES = 100
 OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
 _LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.
 _AXES = ("RL", "AP", "IS")  # Against and along the axes of LPS.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.volumes import Volume, write_volume
 from SIFASegmentationWidgets.nodes import region_from_node, volume_from_node
@@ -146,7 +146,7 @@ def task_from_parts(node: Any) -> Any:
             {"name": name, "title": node.GetName(), "plane": "axial", "structures": structures}
         )
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        _field, reason = first_fault(error)
         raise InputError(f"The segments of {node.GetName()} make no task: {reason}.") from error
 
 

@@ -14,8 +14,7 @@ import qt
 from slicer.i18n import tr as _
 
 from SIFASegmentationWidgets.processes import kill_process, start_program
-
-from .findings import Finding
+from SIFATrainingLib.findings import Finding
 
 POLL_MS = 200
 

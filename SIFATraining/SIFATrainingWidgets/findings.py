@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import slicer
@@ -12,21 +11,11 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationWidgets.nodes import volume_from_node
+from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
 
-_FEW_SLICES = 100
 _SIGNS = {"ok": ("#2e8b57", "&#10003;"), "warning": ("#b8860b", "!"), "error": ("#c0392b", "&#10007;")}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: how bad (ok, warning, error), what it is about, what was found, and what to do about it."""
-
-    level: str
-    subject: str
-    message: str
-    fix: str = ""
 
 
 def check_rows(
@@ -50,7 +39,7 @@ def check_rows(
     for kind, rows in ((_("source"), sources), (_("target"), targets)):
         slices = sum(max(1, slicer.util.arrayFromVolume(row.volume).shape[0]) for row in rows if _has_image(row.volume))
         if rows:
-            few = slices < _FEW_SLICES
+            few = slices < FEW_SLICES
             message = _("{volumes} volumes, about {slices} slices").format(volumes=len(rows), slices=slices)
             fix = _("more volumes make a better model: ten or more of each modality") if few else ""
             findings.append(Finding("warning" if few else "ok", kind, message, fix))
@@ -77,8 +66,7 @@ def _check_volumes(volumes: Sequence[Any]) -> list[Finding]:
         try:
             volume_from_node(node)
         except InputError as error:
-            message, _colon, fix = str(error).partition(": ")
-            findings.append(Finding("error", node.GetName(), message, fix.rstrip(".")))
+            findings.append(Finding.of(node.GetName(), error))
     return findings
 
 

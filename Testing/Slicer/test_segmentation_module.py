@@ -199,6 +199,14 @@ def choose(module: Any, *nodes: Any) -> None:
         module.widget.ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
 
 
+def begin(module: Any, volume: Any) -> Any:
+    """Segment a volume with the sample model by clicks; the run under way."""
+    use_sample(module)
+    choose(module, volume)
+    module.widget.ui.applyButton.click()
+    return module.widget.run
+
+
 def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     ui = module.widget.ui
     assert not ui.applyButton.enabled
@@ -266,10 +274,7 @@ def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path)
 def test_cancel_leaves_no_process_and_says_so(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
-    use_sample(module)
-    choose(module, patient[0])
-    module.widget.ui.applyButton.click()
-    run = module.widget.run
+    run = begin(module, patient[0])
     module.widget.ui.cancelButton.click()
     process_events_until(lambda: module.widget.run is None, 60)
     assert run.process.poll() is not None
@@ -280,10 +285,7 @@ def test_cancel_leaves_no_process_and_says_so(
 def test_a_volume_deleted_meanwhile_loses_nothing(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
-    use_sample(module)
-    choose(module, patient[0])
-    module.widget.ui.applyButton.click()
-    run = module.widget.run
+    run = begin(module, patient[0])
     slicer.mrmlScene.RemoveNode(patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
     assert "was deleted meanwhile" in module.widget.ui.statusLabel.text
@@ -293,9 +295,7 @@ def test_a_volume_deleted_meanwhile_loses_nothing(
 def test_a_scene_closed_meanwhile_is_no_fault(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
-    use_sample(module)
-    choose(module, patient[0])
-    module.widget.ui.applyButton.click()
+    begin(module, patient[0])
     slicer.mrmlScene.Clear()
     process_events_until(lambda: module.widget.run is None, 60)
     assert module.widget.ui.volumesTable.rowCount == 1
@@ -306,19 +306,14 @@ def test_a_killed_process_is_told_with_its_log(
 ) -> None:
     from SIFASegmentationWidgets.processes import kill_process  # noqa: PLC0415
 
-    use_sample(module)
-    choose(module, patient[0])
-    module.widget.ui.applyButton.click()
+    begin(module, patient[0])
     kill_process(module.widget.run.process.pid)
     process_events_until(lambda: module.widget.run is None, 60)
     assert "log.txt" in module.widget.ui.statusLabel.text
 
 
 def test_leaving_ends_the_process(module: Any, patient: tuple[Any, Any]) -> None:
-    use_sample(module)
-    choose(module, patient[0])
-    module.widget.ui.applyButton.click()
-    run = module.widget.run
+    run = begin(module, patient[0])
     module.widget.cleanup()
     assert run.process.poll() is not None
     assert not run.job.folder.exists()

@@ -1,0 +1,35 @@
+"""A window's tie to its parameter node, which comes and goes with the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import vtk
+
+_MODIFIED = vtk.vtkCommand.ModifiedEvent
+
+
+class ParameterLink:
+    """Connects widgets to the parameters that their dynamic properties name, and tells of every change."""
+
+    def __init__(self, widget: Any, ui: Any, on_change: Callable[..., None]) -> None:
+        """
+        Args:
+            widget: The module's widget, which observes (`VTKObservationMixin`).
+            ui: Its widgets by name.
+            on_change: Called with caller and event when any parameter has changed.
+        """
+        self._widget, self._ui, self._on_change = widget, ui, on_change
+        self._connected: tuple[Any, Any] | None = None
+
+    def connect(self, parameters: Any | None) -> None:
+        """Tie to these parameters in place of those before; None unties."""
+        if self._connected is not None:
+            before, connection = self._connected
+            before.disconnectGui(connection)
+            self._widget.removeObserver(before.parameterNode, _MODIFIED, self._on_change)
+            self._connected = None
+        if parameters is not None:
+            self._connected = parameters, parameters.connectGui(self._ui)
+            self._widget.addObserver(parameters.parameterNode, _MODIFIED, self._on_change)
