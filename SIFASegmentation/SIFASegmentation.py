@@ -417,6 +417,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._results: list[SegmentationResult] = []
         self._warnings: list[str] = []
         self._least_sure = 0
+        self._reason = ""
         self._filling = False
 
     def setup(self) -> None:
@@ -565,10 +566,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.applyButton.toolTip = reason or _("Segment in the background; Slicer stays usable.")
         count = len(volumes)
         self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
-        if not busy and reason and not self._results:
-            self.ui.statusLabel.text = reason
-        elif not busy and self.ui.statusLabel.text in (_("Choose a model first."),):
-            self.ui.statusLabel.text = ""
+        # What was in the way is said until it is out of it; what else stands there is news.
+        if not busy and (self.ui.statusLabel.text == self._reason or (reason and not self._results)):
+            self._say(reason)
+        self._reason = reason
         for widget in (self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.optionsSection, self.ui.volumesTable):
             widget.enabled = not busy
         self.ui.progressBar.visible = busy
@@ -753,7 +754,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _copy(self) -> None:
         if self.scores is not None:
-            slicer.app.clipboard().setText(self.scores.csv().replace(",", "\t"))
+            slicer.app.clipboard().setText(self.scores.csv("\t"))
             self._say(_("Copied."))
 
     def _export(self) -> None:

@@ -130,10 +130,10 @@ class ScoreTable:
         parts.append(f"surface Dice at {self.tolerance:g} {unit}" + (", the paper's convention" if self.legacy else ""))
         return "\n".join(parts)
 
-    def csv(self) -> str:
+    def csv(self, delimiter: str = ",") -> str:
         """Rows of subjects and structures, then of the statistics, `subject` being mean, std or median."""
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+        writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
         unit = "voxels" if self.legacy else "mm"
         columns = [f"{name}_{unit}" if name in ("asd", "hd95") else name for name in NAMES]
         writer.writerow(["subject", "structure", *columns, "note"])
@@ -170,7 +170,7 @@ class ScoreTable:
         Raises:
             InputError: Another suffix.
         """
-        writers = {".csv": self.csv, ".json": self.json}
+        writers: dict[str, Callable[[], str]] = {".csv": self.csv, ".json": self.json}
         if path.suffix.lower() not in writers:
             raise InputError(f"{path} can't be written: end its name with .csv or .json.")
         path.parent.mkdir(parents=True, exist_ok=True)

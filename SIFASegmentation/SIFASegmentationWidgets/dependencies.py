@@ -15,7 +15,6 @@ from SIFASegmentationLib.errors import InputError
 
 def missing_packages(names: Sequence[str]) -> list[str]:
     """Those of the importable packages that are not there."""
-    importlib.invalidate_caches()
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
@@ -36,6 +35,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
         _install(requirements, requester)
     except Exception as error:  # pip fails in many ways, all of which mean this
         raise InputError(_by_hand(requirements, names, str(error))) from error
+    importlib.invalidate_caches()
     if still := missing_packages(names):
         raise InputError(_by_hand(requirements, still, _("they are still missing")))
 

@@ -27,7 +27,7 @@ def register_samples() -> None:
     """Offer the patients in the module Sample Data, category SIFA."""
     import SampleData  # noqa: PLC0415  a module of Slicer, there once the application has started
 
-    icons = Path(__file__).parents[1] / "Resources" / "Icons"
+    icon = Path(__file__).parents[1] / "Resources" / "Icons" / "SIFASegmentation.png"
     for name in SAMPLES:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="SIFA",
@@ -37,7 +37,7 @@ def register_samples() -> None:
             fileNames=f"{name}.nrrd",
             nodeNames=name,
             customDownloader=lambda source: load_patient(source.sampleName),
-            thumbnailFileName=str(icons / f"{name}.png"),
+            thumbnailFileName=str(icon),
         )
 
 

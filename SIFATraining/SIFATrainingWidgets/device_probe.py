@@ -50,6 +50,7 @@ class DeviceProbe:
         self._process = None
         self._output.seek(0)
         text = self._output.read().decode("utf-8", errors="replace").strip()
+        self._output.close()
         self._on_findings(_parse(text))
 
     def abandon(self) -> None:
@@ -59,6 +60,7 @@ class DeviceProbe:
             kill_process(self._process.pid)
             self._process.wait()
         self._process = None
+        self._output.close()
 
 
 def _parse(text: str) -> list[Finding]:

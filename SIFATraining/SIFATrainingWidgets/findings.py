@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationWidgets.nodes import volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
@@ -33,14 +34,14 @@ def check_rows(
     for kind, rows in ((_("source"), source), (_("target"), target)):
         if rows is not None and not rows:
             findings.append(Finding("error", kind, _("no volume"), _("add volumes to the table, or choose a folder")))
-    findings += _check_volumes([row.volume for row in (*sources, *targets)])
     findings += _check_labels(sources, task)
     findings += _check_overlap(sources, targets)
     for kind, rows in ((_("source"), sources), (_("target"), targets)):
-        slices = sum(max(1, slicer.util.arrayFromVolume(row.volume).shape[0]) for row in rows if _has_image(row.volume))
+        unusable, slices = _check_volumes([row.volume for row in rows], task.plane)
+        findings += unusable
         if rows:
             few = slices < FEW_SLICES
-            message = _("{volumes} volumes, about {slices} slices").format(volumes=len(rows), slices=slices)
+            message = _("{volumes} volumes, {slices} slices").format(volumes=len(rows), slices=slices)
             fix = _("more volumes make a better model: ten or more of each modality") if few else ""
             findings.append(Finding("warning" if few else "ok", kind, message, fix))
     return findings
@@ -60,14 +61,16 @@ def findings_html(findings: Sequence[Finding]) -> str:
     return "<br>".join(lines)
 
 
-def _check_volumes(volumes: Sequence[Any]) -> list[Finding]:
-    findings = []
+def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding], int]:
+    """Volumes that can't be used, and the number of slices of a plane in the others."""
+    findings, slices = [], 0
     for node in volumes:
         try:
-            volume_from_node(node)
+            geometry = volume_from_node(node).geometry
+            slices += nearest_orientation(geometry, plane).reorder(geometry.size)[0]
         except InputError as error:
             findings.append(Finding.of(node.GetName(), error))
-    return findings
+    return findings, slices
 
 
 def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
@@ -104,7 +107,3 @@ def _check_overlap(source: Sequence[SourceRow], target: Sequence[TargetRow]) -> 
             name = slicer.mrmlScene.GetNodeByID(node_id).GetName()
             findings.append(Finding("error", name, _("is chosen twice"), _("remove one of its rows")))
     return findings
-
-
-def _has_image(node: Any) -> bool:
-    return node.GetImageData() is not None

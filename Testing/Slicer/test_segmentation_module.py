@@ -227,8 +227,10 @@ def test_the_window_from_model_to_table(
     use_sample(module)
     assert "liver" in ui.cardLabel.text
     assert "Choose a volume" in ui.applyButton.toolTip
+    assert "Choose a volume" in ui.statusLabel.text
     choose(module, volume, None, reference)
     assert ui.applyButton.enabled
+    assert ui.statusLabel.text == ""
     ui.baselineCheckBox.checked = True
     ui.applyButton.click()
     assert not ui.applyButton.enabled
@@ -269,6 +271,18 @@ def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path)
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["dice"] == 1.0
     module.widget.save_scores(tmp_path / "scores.docx")
     assert ".csv or .json" in ui.statusLabel.text
+
+
+def test_a_comma_in_a_note_stays_in_its_column_when_copied(module: Any) -> None:
+    from math import nan  # noqa: PLC0415
+
+    from SIFASegmentationLib.metrics import Scores  # noqa: PLC0415
+    from SIFASegmentationLib.scores import Row, ScoreTable  # noqa: PLC0415
+
+    module.widget.scores = ScoreTable((Row("a", "liver", Scores(*[nan] * 7), "overlap, the later one has it"),))
+    module.widget.ui.copyButton.enabled = True
+    module.widget.ui.copyButton.click()
+    assert slicer.app.clipboard().text().splitlines()[1].split("\t")[-1] == "overlap, the later one has it"
 
 
 def test_cancel_leaves_no_process_and_says_so(
