@@ -243,7 +243,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
         Args:
             rows: Volumes, each with a region of interest if wanted.
-            model: Folder of a model.
+            model: Folder or zip file of a model.
             options: How; the defaults unless given.
             output: Segmentation node to replace the content of, for the first volume.
             on_events: Gets the job's events as they come.
@@ -304,7 +304,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
         Args:
             volumes: Scalar volume nodes.
-            model: Folder of a model.
+            model: Folder or zip file of a model.
             options: How.
             regions: Markups ROI node, or None, for each volume.
             output: Segmentation node to replace the content of, for the first volume.
@@ -333,7 +333,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
         Args:
             pairs: Segmentation or labelmap node, its reference (either kind), and the volume node whose grid counts.
-            model: Folder of a model: its structures.
+            model: Folder or zip file of a model: its structures.
             tolerance: Of surface Dice, in mm.
 
         Raises:
@@ -440,7 +440,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
-        self.ui.modelFolderButton.connect("clicked(bool)", self._choose_model)
+        self.ui.modelFolderButton.connect("clicked(bool)", self._choose_model_folder)
+        self.ui.modelFileButton.connect("clicked(bool)", self._choose_model_file)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self._select_model)
         # PythonQt cuts a signal's arguments to what a callable takes: `add` would get `checked` as a node.
         self.ui.addAllButton.connect("clicked(bool)", lambda: self.volumes.add_all())  # noqa: PLW0108
@@ -540,7 +541,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _card(self, chosen: str) -> str:
         if not chosen:
-            return _("Open a model to begin: a folder made by SIFA Training or received from somebody.")
+            return _("Open a model to begin: made by SIFA Training, or received from somebody.")
         if missing_packages(PACKAGES):
             return _("Press Segment: Slicer will first ask to install {packages}.").format(packages=", ".join(PACKAGES))
         try:
@@ -570,7 +571,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not busy and (self.ui.statusLabel.text == self._reason or (reason and not self._results)):
             self._say(reason)
         self._reason = reason
-        for widget in (self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.optionsSection, self.ui.volumesTable):
+        for widget in (
+            self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.modelFileButton, self.ui.optionsSection,
+            self.ui.volumesTable,
+        ):  # fmt: skip
             widget.enabled = not busy
         self.ui.progressBar.visible = busy
         self.ui.cancelButton.visible = busy
@@ -582,21 +586,27 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # What the user does --------------------------------------------------------------------------------------------
 
-    def _choose_model(self) -> None:
+    def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a model"))
         if folder:
             self.use_model(Path(folder))
 
-    def use_model(self, folder: Path) -> None:
-        """Choose a model; what is none is said on the status line."""
+    def _choose_model_file(self) -> None:
+        kinds = _("Models") + " (*.zip manifest.json)"
+        file = qt.QFileDialog.getOpenFileName(self.parent, _("File of a model"), "", kinds)
+        if file:
+            self.use_model(Path(file))
+
+    def use_model(self, path: Path) -> None:
+        """Choose a model, a folder or a zip file; what is none is said on the status line."""
         assert self._parameters is not None
         try:
-            folder = models.bundle_folder(folder)
+            path = models.model_path(path)
         except InputError as error:
             self._say(str(error), error=True)
             return
-        models.remember_model(folder)
-        self._parameters.model = str(folder)
+        models.remember_model(path)
+        self._parameters.model = str(path)
         self._refresh()
 
     def _select_model(self, index: int) -> None:

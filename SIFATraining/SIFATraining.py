@@ -32,6 +32,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
+from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationWidgets import models
@@ -135,6 +136,7 @@ class SIFATrainingParameterNode:
     task: TaskChoice = TaskChoice.abdomen
     ownTask: str = ""  # noqa: N815  names as those of dynamic properties, in Slicer's style
     sourceFolder: str = ""  # noqa: N815
+    sourceCoding: str = ""  # noqa: N815
     sourceWindow: bool = False  # noqa: N815
     sourceWindowLow: Annotated[int, WithinRange(-2000, 4000)] = -150  # noqa: N815
     sourceWindowHigh: Annotated[int, WithinRange(-2000, 4000)] = 300  # noqa: N815
@@ -163,6 +165,8 @@ class TrainingOptions:
 
     Attributes:
         task: A preset's name, or a task (`SIFASegmentationLib.structures.Task`).
+        source_coding: Name of the task's label coding that the labelmaps of a source folder use; the task's own values,
+            or the segments' names, unless given.
         source_window: Clip the source to this window in HU; its own percentiles unless given.
         target_window: The same for the target.
         plane: The task's unless given.
@@ -175,6 +179,7 @@ class TrainingOptions:
     """
 
     task: Any = "abdomen"
+    source_coding: str | None = None
     source_window: tuple[float, float] | None = None
     target_window: tuple[float, float] | None = None
     plane: str | None = None
@@ -255,6 +260,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             task=task,
             size=options.size,
             plane=options.plane,
+            source_coding=options.source_coding if source_rows is None else None,
             source_window=options.source_window,
             target_window=options.target_window,
             roi=region_from_node(options.region) if options.region is not None else None,
@@ -357,7 +363,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.checkButton: self.check, self.ui.startButton: self._start, self.ui.stopButton: self._stop,
             self.ui.resumeButton: self._resume, self.ui.killButton: self._kill, self.ui.forgetButton: self._forget,
             self.ui.useButton: self._use_model, self.ui.openFolderButton: self._open_folder,
-            self.ui.fineTuneButton: self._fine_tune,
+            self.ui.fineTuneButton: self._fine_tune, self.ui.saveModelButton: self._choose_model_file,
         }  # fmt: skip
         for button, method in buttons.items():
             button.connect("clicked(bool)", _slot(method))
@@ -367,6 +373,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             add.connect("clicked(bool)", _slot(table.add))
             remove.connect("clicked(bool)", _slot(table.remove))
         self.ui.jobsComboBox.connect("activated(int)", self._select_job)
+        self.ui.sourceCodingComboBox.connect("currentIndexChanged(int)", self._select_coding)
         # By hand: Slicer connects path widgets to `pathlib.Path` alone, for which "none" is the folder at work.
         for parameter, edit in self._path_edits().items():
             edit.connect("currentPathChanged(QString)", _path_slot(self._store_path, parameter))
@@ -450,10 +457,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def options(self) -> TrainingOptions:
         """What the window says."""
-        p = self._parameters
+        p, task = self._parameters, self.task()
         assert p is not None
+        # What was chosen for another task is not meant for this one.
+        coded = bool(p.sourceFolder) and task is not None and p.sourceCoding in task.label_codes
         return TrainingOptions(
-            task=self.task(),
+            task=task,
+            source_coding=p.sourceCoding if coded else None,
             source_window=(p.sourceWindowLow, p.sourceWindowHigh) if p.sourceWindow else None,
             target_window=(p.targetWindowLow, p.targetWindowHigh) if p.targetWindow else None,
             plane=None if p.plane is Plane.task else p.plane.value,
@@ -484,15 +494,32 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             task = self.task()
             labels = [row.labels for row in self._source_rows() if row.labels is not None]
             self.mapping.show(labels, task)
+            self._show_codings(task)
         finally:
             self._filling = False
         self.ui.taskLabel.text = _describe(task, self._parameters.task)
         self.ui.ownTaskButton.enabled = bool(labels)
         self.ui.sourceTable.enabled = not self._parameters.sourceFolder
+        for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
+            widget.visible = bool(self._parameters.sourceFolder)
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
             widget.visible = bool(labels) and not self._parameters.sourceFolder
         self.ui.targetTable.enabled = not self._parameters.targetFolder
         self._check_can_start()
+
+    def _show_codings(self, task: Any | None) -> None:
+        """The label codings of the task, which a source folder's labelmaps may use."""
+        assert self._parameters is not None
+        box, codings = self.ui.sourceCodingComboBox, ["", *(task.label_codes if task is not None else ())]
+        if [box.itemData(index) for index in range(box.count)] != codings:
+            box.clear()
+            for coding in codings:
+                box.addItem(coding or _("those of the task, or names of segments"), coding)
+        box.setCurrentIndex(max(0, box.findData(self._parameters.sourceCoding)))
+
+    def _select_coding(self, index: int) -> None:
+        if self._parameters is not None and not self._filling and index >= 0:
+            self._parameters.sourceCoding = self.ui.sourceCodingComboBox.itemData(index)
 
     def _check_can_start(self) -> None:
         assert self._parameters is not None
@@ -577,7 +604,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._show_findings(findings)
         if self._probe is not None:
             self._probe.abandon()
-        self._probe = DeviceProbe(self.options(), Path(p.outputFolder), self._add_findings)
+        self._probe = DeviceProbe(
+            self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder
+        )
         return self.findings
 
     def _show_findings(self, findings: list[Finding]) -> None:
@@ -653,7 +682,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         state = self._follower.state if self._follower is not None else None
         running = state is not None and state not in ENDED
         bundle = job.folder / "result" / "bundle" if job is not None else None
-        has_model = bundle is not None and (bundle / "manifest.json").exists()
+        has_model = bundle is not None and is_bundle(bundle)
         self.ui.progressBar.visible = running
         progress = self.monitor.latest.get("progress", {})
         if "iterations" in progress:
@@ -669,7 +698,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.killButton.enabled = running
         self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST)
         self.ui.forgetButton.enabled = job is not None and not running
-        for button in (self.ui.useButton, self.ui.fineTuneButton):
+        for button in (self.ui.useButton, self.ui.fineTuneButton, self.ui.saveModelButton):
             button.enabled = has_model
         self.ui.openFolderButton.enabled = job is not None
         self.ui.modelSection.collapsed = not has_model
@@ -761,6 +790,25 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             models.remember_model(folder)
             slicer.util.selectModule("SIFASegmentation")
             slicer.modules.SIFASegmentationWidget.use_model(folder)
+
+    def _choose_model_file(self) -> None:
+        if self.job is not None:
+            name = f"{self.job.folder.name}.zip"
+            path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the model"), name, _("Models") + " (*.zip)")
+            if path:
+                self.save_model(Path(path))
+
+    def save_model(self, path: Path) -> None:
+        """Save the model of the shown training as one zip file; what goes wrong is said on the status line."""
+        from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
+
+        assert self.job is not None
+        try:
+            pack_bundle(self.job.folder / "result" / "bundle", path)
+        except (InputError, OSError) as error:
+            self._say(str(error), error=True)
+        else:
+            self._say(_("Saved {path}.").format(path=path))
 
     def _open_folder(self) -> None:
         if self.job is not None:

@@ -1,4 +1,4 @@
-"""A trained model on disk: a folder that a stranger can be sent.
+"""A trained model on disk: a folder, or a zip file of it, that a stranger can be sent.
 
 ```
 manifest.json        structures, preprocessing of both domains, what it was trained on, SHA-256 of the files
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .errors import InputError, first_fault
 from .preprocessing import Preprocessing
 from .structures import Task
@@ -120,9 +121,14 @@ class BundleManifest(_Frozen):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; its files are checked as they are read."""
+    """An opened bundle; its files are checked as they are read.
 
-    folder: Path
+    Attributes:
+        path: A folder or a zip file.
+        manifest: Checked.
+    """
+
+    path: Path
     manifest: BundleManifest
 
     def read(self, name: str) -> bytes:
@@ -131,14 +137,34 @@ class Bundle:
         Raises:
             InputError: The file is missing or is not the one that was exported.
         """
-        path = self.folder / name
+        path = self.path / name
         try:
-            content = path.read_bytes()
+            content = read_bundle_file(self.path, name)
         except OSError as error:
             raise InputError(f"{path} is missing or unreadable: copy the whole bundle again.") from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
             raise InputError(f"{path} is not the file that was exported (its SHA-256 differs): copy the bundle again.")
         return content
+
+
+def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
+    """Make one zip file of a bundle's folder, to send it.
+
+    Args:
+        folder: Of the bundle.
+        out: To make or replace, `NAME.zip`.
+
+    Raises:
+        InputError: The bundle is not whole, or `out` is not named as a zip file.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ARCHIVE_SUFFIX:
+        raise InputError(f"{out} is no name for a bundle in one file: let it end with {ARCHIVE_SUFFIX}.")
+    bundle = read_bundle(folder)
+    for name in bundle.manifest.files:
+        bundle.read(name)
+    write_archive(bundle.path, [MANIFEST_FILE, *bundle.manifest.files], out)
+    return read_bundle(out)
 
 
 def manifest_json(manifest: BundleManifest) -> str:
@@ -147,33 +173,35 @@ def manifest_json(manifest: BundleManifest) -> str:
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
-def read_bundle(folder: str | Path) -> Bundle:
-    """Open a bundle.
+def read_bundle(path: str | Path) -> Bundle:
+    """Open a bundle, a folder or a zip file of one.
 
     Raises:
         InputError: Not a bundle, of another version, damaged, or changed since it was exported.
     """
-    folder = Path(folder)
-    path = folder / "manifest.json"
+    path = Path(path)
+    manifest = path / MANIFEST_FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bundle_file(path, MANIFEST_FILE))
         checksum = content.pop("checksum")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{folder} is not a bundle (it has no manifest.json): give a folder that `sifa export` made."
+            f"{path} is not a bundle (it has no {MANIFEST_FILE}): give a folder or a zip file that `sifa export` made."
         ) from None
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not the manifest of a bundle, or damaged: copy the bundle again.") from error
+        raise InputError(f"{manifest} is not the manifest of a bundle, or damaged: copy the bundle again.") from error
     version = content.get("schema_version")
     if version != 1:
-        raise InputError(f"{path} has schema version {version}, this program reads version 1: update it.")
+        raise InputError(f"{manifest} has schema version {version}, this program reads version 1: update it.")
     if checksum != _checksum(content):
-        raise InputError(f"{path} was changed since the export (its checksum differs): copy the bundle again.")
+        raise InputError(f"{manifest} was changed since the export (its checksum differs): copy the bundle again.")
     try:
-        return Bundle(folder, BundleManifest.model_validate(content))
+        return Bundle(path, BundleManifest.model_validate(content))
     except ValidationError as error:
         field, _ = first_fault(error)
-        raise InputError(f"{path} is damaged (at '{field}'): copy the bundle again.") from error
+        raise InputError(f"{manifest} is damaged (at '{field}'): copy the bundle again.") from error
 
 
 def _checksum(content: dict[str, Any]) -> str:

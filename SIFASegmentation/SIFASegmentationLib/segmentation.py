@@ -66,7 +66,7 @@ class Segmentor:
         """
         if baseline and bundle.manifest.baseline is None:
             raise InputError(
-                f"The bundle {bundle.folder} has no model without adaptation: export it with --baseline, or segment "
+                f"The bundle {bundle.path} has no model without adaptation: export it with --baseline, or segment "
                 "without it."
             )
         self._file = BASELINE_FILE if baseline else MODEL_FILE
@@ -81,7 +81,7 @@ class Segmentor:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
             raise InputError(
-                f"{bundle.folder / self._file} can't be loaded ({_first_line(error)}): export it again."
+                f"{bundle.path / self._file} can't be loaded ({_first_line(error)}): export it again."
             ) from error
         self._check_model()
 
@@ -157,7 +157,7 @@ class Segmentor:
         expected = [[1, size, size], [self.manifest.classes, size, size]]
         if shapes != expected:
             raise InputError(
-                f"{self.bundle.folder / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
+                f"{self.bundle.path / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
                 f"{expected[0]} to {expected[1]}: export it again."
             )
 

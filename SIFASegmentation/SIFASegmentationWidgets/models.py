@@ -1,14 +1,19 @@
-"""The models that a user has used: a list of folders in the application's settings, and what a card says of one."""
+"""The models that a user has used: a list in the application's settings, and what a card says of one.
+
+A model is a bundle: a folder, or a zip file of it.
+"""
 
 from __future__ import annotations
 
 import html
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import qt
 from slicer.i18n import tr as _
 
+from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, is_bundle, read_bundle_file
 from SIFASegmentationLib.errors import InputError
 
 _KEY = "SIFA/recentModels"
@@ -18,41 +23,47 @@ SAMPLE_MODEL = Path(__file__).parents[1] / "Resources" / "SampleModel"
 
 
 def known_models() -> list[Path]:
-    """Folders of models used before that still are there, the last used first; then the sample that comes with SIFA."""
-    folders = dict.fromkeys([*_used_models(), SAMPLE_MODEL])
-    return [folder for folder in folders if (folder / "manifest.json").is_file()]
+    """Models used before that still are there, the last used first; then the sample that comes with SIFA."""
+    return [path for path in dict.fromkeys([*_used_models(), SAMPLE_MODEL]) if is_bundle(path)]
 
 
-def remember_model(folder: Path) -> None:
+def remember_model(path: Path) -> None:
     """Put a model first in the list."""
-    others = [other for other in _used_models() if other != folder]
-    kept = [str(path) for path in [folder, *others][:_KEPT]]
+    others = [other for other in _used_models() if other != path]
+    kept = [str(path) for path in [path, *others][:_KEPT]]
     qt.QSettings().setValue(_KEY, json.dumps(kept))
 
 
 def _used_models() -> list[Path]:
     stored = qt.QSettings().value(_KEY, "[]")
-    return [Path(folder) for folder in json.loads(stored)] if stored else []
+    return [Path(path) for path in json.loads(stored)] if stored else []
 
 
-def model_name(folder: Path) -> str:
-    """What the list shows: the name in the manifest, or the folder's if that can't be read."""
+def model_name(path: Path) -> str:
+    """What the list shows: the name in the manifest, or the file's if that can't be read."""
     try:
-        return str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["name"])
+        return str(json.loads(read_bundle_file(path, MANIFEST_FILE))["name"])
     except (OSError, ValueError, KeyError, TypeError):
-        return folder.name
+        return path.name
 
 
-def model_card(folder: Path) -> str:
+def model_card(path: Path) -> str:
     """HTML about a model: structures, what it was trained on, how long.
 
     Raises:
         InputError: It is no bundle, or damaged.
     """
+    file = path if path.is_file() else path / MANIFEST_FILE
+    return _model_card(path, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=16)
+def _model_card(path: Path, _changed: int) -> str:
+    """The card, read anew only when the file has changed: windows ask at each change of a parameter."""
     # pydantic comes from pip, and may not be there yet.
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
 
-    manifest = read_bundle(folder).manifest
+    manifest = read_bundle(path).manifest
     training = manifest.training
     grid = manifest.preprocessing[manifest.domain]
     structures = ", ".join(
@@ -74,15 +85,20 @@ def model_card(folder: Path) -> str:
     return "<br>".join(lines)
 
 
-def bundle_folder(path: Path) -> Path:
-    """The folder of a model from a folder or its manifest.
+def model_path(path: Path) -> Path:
+    """The model that a user means by a folder, its manifest, or a zip file.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is none of them, or the zip file is damaged.
     """
-    folder = path.parent if path.name == "manifest.json" else path
-    if not (folder / "manifest.json").is_file():
+    model = path.parent if path.name == MANIFEST_FILE else path
+    try:
+        read_bundle_file(model, MANIFEST_FILE)
+    except OSError as error:
         raise InputError(
-            _("{path} is not a model: choose a folder that SIFATraining or `sifa export` made.").format(path=path)
-        )
-    return folder
+            _(
+                "{path} is not a model: choose a folder, or a file that ends with {suffix}, that SIFATraining or "
+                "`sifa export` made."
+            ).format(path=path, suffix=ARCHIVE_SUFFIX)
+        ) from error
+    return model

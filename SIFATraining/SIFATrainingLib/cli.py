@@ -24,6 +24,7 @@ from .console import ProgressLine, show_events, write_output_to
 from .options import (
     Device,
     Roi,
+    checked_preparation,
     config_options,
     named_preparation,
     names_volumes,
@@ -112,28 +113,26 @@ def check(
     out: Annotated[Path, typer.Option(help="Where the job would be written.")] = Path(),
     device: Device = "auto",
     baseline_iterations: Annotated[int, typer.Option(min=0, help="As of `train`.")] = 0,
-    structures: Annotated[
-        int | None, typer.Option(min=1, help="Number of structures where no volumes are named; the task's.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of level, subject, message, fix.")] = False,
 ) -> None:
     """Look before a training: packages, device, volumes, labels, memory, duration, disk.
 
-    Takes the options of `prepare` and `train`; without volumes, what concerns the computer alone. Exits with 2 if a
-    training could not run.
+    Takes the options of `prepare` and `train`; the volumes of one domain can be checked alone, and without any, what
+    concerns the computer. Exits with 2 if a training could not run.
     """
     from .preflight import check_computer, preflight  # noqa: PLC0415
 
     line = ProgressLine()
     if names_volumes(volumes):
+        preparation, domain = checked_preparation(volumes)
         findings = preflight(
-            named_preparation(volumes), config, device, out, baseline_iterations=baseline_iterations,
+            preparation, config, device, out, domain=domain, baseline_iterations=baseline_iterations,
             report=lambda step: None if as_json else line.show(str(step), last=step.done + 1 == step.total),
         )  # fmt: skip
     else:
         findings = check_computer(
-            config, device, out, structures=structures or len(load_task(volumes["task"]).structures),
-            size=volumes["size"], baseline_iterations=baseline_iterations,
+            config, device, out, structures=len(load_task(volumes["task"]).structures), size=volumes["size"],
+            baseline_iterations=baseline_iterations,
         )  # fmt: skip
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -194,7 +193,7 @@ def settings() -> None:
 @app.command()
 def export(
     job: Annotated[Path, typer.Argument(help="Job folder with a checkpoint.")],
-    out: Annotated[Path, typer.Option(help="Bundle to make or replace.")],
+    out: Annotated[Path, typer.Option(help="Bundle to make or replace: a folder, or a file NAME.zip.")],
     name: Annotated[str | None, typer.Option(help="What lists of models show.")] = None,
     weights: Annotated[str, typer.Option(help="average (moving average of the weights) or raw.")] = "average",
     baseline: Annotated[
@@ -214,7 +213,7 @@ def export(
 
 @app.command()
 def segment(
-    bundle: Annotated[Path, typer.Argument(help="From `sifa export`.")],
+    bundle: Annotated[Path, typer.Argument(help="From `sifa export`: a folder or a zip file.")],
     volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="Files, DICOM folders, folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the labelmaps.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -29,8 +30,10 @@ from SIFASegmentationLib.bundle import (
     TrainingSummary,
     Verification,
     manifest_json,
+    pack_bundle,
     read_bundle,
 )
+from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
@@ -59,7 +62,7 @@ def export(
 
     Args:
         job_folder: From `sifa train`; finished, stopped, or still running.
-        out: Folder to make or replace.
+        out: Folder to make or replace; or a zip file of that name, which is easier to send.
         name: What lists of models show; the task, the method and the date unless given.
         weights: `average` (the moving average, where the training kept one) or `raw`.
         baseline: Job of a training without adaptation on the same task and grid, whose model goes into the bundle as
@@ -78,16 +81,25 @@ def export(
     compared = None if baseline is None else _Trained.load(Job(baseline), weights)
     if compared is not None:
         _check_comparable(compared, trained)
-    task = trained.dataset.manifest.task
+    name = name or f"{trained.dataset.manifest.task.name}, {trained.config.method}, {datetime.now():%d %b %Y}"
+    if out.suffix.lower() != ARCHIVE_SUFFIX:
+        return _write_bundle(trained, compared, out, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
+        return pack_bundle(_write_bundle(trained, compared, Path(folder) / "bundle", name).path, out)
+
+
+def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name: str) -> Bundle:
+    """Make or replace the folder `out`."""
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
         verification = trained.write_model(partial / MODEL_FILE)
         trained.write_weights(partial / WEIGHTS_FILE)
         manifest = BundleManifest(
-            name=name or f"{task.name}, {trained.config.method}, {datetime.now():%d %b %Y}",
+            name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             sifa_version=__version__,
-            task=task,
+            task=trained.dataset.manifest.task,
             domain="target",
             preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
             training=trained.summary(),
@@ -95,7 +107,7 @@ def export(
             baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
-        (partial / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+        (partial / MANIFEST_FILE).write_text(manifest_json(manifest), encoding="utf-8")
     return read_bundle(out)
 
 

@@ -16,6 +16,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 
 from .config import TrainingConfig, make_config
+from .dataset import DOMAINS, DomainName
 from .prepare import Preparation, make_preparation
 
 Roi = Annotated[
@@ -113,6 +114,19 @@ def named_preparation(options: dict[str, Any]) -> Preparation:
     if options["source"] is None or options["target"] is None:
         raise InputError("Name the volumes: give both --source (labelled) and --target (unlabelled).")
     return make_preparation(**options)
+
+
+def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, DomainName | None]:
+    """The preparation of `preparation_options` that name one domain or both; the domain if it is one.
+
+    Raises:
+        InputError: A value is out of bounds.
+    """
+    named = [domain for domain in DOMAINS if options[domain] is not None]
+    if len(named) > 1:
+        return make_preparation(**options), None
+    # Nothing looks at the other.
+    return make_preparation(**{**options, **dict.fromkeys(DOMAINS, options[named[0]])}), named[0]
 
 
 def refuse_preparation(options: dict[str, Any]) -> None:

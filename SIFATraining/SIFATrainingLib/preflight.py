@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from SIFASegmentationLib.errors import InputError
 
 from .config import TrainingConfig
+from .dataset import DomainName
 from .findings import Finding
 from .prepare import Preparation, Report
 from .training import baseline_config
@@ -39,6 +40,7 @@ def preflight(
     device: str = "auto",
     out: Path = Path(),
     *,
+    domain: DomainName | None = None,
     baseline_iterations: int = 0,
     report: Report = lambda _: None,
 ) -> list[Finding]:
@@ -49,6 +51,7 @@ def preflight(
         config: How to train.
         device: auto, cuda, mps or cpu.
         out: Where the job will be written, there or not yet.
+        domain: Look at the volumes of this domain alone; those of the other need not be there.
         baseline_iterations: Of a training without adaptation that comes first.
         report: Told of each volume before it is read.
 
@@ -58,7 +61,7 @@ def preflight(
     Raises:
         InputError: The task can't be read.
     """
-    volumes = VolumeChecks(preparation, report)
+    volumes = VolumeChecks(preparation, report, domain)
     volumes.run()
     computer = check_computer(
         config,

@@ -14,7 +14,7 @@ from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
 from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
 
-from .dataset import DOMAINS, SetName, domain_of
+from .dataset import DOMAINS, DomainName, SetName, domain_of
 from .findings import FEW_SLICES, Finding, Level
 from .prepare import Preparation, Report, Step
 
@@ -31,10 +31,16 @@ class VolumeChecks:
     After `run`, `findings` has what was found, and `slices` the number of slices of each set that could be read.
     """
 
-    def __init__(self, preparation: Preparation, report: Report) -> None:
-        """`report` is told of each volume before it is read."""
+    def __init__(self, preparation: Preparation, report: Report, domain: DomainName | None = None) -> None:
+        """
+        Args:
+            preparation: The volumes.
+            report: Told of each volume before it is read.
+            domain: Look at this one alone; both, and the monitor set, unless given.
+        """
         self.findings: list[Finding] = []
-        self.slices: dict[SetName, int] = dict.fromkeys(preparation.sets, 0)
+        self._sets = preparation.sets if domain is None else (domain,)
+        self.slices: dict[SetName, int] = dict.fromkeys(self._sets, 0)
         self._preparation, self._report = preparation, report
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
@@ -55,12 +61,12 @@ class VolumeChecks:
     def _cases(self) -> dict[SetName, list[Case]]:
         """The images of each set that can be found, without those held out where the sets fit together."""
         found: dict[SetName, list[Case]] = {}
-        for name in self._preparation.sets:
+        for name in self._sets:
             try:
                 found[name] = self._preparation.find(name)
             except InputError as error:
                 self.findings.append(Finding.of(name, error))
-        if len(found) < len(self._preparation.sets):
+        if tuple(found) != self._preparation.sets:
             return found
         try:
             cases = self._preparation.cases()

@@ -96,7 +96,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
             )
         write_volume(volume, folder / f"{name}_image.mha", compress=False)
         write_volume(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha")
-        cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", _region(row.region)))
+        cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
 
 
@@ -111,12 +111,12 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
         progress(row.volume.GetName(), number, len(rows))
         volume = volume_from_node(row.volume)
         write_volume(volume, folder / f"{name}_image.mha", compress=False)
-        cases.append(_Case(name, f"{name}_image.mha", "", _region(row.region)))
+        cases.append(_Case(name, f"{name}_image.mha", "", region_text(row.region)))
         if row.reference is not None:
             labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference))
             # In a folder of its own: nothing that trains ever looks into it.
             write_volume(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha")
-            monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", _region(row.region)))
+            monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
     if monitored:
         _write_csv(folder / "monitoring" / "cohort.csv", monitored)
@@ -168,8 +168,8 @@ def _names(rows: Sequence[Any]) -> list[str]:
     return names
 
 
-def _region(node: Any | None) -> str:
-    """X0,X1,Y0,Y1,Z0,Z1 in mm, LPS, as the cohort's CSV has it."""
+def region_text(node: Any | None) -> str:
+    """The box of a markups ROI node as X0,X1,Y0,Y1,Z0,Z1 in mm, LPS, as the cohort's CSV has it."""
     if node is None:
         return ""
     box = region_from_node(node)

@@ -1,5 +1,5 @@
-"""Device, memory, disk and time, asked of a process of its own: torch takes seconds to import, and the window waits
-for nobody."""
+"""What takes long to check before a training, asked of a process of its own: torch takes seconds to import, files
+are read one by one, and the window waits for nobody."""
 
 from __future__ import annotations
 
@@ -16,27 +16,39 @@ from slicer.i18n import tr as _
 from SIFASegmentationWidgets.processes import kill_process, start_program
 from SIFATrainingLib.findings import Finding
 
+from .cohorts_of_nodes import region_text
+
 POLL_MS = 200
 
 
 class DeviceProbe:
-    """Runs `sifa check` for the settings alone and gives its findings to a callable, once, from the event loop."""
+    """Runs `sifa check` and gives its findings to a callable, once, from the event loop."""
 
-    def __init__(self, options: Any, output: Path, on_findings: Callable[[list[Finding]], None]) -> None:
+    def __init__(
+        self,
+        options: Any,
+        output: Path,
+        on_findings: Callable[[list[Finding]], None],
+        *,
+        source: str = "",
+        target: str = "",
+    ) -> None:
         """
         Args:
             options: Of the training (`SIFATraining.TrainingOptions`).
             output: Folder whose disk counts.
             on_findings: Gets what was found.
+            source: Folder or CSV of source volumes to look at; empty where they are nodes.
+            target: The same of the target.
         """
         self._on_findings = on_findings
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        arguments = [
-            "check", "--json", "--size", str(options.size), "--width", str(options.width), "--batch",
-            str(options.batch), "--iterations", str(options.iterations), "--device", options.device, "--out",
-            str(output), "--structures", str(len(options.task.structures)),
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = start_program("SIFATrainingLib", arguments, self._output)
+        self._folder = tempfile.TemporaryDirectory(prefix="SIFA-check-")
+        task = Path(self._folder.name, "task.json")
+        task.write_text(options.task.model_dump_json(), encoding="utf-8")
+        self._output = Path(self._folder.name, "findings.txt").open("w+b")  # noqa: SIM115  lives as long as the process
+        self._process: subprocess.Popen[bytes] | None = start_program(
+            "SIFATrainingLib", _arguments(options, task, output, source, target), self._output
+        )
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.poll)
@@ -50,7 +62,7 @@ class DeviceProbe:
         self._process = None
         self._output.seek(0)
         text = self._output.read().decode("utf-8", errors="replace").strip()
-        self._output.close()
+        self._close()
         self._on_findings(_parse(text))
 
     def abandon(self) -> None:
@@ -60,7 +72,28 @@ class DeviceProbe:
             kill_process(self._process.pid)
             self._process.wait()
         self._process = None
+        self._close()
+
+    def _close(self) -> None:
         self._output.close()
+        self._folder.cleanup()
+
+
+def _arguments(options: Any, task: Path, output: Path, source: str, target: str) -> list[str]:
+    """Of the program that checks."""
+    given = {
+        "task": task, "source": source, "target": target, "source-coding": options.source_coding,
+        "source-window": _pair(options.source_window), "target-window": _pair(options.target_window),
+        "roi": region_text(options.region), "plane": options.plane, "size": options.size, "preset": options.preset,
+        "width": options.width, "batch": options.batch, "iterations": options.iterations,
+        "baseline-iterations": options.baseline_iterations, "device": options.device, "out": output,
+    }  # fmt: skip
+    # With "=", since a window may start with a minus.
+    return ["check", "--json", *(f"--{name}={value}" for name, value in given.items() if value not in (None, ""))]
+
+
+def _pair(window: tuple[float, float] | None) -> str:
+    return "" if window is None else f"{window[0]},{window[1]}"
 
 
 def _parse(text: str) -> list[Finding]:

@@ -65,7 +65,7 @@ def run(method: str, iterations: int, arguments: argparse.Namespace) -> ScoreTab
         train(job, report=lambda kind, data: _to_stderr(f"{method} {kind} {data}") if kind == "progress" else None)
     bundle = export(folder, out / f"{method}_bundle")
     images = [arguments.ct / f"{name}_image.nii.gz" for name in arguments.hold_out]
-    segment_files(bundle.folder, images, out / f"{method}_labelmaps")
+    segment_files(bundle.path, images, out / f"{method}_labelmaps")
     return evaluate(out / f"{method}_labelmaps", arguments.ct, load_task("abdomen"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, read_bundle
+from SIFASegmentationLib import bundle_files
+from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
@@ -22,11 +24,11 @@ from SIFATrainingLib.networks import Segmentor as TorchSegmentor
 
 @pytest.fixture
 def copy(bundle: Bundle, tmp_path: Path) -> Path:
-    return shutil.copytree(bundle.folder, tmp_path / "bundle")
+    return shutil.copytree(bundle.path, tmp_path / "bundle")
 
 
 def test_the_card_says_what_was_trained(bundle: Bundle) -> None:
-    manifest = read_bundle(bundle.folder).manifest
+    manifest = read_bundle(bundle.path).manifest
     assert manifest.training.method == "sifa"
     assert manifest.training.iterations == 6
     assert manifest.training.source_volumes == ("abdomen_mr_000_image.nii.gz", "abdomen_mr_001_image.nii.gz")
@@ -39,7 +41,7 @@ def test_the_card_says_what_was_trained(bundle: Bundle) -> None:
 
 
 def test_the_weights_are_those_of_all_networks_with_averaged_segmentor(bundle: Bundle, finished_job: Path) -> None:
-    tensors = load_file(bundle.folder / WEIGHTS_FILE)
+    tensors = load_file(bundle.path / WEIGHTS_FILE)
     networks = Networks(5, width=0.0625)
     networks.load_state_dict(tensors)
     state = load_checkpoint(checkpoint_paths(finished_job / "checkpoints")[-1])["model"]
@@ -50,7 +52,7 @@ def test_the_weights_are_those_of_all_networks_with_averaged_segmentor(bundle: B
 
 def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
     networks = Networks(5, width=0.0625)
-    networks.load_state_dict(load_file(bundle.folder / WEIGHTS_FILE))
+    networks.load_state_dict(load_file(bundle.path / WEIGHTS_FILE))
     segmentor = TorchSegmentor(networks.encoder, networks.classifier).eval()
     slices = torch.rand(3, 1, 32, 32) * 2 - 1
     with torch.no_grad():
@@ -77,7 +79,7 @@ def test_raw_weights_and_a_name_can_be_asked_for(finished_job: Path, tmp_path: P
     raw = export(finished_job, tmp_path / "raw", name="mine", weights="raw")
     assert raw.manifest.name == "mine"
     state = load_checkpoint(checkpoint_paths(finished_job / "checkpoints")[-1])["model"]["networks"]
-    tensors = load_file(raw.folder / WEIGHTS_FILE)
+    tensors = load_file(raw.path / WEIGHTS_FILE)
     assert torch.equal(tensors["encoder.lower.0.weight"], state["encoder.lower.0.weight"])
     with pytest.raises(InputError, match="weights 'best' are unknown"):
         export(finished_job, tmp_path / "other", weights="best")
@@ -126,6 +128,55 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
         read_bundle(tmp_path)
     with pytest.raises(InputError, match="is not a bundle"):
         read_bundle(tmp_path / "nothing")
+
+
+def test_one_file_holds_the_whole_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    packed = pack_bundle(bundle.path, tmp_path / "model.zip")
+    assert packed.manifest == bundle.manifest
+    for name in bundle.manifest.files:
+        assert packed.read(name) == bundle.read(name)
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
+    assert np.array_equal(Segmentor(packed, "cpu").predict(slices), Segmentor(bundle, "cpu").predict(slices))
+    again = pack_bundle(bundle.path, tmp_path / "again.zip")
+    assert again.path.read_bytes() == packed.path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.zip", "model.zip"]
+
+
+def test_a_folder_that_was_zipped_by_hand(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.path, tmp_path / "in" / "my model")
+    archive = shutil.make_archive(str(tmp_path / "sent"), "zip", tmp_path / "in")
+    opened = read_bundle(archive)
+    assert opened.manifest == bundle.manifest
+    assert opened.read(MODEL_FILE) == bundle.read(MODEL_FILE)
+
+
+def test_exporting_to_one_file(finished_job: Path, tmp_path: Path) -> None:
+    exported = export(finished_job, tmp_path / "new" / "model.zip", name="sent")
+    assert exported.path == tmp_path / "new" / "model.zip"
+    assert read_bundle(exported.path).manifest.name == "sent"
+    assert [path.name for path in exported.path.parent.iterdir()] == ["model.zip"]
+
+
+def test_archives_that_are_not_whole(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pack_bundle(bundle.path, tmp_path / "model.zip").path
+    content = bytearray(path.read_bytes())
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"cut\.zip is damaged or no plain zip file"):
+        read_bundle(tmp_path / "cut.zip")
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.zip").write_bytes(content)
+    changed = read_bundle(tmp_path / "changed.zip")
+    with pytest.raises(InputError, match=r"changed\.zip"):
+        _ = [changed.read(name) for name in changed.manifest.files]
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        other.writestr("photo.jpg", b"")
+    with pytest.raises(InputError, match="is not a bundle"):
+        read_bundle(tmp_path / "other.zip")
+    with pytest.raises(InputError, match="let it end with"):
+        pack_bundle(bundle.path, tmp_path / "model.tar")
+    monkeypatch.setattr(bundle_files, "_LARGEST", 10)
+    with pytest.raises(InputError, match="larger than any model"):
+        read_bundle(path)
 
 
 def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> None:

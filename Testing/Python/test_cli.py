@@ -164,7 +164,7 @@ def test_settings_are_listed_with_their_source() -> None:
 
 
 def test_a_bundle_for_other_structures_is_refused(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
-    done = sifa("segment", bundle.folder, cohort / "ct", "--out", tmp_path / "x", "--task", "cardiac")
+    done = sifa("segment", bundle.path, cohort / "ct", "--out", tmp_path / "x", "--task", "cardiac")
     assert done.returncode == 2
     assert "not the structures of the task cardiac" in done.stderr
 

@@ -92,7 +92,7 @@ def test_confidence_looks_at_what_is_not_surely_background() -> None:
 
 def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     outputs = segment_files(
-        bundle.folder, [cohort / "ct"], tmp_path, device="cpu", probabilities=True, confidence=True
+        bundle.path, [cohort / "ct"], tmp_path, device="cpu", probabilities=True, confidence=True
     )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(outputs) == 2
@@ -111,7 +111,7 @@ def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None
 def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     image = cohort / "ct" / "abdomen_ct_001_image.nii.gz"
     for suffix in (".seg.nrrd", ".nii.gz"):
-        segment_files(bundle.folder, [image], tmp_path, device="cpu", suffix=suffix)
+        segment_files(bundle.path, [image], tmp_path, device="cpu", suffix=suffix)
     task = load_task("abdomen")
     one, other = (
         read_labelmap(tmp_path / f"abdomen_ct_001_segmentation{suffix}", task, allow_empty=True)
@@ -129,7 +129,7 @@ def test_bad_settings(
     bundle: Bundle, cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        segment_files(bundle.folder, [cohort / "ct"], tmp_path / "out", **settings)  # type: ignore[arg-type]
+        segment_files(bundle.path, [cohort / "ct"], tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -137,11 +137,11 @@ def test_bad_volumes(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, sentence in ((tmp_path / "no.nii.gz", "does not exist"), (tmp_path / "empty", "holds no")):
         with pytest.raises(InputError, match=sentence):
-            segment_files(bundle.folder, [path], tmp_path / "out", device="cpu")
+            segment_files(bundle.path, [path], tmp_path / "out", device="cpu")
     volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     flat = replace(volume, array=np.full_like(volume.array, 7))
     write_volume(flat, tmp_path / "flat.nii.gz")
     with pytest.raises(InputError, match="flat is constant"):
-        segment_files(bundle.folder, [tmp_path / "flat.nii.gz"], tmp_path / "out", device="cpu")
+        segment_files(bundle.path, [tmp_path / "flat.nii.gz"], tmp_path / "out", device="cpu")
     with pytest.raises(InputError, match="Two volumes are called abdomen_ct_000"):
-        segment_files(bundle.folder, [cohort / "ct", cohort / "ct"], tmp_path / "out", device="cpu")
+        segment_files(bundle.path, [cohort / "ct", cohort / "ct"], tmp_path / "out", device="cpu")

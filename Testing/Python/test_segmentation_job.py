@@ -29,7 +29,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"}
 
 def make_job(folder: Path, bundle: Bundle, images: list[Path], **settings: object) -> Job:
     volumes = tuple(VolumeRequest(name=image.name, image=str(image)) for image in images)
-    specification = SegmentationSpecification(bundle=str(bundle.folder), volumes=volumes, device="cpu", **settings)  # type: ignore[arg-type]
+    specification = SegmentationSpecification(bundle=str(bundle.path), volumes=volumes, device="cpu", **settings)  # type: ignore[arg-type]
     return create_segmentation_job(folder, specification)
 
 

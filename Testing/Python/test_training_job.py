@@ -284,10 +284,10 @@ def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
 
 def test_a_training_starts_from_the_networks_of_a_bundle(bundle: Bundle, prepared: Path, tmp_path: Path) -> None:
     config = quick_config(iterations=2, learning_rate=1e-9)
-    job = create_job(prepared, tmp_path / "job", config, "cpu", initial=bundle.folder)
+    job = create_job(prepared, tmp_path / "job", config, "cpu", initial=bundle.path)
     assert train(job, time_limit_seconds=0) is State.STOPPED
     started = final_state(job)
-    weights = load_file(bundle.folder / WEIGHTS_FILE)
+    weights = load_file(bundle.path / WEIGHTS_FILE)
     for name, tensor in weights.items():
         assert torch.equal(started["model"]["networks"][name], tensor)
     assert torch.equal(started["model"]["average"]["encoder.lower.0.weight"], weights["encoder.lower.0.weight"])
@@ -302,22 +302,22 @@ def test_a_training_starts_from_the_networks_of_a_bundle(bundle: Bundle, prepare
 def test_a_bundle_that_does_not_fit_is_refused_before_anything_starts(
     bundle: Bundle, prepared: Path, cohort: Path, tmp_path: Path
 ) -> None:
-    done = sifa("train", prepared, "--out", tmp_path / "job", "--width", 0.125, "--initial", bundle.folder)
+    done = sifa("train", prepared, "--out", tmp_path / "job", "--width", 0.125, "--initial", bundle.path)
     assert done.returncode == 2
-    assert f"{bundle.folder} have width 0.0625, those of this training 0.125: train with --width 0.0625" in done.stderr
+    assert f"{bundle.path} have width 0.0625, those of this training 0.125: train with --width 0.0625" in done.stderr
     cardiac = preparation(cohort, task="cardiac")
     with pytest.raises(InputError, match=r"segments liver, .*, this training AA, LAC"):
-        create_training_job(tmp_path / "job", cardiac, quick_config(), "cpu", initial=bundle.folder)
+        create_training_job(tmp_path / "job", cardiac, quick_config(), "cpu", initial=bundle.path)
     with pytest.raises(InputError, match="is not a bundle"):
         job_of(cohort, tmp_path / "job", initial=tmp_path)
-    bare = shutil.copytree(bundle.folder, tmp_path / "bare", ignore=shutil.ignore_patterns(WEIGHTS_FILE))
+    bare = shutil.copytree(bundle.path, tmp_path / "bare", ignore=shutil.ignore_patterns(WEIGHTS_FILE))
     with pytest.raises(InputError, match=r"weights\.safetensors is missing"):
         job_of(cohort, tmp_path / "job", initial=bare)
     assert not (tmp_path / "job").exists()
 
 
 def test_manifests_of_before_are_read(bundle: Bundle, tmp_path: Path) -> None:
-    copy = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    copy = shutil.copytree(bundle.path, tmp_path / "bundle")
     content = json.loads((copy / "manifest.json").read_text())
     del content["checksum"], content["baseline"], content["training"]["initial"]
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

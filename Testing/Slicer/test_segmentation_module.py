@@ -346,6 +346,26 @@ def test_a_damaged_model_is_one_red_line(module: Any, patient: tuple[Any, Any], 
     assert module.widget.ui.applyButton.enabled
 
 
+def test_a_model_in_one_file(
+    module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
+
+    path = pack_bundle(SAMPLE_MODEL, tmp_path / "Modell für alle.zip").path
+    module.widget.use_model(path)
+    ui = module.widget.ui
+    assert ui.modelComboBox.currentData == str(path)
+    assert "liver" in ui.cardLabel.text
+    choose(module, patient[0])
+    ui.applyButton.click()
+    process_events_until(lambda: module.widget.run is None, 120)
+    assert ui.statusLabel.text.startswith("Segmented")
+    (tmp_path / "photo.zip").write_bytes(b"none")
+    module.widget.use_model(tmp_path / "photo.zip")
+    assert "no plain zip file" in ui.statusLabel.text
+    assert ui.modelComboBox.currentData == str(path)
+
+
 def test_parameters_are_saved_with_the_scene(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
     use_sample(module)
     choose(module, patient[0], None, patient[1])

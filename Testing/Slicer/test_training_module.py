@@ -120,6 +120,53 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
 
 
+def test_folders_of_files_are_checked_and_used_with_their_codes(
+    module: Any, tmp_path: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationLib.volumes import Volume, write_volume  # noqa: PLC0415
+    from SIFATrainingLib.phantoms import make_patient, write_cohort  # noqa: PLC0415
+
+    codes = load_task("abdomen").label_codes["BTCV"].codes
+    for seed in (1, 2):
+        image, label = make_patient("abdomen", "mr", seed, size=32)
+        recoded = label.array.copy()
+        for structure in load_task("abdomen").structures:
+            recoded[label.array == structure.value] = codes[structure.name]
+        write_volume(image, tmp_path / "mr" / f"{seed}_image.nii.gz")
+        write_volume(Volume(recoded, label.geometry, label.name), tmp_path / "mr" / f"{seed}_label.nii.gz")
+    write_cohort(tmp_path / "ct", "abdomen", "ct", (1, 2), labelled=False, size=32)
+    widget, ui = module.widget, module.widget.ui
+    assert not ui.sourceCodingComboBox.visible
+    ui.sourceFolderEdit.currentPath = str(tmp_path / "mr")
+    ui.targetFolderEdit.currentPath = str(tmp_path / "ct")
+    parameters = module.logic.getParameterNode()
+    parameters.size, parameters.iterations, parameters.batch = 32, 2, 1
+    parameters.width, parameters.baseline = module.python.Width.eighth, False
+
+    def checked() -> list[Any]:
+        ui.checkButton.click()
+        process_events_until(lambda: any(finding.subject == "disk" for finding in widget.findings), 120)
+        return [finding for finding in widget.findings if finding.level == "error"]
+
+    assert [finding.subject for finding in checked()] == ["1_label.nii.gz", "2_label.nii.gz", "source"]
+    ui.sourceCodingComboBox.setCurrentIndex(ui.sourceCodingComboBox.findData("BTCV"))
+    assert parameters.sourceCoding == "BTCV"
+    assert checked() == []
+    ui.startButton.click()
+    job = widget.job
+    process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 120)
+    assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
+    # Codes of another task are not taken along.
+    parameters.task = module.python.TaskChoice.cardiac
+    assert widget.options().source_coding is None
+    # One folder is checked without the other, beside volumes of the scene.
+    parameters.task, parameters.sourceFolder = module.python.TaskChoice.abdomen, ""
+    (tmp_path / "ct" / "abdomen_ct_002_image.nii.gz").write_bytes(b"no image")
+    assert "abdomen_ct_002_image.nii.gz" in [finding.subject for finding in checked()]
+
+
 def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow  # noqa: PLC0415

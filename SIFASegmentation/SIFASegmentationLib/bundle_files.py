@@ -1,0 +1,59 @@
+"""The files of a bundle: in a folder, or in one zip file that is easier to send. Nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import InputError
+from .files import write_atomically
+
+MANIFEST_FILE = "manifest.json"
+ARCHIVE_SUFFIX = ".zip"
+_LARGEST = 2**31  # Bytes; no ONNX file can be larger. A small archive could otherwise fill the memory.
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder or an archive has a manifest, and so is meant as a bundle."""
+    try:
+        read_bundle_file(path, MANIFEST_FILE)
+    except (OSError, InputError):
+        return False
+    return True
+
+
+def read_bundle_file(path: Path, name: str) -> bytes:
+    """The content of one file of the bundle at `path`, unchecked.
+
+    Raises:
+        OSError: It is not there.
+        InputError: The archive is damaged, or the file in it is larger than any model can be.
+    """
+    if path.suffix.lower() != ARCHIVE_SUFFIX or path.is_dir():
+        return (path / name).read_bytes()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(_folder_inside(archive) + name)
+            if entry.file_size > _LARGEST:
+                raise InputError(f"{path / name} is larger than any model: get the bundle anew from where it came.")
+            return archive.read(entry)
+    except KeyError:
+        raise FileNotFoundError(f"{path} has no {name}") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        # RuntimeError: encrypted; NotImplementedError: compressed by a method that Python doesn't know.
+        raise InputError(f"{path} is damaged or no plain zip file ({error}): copy it again.") from error
+
+
+def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
+    """Put files of a folder into a zip file, whole or not at all; the same files give the same bytes."""
+    with write_atomically(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name in sorted(names):
+            # Without the file's time; not compressed, which takes seconds and gains weights little.
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+
+
+def _folder_inside(archive: zipfile.ZipFile) -> str:
+    """Where the manifest lies: at the top, or in the one folder that a file manager put there."""
+    manifests = [name for name in archive.namelist() if name.split("/")[-1] == MANIFEST_FILE and name.count("/") <= 1]
+    return manifests[0].removesuffix(MANIFEST_FILE) if len(manifests) == 1 else ""
