@@ -73,7 +73,7 @@ class SIFASegmentation(ScriptedLoadableModule):
 class InputRow(NamedTuple):
     """Nodes of one row: a scalar volume, a markups ROI or None, a segmentation or labelmap to score against or None."""
 
-    volume: Any | None
+    volume: Any
     region: Any | None = None
     reference: Any | None = None
 
@@ -98,6 +98,11 @@ class SIFASegmentationParameterNode:
     surfaces: bool = True
     tolerance: Annotated[float, WithinRange(0, 20)] = 2.0
     output: vtkMRMLSegmentationNode
+
+    if TYPE_CHECKING:  # What the decorator adds.
+        parameterNode: Any  # noqa: N815
+
+        def __init__(self, node: Any) -> None: ...
 
 
 @dataclass
@@ -705,7 +710,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _show_results(self) -> None:
         has_scores = self.scores is not None and bool(self.scores.rows)
-        if has_scores:
+        if self.scores is not None and has_scores:
             node = self._table_node()
             score_tables.fill_table_node(node, self.scores)
             self.ui.resultsTable.setMRMLTableNode(node)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import qt
 import slicer
@@ -158,6 +158,11 @@ class SIFATrainingParameterNode:
     outputFolder: str = ""  # noqa: N815
     name: str = ""
 
+    if TYPE_CHECKING:  # What the decorator adds.
+        parameterNode: Any  # noqa: N815
+
+        def __init__(self, node: Any) -> None: ...
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -254,8 +259,8 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
         references = target_rows is not None and any(row.reference is not None for row in target_rows)
         preparation = make_preparation(
-            source=SOURCE_COHORT if source_rows is not None else Path(source).resolve(),
-            target=TARGET_COHORT if target_rows is not None else Path(target).resolve(),
+            source=SOURCE_COHORT if source_rows is not None else _resolved(source),
+            target=TARGET_COHORT if target_rows is not None else _resolved(target),
             monitor=MONITOR_COHORT if references else None,
             task=task,
             size=options.size,
@@ -304,7 +309,10 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         if beat is not None and beat["host"] != socket.gethostname():
             raise InputError(_("The training runs on {host}: stop it instead.").format(host=beat["host"]))
         own = self._processes.get(job.folder)
-        for process in {beat["process"] if beat is not None else None, own.pid if own is not None else None} - {None}:
+        processes = {beat["process"]} if beat is not None else set()
+        if own is not None:
+            processes.add(own.pid)
+        for process in processes:
             kill_process(process)
         if own is not None:
             own.wait()
@@ -559,7 +567,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _guess_segmentations(self) -> None:
         """To each source volume without labels, the segmentation that was drawn on it."""
-        drawn_on = {}
+        drawn_on: dict[str, Any] = {}
         role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             if node.GetNodeReferenceID(role):
@@ -860,6 +868,10 @@ def _rows_of(given: Any, row: type[Any]) -> list[Any] | None:
     if isinstance(given, str | Path):
         return None
     return [row(*one) if isinstance(one, tuple | list) else row(one) for one in given]
+
+
+def _resolved(path: Any) -> Path:
+    return Path(path).resolve()
 
 
 def _install_torch() -> None:

@@ -7,6 +7,7 @@ job.json        what to do: kind, schema version, specification
 events.jsonl    appended only, one JSON object a line: {"time", "kind", "data"}
 heartbeat.json  host, process, when it started, when it was last alive
 log.txt         all that the process printed
+reserve         room for the last words, should the disk be full by then; gone when nobody is at work
 checkpoints/  previews/  result/
 stop            its presence asks for: finish the iteration, save, end as `stopped`
 ```
@@ -19,24 +20,26 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import write_atomically
+from .files import is_disk_full, write_atomically
 
 SCHEMA_VERSION = 1
 HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 60.0
+RESERVE_BYTES = 64 * 1024  # Traceback, error and state, each in a block of the disk of its own.
 
 
 class State(StrEnum):
@@ -99,17 +102,24 @@ class Job:
         """Make the folder and its job.json.
 
         Raises:
-            InputError: The folder already holds something.
+            InputError: The folder already holds something, or can't be written to; nothing is left behind.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} already exists and is not empty: choose another folder for the job.")
-        folder.mkdir(parents=True, exist_ok=True)
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
-        with write_atomically(folder / "job.json") as partial:
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        job = cls(folder)
-        job.emit_state(State.QUEUED)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with write_atomically(folder / "job.json") as partial:
+                partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            job = cls(folder)
+            job._reserve()
+            job.emit_state(State.QUEUED)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(
+                f"{folder} can't be written to: check the folder's permissions and the free space."
+            ) from error
         return job
 
     @property
@@ -185,20 +195,39 @@ class Job:
         """Work on the job in the block: alive to all who watch, and `failed` with its error if the block raises.
 
         The error goes on to the caller. An `InputError` says what to do by itself; any other leaves its traceback in
-        the log.
+        the log. A full disk is an `InputError` too, and told even if nothing fits it any more.
 
         Raises:
-            InputError: Another process is at work on the job.
+            InputError: Another process is at work on the job, or its disk is full.
         """
         with self.heartbeat():
             try:
+                with suppress(OSError):
+                    self._reserve()
                 yield
             except BaseException as error:
-                message = str(error) or type(error).__name__
-                self.log(message if isinstance(error, InputError) else traceback.format_exc())
-                self.emit("error", message=message)
-                self.emit_state(State.FAILED)
+                self._free_reserve()
+                told = self._disk_full_error() if is_disk_full(error) else error
+                message = str(told) or type(told).__name__
+                with suppress(OSError):
+                    self.log(message if isinstance(told, InputError) else traceback.format_exc())
+                    self.emit("error", message=message)
+                    self.emit_state(State.FAILED)
+                if told is not error:
+                    raise told from error
                 raise
+            finally:
+                self._free_reserve()
+
+    def _reserve(self) -> None:
+        """Take the room that the last words need."""
+        (self.folder / "reserve").write_bytes(bytes(RESERVE_BYTES))
+
+    def _free_reserve(self) -> None:
+        (self.folder / "reserve").unlink(missing_ok=True)
+
+    def _disk_full_error(self) -> InputError:
+        return InputError(f"The disk of {self.folder} is full: free space on it, then try again.")
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:

@@ -56,7 +56,7 @@ def compare_nodes(first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTa
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:
     """Parts that are the same thing: by type and modifier of their terminology, else by name, else by number."""
-    pairs = []
+    pairs: list[tuple[Part, Part]] = []
     for one in first:
         candidates = [other for other in second if all(other is not taken for _, taken in pairs)]
         for same in (_same_terminology, _same_name, _same_number):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-Row = tuple[Any | None, ...]
+Row = tuple[Any, ...]
+"""Nodes, or None where there is none."""
 
 
 class NodeRows:

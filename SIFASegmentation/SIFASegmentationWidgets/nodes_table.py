@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import qt
@@ -40,7 +40,7 @@ class NodesTable:
             for row in range(self._table.rowCount)
         ]
 
-    def show(self, rows: list[Row]) -> None:
+    def show(self, rows: Sequence[Row]) -> None:
         """Show these nodes, making and removing rows as needed; `on_change` is not called."""
         self._filling = True
         try:

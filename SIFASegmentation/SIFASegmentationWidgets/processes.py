@@ -51,7 +51,9 @@ def start_program(
         folder: To work in.
     """
     # A console window for every job would be Windows' default.
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW if _WINDOWS else 0
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     return subprocess.Popen(
         [python_executable(), "-u", "-m", module, *arguments],
         stdin=subprocess.DEVNULL,

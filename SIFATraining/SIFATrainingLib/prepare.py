@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
@@ -300,10 +300,8 @@ class _Writer:
         """`task` is that of the labels; None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
         self.name, self.preprocessing, self.task = name, preprocessing, task
-        self.slices = open_memmap(folder / f"{name}_slices.npy", mode="w+", dtype=np.int16, shape=shape)
-        self.labels = (
-            open_memmap(folder / f"{name}_labels.npy", mode="w+", dtype=np.uint8, shape=shape) if task else None
-        )
+        self.slices = _blank_array(folder / f"{name}_slices.npy", np.dtype(np.int16), shape)
+        self.labels = _blank_array(folder / f"{name}_labels.npy", np.dtype(np.uint8), shape) if task else None
 
     def write(
         self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps
@@ -323,6 +321,20 @@ class _Writer:
         return DomainEntry(
             preprocessing=self.preprocessing, volumes=tuple(entries), labelled=self.labels is not None
         )
+
+
+def _blank_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> np.memmap[Any, Any]:
+    """An array of zeros in a file, to be filled.
+
+    They are written, not left as a hole: where a disk has no room for it, that is an error now. Filling a hole would
+    end the process by a signal.
+    """
+    with path.open("wb") as file:
+        write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+        blank = bytes(shape[1] * shape[2] * dtype.itemsize)
+        for _ in range(shape[0]):
+            file.write(blank)
+    return open_memmap(path, mode="r+")
 
 
 def _without(

@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 class SourceRow(NamedTuple):
     """A labelled volume: scalar volume, segmentation or labelmap, markups ROI or None."""
 
-    volume: Any | None
+    volume: Any
     labels: Any | None = None
     region: Any | None = None
 
@@ -33,7 +33,7 @@ class SourceRow(NamedTuple):
 class TargetRow(NamedTuple):
     """An unlabelled volume: scalar volume, markups ROI or None, and labels for monitoring only or None."""
 
-    volume: Any | None
+    volume: Any
     region: Any | None = None
     reference: Any | None = None
 
@@ -177,11 +177,14 @@ def region_text(node: Any | None) -> str:
 
 
 def _write_csv(path: Path, cases: list[_Case]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["patient", "image", "label", "region"])
-        writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["patient", "image", "label", "region"])
+            writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
 
 
 def _color(node: Any, key: str) -> list[int]:

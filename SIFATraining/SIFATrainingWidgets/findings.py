@@ -101,7 +101,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
 
 def _check_overlap(source: Sequence[SourceRow], target: Sequence[TargetRow]) -> list[Finding]:
     findings = []
-    ids = [row.volume.GetID() for row in (*source, *target)]
+    ids = [node.GetID() for node in [*(row.volume for row in source), *(row.volume for row in target)]]
     for node_id in dict.fromkeys(ids):
         if ids.count(node_id) > 1:
             name = slicer.mrmlScene.GetNodeByID(node_id).GetName()

@@ -146,7 +146,7 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     parameters.width, parameters.baseline = module.python.Width.eighth, False
 
     def checked() -> list[Any]:
-        ui.checkButton.click()
+        widget.check()
         process_events_until(lambda: any(finding.subject == "disk" for finding in widget.findings), 120)
         return [finding for finding in widget.findings if finding.level == "error"]
 
@@ -161,7 +161,7 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     # Codes of another task are not taken along.
     parameters.task = module.python.TaskChoice.cardiac
     assert widget.options().source_coding is None
-    # One folder is checked without the other, beside volumes of the scene.
+    # One folder is checked without the other.
     parameters.task, parameters.sourceFolder = module.python.TaskChoice.abdomen, ""
     (tmp_path / "ct" / "abdomen_ct_002_image.nii.gz").write_bytes(b"no image")
     assert "abdomen_ct_002_image.nii.gz" in [finding.subject for finding in checked()]
