@@ -635,6 +635,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Before anything that lets events in: a second click must find the button disabled.
         self._starting = True
         self._check_can_start()
+        problem = ""
         try:
             self.logic.ensure_dependencies()
             options = self.options()
@@ -644,11 +645,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 Path(p.outputFolder) / name, options, progress=self._show_writing,
             )  # fmt: skip
         except InputError as error:
-            self._say(str(error), error=True)
-            return
+            problem = str(error)
         finally:
             self._starting = False
             self._check_can_start()
+        if problem:
+            # After the check, which has the status line say what is still to be done.
+            self._say(problem, error=True)
+            return
         self._show_jobs()
         self.show_job(job)
 

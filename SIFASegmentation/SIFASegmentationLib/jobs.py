@@ -251,8 +251,9 @@ class Job:
                 with write_atomically(self.folder / "heartbeat.json") as partial:
                     partial.write_text(json.dumps(content), encoding="utf-8")
             except OSError as error:
-                # A full disk must not end the work: the next beat may fit again.
-                print(f"heartbeat not written: {error}", flush=True)
+                # A full disk must not end the work: the next beat may fit again. What is printed may go there too.
+                with suppress(OSError):
+                    print(f"heartbeat not written: {error}", flush=True)
 
         def keep_beating() -> None:
             while not done.wait(HEARTBEAT_SECONDS):

@@ -15,6 +15,8 @@ VOLUMES = ("vtkMRMLScalarVolumeNode",)
 REGIONS = ("vtkMRMLMarkupsROINode",)
 REFERENCES = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
 
+_HEADER, _SHORTEST, _TALLEST = 34, 64, 220  # Heights in pixels.
+
 
 class NodesTable:
     """Drives a `QTableWidget` with columns of node selectors."""
@@ -53,6 +55,7 @@ class NodesTable:
                     self._selector(row, column).setCurrentNode(node)
         finally:
             self._filling = False
+        fit_height(self._table)
 
     def add(self, *row_nodes: Any | None) -> None:
         """One more row."""
@@ -100,6 +103,12 @@ class NodesTable:
     def _changed(self, _node: Any = None) -> None:
         if not self._filling:
             self._on_change()
+
+
+def fit_height(table: Any) -> None:
+    """Make a table as tall as its rows, within bounds: a window of one column has no room for empty ones."""
+    rows = sum(table.rowHeight(row) for row in range(table.rowCount))
+    table.setFixedHeight(min(_TALLEST, max(_SHORTEST, _HEADER + rows)))
 
 
 def scene_volumes() -> list[Any]:

@@ -117,7 +117,7 @@ class VolumeChecks:
     def _sum_up(self, name: SetName, volumes: int) -> None:
         """Number of slices, and structures that are never labelled."""
         slices = self.slices[name]
-        message = f"{volumes} volumes, {slices:,} slices"
+        message = f"volumes: {volumes}, slices: {slices:,}"
         if name in DOMAINS and slices < FEW_SLICES:
             fix = "add volumes: ten or more of each modality make a better model"
             self.findings.append(Finding("warning", name, message, fix))

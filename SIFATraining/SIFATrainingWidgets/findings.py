@@ -41,7 +41,7 @@ def check_rows(
         findings += unusable
         if rows:
             few = slices < FEW_SLICES
-            message = _("{volumes} volumes, {slices} slices").format(volumes=len(rows), slices=slices)
+            message = _("volumes: {volumes}, slices: {slices}").format(volumes=len(rows), slices=slices)
             fix = _("more volumes make a better model: ten or more of each modality") if few else ""
             findings.append(Finding("warning" if few else "ok", kind, message, fix))
     return findings

@@ -8,6 +8,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from SIFASegmentationWidgets.nodes_table import fit_height
 from SIFASegmentationWidgets.structures_of_nodes import parts_of
 
 from .cohorts_of_nodes import shown_mapping, store_mapping
@@ -47,6 +48,7 @@ class MappingTable:
                 item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
                 self._table.setItem(row, column, item)
             self._table.setCellWidget(row, 2, self._selector(node, part.key, said, names, task))
+        fit_height(self._table)
 
     def _selector(self, node: Any, key: str, said: str, names: Sequence[str], task: Any) -> Any:
         selector = qt.QComboBox()

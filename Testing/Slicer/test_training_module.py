@@ -186,7 +186,7 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     assert "3 of 4" in said["warning", labels.GetName()]
     # Axial slices, however the volume is stored: as many as the synthetic patients have.
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
-    assert said["warning", "source"] == f"2 volumes, {count} slices"
+    assert said["warning", "source"] == f"volumes: 2, slices: {count}"
     assert findings_html(findings).index("never labelled") < findings_html(findings).index("slices")
 
 
