@@ -40,7 +40,7 @@ from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packag
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
-from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable
+from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable, scene_volumes
 from SIFASegmentationWidgets.parameter_link import ParameterLink
 from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFATrainingLib.findings import Finding
@@ -561,23 +561,19 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _add_all(self, table: NodesTable) -> None:
         other = self.target if table is self.source else self.source
         taken = {row[0].GetID() for row in other.nodes() if row[0] is not None}
-        table.add_all(taken)
-        if table is self.source:
-            self._guess_segmentations()
-
-    def _guess_segmentations(self) -> None:
-        """To each source volume without labels, the segmentation that was drawn on it."""
-        drawn_on: dict[str, Any] = {}
-        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-            if node.GetNodeReferenceID(role):
-                drawn_on.setdefault(node.GetNodeReferenceID(role), node)
-        rows = [SourceRow(*row) for row in self.source.nodes()]
+        if table is self.target:
+            table.add_all(taken)
+            return
+        drawn_on = _segmentations_by_volume()
+        # Where some volumes have a segmentation, those without one are the target's.
+        unlabelled = {volume.GetID() for volume in scene_volumes()} - set(drawn_on) if drawn_on else set()
+        table.add_all(taken | unlabelled)
+        rows = [SourceRow(*row) for row in table.nodes()]
         guessed = [
             row._replace(labels=row.labels or drawn_on.get(row.volume.GetID())) if row.volume is not None else row
             for row in rows
         ]
-        self.source.show(guessed)
+        table.show(guessed)
         self._store_rows()
 
     def _own_task(self) -> None:
@@ -836,6 +832,16 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say(self, text: str, *, error: bool = False) -> None:
         self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")
         self.ui.statusLabel.text = text
+
+
+def _segmentations_by_volume() -> dict[str, Any]:
+    """The first segmentation that was drawn on each volume, by the volume's node ID."""
+    drawn_on: dict[str, Any] = {}
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        if node.GetNodeReferenceID(role):
+            drawn_on.setdefault(node.GetNodeReferenceID(role), node)
+    return drawn_on
 
 
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

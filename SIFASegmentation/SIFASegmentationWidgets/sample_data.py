@@ -20,23 +20,24 @@ SAMPLES = {
     "SIFAHeartCT": ("cardiac", "ct"),
     "SIFAHeartMR": ("cardiac", "mr"),
 }
-SEED = 100  # Beyond those of the demo and of the sample model's training.
+COHORTS = {"SIFAAbdomenTraining": "abdomen", "SIFAHeartTraining": "cardiac"}
+COHORT_PATIENTS = 8  # Of each modality.
+SEED = 100  # Beyond those of the cohorts, the demo and the sample model's training.
 
 
 def register_samples() -> None:
-    """Offer the patients in the module Sample Data, category SIFA."""
+    """Offer the patients in the module Sample Data, category SIFA: one at a time, or all that a training needs."""
     import SampleData  # noqa: PLC0415  a module of Slicer, there once the application has started
 
     icon = Path(__file__).parents[1] / "Resources" / "Icons" / "SIFASegmentation.png"
-    for name in SAMPLES:
+    for name in (*SAMPLES, *COHORTS):
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="SIFA",
             sampleName=name,
-            # Never fetched, since there is a function that draws the patient, but Slicer counts them.
             uris=f"sifa:{name}",
             fileNames=f"{name}.nrrd",
             nodeNames=name,
-            customDownloader=lambda source: load_patient(source.sampleName),
+            customDownloader=_download,
             thumbnailFileName=str(icon),
         )
 
@@ -51,21 +52,54 @@ def load_patient(name: str, seed: int = SEED) -> list[Any]:
     Raises:
         InputError: The phantoms (of SIFATraining) or what they need is not installed.
     """
+    task, modality = SAMPLES[name]
+    nodes = _draw(task, modality, seed, name, labelled=True)
+    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+    return nodes
+
+
+def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
+    """All that a training needs, as nodes: labelled MR and unlabelled CT of synthetic patients, MR first.
+
+    Args:
+        name: Of `COHORTS`.
+        patients: Of each modality.
+
+    Raises:
+        InputError: As `load_patient`.
+    """
+    task, nodes = COHORTS[name], []
+    for modality in ("mr", "ct"):
+        for seed in range(patients):
+            node_name = f"{name.removesuffix('Training')}{modality.upper()} {seed + 1}"
+            nodes += _draw(task, modality, seed, node_name, labelled=modality == "mr")
+            slicer.app.processEvents()
+    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+    return nodes
+
+
+def _download(source: Any) -> list[Any]:
+    """What Sample Data calls: the nodes of the source that a user has clicked."""
+    name = source.sampleName
+    return load_cohort(name) if name in COHORTS else load_patient(name)
+
+
+def _draw(task: str, modality: str, seed: int, name: str, *, labelled: bool) -> list[Any]:
+    """A volume node and, if `labelled`, its segmentation."""
     if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("SIFATrainingLib") is None:
         raise InputError(_("Drawing sample patients needs the module SIFA Training and the Python package pydantic."))
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingLib.phantoms import make_patient  # noqa: PLC0415
 
-    task, modality = SAMPLES[name]
     image, labelmap = make_patient(task, modality, seed)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
     slicer.util.updateVolumeFromArray(node, image.array)
     ijk_to_lps = _matrix(image.geometry)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_TO_LPS @ ijk_to_lps))
     node.CreateDefaultDisplayNodes()
-    reference = segmentation_from_labels(labelmap.array, node, load_task(task), f"{node.GetName()} reference")
-    slicer.util.setSliceViewerLayers(background=node, fit=True)
-    return [node, reference]
+    if not labelled:
+        return [node]
+    return [node, segmentation_from_labels(labelmap.array, node, load_task(task), f"{node.GetName()} reference")]
 
 
 def _matrix(geometry: Any) -> Any:

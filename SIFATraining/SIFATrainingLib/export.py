@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from SIFASegmentationLib import __version__
@@ -160,7 +160,8 @@ class _Trained:
 
     def write_weights(self, path: Path) -> None:
         """Write all networks; after `write_model`, with its batch norm."""
-        save_file({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}, path)
+        # Not by `save_file`, whose error on a full disk is not the system's.
+        path.write_bytes(save({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}))
 
     def write_baseline(self, path: Path) -> BaselineSummary:
         """Write the model as a bundle's baseline; what the manifest says of it."""

@@ -101,12 +101,6 @@ def process_events_until() -> Callable[..., Any]:
     return run_events_until
 
 
-@pytest.fixture(name="process_events_until")
-def _process_events_until() -> Callable[..., Any]:
-    """`process_events_until`, for tests that can't import this file by its name."""
-    return process_events_until
-
-
 @pytest.fixture(scope="session")
 def slicer_environment() -> Any:
     """Slicer's scene and application, real or not."""

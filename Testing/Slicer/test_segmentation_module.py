@@ -173,13 +173,13 @@ def test_labelmap_nodes_are_references_too(module: Any, patient: tuple[Any, Any]
 
 
 def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from SIFASegmentationWidgets.sample_data import SAMPLES, register_samples  # noqa: PLC0415
+    from SIFASegmentationWidgets.sample_data import COHORTS, SAMPLES, register_samples  # noqa: PLC0415
 
     registered = []
     logic = SimpleNamespace(registerCustomSampleDataSource=lambda **given: registered.append(given))
     monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
     register_samples()
-    assert [given["sampleName"] for given in registered] == list(SAMPLES)
+    assert [given["sampleName"] for given in registered] == [*SAMPLES, *COHORTS]
     # As Slicer's own check: one file for one address, both plain text.
     assert all(isinstance(given[key], str) for given in registered for key in ("uris", "fileNames", "nodeNames"))
     volume, _reference = registered[0]["customDownloader"](SimpleNamespace(sampleName="SIFAAbdomenCT"))

@@ -120,6 +120,20 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
 
 
+def test_a_sample_cohort_is_shared_out_by_its_segmentations(module: Any) -> None:
+    from SIFASegmentationWidgets.sample_data import load_cohort  # noqa: PLC0415
+
+    nodes = load_cohort("SIFAHeartTraining", patients=2)
+    assert [node.GetName() for node in nodes] == [
+        "SIFAHeartMR 1", "SIFAHeartMR 1 reference", "SIFAHeartMR 2", "SIFAHeartMR 2 reference", "SIFAHeartCT 1",
+        "SIFAHeartCT 2",
+    ]  # fmt: skip
+    module.ui.sourceAddAllButton.click()
+    module.ui.targetAddAllButton.click()
+    assert module.widget.source.nodes() == [(nodes[0], nodes[1], None), (nodes[2], nodes[3], None)]
+    assert module.widget.target.nodes() == [(nodes[4], None, None), (nodes[5], None, None)]
+
+
 def test_folders_of_files_are_checked_and_used_with_their_codes(
     module: Any, tmp_path: Path, process_events_until: Any
 ) -> None:
