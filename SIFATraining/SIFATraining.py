@@ -704,7 +704,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.modelSection.visible = has_model
         self.ui.stopButton.enabled = running
         self.ui.killButton.enabled = running
-        self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST)
+        process = self.logic.process_of(job) if job is not None and self.logic is not None else None
+        # Just resumed, it has not said so yet; just stopped, it has not ended yet.
+        at_work = process is not None and process.poll() is None
+        self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
         self.ui.forgetButton.enabled = job is not None and not running
         for button in (self.ui.useButton, self.ui.fineTuneButton, self.ui.saveModelButton):
             button.enabled = has_model

@@ -198,6 +198,9 @@ class AdaptationIteration:
         fooled = self.adversarial.generator(n.source_discriminator(source_like)[:, :1])
         losses["adversarial_source"] = fooled.detach()
         self.decoder.move(self.decoder.gradients(cycles + fooled))
+
+        with torch.no_grad():
+            source_cycle = n.decoder(features_st, target_like)
         losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
         return losses | self._move_prediction_discriminators(predictions)
 
@@ -351,6 +354,10 @@ class AdaptationIteration:
             "source_discriminator": self.source_discriminator,
             "prediction_discriminators": self.prediction_discriminators,
         }
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """One for each group of networks that move together."""
+        return [player.optimiser for player in self._players().values()]
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,8 @@
 """The losses of SIFA (Chen et al., IEEE TMI 2020, section III; constants from the authors' public code).
 
-Every loss is a scalar in float32, whatever the precision of its input. Class maps have shape (B, K, H, W), labels
-(B, H, W) with values 0 (background) to K - 1; sums over "the batch" run over all processes that train together.
+Every loss is a scalar in float32 (float64 for float64), whatever the precision of its input. Class maps have shape
+(B, K, H, W), labels (B, H, W) with values 0 (background) to K - 1; sums over "the batch" run over all processes that
+train together.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from . import distributed
 
 def cycle_loss(reconstructed: Tensor, original: Tensor) -> Tensor:
     """Cycle consistency, eq. 2: mean absolute error."""
-    return functional.l1_loss(reconstructed.float(), original.float())
+    return functional.l1_loss(_precise(reconstructed), _precise(original))
 
 
 class LeastSquaresAdversarial:
@@ -23,11 +24,11 @@ class LeastSquaresAdversarial:
 
     def generator(self, fake: Tensor) -> Tensor:
         """What the maker of `fake` minimises: mean (D - 1)^2."""
-        return (fake.float() - 1).square().mean()
+        return (_precise(fake) - 1).square().mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """What the discriminator minimises: half of mean (D_real - 1)^2 + mean D_fake^2."""
-        return 0.5 * ((real.float() - 1).square().mean() + fake.float().square().mean())
+        return 0.5 * ((_precise(real) - 1).square().mean() + _precise(fake).square().mean())
 
 
 class LogAdversarial:
@@ -35,11 +36,11 @@ class LogAdversarial:
 
     def generator(self, fake: Tensor) -> Tensor:
         """What the maker of `fake` minimises: mean -log D."""
-        return functional.softplus(-fake.float()).mean()
+        return functional.softplus(-_precise(fake)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """What the discriminator minimises: half of mean -log D_real + mean -log(1 - D_fake)."""
-        return 0.5 * (functional.softplus(-real.float()).mean() + functional.softplus(fake.float()).mean())
+        return 0.5 * (functional.softplus(-_precise(real)).mean() + functional.softplus(_precise(fake)).mean())
 
 
 AdversarialLoss = LeastSquaresAdversarial | LogAdversarial
@@ -60,18 +61,20 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: fl
     )
     weights = 1 - counts / counts.sum()
     if probability_floor > 0:
-        log_probabilities = torch.softmax(logits.float(), 1).clamp(probability_floor, 1).log()
+        log_probabilities = torch.softmax(_precise(logits), 1).clamp(probability_floor, 1).log()
     else:
-        log_probabilities = torch.log_softmax(logits.float(), 1)
+        log_probabilities = torch.log_softmax(_precise(logits), 1)
     # nll_loss would divide by the sum of the weights; the authors divide by the number of pixels.
-    total: Tensor = functional.nll_loss(log_probabilities, labels.long(), weights, reduction="sum")
+    total: Tensor = functional.nll_loss(
+        log_probabilities, labels.long(), weights.to(log_probabilities.dtype), reduction="sum"
+    )
     return total / labels.numel()
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - mean over the K classes of 2 sum(p y) / (sum p^2 + sum y + 1e-7), sums over the whole batch (eq. 3)."""
-    probabilities = torch.softmax(logits.float(), 1)
-    truth = functional.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(torch.float32)
+    probabilities = torch.softmax(_precise(logits), 1)
+    truth = functional.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
     over_pixels = (0, 2, 3)
     overlap, squared, size = distributed.sum_with_gradient(
         torch.stack(
@@ -89,3 +92,7 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def segmentation_loss(logits: Tensor, labels: Tensor, probability_floor: float = 0.0) -> Tensor:
     """L_seg of eq. 3: weighted cross-entropy + soft Dice."""
     return weighted_cross_entropy(logits, labels, probability_floor) + soft_dice_loss(logits, labels)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,6 +1,6 @@
 """The README's tutorial by clicks, with a training long enough to show something. Not one of the tests: ten minutes.
 
-    SIFA_SCREENSHOTS=Resources/Tutorial pytest Testing/Slicer/tutorial.py
+    SIFA_SCREENSHOTS=Resources/Screenshots pytest Testing/Slicer/tutorial.py
 
 leaves the tutorial's pictures. Its last step checks what the tutorial says: adapted is better than not.
 """
@@ -32,7 +32,7 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     ui.targetAddAllButton.click()
     ui.targetWindowCheckBox.checked = True
     ui.outputFolderEdit.currentPath = str(tmp_path / "SIFA")
-    picture(training, "1_volumes")
+    picture(training, "tutorial_1_volumes")
 
     # 3. Small, since these patients are simple and this computer may have no GPU; then check.
     ui.advancedSection.collapsed = False
@@ -43,7 +43,7 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     ui.checkButton.click()
     process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
     ui.sourceSection.collapsed = ui.targetSection.collapsed = True
-    picture(training, "2_checks")
+    picture(training, "tutorial_2_checks")
 
     # 4. Train.
     ui.startButton.click()
@@ -58,14 +58,14 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
         return (job.folder / "events.jsonl").exists() and job.state() is State.RUNNING and iteration() >= 1000
 
     process_events_until(lambda: training_adapted() or job.state() is State.FAILED, TRAINING_SECONDS)
-    picture(training, "3_losses")
+    picture(training, "tutorial_3_losses")
     ui.progressTabs.setCurrentIndex(1)
-    picture(training, "4_previews")
+    picture(training, "tutorial_4_previews")
     process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), TRAINING_SECONDS)
     assert job.state() is State.FINISHED, ui.statusLabel.text
     process_events_until(lambda: ui.useButton.enabled, 10)
     ui.progressSection.collapsed = True
-    picture(training, "5_model")
+    picture(training, "tutorial_5_model")
 
     # 5. Use the model on a patient that it has not seen, with its reference, and the baseline beside it.
     volume, reference = load_patient("SIFAAbdomenCT")
@@ -76,7 +76,7 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     ui.baselineCheckBox.checked = True
     ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)
-    picture(segmentation, "6_scores")
+    picture(segmentation, "tutorial_6_scores")
     table = slicer.util.getNode("SIFA scores")
     dice = [float(table.GetCellText(row, 2)) for row in range(8)]
     assert sum(dice[:4]) > sum(dice[4:]), dice

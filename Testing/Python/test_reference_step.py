@@ -1,0 +1,88 @@
+"""The sequential schedule against the authors' seven passes: `Testing/Benchmarks/reference_step.py`."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from SIFATrainingLib.config import make_config
+from SIFATrainingLib.iteration import AdaptationIteration, Batch
+from SIFATrainingLib.networks import Networks
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
+
+from reference_step import ReferenceStep
+
+# Iterations, and the share of a network's change in them by which the two may differ. In float32 one, in the same
+# layout: adversaries that answer each other enlarge differences of rounding a thousandfold with each further one.
+RUNS = [
+    (torch.float64, torch.contiguous_format, 3, 1e-6),
+    (torch.float64, torch.channels_last, 3, 1e-6),
+    (torch.float32, torch.contiguous_format, 1, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("dtype", "layout", "iterations", "tolerance"), RUNS)
+def test_the_sequential_schedule_gives_the_weights_of_seven_separate_passes(
+    dtype: torch.dtype, layout: torch.memory_format, iterations: int, tolerance: float
+) -> None:
+    settings = {"batch_norm_statistics": "target", "probability_floor": 0.0, "decoder_dropout": 0.0}
+    config = make_config("paper", width=0.125, batch=2, pool=3, **settings)
+    ours, theirs = networks().to(dtype).to(memory_format=layout), networks().to(dtype)
+    start = copy.deepcopy(theirs)
+    product, reference = AdaptationIteration(ours, config), ReferenceStep(theirs, config)
+    if dtype is torch.float32:
+        warm(product.optimisers())
+        warm(reference.optimisers())
+    for step in (product.step, reference.step):
+        # The pools draw from torch's generator.
+        torch.manual_seed(7)
+        for batch in batches(iterations):
+            step(Batch(batch.source.to(dtype), batch.labels, batch.target.to(dtype)))
+    for name, _ in theirs.named_children():
+        its, mine, first = (flat(n.get_submodule(name)) for n in (theirs, ours, start))
+        change = (its - first).norm()
+        assert change > 1e-5, name
+        assert (mine - its).norm() < tolerance * change, name
+    for (name, mine), its in zip(ours.encoder.named_buffers(), theirs.encoder.buffers(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def warm(optimisers: list[torch.optim.Optimizer]) -> None:
+    """Adam as after many iterations. Its first step is as long for a gradient that is nothing but rounding as for any
+    other, so that in float32 two ways to compute the same part; a warm one follows the gradient."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                optimiser.state[parameter] = {
+                    "step": torch.tensor(1000.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.full_like(parameter, 1.0),
+                }
+
+
+def batches(count: int) -> list[Batch]:
+    torch.manual_seed(5)
+    return [
+        Batch(torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 32, 32)), torch.rand(2, 1, 32, 32) * 2 - 1)
+        for _ in range(count)
+    ]
+
+
+def networks() -> Networks:
+    torch.manual_seed(6)
+    made = Networks(3, width=0.125, decoder_dropout=0.0)
+    # Larger weights than the authors' start, so that every path carries a gradient worth comparing.
+    for parameter in made.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.08)
+    return made
+
+
+def flat(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
