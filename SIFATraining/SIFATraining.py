@@ -224,9 +224,10 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: Declined, offline or failed.
         """
-        ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Training")
+        # First: pip would bring a torch of its own choice along with lightning-fabric.
         if missing_packages(("torch",)):
             _install_torch()
+        ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Training")
 
     def start(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +120,29 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
     ui.ownTaskButton.click()
     assert "Milz" in ui.taskLabel.text
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
+
+
+def test_torch_is_installed_before_what_would_bring_one_of_its_own(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    installed: list[str] = []
+    monkeypatch.setattr(module.python, "missing_packages", lambda names: [name for name in names if name == "torch"])
+    monkeypatch.setattr(module.python, "ensure_packages", lambda *_: installed.append("packages"))
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    with pytest.raises(InputError, match="install the extension PyTorch"):
+        module.logic.ensure_dependencies()
+    assert installed == []
+
+    def install_torch(*, askConfirmation: bool) -> str:  # noqa: N803  PyTorchUtils' name
+        installed.append(f"torch, asking: {askConfirmation}")
+        return "torch"
+
+    logic = SimpleNamespace(installTorch=install_torch)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+    module.logic.ensure_dependencies()
+    assert installed == ["torch, asking: True", "packages"]
 
 
 def test_a_sample_cohort_is_shared_out_by_its_segmentations(module: Any) -> None:

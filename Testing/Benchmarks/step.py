@@ -1,0 +1,188 @@
+"""A training step of the product against the authors' seven passes (`reference_step.py`), side by side in one run.
+
+    python Testing/Benchmarks/step.py > step.md                                   # CPU: 128 x 128, batch 2
+    python Testing/Benchmarks/step.py --device cuda --size 256 --batch 8 > step_cuda.md
+
+Every variant does the same losses on the same slices with networks of the same width. Rounds of all variants alternate,
+so that a machine that gets slower does so for all; a variant's time is its median. The arithmetic of a step is counted
+by torch's formulas (`flop_registry`), the machine's rate measured by products of matrices in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import torch
+from reference_step import ReferenceStep
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from SIFATrainingLib.config import TrainingConfig, make_config
+from SIFATrainingLib.devices import describe_device, make_fabric
+from SIFATrainingLib.iteration import Batch
+from SIFATrainingLib.loop import Model
+from SIFATrainingLib.networks import Networks
+
+CLASSES = 5
+MATRIX = {"cpu": 2048, "cuda": 8192}  # Rows of the square matrices that the machine's rate is measured by.
+
+
+@dataclass
+class Variant:
+    """A way to do a step."""
+
+    name: str
+    precision: str
+    step: Callable[[], object]
+    seconds: list[float]
+    flop: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts the operations of convolutions and matrix products, in both passes.
+
+    torch's own `FlopCounterMode` tells modules apart by hooks that `torch.autograd.grad` can't run.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help="In a round of a variant.")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    variants = make_variants(arguments, device)
+    for variant in variants:
+        print(f"warming up: {variant.name}", file=sys.stderr)
+        with FlopCounter() as counter:
+            variant.step()
+        variant.flop = float(counter.total)
+        variant.peak_bytes = peak_bytes(variant.step, device)
+    for number in range(arguments.rounds):
+        for variant in variants:
+            variant.seconds.append(seconds_of(variant.step, arguments.steps, device))
+            print(f"round {number + 1}: {variant.name}: {variant.seconds[-1]:.3f} s", file=sys.stderr)
+    rates = {precision: matrix_rate(precision, device) for precision in dict.fromkeys(v.precision for v in variants)}
+    print("\n".join(report(arguments, variants, rates)))
+
+
+def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[Variant]:
+    """The reference in float32, and the product's schedules in every precision that the device has."""
+    torch.manual_seed(0)
+    shape = (arguments.batch, 1, arguments.size, arguments.size)
+    slices = [torch.rand(shape, device=device) * 2 - 1 for _ in range(2)]
+    labels = torch.randint(0, CLASSES, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
+    batch = Batch(slices[0], labels, slices[1])
+    laid_out = Batch(
+        batch.source.contiguous(memory_format=torch.channels_last),
+        labels,
+        batch.target.contiguous(memory_format=torch.channels_last),
+    )
+    settings = {"width": arguments.width, "batch": arguments.batch}
+    reference = ReferenceStep(Networks(CLASSES, arguments.width).to(device), make_config("paper", **settings))
+    variants = [Variant("reference: seven passes", "float32", lambda: reference.step(batch), [])]
+    for precision in ("float32", "bfloat16") if device.type == "cuda" else ("float32",):
+        for schedule in ("sequential", "simultaneous"):
+            config = make_config(schedule=schedule, precision=precision, **settings)
+            variants.append(Variant(schedule, precision, _product_step(config, laid_out, device), []))
+    return variants
+
+
+def _product_step(config: TrainingConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
+    model = Model.create(CLASSES, config, device)
+    fabric = make_fabric(device.type, config.precision)
+
+    def step() -> None:
+        with fabric.autocast():
+            model.iteration.step(batch)
+
+    return step
+
+
+def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Seconds of one step, the mean over `steps`."""
+    wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait(device)
+    return (time.perf_counter() - started) / steps
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Memory of the device at the peak of a step; 0 on a CPU, where torch keeps no count."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    wait(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def matrix_rate(precision: str, device: torch.device) -> float:
+    """Floating-point operations per second of a product of large square matrices: what the machine can do."""
+    rows = MATRIX[device.type]
+    a, b = (torch.randn(rows, rows, device=device).to(getattr(torch, precision)) for _ in range(2))
+    return 2 * rows**3 / min(seconds_of(lambda: torch.mm(a, b), 1, device) for _ in range(10))
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def report(arguments: argparse.Namespace, variants: list[Variant], rates: dict[str, float]) -> list[str]:
+    """The table as lines of Markdown."""
+    reference = variants[0].median
+    lines = [
+        "# A training step against the authors' seven passes\n",
+        f"Made by `python Testing/Benchmarks/step.py {' '.join(sys.argv[1:])}`, {date.today()}, "
+        f"{describe_device(arguments.device)}, {platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}.",
+        f"Slices of {arguments.size} x {arguments.size}, batch {arguments.batch}, width {arguments.width:g}; medians "
+        f"of {arguments.rounds} rounds.",
+        f"Matrix products: {', '.join(f'{rate / 1e9:,.0f} GFLOP/s in {name}' for name, rate in rates.items())}.\n",
+        "| step | precision | seconds | times as fast as the reference | GFLOP | GFLOP/s | share of the matrix rate | "
+        "memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for v in variants:
+        rate = v.flop / v.median
+        memory = f"{v.peak_bytes / 1e9:.1f} GB" if v.peak_bytes else "-"
+        lines.append(
+            f"| {v.name} | {v.precision} | {v.median:.3f} | {reference / v.median:.2f} | {v.flop / 1e9:,.0f} | "
+            f"{rate / 1e9:,.0f} | {100 * rate / rates[v.precision]:.0f} % | {memory} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
