@@ -20,7 +20,7 @@ from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig
-from .console import ProgressLine, show_events, write_output_to
+from .console import ProgressLine, duration, show_events, write_output_to
 from .options import (
     Device,
     Roi,
@@ -294,6 +294,43 @@ def demo(
     from .demo import demo as run  # noqa: PLC0415
 
     run(out, task=task, device=device, seed=seed)
+
+
+@app.command("bench")
+@takes(config=config_options)
+def bench_machine(
+    config: TrainingConfig,
+    task: Annotated[str, typer.Option(help="Preset or file; its number of structures counts.")] = "abdomen",
+    size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
+    device: Device = "auto",
+    seconds: Annotated[float, typer.Option(help="To spend on iterations; at least one is done.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Measure this machine: time and memory of an iteration, of a whole training, and speed of segmentation.
+
+    Takes the options of `train`.
+    """
+    from .bench import bench as run  # noqa: PLC0415
+
+    classes = len(load_task(task).structures) + 1
+    found = run(
+        config, classes=classes, size=size, device=device, seconds=seconds,
+        report=lambda text: print(f"measuring {text}", file=sys.stderr),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    estimate = found.estimate
+    peak = "" if found.peak_bytes is None else f", {found.peak_bytes / 1e9:.2g} GB of its memory"
+    print(
+        f"training on {found.device}: {found.seconds_per_iteration:.3g} s per iteration of {config.batch} slices of "
+        f"{size} x {size}, width {config.width:g} (median of {found.steps}){peak}\n"
+        f"{config.iterations:,} iterations: {duration(found.seconds_per_iteration * config.iterations)}\n"
+        f"the check before a training would say: {estimate.seconds_per_iteration:.3g} s and "
+        f"{estimate.memory_bytes(config.batch) / 1e9:.2g} GB (from {estimate.measured})\n"
+        f"segmentation on {found.segmentation_device}: {found.slices_per_second:.3g} slices a second, 100 slices in "
+        f"{100 / found.slices_per_second:.2g} s"
+    )
 
 
 def main() -> None:

@@ -81,10 +81,10 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
         slices = torch.rand(count, 1, small, small, device=fabric.device) * 2 - 1
         labels = torch.zeros(count, small, small, dtype=torch.uint8, device=fabric.device)
         with fabric.autocast(), _kept_bytes(model, fabric.device) as total:
-            _wait(fabric.device)
+            wait(fabric.device)
             started = time.perf_counter()
             model.iteration.step(Batch(slices, labels, slices))
-            _wait(fabric.device)
+            wait(fabric.device)
             seconds = time.perf_counter() - started
         kept[count] = total[0]
     pixels = (size / small) ** 2
@@ -168,7 +168,7 @@ def _tensors(state: object) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,134 @@
+"""How fast this machine trains and segments, measured: what `sifa bench` prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+
+from SIFASegmentationLib.errors import InputError
+
+from .config import TrainingConfig
+from .devices import describe_device, make_fabric, out_of_memory
+from .estimate import Estimate, measure, wait
+from .export import fold_batch_norm, to_onnx
+from .iteration import Batch
+from .loop import Model
+from .networks import ENCODER_STRIDE, Segmentor
+
+_SEGMENTED = 8  # Slices in a batch of the segmentation.
+_MOST_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured.
+
+    Attributes:
+        device: That trained, in words.
+        steps: Iterations of the training's own size that were timed, after one that was not.
+        seconds_per_iteration: Their median.
+        peak_bytes: Memory of the GPU at their peak; None elsewhere.
+        estimate: What the check before a training says, from one small step.
+        segmentation_device: cpu or cuda, where ONNX Runtime ran.
+        slices_per_second: That E and C1 segment.
+    """
+
+    device: str
+    steps: int
+    seconds_per_iteration: float
+    peak_bytes: int | None
+    estimate: Estimate
+    segmentation_device: str
+    slices_per_second: float
+
+
+def bench(
+    config: TrainingConfig,
+    *,
+    classes: int = 5,
+    size: int = 256,
+    device: str = "auto",
+    seconds: float = 20.0,
+    report: Callable[[str], None] = lambda _: None,
+) -> Bench:
+    """Train and segment random slices for a while.
+
+    Args:
+        config: Of the training.
+        classes: K, the structures and the background.
+        size: Rows and columns of its slices.
+        device: auto, cuda, mps or cpu.
+        seconds: To spend on the steps of training, at least one of which is done however long it takes.
+        report: Told of what is measured next.
+
+    Raises:
+        InputError: The device is not there, or does not hold the step; the size is not usable.
+    """
+    if size % ENCODER_STRIDE or size < 4 * ENCODER_STRIDE:
+        raise InputError(f"The size {size} is not usable: give a multiple of {ENCODER_STRIDE}, 32 or more.")
+    try:
+        return _bench(config, classes, size, device, seconds, report)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(
+            f"The memory of {device} does not hold batches of {config.batch} slices of {size} x {size} at width "
+            f"{config.width:g}: use a smaller batch, size or width."
+        ) from error
+
+
+def _bench(
+    config: TrainingConfig, classes: int, size: int, device: str, seconds: float, report: Callable[[str], None]
+) -> Bench:
+    report("one small step, for the estimate")
+    estimate = measure(config, classes, size, device)
+    fabric = make_fabric(device, config.precision)
+    model = Model.create(classes, config, fabric.device)
+    shape = (config.batch, 1, size, size)
+    source, target = (torch.rand(shape, device=fabric.device) * 2 - 1 for _ in range(2))
+    labels = torch.randint(0, classes, (config.batch, size, size), dtype=torch.uint8, device=fabric.device)
+
+    def step() -> float:
+        started = time.perf_counter()
+        with fabric.autocast():
+            model.iteration.step(Batch(source, labels, target))
+        wait(fabric.device)
+        return time.perf_counter() - started
+
+    report(f"iterations of {config.batch} slices of {size} x {size}")
+    step()
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    times = [step()]
+    while sum(times) < seconds and len(times) < _MOST_STEPS:
+        times.append(step())
+    peak = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
+    report("segmentation")
+    where, slices = _segmentation_speed(model, size)
+    return Bench(describe_device(fabric.device.type), len(times), median(times), peak, estimate, where, slices)
+
+
+def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
+    """Device of ONNX Runtime, and slices a second of the exported networks, the best of three batches."""
+    networks = model.networks.cpu().eval()
+    example = torch.rand(2, 1, size, size) * 2 - 1
+    exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    there = onnxruntime.get_available_providers()
+    wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+    session = onnxruntime.InferenceSession(exported, options, providers=wanted)
+    slices = np.random.default_rng(0).uniform(-1, 1, (_SEGMENTED, 1, size, size)).astype(np.float32)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        session.run(None, {"slices": slices})
+        times.append(time.perf_counter() - started)
+    where = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+    return where, _SEGMENTED / min(times[1:])

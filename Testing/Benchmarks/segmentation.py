@@ -1,0 +1,218 @@
+"""Segmentation by the product against a plain loop of torch, side by side in one run; and what its shortcuts change.
+
+    python Testing/Benchmarks/segmentation.py > segmentation.md
+    python Testing/Benchmarks/segmentation.py --bundle BUNDLE --volumes VOLUME ... > segmentation.md   # both tables
+
+The loop is what one would write first: the networks that trained, float32, one slice of the whole grid after the other,
+and the same way there and back. Speed is measured on networks of full width with random weights, on a synthetic CT of
+256 x 256 x 100 voxels. The second table compares labelmaps of a trained bundle with those of the whole grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from scipy import ndimage
+
+from SIFASegmentationLib import __version__, segmentation
+from SIFASegmentationLib.bundle import (
+    MODEL_FILE,
+    BundleManifest,
+    TrainingSummary,
+    Verification,
+    manifest_json,
+    read_bundle,
+)
+from SIFASegmentationLib.bundle_files import MANIFEST_FILE
+from SIFASegmentationLib.files import sha256
+from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
+from SIFATrainingLib.networks import Classifier, Encoder
+from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+from SIFATrainingLib.phantoms import make_patient
+
+TASK = load_task("abdomen")
+SIZE, SPACING, SLICES = 256, 1.6, 100
+FIRST_SLICE = """
+import sys, time
+started = float(sys.argv[3])
+from SIFASegmentationLib.segment_files import segment_files
+class Done(Exception): pass
+def report(name, done, total):
+    print(time.time() - started)
+    raise Done
+try:
+    segment_files(sys.argv[1], [sys.argv[2]], sys.argv[4], device="cpu", report=report)
+except Done:
+    pass
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loop-slices", type=int, default=20, help="Of the plain loop, whose time is extrapolated.")
+    parser.add_argument("--bundle", type=Path, help="Trained, for the second table.")
+    parser.add_argument("--volumes", type=Path, nargs="+", default=[])
+    parser.add_argument("--large", action="store_true", help="Also the peak memory of 1024 x 1024 x 1000 voxels.")
+    arguments = parser.parse_args()
+    print("# Segmentation\n")
+    print(f"Made by `python Testing/Benchmarks/segmentation.py {' '.join(sys.argv[1:])}`, {date.today()}, "
+          f"{platform.machine()}, {torch.get_num_threads()} threads, onnxruntime {onnxruntime.__version__}, torch "
+          f"{torch.__version__}.\n")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        measure_speed(arguments, Path(folder))
+    if arguments.bundle is not None:
+        compare_margins(arguments.bundle, arguments.volumes)
+
+
+def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
+    """Print the table of times."""
+    torch_model, bundle = make_bundle(folder / "bundle", arguments.width)
+    volume = synthetic_volume()
+    path = folder / "volume.nii.gz"
+    write_volume(volume, path)
+    segmentor = Segmentor(read_bundle(bundle), "cpu")
+    window = segmentor._window(prepare_volume(volume, segmentor.manifest.preprocessing["target"]).placement)
+    seen = " x ".join(str(side.stop - side.start) for side in window)
+    rounds: dict[str, list[float]] = {"loop": [], "whole grid": [], "product": []}
+    for _ in range(arguments.rounds):
+        rounds["loop"].append(seconds_of_loop(torch_model, volume, segmentor, arguments.loop_slices))
+        for name, margin in (("whole grid", SIZE), ("product", segmentation._MARGIN)):
+            rounds[name].append(seconds_of_product(segmentor, volume, margin))
+    best = {name: min(seconds) for name, seconds in rounds.items()}
+    flop = 2 * 29.12e9 * arguments.width**2 * SLICES
+    size = " x ".join(map(str, volume.geometry.size))
+    print(f"A volume of {size} voxels, width {arguments.width:g}; the field of view with its margin is {seen} of "
+          f"{SIZE} x {SIZE} pixels. Best of {arguments.rounds} rounds that alternate.\n")  # fmt: skip
+    print("| what | seconds | times as fast as the loop | GFLOP/s |\n|---|---|---|---|")
+    labels = {
+        "loop": f"plain loop of torch ({arguments.loop_slices} slices, scaled to {SLICES})",
+        "whole grid": "ONNX Runtime, batches, batch norm folded; whole grid",
+        "product": "the same, field of view and margin alone (the product)",
+    }
+    for name, label in labels.items():
+        rate = f"{flop / best[name] / 1e9:.0f}" if name != "product" else "-"
+        print(f"| {label} | {best[name]:.1f} | {best['loop'] / best[name]:.2f} | {rate} |")
+    first = first_slice(bundle, path, folder)
+    print(f"\nFrom the start of a process to its first slices (a batch of {segmentation._BATCH}): {first:.1f} s.")
+    if arguments.large:
+        print(f"\nPeak memory of a process that segments 1024 x 1024 x 1000 voxels of int16, from file to file: "
+              f"{large_volume_gigabytes(folder):.1f} GB.")  # fmt: skip
+
+
+def make_bundle(folder: Path, width: float) -> tuple[TorchSegmentor, Path]:
+    """Networks with random weights, and a bundle of them."""
+    torch.manual_seed(0)
+    encoder = Encoder(width)
+    model = TorchSegmentor(encoder, Classifier(encoder.channels, len(TASK.structures) + 1)).eval()
+    onnx = to_onnx(fold_batch_norm(model), torch.rand(2, 1, SIZE, SIZE))
+    folder.mkdir()
+    (folder / MODEL_FILE).write_bytes(onnx)
+    preprocessing = Preprocessing(size=SIZE, spacing=SPACING)
+    manifest = BundleManifest(
+        name="random weights", created=datetime.now(UTC).isoformat(), sifa_version=__version__, task=TASK,
+        domain="target", preprocessing={"source": preprocessing, "target": preprocessing},
+        training=TrainingSummary(
+            method="sifa", iterations=0, source_volumes=(), target_volumes=(), losses={}, settings={}
+        ),
+        verification=Verification(
+            slices=1, largest_difference=largest_difference(onnx, model, torch.rand(1, 1, SIZE, SIZE))
+        ),
+        files={MODEL_FILE: sha256(folder / MODEL_FILE)},
+    )  # fmt: skip
+    (folder / MANIFEST_FILE).write_text(manifest_json(manifest), encoding="utf-8")
+    return model, folder
+
+
+def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
+    """A synthetic abdominal CT of rows x rows x slices voxels."""
+    image, _ = make_patient("abdomen", "ct", 0, size=min(rows, SIZE))
+    k, j, i = image.array.shape
+    factors = (slices / k, rows / j, rows / i)
+    array = ndimage.zoom(image.array, factors, order=0)
+    spacing = tuple(a / f for a, f in zip(image.geometry.spacing, reversed(factors), strict=True))
+    geometry = Geometry((rows, rows, slices), spacing, image.geometry.origin, image.geometry.direction)
+    return Volume(array, geometry, "synthetic")
+
+
+@torch.no_grad()
+def seconds_of_loop(model: TorchSegmentor, volume: Volume, segmentor: Segmentor, slices: int) -> float:
+    """Seconds that the plain loop takes for all slices, from those that `slices` of them take."""
+    prepared = prepare_volume(volume, segmentor.manifest.preprocessing["target"])
+    labels, view = prepared.placement.canvas(np.uint8)
+    started = time.perf_counter()
+    for index in range(slices):
+        probabilities = model(torch.from_numpy(prepared.batch(index, index + 1))[:, None]).numpy()
+        view[index : index + 1] = prepared.placement.restore_probabilities(probabilities).argmax(1)
+    assert labels.shape == volume.array.shape
+    return (time.perf_counter() - started) / slices * len(prepared)
+
+
+def seconds_of_product(segmentor: Segmentor, volume: Volume, margin: int) -> float:
+    """Seconds of the product with a margin of so many pixels."""
+    before, segmentation._MARGIN = segmentation._MARGIN, margin
+    started = time.perf_counter()
+    segmentor.segment(volume)
+    seconds = time.perf_counter() - started
+    segmentation._MARGIN = before
+    return seconds
+
+
+def first_slice(bundle: Path, volume: Path, folder: Path) -> float:
+    """Seconds from the start of a process to the first slices that it has segmented."""
+    command = [sys.executable, "-c", FIRST_SLICE, str(bundle), str(volume), repr(time.time()), str(folder / "out")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def large_volume_gigabytes(folder: Path) -> float:
+    """Peak resident memory of `sifa segment` on a large volume, with a model an eighth as wide."""
+    _, bundle = make_bundle(folder / "narrow", 0.125)
+    path = folder / "large.nii.gz"
+    write_volume(synthetic_volume(1024, 1000), path)
+    command = [sys.executable, "-m", "SIFATrainingLib", "segment", str(bundle), str(path), "--out", str(folder / "out")]
+    subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+
+
+def compare_margins(bundle: Path, volumes: list[Path]) -> None:
+    """Print how far labelmaps with narrower margins are from those of the whole grid."""
+    segmentor = Segmentor(read_bundle(bundle), "cpu")
+    print("\n## What the margin changes\n")
+    print("Dice of each structure with the labelmap of the whole grid, and the pixels that the model sees.\n")
+    print("| volume | margin | pixels | lowest Dice | mean Dice |\n|---|---|---|---|---|")
+    for path in volumes:
+        volume = read_volume(path)
+        found = {}
+        for margin in (segmentor.manifest.preprocessing["target"].size, 32, 16, 8, 0):
+            segmentation._MARGIN = margin
+            window = segmentor._window(prepare_volume(volume, segmentor.manifest.preprocessing["target"]).placement)
+            found[margin] = segmentor.segment(volume, largest_component=False).labelmap.array
+            whole = next(iter(found.values()))
+            dice = [
+                2 * np.count_nonzero((found[margin] == value) & (whole == value))
+                / (np.count_nonzero(found[margin] == value) + np.count_nonzero(whole == value))
+                for value in np.unique(whole[whole > 0])
+            ]  # fmt: skip
+            pixels = " x ".join(str(side.stop - side.start) for side in window)
+            print(f"| {volume.name} | {margin} | {pixels} | {min(dice):.5f} | {np.mean(dice):.5f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
