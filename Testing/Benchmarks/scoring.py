@@ -1,9 +1,9 @@
 """Scores of real labelmaps against medpy, MONAI and surface-distance: the same values, and how much faster.
 
-    python Testing/Benchmarks/scoring.py LABELMAP ... > scoring.md
+    python Testing/Benchmarks/scoring.py LABELMAP ... --large > scoring.md
 
-Each labelmap is the reference; the prediction is the same one, moved and with a ragged surface. Every library scores
-the same boolean arrays on one thread.
+Each labelmap is the reference; the prediction is the same one, moved and with a ragged surface. `--large` adds a
+synthetic abdomen of 512 x 512 x 300 voxels. Every library scores the same boolean arrays on one thread.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from SIFASegmentationLib.metrics import Mask, Scores, score_labelmaps, surface_distances
-from SIFASegmentationLib.volumes import read_volume
+from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
+from SIFATrainingLib.phantoms import make_patient
 
 Spacing = tuple[float, float, float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("labelmaps", nargs="+", type=Path)
+    parser.add_argument("labelmaps", nargs="*", type=Path)
+    parser.add_argument("--large", action="store_true", help="Also a synthetic one of 512 x 512 x 300 voxels.")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     print("# Scores of real labelmaps against other libraries\n")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("medpy", "monai", "surface-distance", "scipy"))
-    print(f"Made by `Testing/Benchmarks/scoring.py LABELMAP ...`, {date.today()}, {platform.machine()}, one thread;")
-    print(f"{libraries}.")
+    print(f"Made by `Testing/Benchmarks/scoring.py LABELMAP ... --large`, {date.today()}, {platform.machine()}, one")
+    print(f"thread; {libraries}.")
     print("Differences are the largest over the structures: relative for medpy and for MONAI's HD95 (the larger of the")
     print("two directed percentiles, ours computed likewise), absolute for surface Dice (MONAI counts voxels as we do;")
     print("surface-distance weighs by area). Times are of all structures of a labelmap together.\n")
@@ -51,16 +53,27 @@ def main() -> None:
           "| ours, s | medpy / ours | MONAI / ours |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for path in arguments.labelmaps:
-        print(row(path), flush=True)
+        print(row(path.name, read_volume(path)), flush=True)
+    if arguments.large:
+        print(row("synthetic abdomen", large_labelmap()), flush=True)
 
 
-def row(path: Path) -> str:
+def large_labelmap() -> Volume:
+    """Labels of a synthetic abdomen, 512 x 512 x 300 voxels."""
+    _, labels = make_patient("abdomen", "ct", 0, size=512)
+    i, j, k = labels.geometry.spacing
+    slices = len(labels.array)
+    array = ndimage.zoom(labels.array, (300 / slices, 1, 1), order=0)
+    geometry = Geometry((512, 512, 300), (i, j, k * slices / 300), labels.geometry.origin, labels.geometry.direction)
+    return Volume(array, geometry, labels.name)
+
+
+def row(name: str, volume: Volume) -> str:
     """One labelmap's line of the table."""
-    volume = read_volume(path)
     reference = volume.array.astype(np.uint8)
     i, j, k = volume.geometry.spacing
     spacing = (k, j, i)
-    prediction = disturbed(reference, seed=len(path.name))
+    prediction = disturbed(reference, seed=len(name))
     values = [int(value) for value in np.unique(reference) if value]
     ours, seconds = timed(lambda: score_labelmaps(prediction, reference, spacing, values))
     masks = {value: (prediction == value, reference == value) for value in values}
@@ -72,7 +85,7 @@ def row(path: Path) -> str:
     area = max(abs(ours[v].surface_dice - by_surface_distance(*masks[v], spacing)) for v in values)
     size = " x ".join(map(str, volume.geometry.size))
     return (
-        f"| {path.name} | {size} | {to_medpy:.0e} | {to_monai:.0e} | {surface_dice:.0e} | {area:.3f} | {seconds:.2f} | "
+        f"| {name} | {size} | {to_medpy:.0e} | {to_monai:.0e} | {surface_dice:.0e} | {area:.3f} | {seconds:.2f} | "
         f"{medpy_seconds / seconds:.0f} | {monai_seconds / seconds:.1f} |"
     )
 
