@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,21 +42,32 @@ class SliceOrder:
 
 
 class SliceStore:
-    """Slices that are fetched by index: on the device when they fit its budget, else from the memory-mapped file."""
+    """Slices that are fetched by index: on the device when they are resident, else from the memory-mapped file."""
 
-    def __init__(self, array: NDArray[Any], device: torch.device, budget_bytes: float) -> None:
+    def __init__(self, array: NDArray[Any], device: torch.device, *, resident: bool) -> None:
         self.device = device
         self._array = array
-        self._resident = torch.from_numpy(np.array(array)).to(device) if array.nbytes <= budget_bytes else None
+        self._resident = torch.from_numpy(np.array(array)).to(device) if resident else None
 
-    def fetch(self, indices: NDArray[np.int64]) -> Tensor:
-        """Slices (b, size, size) on the device, in the array's own type."""
+    def read(self, indices: NDArray[np.int64]) -> Tensor:
+        """Slices (b, size, size) in the array's own type: on the device if resident, else on the host, ready to go."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self.device)]
         rows = torch.from_numpy(np.stack([self._array[index] for index in indices]))
-        if self.device.type == "cuda":
-            return rows.pin_memory().to(self.device, non_blocking=True)
-        return rows.to(self.device)
+        return rows.pin_memory() if self.device.type == "cuda" else rows
+
+    def fetch(self, indices: NDArray[np.int64]) -> Tensor:
+        """Slices (b, size, size) on the device, in the array's own type."""
+        return self.read(indices).to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Slices of a batch as they are stored: labelled ones, their labels, target."""
+
+    labelled: Tensor
+    labels: Tensor
+    target: Tensor
 
 
 class BatchSource:
@@ -88,10 +101,12 @@ class BatchSource:
         labelled, unlabelled = dataset.slices(labelled_domain), dataset.slices("target")
         labels = dataset.labels(labelled_domain)
         fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes <= budget_bytes
-        budget = float("inf") if fits else 0.0
-        self._labelled = SliceStore(labelled, device, budget)
-        self._labels = SliceStore(labels, device, budget)
-        self._target = SliceStore(unlabelled, device, budget)
+        self._labelled = SliceStore(labelled, device, resident=fits)
+        self._labels = SliceStore(labels, device, resident=fits)
+        self._target = SliceStore(unlabelled, device, resident=fits)
+        # Reads the next batch while the device works on this one.
+        self._reader = None if fits else ThreadPoolExecutor(1, "SIFA batches")
+        self._ahead: dict[int, Future[_Stored]] = {}
         self._labelled_order = SliceOrder(len(labelled), seed, "labelled")
         self._target_order = SliceOrder(len(unlabelled), seed, "target")
         middle = dataset.manifest.target.volumes[len(dataset.manifest.target.volumes) // 2]
@@ -101,15 +116,11 @@ class BatchSource:
 
     def batch(self, iteration: int) -> Batch:
         """This process's share of batch `iteration` (from 0): float32, contiguous in the channels-last order."""
-        first = iteration * self._total
-        mine = slice(self._start, self._stop)
-        labelled = self._labelled_order.at(first, self._total)[mine]
-        target = self._target_order.at(first, self._total)[mine]
-        labels = self._labels.fetch(labelled)
+        stored = self._stored(iteration)
         host = torch.Generator().manual_seed(_stream_seed(self._seed, "augmentation", iteration))
-        source, grid = self._augment(as_slices(self._labelled.fetch(labelled)), host)
-        x_t, _ = self._augment(as_slices(self._target.fetch(target)), host)
-        return Batch(source, warp_labels(labels, grid), x_t)
+        source, grid = self._augment(as_slices(stored.labelled), host)
+        x_t, _ = self._augment(as_slices(stored.target), host)
+        return Batch(source, warp_labels(stored.labels, grid), x_t)
 
     def preview(self) -> Batch:
         """A slice of each domain as it is, one that is good to look at."""
@@ -123,6 +134,24 @@ class BatchSource:
             self._labels.fetch(labelled),
             as_slices(self._target.fetch(target)),
         )
+
+    def _stored(self, iteration: int) -> _Stored:
+        """What batch `iteration` is made of, on the device."""
+        if self._reader is None:
+            return self._read(iteration)
+        # All reading is the reader's: the orders are not made for two threads.
+        reading = self._ahead.get(iteration) or self._reader.submit(self._read, iteration)
+        self._ahead = {iteration + 1: self._reader.submit(self._read, iteration + 1)}
+        read = reading.result()
+        parts = (read.labelled, read.labels, read.target)
+        return _Stored(*(part.to(self._device, non_blocking=True) for part in parts))
+
+    def _read(self, iteration: int) -> _Stored:
+        first = iteration * self._total
+        mine = slice(self._start, self._stop)
+        labelled = self._labelled_order.at(first, self._total)[mine]
+        target = self._target_order.at(first, self._total)[mine]
+        return _Stored(self._labelled.read(labelled), self._labels.read(labelled), self._target.read(target))
 
     def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
         drawn = draw_transforms(self._total, self._settings, host)

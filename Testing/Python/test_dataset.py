@@ -174,10 +174,14 @@ def test_two_processes_share_the_batch_of_one(prepared: Path) -> None:
 
 
 def test_streamed_slices_are_the_resident_ones(prepared: Path) -> None:
-    resident = source(prepared, AugmentationSettings(), 4).batch(1)
-    streamed = source(prepared, AugmentationSettings(), 4, budget_bytes=0).batch(1)
-    assert torch.equal(resident.source, streamed.source)
-    assert torch.equal(resident.labels, streamed.labels)
+    """In order, where the next batch is read ahead, and out of it, as after a resumption."""
+    resident = source(prepared, AugmentationSettings(), 4)
+    streamed = source(prepared, AugmentationSettings(), 4, budget_bytes=0)
+    for iteration in (0, 1, 2, 7, 8, 3):
+        one, other = resident.batch(iteration), streamed.batch(iteration)
+        assert torch.equal(one.source, other.source)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.target, other.target)
 
 
 def test_without_augmentation_the_batch_is_what_was_stored(prepared: Path) -> None:
