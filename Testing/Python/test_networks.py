@@ -13,6 +13,7 @@ from SIFATrainingLib.networks import (
     Discriminator,
     Encoder,
     Generator,
+    InstanceNorm,
     Networks,
     ResidualBlock,
     reestimate_batch_norm,
@@ -141,3 +142,24 @@ def test_dropout_of_the_decoder_is_off_outside_training() -> None:
     decoder = Decoder(16, 0.125, dropout=0.5).eval()
     features, skip = torch.rand(1, 16, 4, 4), torch.zeros(1, 1, 32, 32)
     assert torch.equal(decoder(features, skip), decoder(features, skip))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_is_torchs_and_keeps_the_layout(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    ours, theirs = InstanceNorm(6).double(), nn.InstanceNorm2d(6, eps=1e-6, affine=True).double()
+    for norm in (ours, theirs):
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 2, 6))
+            norm.bias.copy_(torch.linspace(-1, 1, 6))
+    x = torch.randn(3, 6, 9, 7, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    weights = torch.randn(3, 6, 9, 7, dtype=torch.float64)
+    found, expected = ours(x), theirs(x)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    gradients = [
+        torch.autograd.grad((y * weights).sum(), [x, norm.weight, norm.bias])
+        for y, norm in ((found, ours), (expected, theirs))
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
