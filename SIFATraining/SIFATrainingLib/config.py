@@ -96,7 +96,7 @@ class TrainingConfig(_Settings):
     ema_decay: float = Field(0.998, ge=0, lt=1, description="Moving average of E and C1 that is exported; 0: raw.")
     augmentation: AugmentationSettings = AugmentationSettings()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs that have it."
+        "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs and CPUs that have it."
     )
     log_every: int = Field(20, ge=1, description="Iterations between two reports of the losses.")
     monitor_every: int = Field(500, ge=1, description="Iterations between two Dice of the monitor volumes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -35,15 +36,17 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
     Args:
         device: One of `DEVICES`.
-        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs that compute in it.
+        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and CPUs that compute in it.
     """
     accelerator = choose_device(device)
     if precision == "auto":
-        precision = "bfloat16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bfloat16" if _computes_in_bfloat16(accelerator) else "float32"
     if accelerator == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    # It would announce the precision on every start.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
@@ -53,6 +56,15 @@ def make_fabric(device: str, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _computes_in_bfloat16(accelerator: str) -> bool:
+    """Whether products in bfloat16 are the device's own, and so faster than those in float32."""
+    if accelerator == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # A name that torch keeps for itself, but has long had.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return accelerator == "cpu" and supported is not None and bool(supported())
 
 
 def describe_device(device: str) -> str:

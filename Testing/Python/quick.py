@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from SIFATrainingLib.config import TrainingConfig, make_config
 
-QUICK = {"width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3}
+QUICK = {
+    "width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3,
+    "precision": "float32",  # The same on every machine.
+}  # fmt: skip
 
 
 def quick_config(**settings: object) -> TrainingConfig:
