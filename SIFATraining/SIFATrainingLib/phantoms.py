@@ -60,10 +60,9 @@ _PROTOCOLS: dict[tuple[str, Modality], _Protocol] = {
     ("cardiac", "mr"): _Protocol((210, 245), (2.5, 4.0), (0.9, 1.5), (12, 26), 14.0, 0.45),
 }
 
-# Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 turbo spin echo, fat
-# brighter than liver, pancreas and muscle, darker than spleen, kidneys and fluid, flowing blood dark. For the heart: CT
-# angiography, the left side fuller than the right; MR as balanced steady state with T2 preparation, blood on both sides
-# and fat bright, muscle dark.
+# Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 with fat suppressed, liver
+# dark and spleen and kidneys bright, flowing blood dark. For the heart: CT angiography, the left side fuller than the
+# right; MR as balanced steady state with T2 preparation, blood on both sides and fat bright, muscle dark.
 _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.AIR: (-1000, 0), Tissue.FAT: (-100, 10), Tissue.MUSCLE: (58, 6), Tissue.BONE: (420, 60),
     Tissue.MARROW: (190, 40), Tissue.CORD_FLUID: (20, 8), Tissue.LUNG: (-850, 30), Tissue.LIVER: (112, 10),
@@ -74,15 +73,15 @@ _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.TABLE: (-180, 60),
 }  # fmt: skip
 _MR: dict[Tissue, tuple[float, float]] = {
-    Tissue.AIR: (0, 0), Tissue.FAT: (430, 30), Tissue.MUSCLE: (100, 20), Tissue.BONE: (50, 15),
-    Tissue.MARROW: (170, 40), Tissue.CORD_FLUID: (1050, 80), Tissue.LUNG: (25, 10), Tissue.LIVER: (165, 20),
-    Tissue.KIDNEY: (630, 40), Tissue.SPLEEN: (545, 30), Tissue.PANCREAS: (330, 40), Tissue.BILE: (1050, 120),
+    Tissue.AIR: (0, 0), Tissue.FAT: (60, 15), Tissue.MUSCLE: (90, 15), Tissue.BONE: (50, 15),
+    Tissue.MARROW: (170, 40), Tissue.CORD_FLUID: (1050, 80), Tissue.LUNG: (25, 10), Tissue.LIVER: (140, 15),
+    Tissue.KIDNEY: (680, 40), Tissue.SPLEEN: (600, 40), Tissue.PANCREAS: (350, 30), Tissue.BILE: (1050, 120),
     Tissue.ARTERY: (45, 15), Tissue.VEIN: (70, 30), Tissue.LIVER_VESSEL: (420, 60), Tissue.STOMACH: (700, 350),
     Tissue.BOWEL_WALL: (300, 60), Tissue.BOWEL_CONTENT: (550, 350), Tissue.GAS: (15, 5),
     Tissue.LEFT_BLOOD: (800, 60), Tissue.RIGHT_BLOOD: (770, 70), Tissue.MYOCARDIUM: (200, 30),
     Tissue.TABLE: (0, 0),
 }  # fmt: skip
-_CARDIAC_MR = {Tissue.FAT: (650.0, 40.0), Tissue.LIVER: (300.0, 40.0), Tissue.MUSCLE: (180.0, 30.0)}
+_CARDIAC_MR = {Tissue.FAT: (600.0, 50.0), Tissue.LIVER: (300.0, 40.0), Tissue.MUSCLE: (180.0, 30.0)}
 
 
 def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tuple[Volume, Volume]:

@@ -79,12 +79,11 @@ def test_the_modalities_differ_as_real_ones_do() -> None:
     assert contrast[1] > 10 * contrast[0] > 0
 
 
-@pytest.mark.parametrize(("task", "structure"), [("abdomen", 1), ("cardiac", 4)])
-def test_fat_is_darker_than_liver_and_myocardium_in_ct_and_brighter_in_mr(task: str, structure: int) -> None:
+def test_the_fat_around_the_heart_is_darker_than_its_wall_in_ct_and_brighter_in_mr() -> None:
     brighter = []
     for modality in ("ct", "mr"):
-        image, label = make_patient(task, modality, 2, size=96)
-        inside = label.array == structure
+        image, label = make_patient("cardiac", modality, 2, size=96)
+        inside = label.array == 4
         # What lies around, less the blurred edge, other structures, and lung and air.
         near = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(label.array > 0, iterations=2)
         around = image.array[near & (image.array > (-300 if modality == "ct" else 60))]
