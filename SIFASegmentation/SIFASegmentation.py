@@ -31,20 +31,23 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import Event, Job, State
-from SIFASegmentationLib.volumes import read_volume, write_volume
+from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationLib.metaimage import write_in_portions
+from SIFASegmentationLib.volumes import read_volume
 from SIFASegmentationWidgets import models, nodes, score_tables, structures_of_nodes
-from SIFASegmentationWidgets.comparison import compare_nodes
+from SIFASegmentationWidgets.comparison import compare_in_pieces
 from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable, scene_volumes
 from SIFASegmentationWidgets.parameter_link import ParameterLink
+from SIFASegmentationWidgets.part_voxels import voxels_of
+from SIFASegmentationWidgets.pieces import Pieces, Work, result_of
 from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import register_samples
 
 if TYPE_CHECKING:
-    from SIFASegmentationLib.scores import ScoreTable
+    from SIFASegmentationLib.scores import Row, ScoreTable
 
 PACKAGES = ("onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
@@ -148,14 +151,15 @@ class SegmentationRun:
             rows: Volumes in the order of the job.
             task: Of the model.
             options: How.
-            on_events: Gets the job's events, after their results are in the scene.
-            on_end: Called once.
+            on_events: Gets the job's events as they come; results come into the scene after that, piece by piece.
+            on_end: Called once, when all results are there.
             output: Segmentation node to replace the content of, for the first volume.
         """
         self.job, self.task, self.options = job, task, options
         self.volume_ids = [row.volume.GetID() for row in rows]
         self.output_id = output.GetID() if output is not None else None
         self.results: list[SegmentationResult] = []
+        self.pieces = Pieces()
         self._on_events, self._on_end = on_events, on_end
         arguments = [str(job.folder), "--parent", str(os.getpid())]
         self.process = start_process(job, "SIFASegmentationLib", arguments)
@@ -166,9 +170,15 @@ class SegmentationRun:
         """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
         self.job.request_stop()
 
+    def wait(self) -> None:
+        """Wait until the job has ended and its results are in the scene, letting the window live meanwhile."""
+        self.follower.wait()
+        self.pieces.finish()
+
     def abandon(self) -> None:
         """End at once, for good."""
         self.follower.stop()
+        self.pieces.stop()
         if self.process.poll() is None:
             kill_process(self.process.pid)
             self.process.wait()
@@ -177,38 +187,66 @@ class SegmentationRun:
     def _events(self, events: list[Event]) -> None:
         for event in events:
             if event.kind == "result":
-                self.results.append(self._import(event.data))
+                self.pieces.add(self._import(event.data))
         self._on_events(events)
 
-    def _import(self, data: dict[str, Any]) -> SegmentationResult:
-        volume_id = self.volume_ids[data["volume"]]
-        volume = slicer.mrmlScene.GetNodeByID(volume_id)
-        result = SegmentationResult(volume_id, confidence=data["confidence"], slice_axis=data["slice_axis"])
-        labels = read_volume(self.job.folder / data["labelmap"]).array
-        if volume is None or slicer.util.arrayFromVolume(volume).shape != labels.shape:
-            # Deleted or replaced meanwhile: the result must not be lost, nor be put on something else.
-            result.files = self.job.folder / "result"
-            return result
-        output = slicer.mrmlScene.GetNodeByID(self.output_id) if self.output_id and data["volume"] == 0 else None
-        name = _("{volume} segmentation").format(volume=volume.GetName())
-        result.segmentation = nodes.segmentation_from_labels(labels, volume, self.task, name, output)
-        if self.options.surfaces:
-            result.segmentation.CreateClosedSurfaceRepresentation()
+    def _import(self, data: dict[str, Any]) -> Work[None]:
+        result = SegmentationResult(
+            self.volume_ids[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"]
+        )
+        output_id = self.output_id if data["volume"] == 0 else None
+        result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output_id)
+        yield
+        if result.segmentation is not None and self.options.surfaces:
+            yield from nodes.surfaces_in_pieces(result.segmentation)
         if "baseline" in data:
-            unadapted = read_volume(self.job.folder / data["baseline"]).array
-            name = _("{volume} without adaptation").format(volume=volume.GetName())
-            result.baseline = nodes.segmentation_from_labels(unadapted, volume, self.task, name)
-            result.baseline.GetDisplayNode().SetVisibility(False)
+            result.baseline = yield from self._labels(result, data["baseline"], _("{volume} without adaptation"))
+            if result.baseline is not None:
+                result.baseline.GetDisplayNode().SetVisibility(False)
+            yield
         for structure, path in data["probabilities"].items():
-            share = read_volume(self.job.folder / path).array.astype("float32") / 255
-            name = f"{volume.GetName()} {structure}"
-            result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
-        return result
+            share = read_volume(self.job.folder / path).array
+            yield
+            volume = self._volume_of(result, share.shape)
+            if volume is not None:
+                name = f"{volume.GetName()} {structure}"
+                share = share.astype("float32") / 255
+                result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
+            yield
+        self.results.append(result)
+
+    def _labels(
+        self, result: SegmentationResult, path: str, name: str, output_id: str | None = None
+    ) -> Work[Any | None]:
+        """The segmentation node of a labelmap file; None if it has no place in the scene."""
+        labels = read_volume(self.job.folder / path).array
+        yield
+        volume = self._volume_of(result, labels.shape)
+        if volume is None:
+            return None
+        output = slicer.mrmlScene.GetNodeByID(output_id) if output_id else None
+        return nodes.segmentation_from_labels(labels, volume, self.task, name.format(volume=volume.GetName()), output)
+
+    def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
+        """The volume node that a result is of; None if it was deleted or replaced meanwhile.
+
+        Then the result must not be lost, nor be put on something else: it stays in its files.
+        """
+        volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+        if volume is not None and slicer.util.arrayFromVolume(volume).shape == shape:
+            return volume
+        result.files = self.job.folder / "result"
+        return None
 
     def _end(self, state: State) -> None:
+        # After the results that are still on their way into the scene.
+        self.pieces.add(self._tell_end(state))
+
+    def _tell_end(self, state: State) -> Work[None]:
         if not any(result.files for result in self.results) and state in (State.FINISHED, State.STOPPED):
             shutil.rmtree(self.job.folder, ignore_errors=True)
         self._on_end(self, state)
+        yield
 
 
 class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
@@ -241,6 +279,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         options: SegmentationOptions | None = None,
         *,
         output: Any | None = None,
+        on_writing: Callable[[str], None] = lambda _name: None,
         on_events: Callable[[list[Event]], None] = lambda _events: None,
         on_end: Callable[[SegmentationRun, State], None] = lambda _run, _state: None,
     ) -> SegmentationRun:
@@ -251,11 +290,14 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             model: Folder or zip file of a model.
             options: How; the defaults unless given.
             output: Segmentation node to replace the content of, for the first volume.
+            on_writing: Called again and again with the name of the volume that is being written, so that a window
+                can live meanwhile.
             on_events: Gets the job's events as they come.
             on_end: Gets the run and its last state.
 
         Raises:
-            InputError: No volume, or one of them or the model can't be used; nothing was started.
+            InputError: No volume, one of them or the model can't be used, or there is no room for the volumes; nothing
+                was started.
         """
         from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
         from SIFASegmentationLib.segmentation_job import (  # noqa: PLC0415
@@ -285,12 +327,12 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             probabilities=options.probabilities,
             baseline=options.baseline and manifest.baseline is not None,
         )
-        folder = Path(tempfile.mkdtemp(prefix="SIFA-", dir=slicer.app.temporaryPath))
+        folder = _make_temporary_folder()
         try:
             job = create_segmentation_job(folder, specification)
             for request, volume in zip(requests, volumes, strict=True):
-                # Compressing takes longer than reading it once is worth.
-                write_volume(volume, folder / request.image, compress=False)
+                for _portion in write_in_portions(volume, folder / request.image):
+                    on_writing(volume.name)
             return SegmentationRun(job, rows, manifest.task, options, on_events, on_end, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -323,7 +365,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         rows = [InputRow(volume, region) for volume, region in zip(volumes, chosen, strict=True)]
         run = self.start(rows, model, options, output=output, on_end=lambda _run, state: ended.append(state))
         try:
-            run.follower.wait()
+            run.wait()
         except BaseException:
             run.abandon()
             raise
@@ -344,6 +386,12 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: A reference has none of the structures.
         """
+        return result_of(self.evaluate_in_pieces(pairs, model, tolerance=tolerance))
+
+    def evaluate_in_pieces(
+        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
+    ) -> Work[ScoreTable]:
+        """`evaluate`, a structure a piece."""
         from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
         from SIFASegmentationLib.evaluation import score_pair  # noqa: PLC0415
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
@@ -351,10 +399,11 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
         task = read_bundle(model).manifest.task
         names = {structure.value: structure.name for structure in task.structures}
-        rows = []
+        rows: list[Row] = []
         for segmentation, reference, volume in pairs:
             geometry = nodes.geometry_from_node(volume)
             truth = structures_of_nodes.labels_from_node(reference, volume, task)
+            yield
             # An empty prediction has no part that could be matched, and still has to be scored.
             has_parts = bool(structures_of_nodes.parts_of(segmentation))
             predicted = (
@@ -362,20 +411,22 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 if has_parts
                 else structures_of_nodes.Labels(0 * truth.array)
             )
-            scored = score_pair(
+            yield
+            for row in score_pair(
                 volume.GetName(),
                 Volume(predicted.array, geometry, segmentation.GetName()),
                 Volume(truth.array, geometry, reference.GetName()),
                 names,
                 tolerance=tolerance,
                 notes=(*predicted.notes, *truth.notes),
-            )
-            rows += scored
+            ):
+                rows.append(row)
+                yield
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
-    def score_results(
+    def score_in_pieces(
         self, run: SegmentationRun, references: dict[str, Any], model: str | Path, *, tolerance: float = 2.0
-    ) -> ScoreTable:
+    ) -> Work[ScoreTable]:
         """Scores of a run's results where they have a reference (by volume node ID), their volumes where not.
 
         Raises:
@@ -391,10 +442,13 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             reference = references.get(result.volume_id)
             if reference is None:
                 rows += _volume_rows(result.segmentation, volume)
+                yield
                 continue
-            rows += self.evaluate([(result.segmentation, reference, volume)], model, tolerance=tolerance).rows
+            pair = result.segmentation, reference, volume
+            rows += (yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)).rows
             if result.baseline is not None:
-                unadapted = self.evaluate([(result.baseline, reference, volume)], model, tolerance=tolerance)
+                pair = result.baseline, reference, volume
+                unadapted = yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)
                 without = _("without adaptation")
                 rows += [replace(row, note="; ".join(filter(None, (without, row.note)))) for row in unadapted.rows]
         return ScoreTable(tuple(rows), tolerance=tolerance)
@@ -406,7 +460,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: No part of one is in the other, or neither knows a grid.
         """
-        return compare_nodes(first, second, tolerance=tolerance)
+        return result_of(compare_in_pieces(first, second, tolerance=tolerance))
 
 
 class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -424,6 +478,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._least_sure = 0
         self._reason = ""
         self._filling = False
+        self._starting = self._comparing = False
+        self._pieces = Pieces()
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
@@ -512,6 +568,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._connect_parameters(None)
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
+        self._pieces.stop()
         self.scores, self._results = None, []
         self._show_results()
         if self.parent.isEntered:
@@ -558,7 +615,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Enable what can be done; a tool tip says why something can't."""
         assert self._parameters is not None
         volumes = [row.volume for row in self._chosen()]
-        busy = self.run is not None
+        busy = self.run is not None or self._starting
         reason = ""
         if not self._parameters.model:
             reason = _("Choose a model first.")
@@ -582,7 +639,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):  # fmt: skip
             widget.enabled = not busy
         self.ui.progressBar.visible = busy
-        self.ui.cancelButton.visible = busy
+        self.ui.cancelButton.visible = self.run is not None and self.run.follower.state not in ENDED
 
     def _say(self, text: str, *, error: bool = False) -> None:
         color = "color:#c0392b" if error else ""
@@ -627,10 +684,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start, or say in one line why not."""
         assert self._parameters is not None
         assert self.logic is not None
-        parameters = self._parameters
-        # Before anything that lets events in: a second click must find the button disabled.
-        self.ui.applyButton.enabled = False
-        self._warnings = []
+        parameters, rows = self._parameters, self._chosen()
+        model, output = parameters.model, parameters.output
         options = SegmentationOptions(
             device=parameters.device.value,
             largest_component=parameters.largestComponent,
@@ -638,21 +693,33 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             baseline=parameters.baseline,
             surfaces=parameters.surfaces,
         )
+        self._warnings = []
+        problem = _("It could not be started, by a fault of SIFA: see the error log.")
+        # Before anything that lets events in: a second click must find the button disabled.
+        self._starting = True
         try:
+            self._refresh()
             self._say(_("Preparing..."))
             slicer.app.processEvents()
             self.logic.ensure_dependencies()
             self.run = self.logic.start(
-                self._chosen(), parameters.model, options, output=parameters.output, on_events=self._show_events,
+                rows, model, options, output=output, on_writing=self._show_writing, on_events=self._show_events,
                 on_end=self._ended,
             )  # fmt: skip
+            models.remember_model(Path(model))
+            self.ui.progressBar.setRange(0, 0)
+            problem = ""
         except InputError as error:
-            self._say(str(error), error=True)
+            problem = str(error)
+        finally:
+            self._starting = False
             self._refresh()
-            return
-        models.remember_model(Path(parameters.model))
-        self.ui.progressBar.setRange(0, 0)
-        self._refresh()
+            if problem:
+                self._say(problem, error=True)
+
+    def _show_writing(self, name: str) -> None:
+        self._say(_("Preparing {name}...").format(name=name))
+        slicer.app.processEvents()
 
     def _show_events(self, events: list[Event]) -> None:
         self._warnings += [event.data["message"] for event in events if event.kind == "warning"]
@@ -676,7 +743,6 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.run.cancel()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
-        self.run = None
         self._results = run.results
         self._least_sure = 0
         done, asked = len(run.results), len(run.volume_ids)
@@ -692,21 +758,33 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if left:
             kept = _("A volume was deleted meanwhile; its labelmap is kept in {folder}.").format(folder=left[0])
             self._say(kept, error=True)
-        self._score(run)
+        self.ui.progressBar.setRange(0, 0)
         self._refresh()
+        run.pieces.add(self._score(run))
 
-    def _score(self, run: SegmentationRun) -> None:
-        """Fill the table: scores where there are references, volumes of the structures elsewhere."""
-        assert self.logic is not None
-        assert self._parameters is not None
-        references = {row.volume.GetID(): row.reference for row in self._chosen()}
+    def _score(self, run: SegmentationRun) -> Work[None]:
+        """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
         try:
-            self.scores = self.logic.score_results(
-                run, references, self._parameters.model, tolerance=self._parameters.tolerance
-            )
+            yield from self._fill_table(run)
+        finally:
+            self.run = None
+            self._refresh()
+
+    def _fill_table(self, run: SegmentationRun) -> Work[None]:
+        assert self.logic is not None
+        if self._parameters is None:
+            return
+        references = {row.volume.GetID(): row.reference for row in self._chosen()}
+        model, tolerance = self._parameters.model, self._parameters.tolerance
+        scores = self.scores
+        try:
+            scores = yield from self.logic.score_in_pieces(run, references, model, tolerance=tolerance)
         except InputError as error:
             self._say(str(error), error=True)
-        self._show_results()
+        # Not if the scene was closed meanwhile.
+        if self._results is run.results:
+            self.scores = scores
+            self._show_results()
 
     def _show_results(self) -> None:
         has_scores = self.scores is not None and bool(self.scores.rows)
@@ -800,7 +878,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
         same = first is not None and second is not None and first.GetID() == second.GetID()
         ready = first is not None and second is not None and not same
-        self.ui.compareButton.enabled = ready
+        self.ui.compareButton.enabled = ready and not self._comparing
         self.ui.compareButton.toolTip = (
             _("Dice, ASD, HD95, surface Dice and volumes of every structure that both have.")
             if ready
@@ -809,23 +887,51 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _compare(self) -> None:
         assert self.logic is not None
-        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
         try:
             self.logic.ensure_dependencies()
-            self.scores = self.logic.compare(
-                self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode(), tolerance=tolerance
-            )
         except InputError as error:
             self._say(str(error), error=True)
             return
-        alone = ", ".join(self.scores.unmatched)
-        self._say(_("Compared; only one has: {alone}.").format(alone=alone) if alone else _("Compared."))
-        self._show_results()
+        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
+        first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
+        self._comparing = True
+        self._update_compare()
+        self._say(_("Comparing..."))
+        self._pieces.add(self._show_comparison(compare_in_pieces(first, second, tolerance=tolerance)))
+
+    def _show_comparison(self, comparison: Work[ScoreTable]) -> Work[None]:
+        try:
+            self.scores = yield from comparison
+            alone = ", ".join(self.scores.unmatched)
+            self._say(_("Compared; only one has: {alone}.").format(alone=alone) if alone else _("Compared."))
+            self._show_results()
+        except InputError as error:
+            self._say(str(error), error=True)
+        finally:
+            self._comparing = False
+            self._update_compare()
 
     def _abandon(self) -> None:
+        self._pieces.stop()
         if self.run is not None:
             self.run.abandon()
             self.run = None
+
+
+def _make_temporary_folder() -> Path:
+    """A new folder for a job, where the application keeps such things.
+
+    Raises:
+        InputError: It can't be made.
+    """
+    parent = Path(slicer.app.temporaryPath)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="SIFA-", dir=parent))
+    except OSError as error:
+        raise InputError(
+            _("{folder} can't be written to: check the folder's permissions and the free space.").format(folder=parent)
+        ) from error
 
 
 def _volume_rows(segmentation: Any, volume: Any) -> list[Any]:
@@ -834,13 +940,14 @@ def _volume_rows(segmentation: Any, volume: Any) -> list[Any]:
     from SIFASegmentationLib.scores import Row  # noqa: PLC0415
 
     voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
-    parts = structures_of_nodes.parts_of(segmentation)
-    masks = structures_of_nodes.masks_of(segmentation, parts, volume)
-    volumes_ml = {part.name: float(masks[part.key].sum()) * voxel_ml for part in parts}
+    names = {part.key: part.name for part in structures_of_nodes.parts_of(segmentation)}
     return [
-        Row(volume.GetName(), name, Scores(nan, nan, nan, nan, ml, nan, nan), _("no reference"))
-        for name, ml in volumes_ml.items()
-    ]
+        Row(
+            volume.GetName(), names[key], Scores(nan, nan, nan, nan, voxels.count() * voxel_ml, nan, nan),
+            _("no reference"),
+        )
+        for key, voxels in voxels_of(segmentation, names, volume)
+    ]  # fmt: skip
 
 
 def _active_volume() -> Any | None:

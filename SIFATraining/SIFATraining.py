@@ -245,7 +245,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             target: Volume nodes, or rows of volume, region and reference; or a folder or CSV of files.
             folder: To make.
             options: How; the defaults unless given.
-            progress: Called before each volume is written.
+            progress: Called before each volume is written, and again and again while it is.
 
         Raises:
             InputError: Something can't be used; nothing is left behind.
@@ -336,6 +336,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
         self._starting = False
+        self._resumed: Path | None = None
         self._probe: DeviceProbe | None = None
 
     def setup(self) -> None:
@@ -531,7 +532,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.sourceCoding = self.ui.sourceCodingComboBox.itemData(index)
 
     def _check_can_start(self) -> None:
-        assert self._parameters is not None
+        # The scene may be closed while events are let in.
+        if self._parameters is None:
+            return
         p, reason = self._parameters, ""
         if self._starting:
             reason = _("The training is being prepared.")
@@ -609,9 +612,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._show_findings(findings)
         if self._probe is not None:
             self._probe.abandon()
-        self._probe = DeviceProbe(
-            self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder
-        )
+            self._probe = None
+        try:
+            self._probe = DeviceProbe(
+                self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder
+            )
+        except InputError as error:
+            self._add_findings([Finding.of(_("device"), error)])
         return self.findings
 
     def _show_findings(self, findings: list[Finding]) -> None:
@@ -688,7 +695,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_state(self) -> None:
         """Everything about the job that is shown, but for what the monitor shows."""
         job = self.job
-        state = self._follower.state if self._follower is not None else None
+        behind = self._follower is not None and self._follower.behind
+        # Of a long training, what was told last happened long ago.
+        state = self._follower.state if self._follower is not None and not behind else None
         running = state is not None and state not in ENDED
         bundle = job.folder / "result" / "bundle" if job is not None else None
         has_model = bundle is not None and is_bundle(bundle)
@@ -715,12 +724,19 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.openFolderButton.enabled = job is not None
         self.ui.modelSection.collapsed = not has_model
         self.ui.cardLabel.text = _card(bundle) if has_model and bundle is not None else ""
+        if behind:
+            self._say(_("Reading what it has done so far..."))
         if job is None or state is None:
             return
         index = self.ui.jobsComboBox.findData(str(job.folder))
         if index >= 0:
             self.ui.jobsComboBox.setItemText(index, _job_title(job, state))
-        if state in (State.FAILED, State.LOST):
+        if self._resumed == job.folder and state not in ENDED:
+            self._resumed = None
+        if self._resumed == job.folder and at_work:
+            # Until its new process says something, the last word is that of the one before.
+            self._say(_("Starting again..."))
+        elif state in (State.FAILED, State.LOST):
             self._say(f"{state}: {last_words(job)}", error=True)
         else:
             self._say(status_text(self.monitor.latest, str(state)))
@@ -740,6 +756,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             except InputError as error:
                 self._say(str(error), error=True)
                 return
+            self._resumed = self.job.folder
             self.show_job(self.job)
 
     def _kill(self) -> None:

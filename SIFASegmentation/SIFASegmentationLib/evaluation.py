@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
+from .boxes import Box, common_box, labelled_box
 from .cohorts import volumes_in
 from .errors import InputError
 from .labelmaps import grid_difference, read_labelmap, resample_labelmap
@@ -66,10 +70,11 @@ def score_pair(
     legacy: bool = False,
     tolerance: float = DEFAULT_TOLERANCE_MM,
     notes: Sequence[str] = (),
-) -> list[Row]:
+) -> Iterator[Row]:
     """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
 
-    `notes` are what the caller knows of the labelmaps, and go into every row.
+    They come one by one, so that a window that asks for them can live between two. `notes` are what the caller knows of
+    the labelmaps, and go into every row.
     """
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
@@ -77,16 +82,30 @@ def score_pair(
         reference = resample_labelmap(reference, prediction.geometry)
         notes.append(f"reference resampled: {difference}")
     i, j, k = prediction.geometry.spacing
-    scores = score_labelmaps(
-        prediction.array, reference.array, (k, j, i), names, tolerance=tolerance, legacy=legacy
-    )
-    rows = []
+    predicted, referred = _cropped(prediction.array, reference.array)
+    boxes = [ndimage.find_objects(array, max(names, default=0)) for array in (predicted, referred)]
     for value, name in names.items():
-        empty = [who for who, ml in (("prediction", scores[value].prediction_ml),
-                                     ("reference", scores[value].reference_ml)) if ml == 0]  # fmt: skip
+        where = _common_box(boxes[0][value - 1], boxes[1][value - 1])
+        scores = score_labelmaps(
+            predicted[where], referred[where], (k, j, i), [value], tolerance=tolerance, legacy=legacy
+        )[value]
+        empty = [who for who, ml in (("prediction", scores.prediction_ml),
+                                     ("reference", scores.reference_ml)) if ml == 0]  # fmt: skip
         emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
-        rows.append(Row(subject, name, scores[value], "; ".join(emptiness + notes)))
-    return rows
+        yield Row(subject, name, scores, "; ".join(emptiness + notes))
+
+
+def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Labelmaps (k, j, i) of one grid in the box that holds what any of them labels."""
+    found = [box for box in map(labelled_box, labelmaps) if box is not None]
+    return [labels[reduce(common_box, found)] if found else labels[:0] for labels in labelmaps]
+
+
+def _common_box(one: Box | None, other: Box | None) -> Box:
+    """The box of both; an empty one where a value is in neither."""
+    if one is None or other is None:
+        return one or other or (slice(0), slice(0), slice(0))
+    return common_box(one, other)
 
 
 def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:

@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import InputError
 from .files import is_disk_full, write_atomically
@@ -39,6 +39,7 @@ from .files import is_disk_full, write_atomically
 SCHEMA_VERSION = 1
 HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 60.0
+TAIL_BYTES = 64 * 1024  # Read at once from the end of the events.
 RESERVE_BYTES = 64 * 1024  # Traceback, error and state, each in a block of the disk of its own.
 
 
@@ -140,16 +141,17 @@ class Job:
         """Append a change of state."""
         self.emit("state", state=str(state))
 
-    def events(self, offset: int = 0) -> tuple[list[Event], int]:
+    def events(self, offset: int = 0, portion: int | None = None) -> tuple[list[Event], int]:
         """Events from byte `offset` on, and the offset to go on from.
 
-        A last line that is still being written is left for the next call. A damaged line in the middle is skipped
-        and stands in the list as a warning that gives its position.
+        With a `portion`, those in so many bytes and the line that ends after them: if the offset moves by less, there
+        are no more. A last line that is still being written is left for the next call. A damaged line in the middle is
+        skipped and stands in the list as a warning that gives its position.
         """
         try:
             with self.events_path.open("rb") as file:
                 file.seek(offset)
-                content = file.read()
+                content = file.read() if portion is None else file.read(portion) + file.readline()
         except FileNotFoundError:
             return [], offset
         events: list[Event] = []
@@ -159,8 +161,18 @@ class Job:
         return events, offset
 
     def last(self, kind: str) -> Event | None:
-        """The newest event of a kind."""
-        return next((event for event in reversed(self.events()[0]) if event.kind == kind), None)
+        """The newest event of a kind.
+
+        The file is read from its end, and no further than the event: of a long training it is large.
+        """
+        # What holds no such word need not be parsed; a damaged line, which is a warning, may hold anything.
+        word = b"" if kind == "warning" else json.dumps(kind, ensure_ascii=False).encode()
+        try:
+            with self.events_path.open("rb") as file:
+                events = (_parse(line, offset) for line, offset in _lines_from_the_end(file, word))
+                return next((event for event in events if event.kind == kind), None)
+        except FileNotFoundError:
+            return None
 
     def state(self) -> State:
         """Where the job stands; `LOST` when it claims to be at work but its process gives no sign of life."""
@@ -289,6 +301,31 @@ def _parse(line: bytes, offset: int) -> Event:
         return Event(float(content["time"]), str(content["kind"]), dict(content["data"]))
     except (ValueError, KeyError, TypeError):
         return Event(0.0, "warning", {"message": f"the events file is damaged at byte {offset}; the line is skipped"})
+
+
+def _lines_from_the_end(file: BinaryIO, word: bytes) -> Iterator[tuple[bytes, int]]:
+    """The lines of a file that have a word in them, and their offsets, the last one first.
+
+    A last line that is still being written is left out.
+    """
+    start, unread, whole = file.seek(0, os.SEEK_END), b"", False
+    while start > 0:
+        size = min(TAIL_BYTES, start)
+        start -= size
+        file.seek(start)
+        content = file.read(size) + unread
+        if not whole:
+            content = content[: content.rfind(b"\n") + 1]
+            whole = bool(content)
+        # The first line begins further up, unless this is the begin of the file.
+        complete = content.find(b"\n") + 1 if start > 0 else 0
+        unread, offset = content[:complete], start + len(content)
+        if word not in content:
+            continue
+        for line in reversed(content[complete:].splitlines(keepends=True)):
+            offset -= len(line)
+            if word in line:
+                yield line, offset
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -129,8 +129,8 @@ def read_image(path: Path) -> sitk.Image:
         ) from error
 
 
-def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> None:
-    """Write a volume in the format that the path's suffix names; folders are made as needed.
+def write_volume(volume: Volume, path: str | Path) -> None:
+    """Write a volume, compressed, in the format that the path's suffix names; folders are made as needed.
 
     MetaImage (.mha) keeps the geometry to the last bit, NRRD to rounding of doubles, NIfTI to that of 32-bit floats.
 
@@ -141,11 +141,11 @@ def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> 
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise InputError(f"{path} can't be written: end its name with one of {', '.join(WRITABLE_SUFFIXES)}.")
-    write_image(to_image(volume), path, compress=compress)
+    write_image(to_image(volume), path)
 
 
-def write_image(image: sitk.Image, path: Path, *, compress: bool = True) -> None:
-    """Write an image, whole or not at all; folders are made as needed.
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write an image, compressed, whole or not at all; folders are made as needed.
 
     Raises:
         InputError: The place can't be written to.
@@ -153,7 +153,7 @@ def write_image(image: sitk.Image, path: Path, *, compress: bool = True) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as partial:
-            sitk.WriteImage(image, str(partial), useCompression=compress)
+            sitk.WriteImage(image, str(partial), useCompression=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import slicer
 
+from SIFASegmentationLib.boxes import common_box
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.metrics import score_masks
+from SIFASegmentationLib.metrics import Scores, score_labelmaps
 from SIFASegmentationLib.scores import Row, ScoreTable
 
 from .nodes import geometry_from_node
-from .structures_of_nodes import Part, masks_of, parts_of
+from .part_voxels import PartVoxels, voxels_of
+from .pieces import Work
+from .structures_of_nodes import Part, parts_of
 
 
-def compare_nodes(first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
-    """Scores of each part of `first` against its counterpart in `second`, the reference.
+def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Work[ScoreTable]:
+    """Scores of each part of `first` against its counterpart in `second`, the reference; a part a piece.
 
     Args:
         first: Segmentation or labelmap node.
@@ -38,20 +42,30 @@ def compare_nodes(first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTa
             f"No part of {first.GetName()} has a counterpart of its terminology or name in {second.GetName()}: rename "
             "the segments."
         )
-    predicted = masks_of(first, [one for one, _ in pairs], grid)
-    referred = masks_of(second, [other for _, other in pairs], grid)
     i, j, k = geometry_from_node(grid).spacing
     subject = f"{first.GetName()} / {second.GetName()}"
+    predicted = voxels_of(first, [one.key for one, _ in pairs], grid)
+    referred = voxels_of(second, [other.key for _, other in pairs], grid)
     rows = []
-    for one, other in pairs:
-        scores = score_masks(predicted[one.key], referred[other.key], (k, j, i), tolerance=tolerance)
+    for (one, _other), (_, ours_in), (_, theirs_in) in zip(pairs, predicted, referred, strict=True):
+        scores = _score(ours_in, theirs_in, (k, j, i), tolerance)
         empty = [who for who, ml in ((first.GetName(), scores.prediction_ml), (second.GetName(), scores.reference_ml))
                  if ml == 0]  # fmt: skip
         note = f"{' and '.join(empty)} empty" if empty else ""
         rows.append(Row(subject, one.name or f"label {one.key}", scores, note))
+        yield
     matched = {part.key for pair in pairs for part in pair}
     alone = [part.name or part.key for part in (*ours, *theirs) if part.key not in matched]
     return ScoreTable(tuple(rows), tolerance=tolerance, unmatched=tuple(dict.fromkeys(alone)))
+
+
+def _score(
+    prediction: PartVoxels, reference: PartVoxels, spacing: tuple[float, float, float], tolerance: float
+) -> Scores:
+    box = common_box(prediction.where, reference.where)
+    # As labelmaps with one value, which are cropped to what has it.
+    predicted, referred = (part.mask(box).view(np.uint8) for part in (prediction, reference))
+    return score_labelmaps(predicted, referred, spacing, [1], tolerance=tolerance)[1]
 
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:

@@ -12,6 +12,7 @@ import slicer
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 
 POLL_MS = 250
+PORTION_BYTES = 128 * 1024  # Of events, read at once: what comes of them must not hold up the window.
 STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
 
 Listener = Callable[[list[Event]], None]
@@ -31,7 +32,8 @@ class JobFollower:
         """
         Args:
             job: To follow.
-            on_events: Called with the events that have come since the last time, from the first one on.
+            on_events: Called with events that have come since the last time, from the first one on; while it is
+                `behind`, with a portion at a time, and with none if that was the end of them.
             on_end: Called once, with the state in which the job ended.
             process: The job's process, if this window started it; what it does is then known for sure.
         """
@@ -40,6 +42,7 @@ class JobFollower:
         self._offset, self._state, self._ended = 0, State.QUEUED, False
         self._started = time.monotonic()
         self._silent = 0
+        self._behind = self._looking = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.poll)
@@ -49,7 +52,8 @@ class JobFollower:
         self._timer.start()
 
     def stop(self) -> None:
-        """Follow no longer; the job goes on."""
+        """Follow no longer, for good; the job goes on."""
+        self._ended = True
         self._timer.stop()
 
     @property
@@ -57,19 +61,35 @@ class JobFollower:
         """Where the job stands, as far as it was looked at: without reading all of its events again."""
         return self._state
 
+    @property
+    def behind(self) -> bool:
+        """Whether more events are there than were told: of a long job, they are told in portions."""
+        return self._behind
+
     def poll(self) -> None:
-        """Look once."""
-        if self._ended:
+        """Look once, and tell of a portion of what is new."""
+        # Who is told may let events in, and with them this timer's.
+        if self._ended or self._looking:
             return
+        self._looking = True
+        try:
+            self._look()
+        finally:
+            self._looking = False
+
+    def _look(self) -> None:
         # Before the events are read: a process that is gone by then has written its last one.
-        gone = self._is_gone()
-        events, self._offset = self.job.events(self._offset)
+        gone = not self._behind and self._is_gone()
+        start, was_behind = self._offset, self._behind
+        events, self._offset = self.job.events(start, PORTION_BYTES)
+        self._behind = self._offset - start >= PORTION_BYTES
+        self._timer.setInterval(0 if self._behind else POLL_MS)
         for event in events:
             if event.kind == "state":
                 self._state = State(event.data["state"])
-        if events:
+        if events or was_behind:
             self._on_events(events)
-        if gone:
+        if gone and not self._behind and not self._ended:
             # It went without a word; its last words, if any, are in the log.
             self._state = self._state if self._state in ENDED else State.LOST
             self._end(self._state)
@@ -79,7 +99,7 @@ class JobFollower:
         while not self._ended:
             self.poll()
             slicer.app.processEvents()
-            time.sleep(0.02)
+            time.sleep(0 if self._behind else 0.02)
 
     def _is_gone(self) -> bool:
         """Whether nothing more will come."""
@@ -93,7 +113,6 @@ class JobFollower:
         return self._silent > 1
 
     def _end(self, state: State) -> None:
-        self._ended = True
         self.stop()
         self._on_end(state)
 

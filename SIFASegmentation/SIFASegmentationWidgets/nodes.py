@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
+from SIFASegmentationLib.boxes import Box, labelled_box, values_in
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_voxels
+
+from .pieces import Work
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.field_of_view import BoxMM
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
 def volume_from_node(node: Any) -> Volume:
@@ -93,32 +99,37 @@ def segmentation_from_labels(
         name: Of a new node.
         segmentation_node: To replace the content of; a new node unless given.
     """
-    scene = slicer.mrmlScene
-    colors = _color_node(task)
-    labelmap = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "__sifa_labelmap__")
-    try:
-        matrix = vtk.vtkMatrix4x4()
-        volume_node.GetIJKToRASMatrix(matrix)
-        labelmap.SetIJKToRASMatrix(matrix)
-        labelmap.CreateDefaultDisplayNodes()
-        labelmap.GetDisplayNode().SetAndObserveColorNodeID(colors.GetID())
-        slicer.util.updateVolumeFromArray(labelmap, labels)
-        if segmentation_node is None:
-            segmentation_node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
-        segmentation_node.CreateDefaultDisplayNodes()
-        segmentation_node.GetSegmentation().RemoveAllSegments()
-        segmentation_node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
-        labelmap.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
-        segmentation_node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
-        logic = slicer.modules.segmentations.logic()
-        if labels.any() and not logic.ImportLabelmapToSegmentationNode(labelmap, segmentation_node):
-            raise RuntimeError(f"Slicer could not import the labelmap of {volume_node.GetName()}")
-    finally:
-        scene.RemoveNode(labelmap)
-        scene.RemoveNode(colors)
-    _describe_segments(segmentation_node.GetSegmentation(), task)
+    if segmentation_node is None:
+        unique = slicer.mrmlScene.GenerateUniqueName(name)
+        segmentation_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", unique)
+    segmentation_node.CreateDefaultDisplayNodes()
+    segmentation = segmentation_node.GetSegmentation()
+    segmentation.RemoveAllSegments()
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
+    segmentation_node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    segmentation_node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    box = labelled_box(labels)
+    if box is not None:
+        layer, values = _layer(labels, box, volume_node), set(values_in(labels[box]))
+        for structure in task.structures:
+            if structure.value in values:
+                segmentation.AddSegment(_segment(structure, layer))
     place_beside(segmentation_node, volume_node)
     return segmentation_node
+
+
+def surfaces_in_pieces(segmentation_node: Any) -> Work[None]:
+    """Give a segmentation of labelmaps its closed surfaces: a segment a piece, where Slicer makes all in one go."""
+    segmentation, surfaces = segmentation_node.GetSegmentation(), {}
+    for key in segmentation.GetSegmentIDs():
+        surfaces[key] = _closed_surface(segmentation, key)
+        yield
+    for key, surface in surfaces.items():
+        segment = segmentation.GetSegment(key)
+        if segment is not None and surface is not None:
+            segment.AddRepresentation(CLOSED_SURFACE, surface)
+    # As Slicer does at the end of a conversion, for those who show it.
+    segmentation.InvokeEvent(slicer.vtkSegmentation.ContainedRepresentationNamesModified)
 
 
 def volume_from_array(array: np.ndarray, like: Any, name: str) -> Any:
@@ -166,21 +177,36 @@ def _world_matrix(node: Any) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def _color_node(task: Any) -> Any:
-    """A temporary colour table: value -> name and colour."""
-    colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", "__sifa_colors__")
-    colors.SetTypeToUser()
-    colors.SetNumberOfColors(len(task.structures) + 1)
-    colors.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
-    for structure in task.structures:
-        red, green, blue = (channel / 255 for channel in structure.color)
-        colors.SetColor(structure.value, structure.name, red, green, blue, 1.0)
-    return colors
+def _layer(labels: np.ndarray, box: Box, volume_node: Any) -> Any:
+    """A layer for segments that share it: an oriented image of a box of labels (k, j, i).
+
+    Made here, since Slicer's import of a labelmap goes through the whole of it for each of its values.
+    """
+    k, j, i = box
+    layer = slicer.vtkOrientedImageData()
+    layer.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)
+    layer.GetPointData().SetScalars(numpy_to_vtk(labels[k, j, i].ravel(), deep=True))
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    layer.SetGeometryFromImageToWorldMatrix(matrix)
+    return layer
 
 
-def _describe_segments(segmentation: Any, task: Any) -> None:
-    for structure in task.structures:
-        segment = segmentation.GetSegment(segmentation.GetSegmentIdBySegmentName(structure.name))
-        if segment is not None:
-            segment.SetColor(*(channel / 255 for channel in structure.color))
-            segment.SetTag(segment.GetTerminologyEntryTagName(), structure.terminology.entry)
+def _segment(structure: Any, layer: Any) -> Any:
+    segment = slicer.vtkSegment()
+    segment.SetName(structure.name)
+    segment.SetColor(*(channel / 255 for channel in structure.color))
+    segment.SetTag(segment.GetTerminologyEntryTagName(), structure.terminology.entry)
+    segment.SetLabelValue(structure.value)
+    segment.AddRepresentation(BINARY_LABELMAP, layer)
+    return segment
+
+
+def _closed_surface(segmentation: Any, key: str) -> Any:
+    """The surface of a segment as Slicer makes it, with the parameters of its segmentation."""
+    alone = slicer.vtkSegmentation()
+    alone.SetSourceRepresentationName(BINARY_LABELMAP)
+    alone.CopyConversionParameters(segmentation)
+    alone.CopySegmentFromSegmentation(segmentation, key)
+    alone.CreateRepresentation(CLOSED_SURFACE)
+    return alone.GetSegment(key).GetRepresentation(CLOSED_SURFACE)

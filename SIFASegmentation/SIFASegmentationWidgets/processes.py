@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
 
 _WINDOWS = sys.platform == "win32"
@@ -34,8 +35,17 @@ def python_executable() -> str:
 
 
 def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments` for a job; what it prints is appended to the job's log.txt."""
-    with (job.folder / "log.txt").open("ab") as log:
+    """Start `python -m module arguments` for a job; what it prints is appended to the job's log.txt.
+
+    Raises:
+        InputError: The log can't be written to.
+    """
+    path = job.folder / "log.txt"
+    try:
+        log = path.open("ab")
+    except OSError as error:
+        raise InputError(f"{path} can't be written to: check the folder's permissions and the free space.") from error
+    with log:
         return start_program(module, arguments, log, job.folder)
 
 

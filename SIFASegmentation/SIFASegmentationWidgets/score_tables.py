@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from vtk.util.numpy_support import numpy_to_vtk
 
 from SIFASegmentationLib.scores import ScoreTable, formatted
 
@@ -56,7 +58,7 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
     return chart
 
 
-def make_line_plot(x: str, columns: dict[str, list[float]], name: str, title: str) -> Any:
+def make_line_plot(x: str, columns: Mapping[str, Sequence[float] | np.ndarray], name: str, title: str) -> Any:
     """A chart node with a line for each column but `x`, replacing an earlier one of the same name.
 
     Args:
@@ -106,17 +108,23 @@ def show_table(node: Any) -> None:
     slicer.app.applicationLogic().PropagateTableSelection()
 
 
-def _fill(node: Any, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
+def _fill(node: Any, columns: Mapping[str, Sequence[str] | Sequence[float] | np.ndarray]) -> None:
     """Replace the content of a table node by columns of texts or numbers."""
     modified = node.StartModify()
     node.RemoveAllColumns()
     for name, values in columns.items():
-        array = vtk.vtkStringArray() if values and isinstance(values[0], str) else vtk.vtkDoubleArray()
+        texts = len(values) > 0 and isinstance(values[0], str)
+        array = _string_array(values) if texts else numpy_to_vtk(np.array(values, dtype=np.float64), deep=True)
         array.SetName(name)
-        for value in values:
-            array.InsertNextValue(value)
         node.AddColumn(array)
     node.EndModify(modified)
+
+
+def _string_array(texts: Iterable[Any]) -> Any:
+    array = vtk.vtkStringArray()
+    for text in texts:
+        array.InsertNextValue(text)
+    return array
 
 
 def named_node(class_name: str, name: str) -> Any:

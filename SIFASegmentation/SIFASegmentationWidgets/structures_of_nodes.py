@@ -13,10 +13,10 @@ import numpy as np
 import slicer
 import vtk
 
+from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.volumes import Volume
 
-from .nodes import geometry_from_node
+from .part_voxels import voxels_of
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,8 @@ def parts_of(node: Any) -> list[Part]:
         return [Part(key, segment.GetName(), _entry(segment)) for key, segment in segments]
     display = node.GetDisplayNode()
     colors = display.GetColorNode() if display is not None else None
-    values = [int(value) for value in np.unique(slicer.util.arrayFromVolume(node)) if value != 0]
+    values = [value for value in values_in(slicer.util.arrayFromVolume(node)) if value != 0]
     return [Part(str(value), (colors.GetColorName(value) or "") if colors is not None else "") for value in values]
-
-
-def masks_of(node: Any, parts: Iterable[Part], volume_node: Any) -> dict[str, np.ndarray]:
-    """Mask (k, j, i) of each part on the grid of a volume node, by key.
-
-    Raises:
-        InputError: The transform of the node or the volume can't be used.
-    """
-    if node.IsA("vtkMRMLSegmentationNode"):
-        return {
-            part.key: slicer.util.arrayFromSegmentBinaryLabelmap(node, part.key, volume_node) > 0 for part in parts
-        }
-    from SIFASegmentationLib.labelmaps import resample_labelmap, same_grid  # noqa: PLC0415  pydantic comes from pip
-
-    labels = Volume(slicer.util.arrayFromVolume(node), geometry_from_node(node), node.GetName())
-    wanted = geometry_from_node(volume_node)
-    if not same_grid(labels.geometry, wanted):
-        labels = resample_labelmap(labels, wanted)
-    return {part.key: labels.array == int(part.key) for part in parts}
 
 
 def structure_of(part: Part, task: Any) -> Any | None:
@@ -124,9 +105,8 @@ def labels_from_node(
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
     overlap = 0
-    for key, mask in masks_of(node, chosen, volume_node).items():
-        overlap += int(np.count_nonzero(labels[mask]))
-        labels[mask] = matched[key].value
+    for key, voxels in voxels_of(node, [part.key for part in chosen], volume_node):
+        overlap += voxels.paint(labels, matched[key].value)
     if overlap:
         notes.append(f"segments of {node.GetName()} overlap in {overlap} voxels, the later one has them")
     return Labels(labels, tuple(notes))

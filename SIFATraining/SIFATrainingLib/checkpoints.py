@@ -34,10 +34,10 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
         with write_atomically(path) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its writer.
+        # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
         raise CheckpointError(
-            f"the checkpoint of iteration {iteration} can't be written to {folder}: free space on the disk "
-            f"({_reason(error)})"
+            f"the checkpoint of iteration {iteration} can't be written to {folder}: check the folder's permissions and "
+            "the free space"
         ) from error
     for old in checkpoint_paths(folder)[:-KEPT]:
         old.unlink()
@@ -53,10 +53,5 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean this
-        raise InputError(f"{path} is damaged ({_reason(error)}): delete it, and the one before it is used.") from error
+        raise InputError(f"{path} is damaged: delete it, and the one before it is used.") from error
     return state
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
@@ -300,8 +301,10 @@ class _Writer:
         """`task` is that of the labels; None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
         self.name, self.preprocessing, self.task = name, preprocessing, task
-        self.slices = _blank_array(folder / f"{name}_slices.npy", np.dtype(np.int16), shape)
-        self.labels = _blank_array(folder / f"{name}_labels.npy", np.dtype(np.uint8), shape) if task else None
+        self.slices, self.labels = folder / f"{name}_slices.npy", folder / f"{name}_labels.npy"
+        _write_zeros(self.slices, np.dtype(np.int16), shape)
+        if task is not None:
+            _write_zeros(self.labels, np.dtype(np.uint8), shape)
 
     def write(
         self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps
@@ -312,18 +315,18 @@ class _Writer:
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
-            self.slices[start:stop] = np.rint(prepared.slices * FULL_SCALE)
-            if self.labels is not None and self.task is not None and case.label is not None:
+            _fill(self.slices, start, np.rint(prepared.slices * FULL_SCALE))
+            if self.task is not None and case.label is not None:
                 labelmap = match_grid(read_labelmap(case.label, self.task, coding), volume)
-                self.labels[start:stop] = labels_on_grid(labelmap, prepared.placement)
+                _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
         return DomainEntry(
-            preprocessing=self.preprocessing, volumes=tuple(entries), labelled=self.labels is not None
+            preprocessing=self.preprocessing, volumes=tuple(entries), labelled=self.task is not None
         )
 
 
-def _blank_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> np.memmap[Any, Any]:
+def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> None:
     """An array of zeros in a file, to be filled.
 
     They are written, not left as a hole: where a disk has no room for it, that is an error now. Filling a hole would
@@ -334,7 +337,14 @@ def _blank_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) 
         blank = bytes(shape[1] * shape[2] * dtype.itemsize)
         for _ in range(shape[0]):
             file.write(blank)
-    return open_memmap(path, mode="r+")
+
+
+def _fill(path: Path, start: int, slices: NDArray[Any]) -> None:
+    """Put slices into an array in a file, from the slice `start` on.
+
+    The file is open for no longer than that: on Windows, a folder with an open file can't be renamed, nor removed.
+    """
+    open_memmap(path, mode="r+")[start : start + len(slices)] = slices
 
 
 def _without(

@@ -7,19 +7,22 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
-from SIFASegmentationLib.volumes import Volume, write_volume
+from SIFASegmentationLib.metaimage import write_in_portions
+from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationWidgets.nodes import region_from_node, volume_from_node
 from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, match_parts, parts_of
 
 _MAPPING = "SIFA.structures"
 
 Progress = Callable[[str, int, int], None]
-"""Gets a volume's name, the number done before it, and the number in all."""
+"""Gets a volume's name, the number done before it, and the number in all: before the volume is written, and again and
+again while it is, so that a window can live meanwhile."""
 
 
 class SourceRow(NamedTuple):
@@ -85,7 +88,8 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     """
     cases = []
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
-        progress(row.volume.GetName(), number, len(rows))
+        tell = partial(progress, row.volume.GetName(), number, len(rows))
+        tell()
         volume = volume_from_node(row.volume)
         if row.labels is None:
             raise InputError(f"The source volume {volume.name} has no segmentation: choose one, or remove the row.")
@@ -94,8 +98,8 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
             raise InputError(
                 f"{row.labels.GetName()} labels no voxel of {volume.name}: check that the two belong together."
             )
-        write_volume(volume, folder / f"{name}_image.mha", compress=False)
-        write_volume(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha")
+        _write(volume, folder / f"{name}_image.mha", tell)
+        _write(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
 
@@ -108,14 +112,15 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
     """
     cases, monitored = [], []
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
-        progress(row.volume.GetName(), number, len(rows))
+        tell = partial(progress, row.volume.GetName(), number, len(rows))
+        tell()
         volume = volume_from_node(row.volume)
-        write_volume(volume, folder / f"{name}_image.mha", compress=False)
+        _write(volume, folder / f"{name}_image.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", "", region_text(row.region)))
         if row.reference is not None:
             labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference))
             # In a folder of its own: nothing that trains ever looks into it.
-            write_volume(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha")
+            _write(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha", tell)
             monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
     if monitored:
@@ -174,6 +179,11 @@ def region_text(node: Any | None) -> str:
         return ""
     box = region_from_node(node)
     return ",".join(f"{end:.3f}" for ends in zip(box.minimum, box.maximum, strict=True) for end in ends)
+
+
+def _write(volume: Volume, path: Path, tell: Callable[[], None]) -> None:
+    for _portion in write_in_portions(volume, path):
+        tell()
 
 
 def _write_csv(path: Path, cases: list[_Case]) -> None:

@@ -7,12 +7,14 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import qt
 from slicer.i18n import tr as _
 
+from SIFASegmentationLib.errors import InputError
 from SIFASegmentationWidgets.processes import kill_process, start_program
 from SIFATrainingLib.findings import Finding
 
@@ -40,15 +42,17 @@ class DeviceProbe:
             on_findings: Gets what was found.
             source: Folder or CSV of source volumes to look at; empty where they are nodes.
             target: The same of the target.
+
+        Raises:
+            InputError: There is no room for the little that it writes.
         """
         self._on_findings = on_findings
-        self._folder = tempfile.TemporaryDirectory(prefix="SIFA-check-")
-        task = Path(self._folder.name, "task.json")
-        task.write_text(options.task.model_dump_json(), encoding="utf-8")
-        self._output = Path(self._folder.name, "findings.txt").open("w+b")  # noqa: SIM115  lives as long as the process
-        self._process: subprocess.Popen[bytes] | None = start_program(
-            "SIFATrainingLib", _arguments(options, task, output, source, target), self._output
-        )
+        with ExitStack() as files:
+            task, self._output = _make_files(options.task, files)
+            self._process: subprocess.Popen[bytes] | None = start_program(
+                "SIFATrainingLib", _arguments(options, task, output, source, target), self._output
+            )
+            self._files = files.pop_all()
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self.poll)
@@ -75,8 +79,24 @@ class DeviceProbe:
         self._close()
 
     def _close(self) -> None:
-        self._output.close()
-        self._folder.cleanup()
+        self._files.close()
+
+
+def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
+    """What the program reads, and where it writes to; the end of `files` takes both away.
+
+    Raises:
+        InputError: They can't be written.
+    """
+    try:
+        folder = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="SIFA-check-")))
+        (folder / "task.json").write_text(task.model_dump_json(), encoding="utf-8")
+        return folder / "task.json", files.enter_context((folder / "findings.txt").open("w+b"))
+    except OSError as error:
+        where = tempfile.tempdir or _("The folder for temporary files")
+        raise InputError(
+            _("{folder} can't be written to: check the folder's permissions and the free space.").format(folder=where)
+        ) from error
 
 
 def _arguments(options: Any, task: Path, output: Path, source: str, target: str) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import qt
 from slicer.i18n import tr as _
 
@@ -13,6 +16,7 @@ from SIFASegmentationWidgets.score_tables import make_line_plot, named_node
 
 _VIEW = "SIFA losses view"
 _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
+_TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
     "auxiliary", "prediction",
@@ -23,15 +27,51 @@ _CAPTION = (
 )
 
 
+class LossCurves:
+    """Losses by iteration, as columns that grow.
+
+    >>> curves = LossCurves(("segmentation", "cycle_source"))
+    >>> curves.add([{"iteration": 1, "losses": {"segmentation": 0.5}}])
+    >>> curves.columns()
+    {'iteration': array([1.]), 'segmentation': array([0.5])}
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """`names` of the losses to keep, in this order."""
+        self._names = tuple(names)
+        self._seen: set[str] = set()
+        self._iterations = np.empty(0)
+        self._values = np.empty((0, len(self._names)))
+
+    def add(self, events: Sequence[dict[str, Any]]) -> None:
+        """Take the data of at least one event of losses, the oldest first."""
+        rows = [[event["losses"].get(name, nan) for name in self._names] for event in events]
+        self._seen.update(*(event["losses"] for event in events))
+        iterations = np.append(self._iterations, [float(event["iteration"]) for event in events])
+        # A training that was cut off repeats what came after its last checkpoint: each row takes the place of all
+        # before it that are of its iteration or of a later one.
+        lowest_to_come = np.append(np.minimum.accumulate(iterations[::-1])[-2::-1], inf)
+        kept = iterations < lowest_to_come
+        self._iterations = iterations[kept]
+        self._values = np.concatenate([self._values, np.array(rows, dtype=float)])[kept]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Iterations, and values by loss where any was seen, not-a-number where one has none; all as long."""
+        columns = {"iteration": self._iterations}
+        for name, values in zip(self._names, self._values.T, strict=True):
+            if name in self._seen:
+                columns[name.replace("_", " ")] = values
+        return columns
+
+
 class TrainingMonitor:
     """Shows one job; give it the events as they come."""
 
     def __init__(self, ui: Any) -> None:
-        """`ui` has `lossPlot`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
+        """`ui` has `progressTabs` with `lossPlot`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
         self._ui = ui
         self._job: Job | None = None
-        self._iterations: list[float] = []
-        self._losses: dict[str, list[float]] = {}
+        self._curves = LossCurves(_SHOWN)
         self._previews: list[Path] = []
         self.latest: dict[str, Any] = {}
         ui.previewCaption.setText(_(_CAPTION))
@@ -41,7 +81,7 @@ class TrainingMonitor:
     def show(self, job: Job | None) -> None:
         """Begin with a job, or with none."""
         self._job = job
-        self._iterations, self._losses, self._previews, self.latest = [], {}, [], {}
+        self._curves, self._previews, self.latest = LossCurves(_SHOWN), [], {}
         self._ui.logEdit.setPlainText("")
         self._ui.previewLabel.setText(_("The first preview comes after the first iterations."))
         self._ui.previewSlider.setRange(0, 0)
@@ -51,9 +91,8 @@ class TrainingMonitor:
     def add(self, events: list[Event]) -> None:
         """Take new events of the job."""
         losses = [event.data for event in events if event.kind == "losses"]
-        for data in losses:
-            self._add_losses(data)
         if losses:
+            self._curves.add(losses)
             self._draw_losses()
         previews = [event.data["file"] for event in events if event.kind == "preview"]
         if previews and self._job is not None:
@@ -62,25 +101,8 @@ class TrainingMonitor:
             self.latest[event.kind] = event.data
         self._show_log()
 
-    def _add_losses(self, data: dict[str, Any]) -> None:
-        iteration = float(data["iteration"])
-        # A training that was cut off repeats what came after its last checkpoint.
-        while self._iterations and self._iterations[-1] >= iteration:
-            self._iterations.pop()
-            for values in self._losses.values():
-                values.pop()
-        for name in _SHOWN:
-            if name in data["losses"]:
-                values = self._losses.setdefault(name, [float("nan")] * len(self._iterations))
-                values.append(float(data["losses"][name]))
-        self._iterations.append(iteration)
-        for values in self._losses.values():
-            values.extend([float("nan")] * (len(self._iterations) - len(values)))
-
     def _draw_losses(self) -> None:
-        columns = {"iteration": self._iterations}
-        columns |= {name.replace("_", " "): values for name, values in self._losses.items()}
-        chart = make_line_plot("iteration", columns, _("SIFA losses"), _("Losses"))
+        chart = make_line_plot("iteration", self._curves.columns(), _("SIFA losses"), _("Losses"))
         # A view node of our own: the layout's plot views are the user's.
         view_node = named_node("vtkMRMLPlotViewNode", _VIEW)
         view_node.SetLayoutName(_VIEW)
@@ -103,7 +125,8 @@ class TrainingMonitor:
         picture = qt.QPixmap(str(self._previews[index]))
         if picture.isNull():
             return
-        width = max(240, self._ui.previewLabel.width)
+        # The label has no width of its own yet while another tab is shown.
+        width = max(240, self._ui.progressTabs.width - _TAB_MARGINS)
         self._ui.previewLabel.setPixmap(picture.scaledToWidth(width))
         self._ui.previewLabel.setToolTip(self._previews[index].stem.replace("_0", " ").replace("_", " "))
         self._ui.previewCaption.visible = True

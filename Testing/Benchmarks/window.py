@@ -319,16 +319,19 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
             progress(f"SIFA Training: {text}")
             doing = f"SIFA Training: {ITERATIONS:,} iterations, {text}"
             with writer(job):
-                found_at = [0.0]
+                followed_since: list[float] = []
 
-                def open_job(job: Job = job, doing: str = doing, found_at: list[float] = found_at) -> None:
+                def open_job(job: Job = job, doing: str = doing) -> None:
                     clock.enter(f"{doing}: found")
                     widget.open_job(job.folder)
-                    clock.enter_after_this(f"{doing}: followed")
-                    found_at[0] = time.monotonic()
 
-                def over(found_at: list[float] = found_at) -> bool:
-                    elapsed = time.monotonic() - found_at[0]
+                def over(doing: str = doing, followed_since: list[float] = followed_since) -> bool:
+                    if widget._follower.behind:
+                        return False
+                    if not followed_since:
+                        clock.enter_after_this(f"{doing}: followed")
+                        followed_since.append(time.monotonic())
+                    elapsed = time.monotonic() - followed_since[0]
                     # A third of the time for each of losses, previews and log.
                     widget.ui.progressTabs.setCurrentIndex(min(2, int(3 * elapsed / seconds)))
                     return elapsed > seconds
@@ -449,7 +452,7 @@ def measure_segmentation(clock: Clock, size: int, slices: int) -> None:
 def segment(clock: Clock, widget: Any, doing: str) -> None:
     """Press the button, and follow to the end."""
     run_class = type(widget.logic).start.__globals__["SegmentationRun"]
-    import_result, show_end, ended_at = run_class._import, widget._ended, []
+    import_result, ended_at = run_class._import, []
     end = f"{doing}import of the result, table of {'scores' if doing.endswith(', ') else 'volumes'}"
 
     def start() -> None:
@@ -462,14 +465,15 @@ def segment(clock: Clock, widget: Any, doing: str) -> None:
         clock.enter(end)
         return import_result(run, data)
 
-    def ending(run: Any, state: State) -> None:
-        show_end(run, state)
-        ended_at.append(time.monotonic())
-
-    run_class._import, widget._ended = importing, ending
-    try:
+    def over() -> bool:
+        if widget.run is None:
+            ended_at.append(time.monotonic())
         # A moment longer, for what is drawn at the end.
-        clock.run(start, lambda: ended_at and time.monotonic() > ended_at[0] + 1)
+        return bool(ended_at) and time.monotonic() > ended_at[0] + 1
+
+    run_class._import = importing
+    try:
+        clock.run(start, over)
     finally:
         run_class._import = import_result
     assert widget.ui.statusLabel.text.startswith("Segmented"), widget.ui.statusLabel.text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -53,6 +55,61 @@ def test_a_line_cut_in_the_middle_is_left_for_later_and_does_not_swallow_the_nex
     assert [e.kind for e in events] == ["warning", "losses"]
     assert "damaged at byte" in events[0].data["message"]
     assert job.state() is State.QUEUED
+
+
+class CountingReader(io.BufferedReader):
+    """A file that counts the bytes that are read of it."""
+
+    total = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        CountingReader.total += len(content)
+        return content
+
+
+def test_of_many_events_only_the_last_are_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.emit("error", message="the disk was full")
+    job.emit("losses", iteration=1)
+    with job.events_path.open("ab") as file:
+        file.write(job.events_path.read_bytes().splitlines(keepends=True)[-1] * 200_000)
+    job.emit_state(State.STOPPED)
+    with job.events_path.open("ab") as file:
+        file.write(b'{"time": 1, "kind": "state", "da')
+    size, original = job.events_path.stat().st_size, Path.open
+    assert size > 10_000_000
+    monkeypatch.setattr(
+        Path, "open", lambda path, *a, **k: CountingReader(io.FileIO(path)) if a == ("rb",) else original(path, *a, **k)
+    )
+    assert job.state() is State.STOPPED
+    assert CountingReader.total <= jobs.TAIL_BYTES
+    losses = job.last("losses")
+    assert losses is not None
+    assert losses.data == {"iteration": 1}
+    assert CountingReader.total <= 2 * jobs.TAIL_BYTES
+    # What is far up is found all the same.
+    error = job.last("error")
+    assert error is not None
+    assert error.data["message"] == "the disk was full"
+    assert CountingReader.total > size
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_last_of_a_kind_is_that_of_all_events(job: Job, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(jobs, "TAIL_BYTES", rng.choice([1, 7, 64, 200]))
+    kinds = ["state", "losses", "warning", "preview"]
+    lines = [json.dumps({"time": n, "kind": rng.choice(kinds), "data": {"n": n}}).encode() for n in range(12)]
+    damaged = [b"", b"{", b"\xff\x00", b'{"kind": "state"', b'"state"', b"x" * 300]
+    content = [rng.choice(damaged) if rng.random() < 0.3 else line for line in lines]
+    # Of the last one, only a part may be there.
+    text = b"\n".join(content)
+    job.events_path.write_bytes(text[: len(text) - rng.choice([0, 0, 5, 50])] + rng.choice([b"", b"\n"]))
+    events, _ = job.events()
+    for kind in [*kinds, "result"]:
+        assert job.last(kind) == next((event for event in reversed(events) if event.kind == kind), None), kind
+    job.events_path.unlink()
+    assert job.last("state") is None
 
 
 def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:

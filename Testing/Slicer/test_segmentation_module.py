@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qt
 import slicer
 import vtk
 
@@ -255,7 +256,9 @@ def test_the_window_from_model_to_table(
     assert "right kidney\t" in slicer.app.clipboard().text()
 
 
-def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
+def test_scores_are_saved(
+    module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any
+) -> None:
     _volume, reference = patient
     ui = module.widget.ui
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
@@ -265,6 +268,10 @@ def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path)
     ui.secondSelector.setCurrentNode(reference)
     assert ui.compareButton.enabled
     ui.compareButton.click()
+    assert ui.statusLabel.text == "Comparing..."
+    assert not ui.compareButton.enabled
+    process_events_until(lambda: ui.compareButton.enabled)
+    assert ui.statusLabel.text == "Compared."
     module.widget.save_scores(tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().startswith("subject,structure,dice")
     module.widget.save_scores(tmp_path / "scores.json")
@@ -331,6 +338,103 @@ def test_leaving_ends_the_process(module: Any, patient: tuple[Any, Any]) -> None
     module.widget.cleanup()
     assert run.process.poll() is not None
     assert not run.job.folder.exists()
+
+
+def job_folders() -> set[Path]:
+    return set(Path(slicer.app.temporaryPath).glob("SIFA-*"))
+
+
+def every_turn(function: Any) -> Any:
+    """A timer that calls a function at each turn of the event loop; hold it, and stop it."""
+    timer = qt.QTimer()
+    timer.setInterval(0)
+    timer.connect("timeout()", function)
+    timer.start()
+    return timer
+
+
+@pytest.fixture
+def small_portions(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes are written slice by slice."""
+    from SIFASegmentationLib import metaimage  # noqa: PLC0415
+
+    monkeypatch.setattr(metaimage, "PORTION_BYTES", 1)
+
+
+def test_the_window_lives_while_volumes_are_written_and_starts_once(
+    module: Any, patient: tuple[Any, Any], small_portions: None, process_events_until: Any
+) -> None:
+    ui, seen, before = module.ui, [], job_folders()
+    use_sample(module)
+    choose(module, patient[0])
+
+    def click() -> None:
+        seen.append((ui.statusLabel.text, ui.applyButton.enabled, ui.volumesTable.enabled))
+        # Whatever is changed meanwhile.
+        module.widget._refresh()
+        ui.applyButton.click()
+
+    timer = every_turn(click)
+    ui.applyButton.click()
+    timer.stop()
+    run = module.widget.run
+    assert [state[1:] for state in seen] == [(False, False)] * len(seen)
+    turns = [text for text, *_enabled in seen].count("Preparing SIFAAbdomenCT...")
+    assert turns >= slicer.util.arrayFromVolume(patient[0]).shape[0] - 1
+    assert job_folders() - before == {run.job.folder}
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert ui.applyButton.enabled
+
+
+def test_a_scene_closed_while_volumes_are_written_loses_nothing(
+    module: Any, patient: tuple[Any, Any], small_portions: None, process_events_until: Any
+) -> None:
+    use_sample(module)
+    choose(module, patient[0])
+    closed: list[bool] = []
+
+    def close() -> None:
+        if "SIFAAbdomenCT" in module.ui.statusLabel.text and not closed:
+            closed.append(True)
+            slicer.mrmlScene.Clear()
+
+    timer = every_turn(close)
+    module.ui.applyButton.click()
+    timer.stop()
+    assert closed
+    run = module.widget.run
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert "was deleted meanwhile" in module.ui.statusLabel.text
+    assert list((run.job.folder / "result").glob("*_segmentation.mha"))
+
+
+def test_what_keeps_it_from_starting_is_said_and_leaves_the_button(
+    module: Any, patient: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, expected_fault: Any
+) -> None:
+    ui, before = module.ui, job_folders()
+    use_sample(module)
+    choose(module, patient[0])
+
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.python.tempfile, "mkdtemp", refuse)
+        ui.applyButton.click()
+    assert str(slicer.app.temporaryPath) in ui.statusLabel.text
+    assert "can't be written to: check the folder's permissions and the free space." in ui.statusLabel.text
+    assert ui.applyButton.enabled
+
+    def fail(*_arguments: Any, **_named: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(module.python, "SegmentationRun", fail)
+    with expected_fault("a fault"):
+        ui.applyButton.click()
+    assert "could not be started" in ui.statusLabel.text
+    assert ui.applyButton.enabled
+    assert module.widget.run is None
+    assert job_folders() == before
 
 
 def test_a_damaged_model_is_one_red_line(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:

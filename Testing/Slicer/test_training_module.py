@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import qt
 import slicer
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
@@ -206,6 +208,28 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     assert "abdomen_ct_002_image.nii.gz" in [finding.subject for finding in checked()]
 
 
+def test_a_check_that_finds_no_room_is_one_finding(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFATrainingWidgets import device_probe  # noqa: PLC0415
+
+    monkeypatch.setattr(device_probe.tempfile, "tempdir", str(tmp_path / "gone"))
+    found = [(finding.level, finding.subject) for finding in module.widget.check()]
+    assert found.count(("error", "device")) == 1
+    (finding,) = [finding for finding in module.widget.findings if finding.subject == "device"]
+    assert finding.message == f"{tmp_path / 'gone'} can't be written to"
+    assert finding.fix == "check the folder's permissions and the free space"
+    assert "device" in module.ui.findingsLabel.text
+
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(device_probe.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert [f.subject for f in module.widget.check()].count("device") == 1
+    assert list(tmp_path.glob("SIFA-check-*")) == []
+
+
 def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow  # noqa: PLC0415
@@ -272,6 +296,37 @@ def test_start_stop_resume_and_kill_by_the_window(
     assert "lost" in ui.statusLabel.text
 
 
+def test_the_window_lives_while_volumes_are_written_and_starts_once(
+    module: Any, patients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib import metaimage  # noqa: PLC0415
+    from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
+
+    ui, seen = module.ui, []
+    monkeypatch.setattr(metaimage, "PORTION_BYTES", 1)
+    (mr, labels), (ct, _reference) = patients["mr"][0], patients["ct"][0]
+    for table, nodes in ((ui.sourceTable, (mr, labels)), (ui.targetTable, (ct,))):
+        for column, node in enumerate(nodes):
+            table.cellWidget(0, column).setCurrentNode(node)
+
+    def click() -> None:
+        seen.append((ui.statusLabel.text, ui.startButton.enabled))
+        module.widget._refresh()
+        ui.startButton.click()
+
+    timer = qt.QTimer()
+    timer.setInterval(0)
+    timer.connect("timeout()", click)
+    timer.start()
+    ui.startButton.click()
+    timer.stop()
+    assert len(known_jobs()) == 1
+    assert not any(enabled for _text, enabled in seen)
+    slices = slicer.util.arrayFromVolume(mr).shape[0]
+    # Its labels as well.
+    assert sum("writing volume 1 of 1: SIFAAbdomenMR" in text for text, _enabled in seen) >= 2 * slices - 2
+
+
 def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
     module: Any, patients: dict[str, Any], tmp_path: Path, load_module: Any, process_events_until: Any
 ) -> None:
@@ -303,6 +358,46 @@ def test_a_damaged_events_file_is_no_fault(
     job.events_path.write_bytes(content[: len(content) // 2] + b"\x00{ half\n" + content[len(content) // 2 :])
     module.widget.open_job(job.folder)
     assert module.widget.ui.useButton.enabled
+
+
+def test_a_failed_training_that_is_resumed_is_said_to_start(
+    module: Any, tmp_path: Path, process_events_until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFASegmentationWidgets import follower  # noqa: PLC0415
+
+    monkeypatch.setattr(follower, "POLL_MS", 20)
+    # A process that says nothing until it is told to, and then that it has failed as well.
+    waiting = "import time; from pathlib import Path\nwhile not Path('go').exists(): time.sleep(0.02)"
+
+    def start_waiting(job: Any, _module: str, _arguments: list[str]) -> Any:
+        return subprocess.Popen([sys.executable, "-c", waiting], cwd=job.folder)
+
+    monkeypatch.setattr(module.python, "start_process", start_waiting)
+    monkeypatch.setattr(module.logic, "ensure_dependencies", lambda: None)
+    job, ui = Job.create(tmp_path / "old", "train", {}), module.ui
+    job.emit("error", message="a disk was full")
+    job.emit_state(State.FAILED)
+    module.widget.open_job(job.folder)
+    process_events_until(lambda: ui.resumeButton.enabled)
+    assert ui.statusLabel.text == "failed: a disk was full"
+    ui.resumeButton.click()
+    assert ui.statusLabel.text == "Starting again..."
+    process = module.logic.process_of(module.widget.job)
+    try:
+        module.widget._show_state()
+        assert ui.statusLabel.text == "Starting again..."
+        assert not ui.resumeButton.enabled
+        job.emit_state(State.PREPARING)
+        process_events_until(lambda: ui.statusLabel.text == "preparing")
+        # What it says last is not taken for what was said before it, even if its process still ends.
+        job.emit("error", message="another disk was full")
+        job.emit_state(State.FAILED)
+        process_events_until(lambda: ui.statusLabel.text == "failed: another disk was full")
+    finally:
+        (job.folder / "go").touch()
+        process.wait()
+    process_events_until(lambda: ui.resumeButton.enabled)
 
 
 def test_what_can_not_start_leaves_nothing(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:

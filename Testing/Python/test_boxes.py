@@ -1,0 +1,48 @@
+"""Boxes of what is labelled, and scores of arrays that are cropped to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from SIFASegmentationLib.boxes import common_box, labelled_box, values_in
+from SIFASegmentationLib.evaluation import score_pair
+from SIFASegmentationLib.metrics import score_labelmaps
+from SIFASegmentationLib.volumes import Geometry, Volume
+
+SHAPE = (9, 10, 11)
+
+
+def volume(array: np.ndarray) -> Volume:
+    size = (array.shape[2], array.shape[1], array.shape[0])
+    return Volume(array, Geometry(size, (0.5, 0.75, 2.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, 1, 0, 0, 0, 1)), "one")
+
+
+def test_the_box_is_the_smallest_that_holds_all_labels() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    assert labelled_box(labels) is None
+    labels[2, 3, 4] = 7
+    assert labelled_box(labels) == (slice(2, 3), slice(3, 4), slice(4, 5))
+    labels[8, 0, 10] = 1
+    box = labelled_box(labels)
+    assert box == (slice(2, 9), slice(0, 4), slice(4, 11))
+    assert common_box(box, (slice(0, 3), slice(1, 9), slice(5, 6))) == (slice(0, 9), slice(0, 9), slice(4, 11))
+    assert values_in(labels) == [0, 1, 7]
+
+
+@pytest.mark.parametrize("empty", ["neither", "prediction", "reference", "both"])
+def test_rows_of_a_pair_are_the_scores_of_whole_labelmaps(empty: str) -> None:
+    rng = np.random.default_rng(3)
+    labelmaps = []
+    for name in ("prediction", "reference"):
+        labels = np.zeros(SHAPE, np.uint8)
+        if empty not in (name, "both"):
+            labels[2:8, 1:9, 3:10] = rng.integers(0, 3, (6, 8, 7))
+        labelmaps.append(labels)
+    names = {1: "liver", 2: "spleen", 3: "kidney"}
+    rows = list(score_pair("one", volume(labelmaps[0]), volume(labelmaps[1]), names, notes=("known",)))
+    expected = score_labelmaps(labelmaps[0], labelmaps[1], (2.0, 0.75, 0.5), names)
+    for row, (value, name) in zip(rows, names.items(), strict=True):
+        assert row.structure == name
+        assert repr(row.scores) == repr(expected[value])
+    assert rows[2].note == "both empty; known"
