@@ -40,7 +40,6 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     ui.checkButton.click()
     process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
     assert not [finding for finding in training.widget.findings if finding.level == "error"]
-    picture(training, "training_ready")
     ui.startButton.click()
     job = training.widget.job
     assert job is not None, ui.statusLabel.text
@@ -48,7 +47,6 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     process_events_until(lambda: ui.useButton.enabled, 10)
     assert job.state() is State.FINISHED, ui.statusLabel.text
     assert "liver" in ui.cardLabel.text
-    picture(training, "training_finished")
 
     # What the button does in Slicer's main window, which the test bed has not: choose the model in the other module.
     segmentation.widget.use_model(job.folder / "result" / "bundle")
