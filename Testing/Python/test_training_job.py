@@ -84,7 +84,7 @@ def test_relative_paths_are_relative_to_the_job_folder_which_can_move(cohort: Pa
     moved = Job(job.folder.rename(tmp_path / "moved"))
     assert train(moved) is State.FINISHED
     again = Job(moved.folder.rename(tmp_path / "moved again"))
-    assert export(again.path, tmp_path / "bundle").manifest.training.iterations == 2
+    assert export(again.folder, tmp_path / "bundle").manifest.training.iterations == 2
 
 
 def test_a_stop_while_preparing_leaves_nothing_and_the_job_prepares_anew(cohort: Path, tmp_path: Path) -> None:
