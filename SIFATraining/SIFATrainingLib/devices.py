@@ -40,7 +40,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     """
     accelerator = choose_device(device)
     if precision == "auto":
-        precision = "bfloat16" if _computes_in_bfloat16(accelerator) else "float32"
+        precision = "bfloat16" if computes_in_bfloat16(accelerator) else "float32"
     if accelerator == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -58,7 +58,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     return fabric
 
 
-def _computes_in_bfloat16(accelerator: str) -> bool:
+def computes_in_bfloat16(accelerator: str) -> bool:
     """Whether products in bfloat16 are the device's own, and so faster than those in float32."""
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from SIFATrainingLib.config import TrainingConfig, make_config
-from SIFATrainingLib.devices import describe_device, make_fabric
+from SIFATrainingLib.devices import computes_in_bfloat16, describe_device, make_fabric
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.networks import InstanceNorm, Networks
@@ -114,7 +114,7 @@ def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[V
             module.__class__ = nn.InstanceNorm2d  # Torch's own, without the product's shortcut.
     reference = ReferenceStep(plain, make_config("paper", **settings))
     variants = [Variant("reference: seven passes", "float32", lambda: reference.step(batch), [])]
-    for precision in ("float32", "bfloat16") if device.type == "cuda" else ("float32",):
+    for precision in ("float32", "bfloat16") if computes_in_bfloat16(device.type) else ("float32",):
         for schedule in ("sequential", "simultaneous"):
             config = make_config(schedule=schedule, precision=precision, **settings)
             variants.append(Variant(schedule, precision, _product_step(config, laid_out, device), []))
