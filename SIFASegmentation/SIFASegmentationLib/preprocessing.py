@@ -124,12 +124,6 @@ class Placement:
             raise ValueError(f"{start} slices of labels for a field of view of {len(self)}")
         return Volume(array, self.geometry, name)
 
-    @property
-    def reached(self) -> tuple[slice, slice]:
-        """Rows and columns of the grid that the field of view reaches; what lies beyond is -1 in every slice."""
-        rows, columns = (np.flatnonzero(weights.any(axis=1)) for weights in self._weights_to_grid)
-        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
     @cached_property
     def _weights_to_grid(self) -> tuple[Float32Array, Float32Array]:
         spacings, pixels = self._pixels

@@ -14,7 +14,7 @@ from scipy import ndimage
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .errors import InputError
 from .field_of_view import BoxMM
-from .preprocessing import Placement, prepare_volume
+from .preprocessing import prepare_volume
 from .volumes import Volume
 
 Float32Array = NDArray[np.float32]
@@ -22,10 +22,6 @@ Progress = Callable[[int, int], None]
 """Gets the number of slices done and in all."""
 
 _BATCH = 8
-_STRIDE = 8  # Of the encoder: rows and columns of what it sees are multiples.
-# Pixels around the field of view that the model sees as well, where the grid has them. Farther ones are -1 everywhere,
-# and reach the field of view through too many layers to matter (`Testing/Benchmarks/segmentation.md`).
-_MARGIN = 16
 _SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
 
 
@@ -90,18 +86,15 @@ class Segmentor:
         self._check_model()
 
     @property
-    def flexible(self) -> bool:
-        """Whether the model takes slices of other sizes than the grid's."""
-        return not isinstance(self._session.get_inputs()[0].shape[2], int)
-
-    @property
     def device(self) -> str:
         """Where the model runs: cpu or cuda."""
         return "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
 
     def predict(self, slices: Float32Array) -> Float32Array:
-        """Class probabilities (b, K, rows, columns) of slices (b, rows, columns) in [-1, 1]: the whole grid, or, if the
-        model is `flexible`, a part of it whose sides are multiples of 8."""
+        """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]: always the whole grid.
+
+        Border and padding tell the networks where they are: a part of the grid gives another answer.
+        """
         (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
         result: Float32Array = probabilities
         return result
@@ -137,12 +130,11 @@ class Segmentor:
         labels, labels_view = placement.canvas(np.uint8)
         maps = {s.name: placement.canvas(np.uint8) for s in self.manifest.task.structures} if probabilities else {}
         confidence = np.ones(len(prepared), np.float32)
-        window = self._window(placement)
         for start in range(0, len(prepared), _BATCH):
             if cancelled():
                 raise CancelledError
             stop = min(start + _BATCH, len(prepared))
-            predicted = self._predict_window(prepared.batch(start, stop), window)
+            predicted = self.predict(prepared.batch(start, stop))
             confidence[start:stop] = slice_confidence(predicted)
             restored = placement.restore_probabilities(predicted)
             labels_view[start:stop] = restored.argmax(1)
@@ -162,43 +154,17 @@ class Segmentor:
             slice_axis=placement.orientation.axes[0],
         )
 
-    def _window(self, placement: Placement) -> tuple[slice, slice]:
-        """The part of the grid that the model has to see: the field of view and a margin."""
-        if not self.flexible:
-            return slice(0, placement.size), slice(0, placement.size)
-        rows, columns = (_widened(reached, placement.size) for reached in placement.reached)
-        return rows, columns
-
-    def _predict_window(self, slices: Float32Array, window: tuple[slice, slice]) -> Float32Array:
-        """Class probabilities (b, K, size, size) of slices (b, size, size); background outside of the window."""
-        seen = slices[:, *window]
-        predicted = self.predict(seen)
-        if seen.shape == slices.shape:
-            return predicted
-        whole = np.zeros((*predicted.shape[:2], *slices.shape[1:]), np.float32)
-        whole[:, 0] = 1
-        whole[:, :, *window] = predicted
-        return whole
-
     def _check_model(self) -> None:
         size = self.manifest.preprocessing[self.manifest.domain].size
         shapes = [node.shape[1:] for node in (*self._session.get_inputs(), *self._session.get_outputs())]
-        if self.flexible:
-            shapes = [[channels, size, size] for channels, *_ in shapes]
+        # A model may leave its sides open.
+        shapes = [[side if isinstance(side, int) else size for side in shape] for shape in shapes]
         expected = [[1, size, size], [self.manifest.classes, size, size]]
         if shapes != expected:
             raise InputError(
                 f"{self.bundle.path / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
                 f"{expected[0]} to {expected[1]}: export it again."
             )
-
-
-def _widened(reached: slice, size: int) -> slice:
-    """A range of pixels with a margin on both sides, as long as a multiple of the stride, within `size`."""
-    start, stop = max(0, reached.start - _MARGIN), min(size, reached.stop + _MARGIN)
-    length = -(-(stop - start) // _STRIDE) * _STRIDE
-    start = min(start, size - length)
-    return slice(start, start + length)
 
 
 def slice_confidence(probabilities: Float32Array) -> Float32Array:

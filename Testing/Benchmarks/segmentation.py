@@ -1,11 +1,10 @@
-"""Segmentation by the product against a plain loop of torch, side by side in one run; and what its shortcuts change.
+"""Segmentation by the product against a plain loop of torch, side by side in one run.
 
     python Testing/Benchmarks/segmentation.py > segmentation.md
-    python Testing/Benchmarks/segmentation.py --bundle BUNDLE --volumes VOLUME ... > segmentation.md   # both tables
 
 The loop is what one would write first: the networks that trained, float32, one slice of the whole grid after the other,
-and the same way there and back. Speed is measured on networks of full width with random weights, on a synthetic CT of
-256 x 256 x 100 voxels. The second table compares labelmaps of a trained bundle with those of the whole grid.
+and the same way there and back. The networks are of full width with random weights, the volume is a synthetic CT of
+256 x 256 x 100 voxels.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+from SIFASegmentationLib.volumes import Geometry, Volume, write_volume
 from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
@@ -67,8 +66,6 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loop-slices", type=int, default=20, help="Of the plain loop, whose time is extrapolated.")
-    parser.add_argument("--bundle", type=Path, help="Trained, for the second table.")
-    parser.add_argument("--volumes", type=Path, nargs="+", default=[])
     parser.add_argument("--large", action="store_true", help="Also the peak memory of 1024 x 1024 x 1000 voxels.")
     arguments = parser.parse_args()
     print("# Segmentation\n")
@@ -77,8 +74,6 @@ def main() -> None:
           f"{torch.__version__}.\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         measure_speed(arguments, Path(folder))
-    if arguments.bundle is not None:
-        compare_margins(arguments.bundle, arguments.volumes)
 
 
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
@@ -88,27 +83,21 @@ def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
     path = folder / "volume.nii.gz"
     write_volume(volume, path)
     segmentor = Segmentor(read_bundle(bundle), "cpu")
-    window = segmentor._window(prepare_volume(volume, segmentor.manifest.preprocessing["target"]).placement)
-    seen = " x ".join(str(side.stop - side.start) for side in window)
-    rounds: dict[str, list[float]] = {"loop": [], "whole grid": [], "product": []}
+    rounds: dict[str, list[float]] = {"loop": [], "product": []}
     for _ in range(arguments.rounds):
         rounds["loop"].append(seconds_of_loop(torch_model, volume, segmentor, arguments.loop_slices))
-        for name, margin in (("whole grid", SIZE), ("product", segmentation._MARGIN)):
-            rounds[name].append(seconds_of_product(segmentor, volume, margin))
+        rounds["product"].append(seconds_of_product(segmentor, volume))
     best = {name: min(seconds) for name, seconds in rounds.items()}
     flop = 2 * 29.12e9 * arguments.width**2 * SLICES
     size = " x ".join(map(str, volume.geometry.size))
-    print(f"A volume of {size} voxels, width {arguments.width:g}; the field of view with its margin is {seen} of "
-          f"{SIZE} x {SIZE} pixels. Best of {arguments.rounds} rounds that alternate.\n")  # fmt: skip
+    print(f"A volume of {size} voxels, width {arguments.width:g}. Best of {arguments.rounds} rounds that alternate.\n")
     print("| what | seconds | times as fast as the loop | GFLOP/s |\n|---|---|---|---|")
     labels = {
         "loop": f"plain loop of torch ({arguments.loop_slices} slices, scaled to {SLICES})",
-        "whole grid": "ONNX Runtime, batches, batch norm folded; whole grid",
-        "product": "the same, field of view and margin alone (the product)",
+        "product": "the product: ONNX Runtime, batches, batch norm folded",
     }
     for name, label in labels.items():
-        rate = f"{flop / best[name] / 1e9:.0f}" if name != "product" else "-"
-        print(f"| {label} | {best[name]:.1f} | {best['loop'] / best[name]:.2f} | {rate} |")
+        print(f"| {label} | {best[name]:.1f} | {best['loop'] / best[name]:.2f} | {flop / best[name] / 1e9:.0f} |")
     first = first_slice(bundle, path, folder)
     print(f"\nFrom the start of a process to its first slices (a batch of {segmentation._BATCH}): {first:.1f} s.")
     if arguments.large:
@@ -164,14 +153,11 @@ def seconds_of_loop(model: TorchSegmentor, volume: Volume, segmentor: Segmentor,
     return (time.perf_counter() - started) / slices * len(prepared)
 
 
-def seconds_of_product(segmentor: Segmentor, volume: Volume, margin: int) -> float:
-    """Seconds of the product with a margin of so many pixels."""
-    before, segmentation._MARGIN = segmentation._MARGIN, margin
+def seconds_of_product(segmentor: Segmentor, volume: Volume) -> float:
+    """Seconds of the product."""
     started = time.perf_counter()
     segmentor.segment(volume)
-    seconds = time.perf_counter() - started
-    segmentation._MARGIN = before
-    return seconds
+    return time.perf_counter() - started
 
 
 def first_slice(bundle: Path, volume: Path, folder: Path) -> float:
@@ -189,29 +175,6 @@ def large_volume_gigabytes(folder: Path) -> float:
     command = [sys.executable, "-m", "SIFATrainingLib", "segment", str(bundle), str(path), "--out", str(folder / "out")]
     subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
-
-
-def compare_margins(bundle: Path, volumes: list[Path]) -> None:
-    """Print how far labelmaps with narrower margins are from those of the whole grid."""
-    segmentor = Segmentor(read_bundle(bundle), "cpu")
-    print("\n## What the margin changes\n")
-    print("Dice of each structure with the labelmap of the whole grid, and the pixels that the model sees.\n")
-    print("| volume | margin | pixels | lowest Dice | mean Dice |\n|---|---|---|---|---|")
-    for path in volumes:
-        volume = read_volume(path)
-        found = {}
-        for margin in (segmentor.manifest.preprocessing["target"].size, 32, 16, 8, 0):
-            segmentation._MARGIN = margin
-            window = segmentor._window(prepare_volume(volume, segmentor.manifest.preprocessing["target"]).placement)
-            found[margin] = segmentor.segment(volume, largest_component=False).labelmap.array
-            whole = next(iter(found.values()))
-            dice = [
-                2 * np.count_nonzero((found[margin] == value) & (whole == value))
-                / (np.count_nonzero(found[margin] == value) + np.count_nonzero(whole == value))
-                for value in np.unique(whole[whole > 0])
-            ]  # fmt: skip
-            pixels = " x ".join(str(side.stop - side.start) for side in window)
-            print(f"| {volume.name} | {margin} | {pixels} | {min(dice):.5f} | {np.mean(dice):.5f} |", flush=True)
 
 
 if __name__ == "__main__":

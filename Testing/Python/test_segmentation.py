@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from SIFASegmentationLib import segmentation
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import (
@@ -59,41 +57,6 @@ def test_storage_order_makes_no_difference(bundle: Bundle, cohort: Path) -> None
     assert (back == one.labelmap.array).mean() > 0.9999
     assert (one.slice_axis, other.slice_axis) == (0, 1)
     assert np.allclose(other.confidence[::-1], one.confidence, atol=1e-4)
-
-
-def test_the_model_sees_the_field_of_view_and_no_empty_border(
-    bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a margin as wide as the grid it sees all of it, and says nearly the same."""
-    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
-    region = BoxMM(minimum=(-150, -60, -50), maximum=(150, 60, 50))
-    segmentor = Segmentor(bundle, "cpu")
-    assert segmentor.flexible
-    seen: list[tuple[int, ...]] = []
-    predict = segmentor.predict
-    monkeypatch.setattr(segmentor, "predict", lambda slices: seen.append(slices.shape[1:]) or predict(slices))
-    found = {}
-    for margin in (4, 32):
-        monkeypatch.setattr(segmentation, "_MARGIN", margin)
-        found[margin] = segmentor.segment(volume, region=region, probabilities=True)
-    assert set(seen) == {(24, 32), (32, 32)}
-    for name, narrow in found[4].probabilities.items():
-        difference = narrow.array.astype(int) - found[32].probabilities[name].array
-        assert np.abs(difference).mean() < 2, name
-    outside = found[4].labelmap.array.copy()
-    outside[found[32].probabilities["liver"].array > 0] = 0
-    assert not outside.any()
-
-
-@pytest.mark.parametrize(
-    ("reached", "expected"),
-    [((40, 60), (24, 80)), ((0, 256), (0, 256)), ((3, 250), (0, 256)), ((100, 101), (84, 124)), ((0, 9), (0, 32)),
-     ((247, 256), (224, 256))],
-)  # fmt: skip
-def test_the_window_is_the_reach_and_a_margin_in_multiples_of_the_stride(
-    reached: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert segmentation._widened(slice(*reached), 256) == slice(*expected)
 
 
 def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
