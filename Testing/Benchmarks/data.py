@@ -29,6 +29,7 @@ from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.devices import describe_device, make_fabric
+from SIFATrainingLib.estimate import wait
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.phantoms import make_patient
 
@@ -134,11 +135,6 @@ def time_batches(arguments: argparse.Namespace, dataset: PreparedDataset) -> lis
         f"| an iteration, slices streamed (the budget holds a tenth of them) | {disk:.3f} s, "
         f"{100 * (disk / alone - 1):+.1f} % |",
     ]
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 
 from SIFATrainingLib.config import TrainingConfig, make_config
 from SIFATrainingLib.devices import computes_in_bfloat16, describe_device, make_fabric
+from SIFATrainingLib.estimate import wait
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.networks import InstanceNorm, Networks
@@ -157,11 +158,6 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     rows = MATRIX[device.type]
     a, b = (torch.randn(rows, rows, device=device).to(getattr(torch, precision)) for _ in range(2))
     return 2 * rows**3 / min(seconds_of(lambda: torch.mm(a, b), 1, device) for _ in range(10))
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def report(arguments: argparse.Namespace, variants: list[Variant], rates: dict[str, float]) -> list[str]:
