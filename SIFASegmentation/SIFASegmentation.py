@@ -34,6 +34,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import read_volume
+from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, score_tables, structures_of_nodes
 from SIFASegmentationWidgets.comparison import compare_in_pieces
 from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages
@@ -42,7 +43,7 @@ from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import REFERENCES, REGIONS, VOLUMES, NodesTable, scene_volumes
 from SIFASegmentationWidgets.parameter_link import ParameterLink
 from SIFASegmentationWidgets.part_voxels import voxels_of
-from SIFASegmentationWidgets.pieces import Pieces, Work, result_of
+from SIFASegmentationWidgets.pieces import Pieces
 from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import register_samples
 
@@ -391,9 +392,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
     def evaluate_in_pieces(
         self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
     ) -> Work[ScoreTable]:
-        """`evaluate`, a structure a piece."""
+        """`evaluate`, a portion of a structure a piece."""
         from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
-        from SIFASegmentationLib.evaluation import score_pair  # noqa: PLC0415
+        from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
         from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
 
@@ -412,16 +413,14 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 else structures_of_nodes.Labels(0 * truth.array)
             )
             yield
-            for row in score_pair(
+            rows += yield from score_pair_in_pieces(
                 volume.GetName(),
                 Volume(predicted.array, geometry, segmentation.GetName()),
                 Volume(truth.array, geometry, reference.GetName()),
                 names,
                 tolerance=tolerance,
                 notes=(*predicted.notes, *truth.notes),
-            ):
-                rows.append(row)
-                yield
+            )
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def score_in_pieces(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from .boxes import Box, common_box, labelled_box
 from .cohorts import volumes_in
 from .errors import InputError
 from .labelmaps import grid_difference, read_labelmap, resample_labelmap
-from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps
+from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps_in_pieces
 from .scores import Row, ScoreTable
 from .structures import Task
 from .volumes import Volume, read_volume, volume_name
+from .work import Work, result_of
 
 _ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
 
@@ -70,29 +71,49 @@ def score_pair(
     legacy: bool = False,
     tolerance: float = DEFAULT_TOLERANCE_MM,
     notes: Sequence[str] = (),
-) -> Iterator[Row]:
+) -> list[Row]:
     """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
 
-    They come one by one, so that a window that asks for them can live between two. `notes` are what the caller knows of
-    the labelmaps, and go into every row.
+    `notes` are what the caller knows of the labelmaps, and go into every row.
     """
+    return result_of(
+        score_pair_in_pieces(subject, prediction, reference, names, legacy=legacy, tolerance=tolerance, notes=notes)
+    )
+
+
+def score_pair_in_pieces(
+    subject: str,
+    prediction: Volume,
+    reference: Volume,
+    names: dict[int, str],
+    *,
+    legacy: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE_MM,
+    notes: Sequence[str] = (),
+) -> Work[list[Row]]:
+    """`score_pair`, a portion of a structure a piece."""
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:
         reference = resample_labelmap(reference, prediction.geometry)
         notes.append(f"reference resampled: {difference}")
+        yield
     i, j, k = prediction.geometry.spacing
     predicted, referred = _cropped(prediction.array, reference.array)
+    yield
     boxes = [ndimage.find_objects(array, max(names, default=0)) for array in (predicted, referred)]
+    rows = []
     for value, name in names.items():
         where = _common_box(boxes[0][value - 1], boxes[1][value - 1])
-        scores = score_labelmaps(
+        scored = yield from score_labelmaps_in_pieces(
             predicted[where], referred[where], (k, j, i), [value], tolerance=tolerance, legacy=legacy
-        )[value]
+        )
+        scores = scored[value]
         empty = [who for who, ml in (("prediction", scores.prediction_ml),
                                      ("reference", scores.reference_ml)) if ml == 0]  # fmt: skip
         emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
-        yield Row(subject, name, scores, "; ".join(emptiness + notes))
+        rows.append(Row(subject, name, scores, "; ".join(emptiness + notes)))
+    return rows
 
 
 def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -72,13 +71,9 @@ class Segmentor:
         self._file = BASELINE_FILE if baseline else MODEL_FILE
         self.bundle = bundle
         self.manifest = bundle.manifest
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # From bytes: the file that was checked is the one that runs, and it can't name other files.
-        model, providers = bundle.read(self._file), _providers(device)
+        model, providers = bundle.read(self._file), providers_of(device)
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+            self._session = open_session(model, providers, threads)
         except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
             raise InputError(
                 f"{bundle.path / self._file} can't be loaded ({_first_line(error)}): export it again."
@@ -88,7 +83,7 @@ class Segmentor:
     @property
     def device(self) -> str:
         """Where the model runs: cpu or cuda."""
-        return "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        return device_of(self._session)
 
     def predict(self, slices: Float32Array) -> Float32Array:
         """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]: always the whole grid.
@@ -157,8 +152,6 @@ class Segmentor:
     def _check_model(self) -> None:
         size = self.manifest.preprocessing[self.manifest.domain].size
         shapes = [node.shape[1:] for node in (*self._session.get_inputs(), *self._session.get_outputs())]
-        # A model may leave its sides open.
-        shapes = [[side if isinstance(side, int) else size for side in shape] for shape in shapes]
         expected = [[1, size, size], [self.manifest.classes, size, size]]
         if shapes != expected:
             raise InputError(
@@ -191,7 +184,25 @@ def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) ->
             part[(components > 0) & (components != sizes.argmax())] = 0
 
 
-def _providers(device: str) -> list[Any]:
+def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime with a model; from bytes, so that what was checked is what runs, and can't name other files."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=list(providers))
+
+
+def device_of(session: onnxruntime.InferenceSession) -> str:
+    """Where a session runs: cpu or cuda."""
+    return "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+
+
+def providers_of(device: str) -> list[str]:
+    """Execution providers of ONNX Runtime for auto, cpu or cuda.
+
+    Raises:
+        InputError: The device is unknown or not there.
+    """
     available = onnxruntime.get_available_providers()
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"The device '{device}' is unknown: choose auto, cpu or cuda.")

@@ -9,17 +9,17 @@ import slicer
 
 from SIFASegmentationLib.boxes import common_box
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.metrics import Scores, score_labelmaps
+from SIFASegmentationLib.metrics import score_labelmaps_in_pieces
 from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.work import Work
 
 from .nodes import geometry_from_node
-from .part_voxels import PartVoxels, voxels_of
-from .pieces import Work
+from .part_voxels import voxels_of
 from .structures_of_nodes import Part, parts_of
 
 
 def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Work[ScoreTable]:
-    """Scores of each part of `first` against its counterpart in `second`, the reference; a part a piece.
+    """Scores of each part of `first` against its counterpart in `second`, the reference; a portion of a part a piece.
 
     Args:
         first: Segmentation or labelmap node.
@@ -48,7 +48,11 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
     referred = voxels_of(second, [other.key for _, other in pairs], grid)
     rows = []
     for (one, _other), (_, ours_in), (_, theirs_in) in zip(pairs, predicted, referred, strict=True):
-        scores = _score(ours_in, theirs_in, (k, j, i), tolerance)
+        box = common_box(ours_in.where, theirs_in.where)
+        # As labelmaps with one value, which are cropped to what has it.
+        masks = ours_in.mask(box).view(np.uint8), theirs_in.mask(box).view(np.uint8)
+        scored = yield from score_labelmaps_in_pieces(*masks, (k, j, i), [1], tolerance=tolerance)
+        scores = scored[1]
         empty = [who for who, ml in ((first.GetName(), scores.prediction_ml), (second.GetName(), scores.reference_ml))
                  if ml == 0]  # fmt: skip
         note = f"{' and '.join(empty)} empty" if empty else ""
@@ -57,15 +61,6 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
     matched = {part.key for pair in pairs for part in pair}
     alone = [part.name or part.key for part in (*ours, *theirs) if part.key not in matched]
     return ScoreTable(tuple(rows), tolerance=tolerance, unmatched=tuple(dict.fromkeys(alone)))
-
-
-def _score(
-    prediction: PartVoxels, reference: PartVoxels, spacing: tuple[float, float, float], tolerance: float
-) -> Scores:
-    box = common_box(prediction.where, reference.where)
-    # As labelmaps with one value, which are cropped to what has it.
-    predicted, referred = (part.mask(box).view(np.uint8) for part in (prediction, reference))
-    return score_labelmaps(predicted, referred, spacing, [1], tolerance=tolerance)[1]
 
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:

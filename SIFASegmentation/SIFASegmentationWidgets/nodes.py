@@ -16,8 +16,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from SIFASegmentationLib.boxes import Box, labelled_box, values_in
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_voxels
-
-from .pieces import Work
+from SIFASegmentationLib.work import Work
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.field_of_view import BoxMM

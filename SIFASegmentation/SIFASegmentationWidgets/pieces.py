@@ -1,28 +1,13 @@
-"""Long work in pieces: generators that yield where the window may live, run by the event loop or all at once."""
+"""Long work (`SIFASegmentationLib.work`) done by the event loop, piece by piece."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import qt
 
-T = TypeVar("T")
-Work = Generator[None, None, T]
-"""Yields after each piece; returns what came of it."""
-
 _ENDED = object()
-
-
-def result_of(work: Work[T]) -> T:
-    """Do all of some work now."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 class Pieces:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-import onnxruntime
 import torch
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.segmentation import device_of, open_session, providers_of
 
 from .config import TrainingConfig
 from .devices import describe_device, make_fabric, out_of_memory
@@ -119,16 +119,11 @@ def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
     networks = model.networks.cpu().eval()
     example = torch.rand(2, 1, size, size) * 2 - 1
     exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    there = onnxruntime.get_available_providers()
-    wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
-    session = onnxruntime.InferenceSession(exported, options, providers=wanted)
+    session = open_session(exported, providers_of("auto"))
     slices = np.random.default_rng(0).uniform(-1, 1, (_SEGMENTED, 1, size, size)).astype(np.float32)
     times = []
     for _ in range(4):
         started = time.perf_counter()
         session.run(None, {"slices": slices})
         times.append(time.perf_counter() - started)
-    where = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-    return where, _SEGMENTED / min(times[1:])
+    return device_of(session), _SEGMENTED / min(times[1:])

@@ -43,7 +43,7 @@ from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TrainingConfig
 from .dataset import DOMAINS, DomainName, PreparedDataset
 from .loop import averaged_modules
-from .networks import ENCODER_STRIDE, BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
+from .networks import BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
 from .specification import BASELINE_FOLDER, TrainingSpecification
 
 LARGEST_DIFFERENCE = 1e-4
@@ -241,13 +241,12 @@ def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
 
 
 def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
-    """The segmentor as an ONNX model for any number of slices of any size in multiples of 8.
+    """The segmentor as an ONNX model for any number of slices of the example's size.
 
     Args:
         segmentor: In `eval`.
-        example: Slices (b > 1, 1, H, W), H and W larger than 8.
+        example: Slices (b > 1, 1, H, W).
     """
-    batch, rows, columns = (torch.export.Dim(name) for name in ("b", "rows", "columns"))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # The exporter's warnings concern its own insides.
@@ -259,7 +258,7 @@ def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
             verbose=False,
             input_names=["slices"],
             output_names=["probabilities"],
-            dynamic_shapes={"x": {0: batch, 2: ENCODER_STRIDE * rows, 3: ENCODER_STRIDE * columns}},
+            dynamic_shapes={"x": {0: torch.export.Dim("b")}},
         )
     if program is None:
         raise ExportError("torch made no ONNX program")

@@ -73,7 +73,7 @@ _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.TABLE: (-180, 60),
 }  # fmt: skip
 _MR: dict[Tissue, tuple[float, float]] = {
-    Tissue.AIR: (0, 0), Tissue.FAT: (60, 15), Tissue.MUSCLE: (90, 15), Tissue.BONE: (50, 15),
+    Tissue.AIR: (0, 0), Tissue.FAT: (110, 20), Tissue.MUSCLE: (90, 15), Tissue.BONE: (50, 15),
     Tissue.MARROW: (170, 40), Tissue.CORD_FLUID: (1050, 80), Tissue.LUNG: (25, 10), Tissue.LIVER: (140, 15),
     Tissue.KIDNEY: (680, 40), Tissue.SPLEEN: (600, 40), Tissue.PANCREAS: (350, 30), Tissue.BILE: (1050, 120),
     Tissue.ARTERY: (45, 15), Tissue.VEIN: (70, 30), Tissue.LIVER_VESSEL: (420, 60), Tissue.STOMACH: (700, 350),

@@ -22,9 +22,9 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from scipy import ndimage
+from stretching import stretched
 
-from SIFASegmentationLib.volumes import Geometry, Volume, write_volume
+from SIFASegmentationLib.volumes import write_volume
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.dataset import PreparedDataset
@@ -74,13 +74,10 @@ def draw(out: Path) -> None:
     for modality in ("mr", "ct"):
         for seed in range(DRAWN):
             image, label = make_patient("abdomen", modality, seed, size=256)
-            factors = [a / b for a, b in zip(VOXELS, image.array.shape, strict=True)]
-            spacing = tuple(a / f for a, f in zip(image.geometry.spacing, reversed(factors), strict=True))
-            geometry = Geometry(VOXELS[::-1], spacing, image.geometry.origin, image.geometry.direction)
             parts = [(image, "image"), *([(label, "label")] if modality == "mr" else [])]
             for volume, kind in parts:
                 first = out / modality / f"{seed:02}_{kind}.nii.gz"
-                write_volume(Volume(ndimage.zoom(volume.array, factors, order=0), geometry, kind), first)
+                write_volume(stretched(volume, VOXELS), first)
                 for copy in range(seed + DRAWN, VOLUMES, DRAWN):
                     shutil.copyfile(first, first.with_name(f"{copy:02}_{kind}.nii.gz"))
 

@@ -27,9 +27,10 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
+from stretching import stretched
 
 from SIFASegmentationLib.metrics import Mask, Scores, score_labelmaps, surface_distances
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
+from SIFASegmentationLib.volumes import Volume, read_volume
 from SIFATrainingLib.phantoms import make_patient
 
 Spacing = tuple[float, float, float]
@@ -61,11 +62,7 @@ def main() -> None:
 def large_labelmap() -> Volume:
     """Labels of a synthetic abdomen, 512 x 512 x 300 voxels."""
     _, labels = make_patient("abdomen", "ct", 0, size=512)
-    i, j, k = labels.geometry.spacing
-    slices = len(labels.array)
-    array = ndimage.zoom(labels.array, (300 / slices, 1, 1), order=0)
-    geometry = Geometry((512, 512, 300), (i, j, k * slices / 300), labels.geometry.origin, labels.geometry.direction)
-    return Volume(array, geometry, labels.name)
+    return stretched(labels, (300, 512, 512))
 
 
 def row(name: str, volume: Volume) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from scipy import ndimage
+from stretching import stretched
 
 from SIFASegmentationLib import __version__, segmentation
 from SIFASegmentationLib.bundle import (
@@ -38,7 +38,7 @@ from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Geometry, Volume, write_volume
+from SIFASegmentationLib.volumes import Volume, write_volume
 from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
@@ -132,12 +132,7 @@ def make_bundle(folder: Path, width: float) -> tuple[TorchSegmentor, Path]:
 def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
     """A synthetic abdominal CT of rows x rows x slices voxels."""
     image, _ = make_patient("abdomen", "ct", 0, size=min(rows, SIZE))
-    k, j, i = image.array.shape
-    factors = (slices / k, rows / j, rows / i)
-    array = ndimage.zoom(image.array, factors, order=0)
-    spacing = tuple(a / f for a, f in zip(image.geometry.spacing, reversed(factors), strict=True))
-    geometry = Geometry((rows, rows, slices), spacing, image.geometry.origin, image.geometry.direction)
-    return Volume(array, geometry, "synthetic")
+    return stretched(image, (slices, rows, rows))
 
 
 @torch.no_grad()

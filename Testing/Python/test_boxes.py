@@ -40,7 +40,7 @@ def test_rows_of_a_pair_are_the_scores_of_whole_labelmaps(empty: str) -> None:
             labels[2:8, 1:9, 3:10] = rng.integers(0, 3, (6, 8, 7))
         labelmaps.append(labels)
     names = {1: "liver", 2: "spleen", 3: "kidney"}
-    rows = list(score_pair("one", volume(labelmaps[0]), volume(labelmaps[1]), names, notes=("known",)))
+    rows = score_pair("one", volume(labelmaps[0]), volume(labelmaps[1]), names, notes=("known",))
     expected = score_labelmaps(labelmaps[0], labelmaps[1], (2.0, 0.75, 0.5), names)
     for row, (value, name) in zip(rows, names.items(), strict=True):
         assert row.structure == name

@@ -13,7 +13,14 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from scipy import ndimage
 
-from SIFASegmentationLib.metrics import Mask, score_labelmaps, score_masks, surface, surface_distances
+from SIFASegmentationLib.metrics import (
+    Mask,
+    score_labelmaps,
+    score_labelmaps_in_pieces,
+    score_masks,
+    surface,
+    surface_distances,
+)
 
 SPACING = (5.0, 0.8, 1.3)
 
@@ -114,3 +121,23 @@ def test_structures_of_a_labelmap_are_scored_as_their_masks() -> None:
     for value in (1, 3):
         assert scores[value] == score_masks(p == value, r == value, SPACING)
     assert isnan(scores[2].dice)
+
+
+def test_a_structure_far_from_its_reference_is_scored_in_many_pieces() -> None:
+    labels = np.zeros((2, 30, 90, 90), np.uint8)
+    labels[0, 2:12, 3:33, 3:33] = 1
+    labels[1, 16:28, 50:86, 48:88] = 1
+    pieces = score_labelmaps_in_pieces(labels[0], labels[1], SPACING, [1])
+    count = 0
+    try:
+        while True:
+            next(pieces)
+            count += 1
+    except StopIteration as end:
+        (scores,) = end.value.values()
+    surfaces = [surface(some == 1) for some in labels]
+    assert count > sum(int(some.sum()) for some in surfaces) / 500
+    to = [ndimage.distance_transform_edt(~some, SPACING) for some in surfaces]
+    pooled = np.concatenate([to[1][surfaces[0]], to[0][surfaces[1]]])
+    assert scores.asd == pytest.approx(pooled.mean(), rel=1e-12)
+    assert scores.hd95 == pytest.approx(np.percentile(pooled, 95), rel=1e-12)

@@ -53,7 +53,7 @@ def test_everything_is_said_of_a_cohort_that_is_fine(cohort: Path, tmp_path: Pat
     steps: list[Step] = []
     before = sorted(tmp_path.rglob("*"))
     findings = preflight(
-        preparation(cohort, monitor=cohort / "ct", full_slice=True), quick_config(), "cpu", tmp_path / "job",
+        preparation(cohort, monitor=cohort / "ct"), quick_config(), "cpu", tmp_path / "job",
         baseline_iterations=3, report=steps.append,
     )  # fmt: skip
     assert [step.done for step in steps] == list(range(6))
@@ -162,7 +162,7 @@ def test_domains_that_show_other_parts_of_the_body(copy: Path) -> None:
     for path in (copy / "ct").glob("*_image*"):
         image = sitk.ReadImage(str(path))
         sitk.WriteImage(image[:, :, : image.GetSize()[2] // 3], str(path))
-    (finding,) = found(copy, full_slice=True)["part of the body"]
+    (finding,) = found(copy)["part of the body"]
     assert finding.level == "warning"
     assert finding.message.startswith("fields of view differ in slice direction: ")
     assert "region of interest" in finding.fix

@@ -129,12 +129,33 @@ def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:
     slicer.app.processEvents()
 
 
+@pytest.fixture
+def sample_model() -> Path:
+    """Folder of the model that the extension brings along."""
+    return FOLDERS["SIFASegmentation"] / "Resources" / "SampleModel"
+
+
 def _module(name: str) -> Any:
     if not IN_SLICER:
         from standins.modules import load_scripted_module  # noqa: PLC0415
 
         load_scripted_module(ENVIRONMENT.application.moduleManager(), name, FOLDERS[name])
     return slicer.util.getModule(name)
+
+
+@pytest.fixture
+def module(load_module: Callable[[str], LoadedModule]) -> LoadedModule:
+    """SIFASegmentation, with its window open; files about the other module have a fixture of their own."""
+    return load_module("SIFASegmentation")
+
+
+@pytest.fixture
+def patient(module: LoadedModule) -> tuple[Any, Any]:
+    """Nodes of the sample CT: volume and reference segmentation."""
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    volume, reference = load_patient("SIFAAbdomenCT")
+    return volume, reference
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ pytest.importorskip("onnxruntime", reason="the module installs it at the first u
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 HERE = Path(__file__).parent
-SAMPLE_MODEL = HERE.parents[1] / "SIFASegmentation" / "Resources" / "SampleModel"
 QUICK = {"log_every": 1, "preview_every": 4, "checkpoint_every": 2, "pool": 3}
 ENDLESS = 100000  # Iterations: hours, until somebody stops it.
 BLOCK = 4096  # A file takes up as many whole blocks as it needs.
@@ -313,12 +312,12 @@ def test_a_disk_full_to_the_last_byte_still_tells_why_the_training_failed(
 
 
 @pytest.fixture
-def segmentation(load_module: Any) -> Any:
+def segmentation(load_module: Any, sample_model: Path) -> Any:
     """SIFASegmentation with the sample model and a CT in its window."""
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
     module = load_module("SIFASegmentation")
-    module.widget.use_model(SAMPLE_MODEL)
+    module.widget.use_model(sample_model)
     module.ui.volumesTable.cellWidget(0, 0).setCurrentNode(load_patient("SIFAAbdomenCT")[0])
     return module
 

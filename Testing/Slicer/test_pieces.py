@@ -16,26 +16,12 @@ from vtk.util.numpy_support import vtk_to_numpy
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
 
-SAMPLE_MODEL = Path(__file__).parents[2] / "SIFASegmentation" / "Resources" / "SampleModel"
-
-
-@pytest.fixture
-def module(load_module: Any) -> Any:
-    return load_module("SIFASegmentation")
-
 
 @pytest.fixture
 def pieces(module: Any) -> Any:
     from SIFASegmentationWidgets.pieces import Pieces  # noqa: PLC0415
 
     return Pieces()
-
-
-@pytest.fixture
-def patient(module: Any) -> Any:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    return load_patient("SIFAAbdomenCT")
 
 
 def work(name: str, done: list[str], count: int = 2) -> Iterator[None]:
@@ -79,7 +65,7 @@ def test_a_work_that_raises_is_left_and_the_next_goes_on(
 
 
 def test_the_rest_is_done_at_once_or_not_at_all(pieces: Any) -> None:
-    from SIFASegmentationWidgets.pieces import result_of  # noqa: PLC0415
+    from SIFASegmentationLib.work import result_of  # noqa: PLC0415
 
     done: list[str] = []
     pieces.add(work("a", done))
@@ -175,8 +161,8 @@ def test_a_segmentation_is_that_of_an_import(module: Any, patient: Any) -> None:
 
 
 def test_surfaces_made_one_by_one_are_those_of_slicer(patient: Any) -> None:
+    from SIFASegmentationLib.work import result_of  # noqa: PLC0415
     from SIFASegmentationWidgets.nodes import CLOSED_SURFACE, surfaces_in_pieces  # noqa: PLC0415
-    from SIFASegmentationWidgets.pieces import result_of  # noqa: PLC0415
 
     _volume, node = patient
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
@@ -196,11 +182,11 @@ def test_surfaces_made_one_by_one_are_those_of_slicer(patient: Any) -> None:
 
 
 def test_results_and_scores_come_in_pieces_and_the_button_waits_for_them(
-    module: Any, patient: Any, process_events_until: Any
+    module: Any, patient: Any, process_events_until: Any, sample_model: Path
 ) -> None:
     volume, reference = patient
     ui, widget = module.ui, module.widget
-    widget.use_model(SAMPLE_MODEL)
+    widget.use_model(sample_model)
     for column, node in enumerate((volume, None, reference)):
         ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
     turns: list[tuple[str, bool, bool]] = []
@@ -225,11 +211,11 @@ def test_results_and_scores_come_in_pieces_and_the_button_waits_for_them(
 
 
 def test_a_scene_closed_while_results_are_scored_has_none_of_them(
-    module: Any, patient: Any, process_events_until: Any
+    module: Any, patient: Any, process_events_until: Any, sample_model: Path
 ) -> None:
     volume, reference = patient
     widget = module.widget
-    widget.use_model(SAMPLE_MODEL)
+    widget.use_model(sample_model)
     for column, node in enumerate((volume, None, reference)):
         module.ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
     module.ui.applyButton.click()
@@ -242,8 +228,10 @@ def test_a_scene_closed_while_results_are_scored_has_none_of_them(
     assert slicer.util.getNodesByClass("vtkMRMLTableNode") == []
 
 
-def test_leaving_while_results_are_scored_ends_it(module: Any, patient: Any, process_events_until: Any) -> None:
-    module.widget.use_model(SAMPLE_MODEL)
+def test_leaving_while_results_are_scored_ends_it(
+    module: Any, patient: Any, process_events_until: Any, sample_model: Path
+) -> None:
+    module.widget.use_model(sample_model)
     module.ui.volumesTable.cellWidget(0, 0).setCurrentNode(patient[0])
     module.ui.applyButton.click()
     run = module.widget.run

@@ -19,21 +19,6 @@ from pictures import picture
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
 
-SAMPLE_MODEL = Path(__file__).parents[2] / "SIFASegmentation" / "Resources" / "SampleModel"
-
-
-@pytest.fixture
-def module(load_module: Any) -> Any:
-    return load_module("SIFASegmentation")
-
-
-@pytest.fixture
-def patient(module: Any) -> tuple[Any, Any]:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    volume, reference = load_patient("SIFAAbdomenCT")
-    return volume, reference
-
 
 def rotate(volume: Any, shear: float = 0.0) -> Any:
     """Put a node under a rotation (and a shear); the transform node."""
@@ -68,16 +53,18 @@ def test_a_result_has_names_colours_terminology_and_its_place(module: Any, patie
     assert not [name for name in names if "__sifa" in name]
 
 
-def test_process_from_python_gives_what_the_library_gives(module: Any, patient: tuple[Any, Any]) -> None:
+def test_process_from_python_gives_what_the_library_gives(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
     from SIFASegmentationLib.segmentation import Segmentor  # noqa: PLC0415
     from SIFASegmentationWidgets.nodes import volume_from_node  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, parts_of  # noqa: PLC0415
 
     volume, reference = patient
-    bundle = read_bundle(SAMPLE_MODEL)
+    bundle = read_bundle(sample_model)
     options = module.python.SegmentationOptions(device="cpu", probabilities=True, baseline=True)
-    (result,) = module.logic.process([volume], SAMPLE_MODEL, options)
+    (result,) = module.logic.process([volume], sample_model, options)
     expected = Segmentor(bundle, "cpu").segment(volume_from_node(volume))
     found = (
         labels_from_node(result.segmentation, volume, bundle.manifest.task).array
@@ -88,7 +75,7 @@ def test_process_from_python_gives_what_the_library_gives(module: Any, patient: 
     assert result.confidence == pytest.approx(expected.confidence.tolist(), abs=1e-4)
     assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen"}
     assert result.baseline is not None
-    table = module.logic.evaluate([(result.segmentation, reference, volume)], SAMPLE_MODEL)
+    table = module.logic.evaluate([(result.segmentation, reference, volume)], sample_model)
     assert [row.structure for row in table.rows] == ["liver", "right kidney", "left kidney", "spleen"]
     assert all(0 <= row.scores.dice <= 1 for row in table.rows)
 
@@ -191,6 +178,8 @@ def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch:
 
 
 def use_sample(module: Any) -> None:
+    from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
+
     module.widget.use_model(SAMPLE_MODEL)
 
 
@@ -451,11 +440,11 @@ def test_a_damaged_model_is_one_red_line(module: Any, patient: tuple[Any, Any], 
 
 
 def test_a_model_in_one_file(
-    module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any
+    module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any, sample_model: Path
 ) -> None:
     from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
 
-    path = pack_bundle(SAMPLE_MODEL, tmp_path / "Modell für alle.zip").path
+    path = pack_bundle(sample_model, tmp_path / "Modell für alle.zip").path
     module.widget.use_model(path)
     ui = module.widget.ui
     assert ui.modelComboBox.currentData == str(path)
@@ -470,7 +459,9 @@ def test_a_model_in_one_file(
     assert ui.modelComboBox.currentData == str(path)
 
 
-def test_parameters_are_saved_with_the_scene(module: Any, patient: tuple[Any, Any], tmp_path: Path) -> None:
+def test_parameters_are_saved_with_the_scene(
+    module: Any, patient: tuple[Any, Any], tmp_path: Path, sample_model: Path
+) -> None:
     use_sample(module)
     choose(module, patient[0], None, patient[1])
     module.widget.ui.largestComponentCheckBox.checked = False
@@ -481,7 +472,7 @@ def test_parameters_are_saved_with_the_scene(module: Any, patient: tuple[Any, An
     slicer.mrmlScene.SetURL(str(path))
     slicer.mrmlScene.Import()
     parameters = module.logic.getParameterNode()
-    assert parameters.model == str(SAMPLE_MODEL)
+    assert parameters.model == str(sample_model)
     assert parameters.largestComponent is False
 
 
