@@ -164,6 +164,23 @@ class ScoreTable:
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
+    @classmethod
+    def read(cls, path: Path) -> ScoreTable:
+        """What was written as JSON.
+
+        Raises:
+            InputError: No such file, or not what `write` makes.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = [
+                Row(row["subject"], row["structure"], _scores_of(row), row["note"]) for row in content["rows"]
+            ]
+            legacy = content["convention"] == "legacy"
+            return cls(tuple(rows), legacy, content["surface_dice_tolerance"], tuple(content["unmatched"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no scores ({error}): score the labelmaps again.") from error
+
     def write(self, path: Path) -> None:
         """Write as CSV or JSON, by the path's suffix.
 
@@ -194,6 +211,11 @@ def _plain(scores: Scores) -> list[str]:
 
 def _nullable(scores: Scores) -> dict[str, float | None]:
     return {name: None if isnan(value) else value for name, value in asdict(scores).items()}
+
+
+def _scores_of(values: dict[str, Any]) -> Scores:
+    """From `_nullable`."""
+    return Scores(*(nan if values[name] is None else float(values[name]) for name in NAMES))
 
 
 def formatted(scores: Scores) -> list[str]:

@@ -84,7 +84,7 @@ def segment_files(
             f"{task.name}: choose another bundle."
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
-    names = [volume_name(path).removesuffix(IMAGE_SUFFIX) for path in paths]
+    names = [_output_name(path) for path in paths]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
     segmentor = Segmentor(opened, device, threads)
@@ -114,6 +114,15 @@ def segment_files(
             written = replace(written, baseline=labelmap)
         outputs.append(written)
     return outputs
+
+
+def labelmap_path(out: Path, image: Path, suffix: str = ".nii.gz") -> Path:
+    """Where `segment_files` writes the labelmap of an image."""
+    return out / f"{_output_name(image)}_segmentation{suffix}"
+
+
+def _output_name(image: Path) -> str:
+    return volume_name(image).removesuffix(IMAGE_SUFFIX)
 
 
 def _named(report: Report, name: str) -> Callable[[int, int], None]:

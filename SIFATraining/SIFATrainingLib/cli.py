@@ -33,7 +33,9 @@ from .options import (
     preparation_options,
     refuse_preparation,
     takes,
+    with_settings,
 )
+from .variants import choose_variants
 
 app = typer.Typer(
     name="sifa",
@@ -266,6 +268,52 @@ def evaluate(
     print(table.text())
     if out is not None:
         table.write(out)
+
+
+@app.command("compare")
+@takes(volumes=preparation_options)
+def compare_methods(
+    volumes: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="Folder to make, or one to go on with.")],
+    row: Annotated[
+        list[str] | None, typer.Option(help="A row of the table, can be repeated; all that follow unless given.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TITLE: NAME=VALUE ...", help="A further row: SIFA with these settings. Can be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds, from 0.")] = 1,
+    iterations: Annotated[int, typer.Option(help="Of the rows that adapt.")] = 20_000,
+    bound_iterations: Annotated[
+        int | None, typer.Option(help="Of the rows that train on labels alone; the same unless given.")
+    ] = None,
+    width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
+    batch: Annotated[int, typer.Option(help="Slices of each domain per iteration.")] = 8,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of all rows; `sifa settings`.")
+    ] = None,
+    device: Device = "auto",
+    time_limit: TimeLimit = None,
+) -> None:
+    """Compare methods on one task: without adaptation, the ablations, SIFA, supervised; Dice, ASD, gap closed.
+
+    Takes the options of `prepare`. The volumes that are scored are those of --test, or the target's --hold-out; their
+    labels are read for the scores alone. What is done is not done again: a comparison goes on where it ended.
+    """
+    from .compare import compare  # noqa: PLC0415
+    from .comparison_report import markdown, write_comparison  # noqa: PLC0415
+
+    line = ProgressLine()
+    preparation = named_preparation(volumes)
+    comparison = compare(
+        out, preparation, choose_variants(row or (), also or ()),
+        common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
+        bound_iterations=bound_iterations or iterations, seeds=range(seeds), device=device,
+        time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
+    )  # fmt: skip
+    write_comparison(out, comparison, preparation.target_coding)
+    print(markdown(comparison))
+    print(f"{out / 'comparison.html'} has pictures")
 
 
 @app.command()

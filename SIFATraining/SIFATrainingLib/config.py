@@ -18,12 +18,16 @@ Method = Literal[
     "image_alignment",
     "image_and_prediction_alignment",
     "prior_sifa",
+    "output_alignment",
     "without_adaptation",
     "supervised",
 ]
 
 SEGMENTATION_METHODS = frozenset({"without_adaptation", "supervised"})
 """Methods that train E, C1 and C2 on labelled slices of one domain, and nothing else."""
+
+TRANSLATING_METHODS = frozenset({"sifa", "image_alignment", "image_and_prediction_alignment", "prior_sifa"})
+"""Methods that draw slices of one domain in the look of the other."""
 
 
 class _Settings(BaseModel):

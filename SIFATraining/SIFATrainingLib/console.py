@@ -22,6 +22,7 @@ class ProgressLine:
     def __init__(self) -> None:
         self._renews = sys.stdout.isatty()
         self._losses = ""
+        self._title = ""
         self._unseen = ""
         self._printed = -_SECONDS_BETWEEN_LINES
 
@@ -35,6 +36,16 @@ class ProgressLine:
             self._printed, self._unseen = time.monotonic(), ""
         else:
             self._unseen = text
+
+    def event_of(self, title: str, kind: str, data: dict[str, Any]) -> None:
+        """Show an event of one of several trainings, whose title stands above its lines."""
+        if title != self._title:
+            self._title = title
+            print(f"\n{title}", flush=True)
+        if kind == "scored":
+            self.show(f"mean Dice {100 * data['dice']:.1f} %, mean ASD {data['asd']:.1f} mm", last=True)
+        else:
+            self.event(kind, data)
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Show an event of a job."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .config import SEGMENTATION_METHODS, TrainingConfig
+from .config import TRANSLATING_METHODS, TrainingConfig
 from .devices import make_fabric
 from .iteration import Batch
 from .loop import Model
@@ -91,7 +91,7 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
     each = (kept[batch] - kept[batch // 2]) / (batch - batch // 2)
     beyond = 1.0 if kind == "cuda" else _BEYOND_KEPT
     weights, averaged, state = _sizes(model)
-    pools = 0 if config.method in SEGMENTATION_METHODS else 2 * config.pool * size**2 * 4
+    pools = 2 * config.pool * size**2 * 4 if config.method in TRANSLATING_METHODS else 0
     # Weights, their gradients, two moments of Adam; then the average, the pools, and what does not grow with the batch.
     fixed = 4 * weights + averaged + pools + max(0.0, kept[batch] - batch * each)
     return Estimate(

@@ -23,12 +23,13 @@ from SIFASegmentationLib.jobs import State
 from . import distributed
 from .batches import BatchSource, seed_iteration
 from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
-from .config import SEGMENTATION_METHODS, TrainingConfig, labelled_domain
+from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory
 from .ema import MovingAverage
 from .initial import read_initial
-from .iteration import Batch, Iteration, Losses, make_iteration
+from .iteration import Batch, Iteration, Losses
+from .methods import make_iteration
 from .monitoring import Monitor
 from .networks import Networks
 from .previews import draw_preview, write_preview
@@ -276,7 +277,7 @@ class Loop:
         if self.fabric.global_rank > 0:
             return
         colors = [structure.color for structure in self.dataset.manifest.task.structures]
-        translates = self.config.method not in SEGMENTATION_METHODS
+        translates = self.config.method in TRANSLATING_METHODS
         path = self.folder / "previews" / f"iteration_{done:08d}.png"
         write_preview(path, draw_preview(networks, preview, colors, translates=translates))
         self._say("preview", iteration=done, file=f"previews/{path.name}")

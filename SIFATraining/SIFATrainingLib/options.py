@@ -18,6 +18,7 @@ from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from .config import TrainingConfig, make_config
 from .dataset import DOMAINS, DomainName
 from .prepare import Preparation, make_preparation
+from .variants import nested
 
 Roi = Annotated[
     str | None,
@@ -147,7 +148,8 @@ def config_options(
     method: Annotated[
         str,
         typer.Option(
-            help="sifa, without_adaptation, supervised, image_alignment, image_and_prediction_alignment, prior_sifa."
+            help="sifa, without_adaptation, supervised, image_alignment, image_and_prediction_alignment, prior_sifa, "
+            "output_alignment."
         ),
     ] = "sifa",
     width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
@@ -176,7 +178,7 @@ def config_options(
         for name, value in (("learning_rate", learning_rate), ("precision", precision))
         if value is not None
     }
-    return make_config(preset, **_with_settings(settings, setting or []))
+    return make_config(preset, **with_settings(settings, setting or []))
 
 
 def parse_seconds(duration: str | None) -> float:
@@ -205,15 +207,16 @@ def _pair(text: str | None, option: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _with_settings(settings: dict[str, Any], extra: list[str]) -> dict[str, Any]:
-    """Settings with `a.b=value` texts in their place; values are checked by the configuration."""
+def with_settings(settings: dict[str, Any], extra: list[str]) -> dict[str, Any]:
+    """Settings with `a.b=value` texts in their place; values are checked by the configuration.
+
+    Raises:
+        InputError: A text is not NAME=VALUE.
+    """
+    pairs = []
     for text in extra:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set '{text}' is not NAME=VALUE: see `sifa settings`.")
-        *groups, last = name.split(".")
-        place = settings
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return settings
+        pairs.append((name, value))
+    return nested(settings, pairs)

@@ -11,10 +11,12 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from quick import quick_config
+from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
-from SIFATrainingLib.iteration import AdaptationIteration, _Player, make_iteration
+from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
+from SIFATrainingLib.players import Player
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
@@ -33,7 +35,7 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
     assert isinstance(iteration, AdaptationIteration)
     for player in iteration._players().values():
 
-        def record(player: _Player = player) -> None:
+        def record(player: Player = player) -> None:
             collected.extend(p.grad.clone() for p in player.parameters if p.grad is not None)
 
         # In place of the optimiser's step: the networks stay as they are.

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from SIFATrainingLib import iteration as module
+from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.config import METHOD_WEIGHTS, TrainingConfig, make_config
-from SIFATrainingLib.iteration import AdaptationIteration, Batch, make_iteration
+from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.losses import LeastSquaresAdversarial, cycle_loss, segmentation_loss
+from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
+from SIFATrainingLib.players import Player
+from SIFATrainingLib.prediction_alignment import OutputAlignmentIteration
 
 CLASSES = 3
 GROUPS = {
@@ -103,9 +106,9 @@ class Recorder:
         self.gradients: dict[str, list[Tensor]] = {}
         self.before: dict[str, Networks] = {}
         groups = {id(getattr(iteration, name)): name for name in GROUPS}
-        original = module._Player.move
+        original = Player.move
 
-        def move(player: module._Player, gradients: Sequence[Tensor]) -> None:
+        def move(player: Player, gradients: Sequence[Tensor]) -> None:
             name = groups[id(player)]
             self.order.append(name)
             self.gradients[name] = [g.clone() for g in gradients]
@@ -113,7 +116,7 @@ class Recorder:
             if moving:
                 original(player, gradients)
 
-        monkeypatch.setattr(module._Player, "move", move)
+        monkeypatch.setattr(Player, "move", move)
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
@@ -196,6 +199,34 @@ def test_bounds_move_the_segmentor_alone(method: str) -> None:
     for name, after in networks.named_parameters():
         moved = not torch.equal(after, before.get_parameter(name))
         assert moved == name.startswith(("encoder", "classifier", "lower_classifier")), name
+
+
+def test_output_alignment_aligns_predictions_on_the_slices_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks, batch, gan = small_networks(), small_batch(), LeastSquaresAdversarial()
+    features_s, lower_s = networks.encoder(batch.source)
+    features_t, lower_t = networks.encoder(batch.target)
+    p_s, q_s = networks.classifier(features_s), networks.lower_classifier(lower_s)
+    p_t, q_t = networks.classifier(features_t), networks.lower_classifier(lower_t)
+    judge, lower_judge = networks.prediction_discriminator, networks.lower_prediction_discriminator
+    expected = {
+        "segmentor": segmentation_loss(p_s, batch.labels)
+        + 0.1 * segmentation_loss(q_s, batch.labels)
+        + 0.1 * gan.generator(judge(p_t))
+        + 0.01 * gan.generator(lower_judge(q_t)),
+        "prediction_discriminators": gan.discriminator(judge(p_s.detach()), judge(p_t.detach()))
+        + gan.discriminator(lower_judge(q_s.detach()), lower_judge(q_t.detach())),
+    }
+    gradients = {
+        group: torch.autograd.grad(loss, parameters_of(networks, group)) for group, loss in expected.items()
+    }
+    iteration = OutputAlignmentIteration(networks, config(method="output_alignment"))
+    found: list[tuple[Player, Sequence[Tensor]]] = []
+    monkeypatch.setattr(Player, "move", lambda player, its: found.append((player, its)))
+    iteration.step(batch)
+    assert [player for player, _ in found] == [iteration.segmentor, iteration.prediction_discriminators]
+    for (_, ours), theirs in zip(found, gradients.values(), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
 def test_bound_does_not_look_at_the_target() -> None:

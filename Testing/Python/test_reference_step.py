@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.config import make_config
-from SIFATrainingLib.iteration import AdaptationIteration, Batch
+from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.networks import Networks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))

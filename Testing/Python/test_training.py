@@ -18,8 +18,9 @@ from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints
+from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
-from SIFATrainingLib.iteration import AdaptationIteration, Batch, Losses
+from SIFATrainingLib.iteration import Batch, Losses
 from SIFATrainingLib.loop import largest_batch
 from SIFATrainingLib.training import create_job, train
 

@@ -1,0 +1,201 @@
+"""One iteration of SIFA: which loss moves which network, in which order.
+
+Symbols as in Chen et al., IEEE TMI 2020: x_s, y_s labelled source, x_t target, x_st = G_t(x_s), x_ts = U(E(x_t)),
+x_sts = U(E(x_st)), x_tst = G_t(x_ts). In the code: `target_like` x_st, `source_like` x_ts, `source_cycle` x_sts,
+`target_cycle` x_tst.
+
+| moved          | by                                                                                          |
+|----------------|---------------------------------------------------------------------------------------------|
+| G_t            | 10 cyc_s + 10 cyc_t + adv(D_t)                                                              |
+| D_t            | real x_t against pooled x_st                                                                |
+| E, C1, C2      | seg1 + 0.1 seg2 + 0.1 (10 cyc_s + 10 cyc_t + adv_s) + 0.1 adv_p1 + 0.01 adv_p2 + 0.1 adv_aux |
+| U              | 10 cyc_s + 10 cyc_t + adv_s                                                                 |
+| D_s            | real x_s against pooled x_ts; auxiliary: x_sts as 1 against pooled x_ts as 0                |
+| D_p1, D_p2     | prediction on x_st as 1 against prediction on x_t as 0                                      |
+
+The segmentation loss never moves G_t; adv_aux moves E alone; adv_p moves E and the classifiers through x_t.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import TrainingConfig
+from .iteration import Batch, Losses
+from .losses import cycle_loss
+from .networks import Networks
+from .players import Player, adversary, load_optimiser_states, optimiser_states
+from .pool import ImagePool
+from .prediction_alignment import PredictionAlignment
+
+
+class AdaptationIteration(PredictionAlignment):
+    """SIFA, and those of its ablations that translate images."""
+
+    def __init__(self, networks: Networks, config: TrainingConfig) -> None:
+        super().__init__(networks, config)
+        self.generator = adversary([networks.generator], config)
+        self.target_discriminator = adversary([networks.target_discriminator], config)
+        self.decoder = adversary([networks.decoder], config)
+        self.source_discriminator = adversary([networks.source_discriminator], config)
+        self.target_like_pool = ImagePool(config.pool)
+        self.source_like_pool = ImagePool(config.pool)
+
+    def step(self, batch: Batch) -> Losses:
+        return self._sequential(batch) if self.config.schedule == "sequential" else self._simultaneous(batch)
+
+    def _sequential(self, batch: Batch) -> Losses:
+        """The paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each seeing what the last one became."""
+        n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
+
+        # E and U stand still while G_t and D_t move: one pass over x_t serves G_t's step and E's own.
+        features_t, lower_t = n.encoder(x_t, tracking=True)
+        source_like = n.decoder(features_t, x_t)
+        target_like = n.generator(x_s)
+        features_st, _ = n.encoder(target_like)
+        source_cycle = n.decoder(features_st, target_like)
+        cycles, losses = self._cycles(x_s, source_cycle, x_t, n.generator(source_like.detach()))
+        fooled = self.adversarial.generator(n.target_discriminator(target_like))
+        losses["adversarial_target"] = fooled.detach()
+        self.generator.move(self.generator.gradients(cycles + fooled))
+        losses |= self._move_target_discriminator(x_t, target_like)
+
+        with torch.no_grad():
+            target_like = n.generator(x_s)
+        features_st, lower_st = n.encoder(target_like, tracking=self._tracks_both)
+        source_cycle = n.decoder(features_st, target_like)
+        cycles, _ = self._cycles(x_s, source_cycle, x_t, n.generator(source_like))
+        scores = n.source_discriminator(source_like)
+        image = cycles + self.adversarial.generator(scores[:, :1])
+        auxiliary = self.adversarial.generator(scores[:, 1:])
+        heads, terms = self._heads(self._predict(features_st, lower_st, features_t, lower_t), batch.labels)
+        losses |= terms | {"auxiliary": auxiliary.detach()}
+        self.segmentor.move(self.segmentor.gradients(heads + w.encoder_image * image + w.auxiliary * auxiliary))
+
+        with torch.no_grad():
+            features_st, lower_st = n.encoder(target_like)
+            features_t, lower_t = n.encoder(x_t)
+            predictions = self._predict(features_st, lower_st, features_t, lower_t)
+        source_cycle, source_like = n.decoder(features_st, target_like), n.decoder(features_t, x_t)
+        cycles, _ = self._cycles(x_s, source_cycle, x_t, n.generator(source_like))
+        fooled = self.adversarial.generator(n.source_discriminator(source_like)[:, :1])
+        losses["adversarial_source"] = fooled.detach()
+        self.decoder.move(self.decoder.gradients(cycles + fooled))
+
+        with torch.no_grad():
+            source_cycle = n.decoder(features_st, target_like)
+        losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
+        return losses | self._move_prediction_discriminators(predictions)
+
+    def _simultaneous(self, batch: Batch) -> Losses:
+        """All gradients from one forward pass, each loss moving the same networks as in the paper's order.
+
+        The graph is cut at the target-like slice and at E's outputs. One backward of the image losses gives G_t and
+        U their gradients, and the gradients at the cuts; E's own gradient is that one, weighted, plus those of
+        segmentation and feature alignment at the same place.
+        """
+        n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
+
+        made = n.generator(x_s)
+        target_like = made.detach().requires_grad_()
+        encoded_st = n.encoder(target_like, tracking=self._tracks_both)
+        encoded_t = n.encoder(x_t, tracking=True)
+        features_st, lower_st = (tap.detach().requires_grad_() for tap in encoded_st)
+        features_t, lower_t = (tap.detach().requires_grad_() for tap in encoded_t)
+        source_cycle, source_like = n.decoder(features_st, target_like), n.decoder(features_t, x_t)
+
+        cycles, losses = self._cycles(x_s, source_cycle, x_t, n.generator(source_like))
+        fooled_target = self.adversarial.generator(n.target_discriminator(target_like))
+        scores = n.source_discriminator(source_like)
+        fooled_source = self.adversarial.generator(scores[:, :1])
+        auxiliary = self.adversarial.generator(scores[:, 1:])
+        losses["adversarial_target"] = fooled_target.detach()
+        losses["adversarial_source"] = fooled_source.detach()
+        losses["auxiliary"] = auxiliary.detach()
+
+        generator, decoder = self.generator.parameters, self.decoder.parameters
+        image = torch.autograd.grad(
+            cycles + fooled_target + fooled_source,
+            [*generator, *decoder, target_like, features_st, features_t],
+            retain_graph=True,
+        )
+        at_target_like, at_features_st, at_features_t = image[-3:]
+        # What reaches G_t through E is the gradient of the image losses alone, at their full weight.
+        (through_encoder,) = torch.autograd.grad(encoded_st[0], target_like, at_features_st, retain_graph=True)
+        through_target_like = torch.autograd.grad(made, generator, at_target_like + through_encoder)
+        (auxiliary_at_features_t,) = torch.autograd.grad(w.auxiliary * auxiliary, features_t)
+
+        predictions = self._predict(features_st, lower_st, features_t, lower_t)
+        loss, terms = self._heads(predictions, batch.labels)
+        classifiers = [*n.classifier.parameters(), *n.lower_classifier.parameters()]
+        heads = torch.autograd.grad(
+            loss, [*classifiers, features_st, lower_st, features_t, lower_t], materialize_grads=True
+        )
+        heads_at_features_st, heads_at_lower_st, heads_at_features_t, heads_at_lower_t = heads[-4:]
+        encoder = torch.autograd.grad(
+            [*encoded_st, *encoded_t],
+            list(n.encoder.parameters()),
+            [
+                heads_at_features_st + w.encoder_image * at_features_st,
+                heads_at_lower_st,
+                heads_at_features_t + w.encoder_image * at_features_t + auxiliary_at_features_t,
+                heads_at_lower_t,
+            ],
+        )
+
+        after_generator = len(generator)
+        self.generator.move([a + b for a, b in zip(image, through_target_like, strict=False)])
+        self.segmentor.move([*encoder, *heads[:-4]])
+        self.decoder.move(image[after_generator:-3])
+        losses |= terms | self._move_target_discriminator(x_t, target_like)
+        losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
+        return losses | self._move_prediction_discriminators(predictions)
+
+    def _cycles(self, x_s: Tensor, source_cycle: Tensor, x_t: Tensor, target_cycle: Tensor) -> tuple[Tensor, Losses]:
+        source, target = cycle_loss(source_cycle, x_s), cycle_loss(target_cycle, x_t)
+        total = self.config.loss_weights.cycle * (source + target)
+        return total, {"cycle_source": source.detach(), "cycle_target": target.detach()}
+
+    def _move_target_discriminator(self, x_t: Tensor, target_like: Tensor) -> Losses:
+        fakes = self.target_like_pool.exchange(target_like)
+        loss = self.adversarial.discriminator(*self._judge(self.networks.target_discriminator, x_t, fakes))
+        self.target_discriminator.move(self.target_discriminator.gradients(loss))
+        return {"target_discriminator": loss.detach()}
+
+    def _move_source_discriminator(self, x_s: Tensor, source_cycle: Tensor, source_like: Tensor) -> Losses:
+        fakes = self.source_like_pool.exchange(source_like)
+        scores = self.networks.source_discriminator(torch.cat([x_s, source_cycle.detach(), fakes]))
+        real, cycled, faked = scores.split(len(x_s))
+        main = self.adversarial.discriminator(real[:, :1], faked[:, :1])
+        auxiliary = self.adversarial.discriminator(cycled[:, 1:], faked[:, 1:])
+        loss = main + auxiliary if self.config.loss_weights.auxiliary else main
+        self.source_discriminator.move(self.source_discriminator.gradients(loss))
+        return {"source_discriminator": main.detach(), "auxiliary_discriminator": auxiliary.detach()}
+
+    def _players(self) -> dict[str, Player]:
+        return {
+            "generator": self.generator,
+            "target_discriminator": self.target_discriminator,
+            "segmentor": self.segmentor,
+            "decoder": self.decoder,
+            "source_discriminator": self.source_discriminator,
+            "prediction_discriminators": self.prediction_discriminators,
+        }
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """One for each group of networks that move together."""
+        return [player.optimiser for player in self._players().values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimisers": optimiser_states(self._players()),
+            "pools": [self.target_like_pool.state_dict(), self.source_like_pool.state_dict()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        load_optimiser_states(self._players(), state["optimisers"])
+        for pool, kept in zip((self.target_like_pool, self.source_like_pool), state["pools"], strict=True):
+            pool.load_state_dict(kept)

@@ -1,0 +1,221 @@
+"""Several methods on one task: trained on the same slices, scored on the same volumes, row by row.
+
+```
+prepared/                    the data set of all rows but
+prepared_with_labels/        that of the supervised one
+ROW/seed_0/job/              its training
+ROW/seed_0/bundle/           its model
+ROW/seed_0/labelmaps/        of the test volumes
+ROW/seed_0/scores.json
+comparison.md  comparison.csv  comparison.html
+```
+
+Whatever of these is there is not made again: a comparison that was cut off goes on where it was, one that has ended can
+be given further rows and seeds, and several processes can share the rows of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from SIFASegmentationLib.cohorts import Case, find_cases
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.evaluation import score_pair
+from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.scores import ScoreTable
+from SIFASegmentationLib.segment_files import labelmap_path, segment_files
+from SIFASegmentationLib.structures import Task
+from SIFASegmentationLib.volumes import Volume
+
+from .config import TrainingConfig, labelled_domain
+from .export import export
+from .prepare import Preparation, Step, run_preparation
+from .specification import TrainingSpecification
+from .training import Report as Emit
+from .training import create_job, train
+from .variants import Variant
+
+Report = Callable[[str, str, dict[str, Any]], None]
+"""Gets the title of the row (empty for the preparation), and kind and data of an event of its training; at its end
+`scored`, with the mean `dice` and `asd`."""
+
+_WITHOUT_LABELS, _WITH_LABELS = "prepared", "prepared_with_labels"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one row, trained once."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    table: ScoreTable
+
+    def labelmap(self, case: Case) -> Path:
+        """File of the prediction for one of the volumes."""
+        return labelmap_path(self.folder / "labelmaps", case.image)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What there is of a comparison: results by row, then seed; and the volumes that were scored."""
+
+    task: Task
+    results: tuple[Result, ...]
+    cases: tuple[Case, ...]
+
+    def of(self, name: str) -> list[Result]:
+        """The results of a row, one for each seed."""
+        return [result for result in self.results if result.variant.name == name]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The rows that have a result."""
+        return list({result.variant.name: result.variant for result in self.results}.values())
+
+
+def compare(
+    out: Path,
+    preparation: Preparation,
+    variants: Sequence[Variant],
+    *,
+    common: dict[str, Any],
+    iterations: int,
+    bound_iterations: int,
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
+    time_limit_seconds: float = math.inf,
+    report: Report = lambda *_: None,
+) -> Comparison:
+    """Do whatever of a comparison is still to be done.
+
+    No label of the target is read but for the supervised row and the scores; the volumes that are scored are in no
+    training set: the preparation's `test`, or the target's patients among its `hold_out`.
+
+    Args:
+        out: Folder, made unless it is there.
+        preparation: Of the data set of all rows.
+        variants: The rows.
+        common: Settings of the training that all rows share: width, batch, ...
+        iterations: Of the rows that adapt.
+        bound_iterations: Of the rows that train E and C1 on labels alone.
+        seeds: Of the trainings; each row is trained once for each.
+        device: auto, cuda, mps or cpu.
+        time_limit_seconds: Of each training; after it the training is stopped and its last weights are scored.
+        report: Told of what goes on.
+
+    Raises:
+        InputError: There is nothing to score, `out` holds a comparison of other volumes or settings, or a volume or
+            setting can't be used.
+    """
+    task = preparation.loaded_task()
+    cases = tested_cases(preparation)
+    # Before the first hours: a row whose settings are not usable.
+    configs = {
+        (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
+        for variant in variants
+        for seed in seeds
+    }
+    results = []
+    for seed in seeds:
+        for variant in variants:
+            config = configs[variant.name, seed]
+            # A data set of its own for the rows that train on target labels: the others' has none.
+            needs_labels = labelled_domain(config) == "target"
+            prepared = _prepare(out, preparation.model_copy(update={"target_labels": needs_labels}), report)
+            folder = out / variant.name / f"seed_{seed}"
+            title = f"{variant.title}, seed {seed}"
+            _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
+            table = _score(folder, cases, task, preparation.target_coding, device)
+            report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
+            results.append(Result(variant, seed, folder, table))
+    return Comparison(task, tuple(results), cases)
+
+
+def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
+    """The labelled volumes that are scored.
+
+    Raises:
+        InputError: There are none.
+    """
+    if preparation.test is not None:
+        return tuple(find_cases(preparation.test, labelled=True))
+    held_out = [
+        case
+        for case in find_cases(preparation.target, labelled=False)
+        if case.patient in preparation.hold_out
+    ]
+    if not held_out:
+        raise InputError(
+            "There is nothing to score: name target patients by --hold-out, or labelled volumes of others by --test."
+        )
+    wanted = {case.patient for case in held_out}
+    labelled = find_cases(preparation.target, labelled=True)
+    return tuple(case for case in labelled if case.patient in wanted)
+
+
+def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
+    """The data set in `out`; one that is there must have been prepared in the same way."""
+    wanted = preparation.below(Path.cwd())
+    folder = out / (_WITH_LABELS if wanted.target_labels else _WITHOUT_LABELS)
+    record = folder.with_suffix(".json")
+    if record.exists():
+        if Preparation.model_validate_json(record.read_text(encoding="utf-8")) != wanted:
+            raise InputError(f"{out} holds a comparison on other volumes or grids: choose another folder with --out.")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        with write_atomically(record) as temporary:
+            temporary.write_text(wanted.model_dump_json(indent=2), encoding="utf-8")
+    if not folder.exists():
+        run_preparation(wanted, folder, lambda step: report("", "progress", _progress(step)))
+    return folder
+
+
+def _progress(step: Step) -> dict[str, Any]:
+    return {"stage": "preparing", "done": step.done, "total": step.total, "message": step.message}
+
+
+def _train(
+    folder: Path, prepared: Path, config: TrainingConfig, device: str, time_limit_seconds: float, report: Emit
+) -> None:
+    """Train, or go on, and export; nothing where both were done."""
+    if (folder / "job" / "job.json").exists():
+        job = Job(folder / "job")
+        if TrainingSpecification.of(job).config != config:
+            raise InputError(f"{job.folder} was trained with other settings: choose another folder with --out.")
+    else:
+        job = create_job(prepared, folder / "job", config, device)
+    if (folder / "bundle").exists():
+        return
+    train(job, time_limit_seconds=time_limit_seconds, report=report)
+    export(job.folder, folder / "bundle", name=f"{folder.parent.name}, seed {config.seed}")
+
+
+def _score(folder: Path, cases: Sequence[Case], task: Task, coding: str | None, device: str) -> ScoreTable:
+    """Segment and score, or read the scores that are there."""
+    scores = folder / "scores.json"
+    if scores.exists():
+        return ScoreTable.read(scores)
+    where = "auto" if device == "mps" else device
+    written = segment_files(folder / "bundle", [case.image for case in cases], folder / "labelmaps", device=where)
+    names = {structure.value: structure.name for structure in task.structures}
+    rows = []
+    for case, outputs in zip(cases, written, strict=True):
+        predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
+        rows += score_pair(case.patient, predicted, _reference(case, task, coding), names)
+    table = ScoreTable(tuple(rows))
+    table.write(scores)
+    return table
+
+
+def _reference(case: Case, task: Task, coding: str | None) -> Volume:
+    if case.label is None:
+        raise ValueError(f"{case.image} has no labelmap")
+    return read_labelmap(case.label, task, coding, allow_empty=True)

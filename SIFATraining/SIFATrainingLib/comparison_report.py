@@ -1,0 +1,199 @@
+"""A comparison as Markdown, CSV and a page with pictures."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+
+from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
+from SIFASegmentationLib.volumes import read_volume
+
+from .compare import Comparison, Result
+from .config import TRANSLATING_METHODS
+from .figures import draw_overlays, draw_scores
+from .html_report import picture, picture_of_file, table, write_page
+from .report import PREVIEW_CAPTION
+from .variants import LOWER_BOUND, UPPER_BOUND
+
+_PICTURED = 3  # Volumes with slices on the page.
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: Dice in % and ASD in mm by structure and `mean`, each the mean over the seeds.
+
+    Attributes:
+        title: Of the row.
+        seeds: How many trainings.
+        dice: By structure, and `mean`.
+        asd: The same.
+        spread: Standard deviation of the mean Dice over the seeds (n - 1), in points; not a number for one seed.
+        closed: Share of the gap closed: (row - without) / (supervised - without), not a number without the bounds.
+    """
+
+    title: str
+    seeds: int
+    dice: dict[str, float]
+    asd: dict[str, float]
+    spread: float
+    closed: float
+
+
+def table_lines(comparison: Comparison) -> list[Line]:
+    """The rows that have a result, in their order."""
+    bounds = {name: _mean_dice(comparison.of(name)) for name in (LOWER_BOUND, UPPER_BOUND)}
+    gap = bounds[UPPER_BOUND] - bounds[LOWER_BOUND]
+    lines = []
+    for variant in comparison.variants:
+        results = comparison.of(variant.name)
+        means = [100 * result.table.mean("dice") for result in results]
+        lines.append(
+            Line(
+                title=variant.title,
+                seeds=len(results),
+                dice={name: 100 * value for name, value in _means(results, "dice").items()},
+                asd=_means(results, "asd"),
+                spread=float(np.std(means, ddof=1)) if len(means) > 1 else nan,
+                closed=(_mean_dice(results) - bounds[LOWER_BOUND]) / gap if gap else nan,
+            )
+        )
+    return lines
+
+
+def _means(results: Sequence[Result], score: str) -> dict[str, float]:
+    """By structure, and of the subjects' means: the mean over the seeds."""
+    by_seed = [
+        {s.structure: getattr(s.scores, score) for s in result.table.summaries() if s.statistic == "mean"}
+        for result in results
+    ]
+    return {name: float(np.mean([values[name] for values in by_seed])) for name in by_seed[0]}
+
+
+def _mean_dice(results: Sequence[Result]) -> float:
+    return float(np.mean([result.table.mean("dice") for result in results])) if results else nan
+
+
+def markdown(comparison: Comparison) -> str:
+    """Two tables: by structure, and by subject."""
+    head, rows = _cells(comparison)
+    parts = [_markdown_table(head, rows), "Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the main table."""
+    lines = table_lines(comparison)
+    structures = [name for name in lines[0].dice if name != MEAN_OF_STRUCTURES] if lines else []
+    head = ["", *(f"{name}, Dice" for name in structures), "mean Dice", *(f"{name}, ASD mm" for name in structures)]
+    head += ["mean ASD mm", "gap closed"]
+    rows = []
+    for line in lines:
+        spread = "" if isnan(line.spread) else f" ± {line.spread:.1f}"
+        dice = [f"{line.dice[name]:.1f}" for name in structures]
+        asd = [_number(line.asd[name], "{:.1f}") for name in (*structures, MEAN_OF_STRUCTURES)]
+        mean = f"{line.dice[MEAN_OF_STRUCTURES]:.1f}{spread}"
+        rows.append([line.title, *dice, mean, *asd, _number(line.closed, "{:.0%}")])
+    return head, rows
+
+
+def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    subjects = [case.patient for case in comparison.cases]
+    rows = []
+    for variant in comparison.variants:
+        by_seed = [
+            {row.subject: row.scores.dice for row in result.table.subject_means()}
+            for result in comparison.of(variant.name)
+        ]
+        means = [100 * np.mean([values[subject] for values in by_seed]) for subject in subjects]
+        rows.append([variant.title, *(_number(float(mean), "{:.1f}") for mean in means)])
+    return ["", *subjects], rows
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if isnan(value) else form.format(value)
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def csv_text(comparison: Comparison) -> str:
+    """A line for each row, seed, subject and structure, with every score; distances in mm."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["row", "seed", "subject", "structure", *NAMES, "note"])
+    for result in comparison.results:
+        for row in result.table.rows:
+            values = (getattr(row.scores, name) for name in NAMES)
+            cells = ("" if isnan(value) else repr(value) for value in values)
+            writer.writerow([result.variant.name, result.seed, row.subject, row.structure, *cells, row.note])
+    return buffer.getvalue()
+
+
+def write_comparison(out: Path, comparison: Comparison, target_coding: str | None = None) -> None:
+    """Write `comparison.md`, `comparison.csv` and `comparison.html` into the comparison's folder."""
+    for name, text in (("comparison.md", markdown(comparison)), ("comparison.csv", csv_text(comparison))):
+        with write_atomically(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    head, rows = _cells(comparison)
+    parts = [
+        f"<h1>Comparison: {html.escape(comparison.task.title)}</h1>",
+        f"<p>Scores of {len(comparison.cases)} volumes of the target that are in no training set.</p>",
+        table(head, rows),
+        "<h2>By subject</h2>",
+        table(*_subject_cells(comparison)),
+        "<h2>Distribution over subjects and seeds</h2>",
+        picture(draw_scores(_pooled(comparison), "dice", "Dice"), "Dice; box: quartiles, line: median."),
+        picture(draw_scores(_pooled(comparison), "asd", "ASD, mm"), "Average symmetric surface distance."),
+        "<h2>Segmentations</h2>",
+        *_overlays(comparison, target_coding),
+        "<h2>Translated slices</h2>",
+        *_previews(comparison),
+    ]
+    write_page(out / "comparison.html", "SIFA comparison", parts)
+
+
+def _pooled(comparison: Comparison) -> list[tuple[str, ScoreTable]]:
+    """Title and scores of each row, of all its seeds together."""
+    return [
+        (variant.title, ScoreTable(tuple(row for result in comparison.of(variant.name) for row in result.table.rows)))
+        for variant in comparison.variants
+    ]
+
+
+def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
+    """Slices of the first volumes, by the first seed of each row."""
+    pictures = []
+    for case in comparison.cases[:_PICTURED]:
+        if case.label is None:
+            continue
+        labelmaps = []
+        for variant in comparison.variants:
+            path = comparison.of(variant.name)[0].labelmap(case)
+            labelmaps.append((variant.title, read_labelmap(path, comparison.task, allow_empty=True)))
+        reference = read_labelmap(case.label, comparison.task, coding)
+        figure = draw_overlays(read_volume(case.image), labelmaps, reference, comparison.task)
+        pictures.append(picture(figure, html.escape(case.patient)))
+    return pictures
+
+
+def _previews(comparison: Comparison) -> list[str]:
+    """The last strip of each row that translates."""
+    pictures = []
+    for variant in comparison.variants:
+        if variant.settings["method"] not in TRANSLATING_METHODS:
+            continue
+        strips = sorted((comparison.of(variant.name)[0].folder / "job" / "previews").glob("*.png"))
+        if strips:
+            pictures.append(picture_of_file(strips[-1], f"{html.escape(variant.title)}. {PREVIEW_CAPTION}"))
+    return pictures

@@ -1,0 +1,86 @@
+"""Figures of the reports: slices with contours, losses, scores by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from SIFASegmentationLib.field_of_view import body_box
+from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.orientation import nearest_orientation
+from SIFASegmentationLib.scores import ScoreTable
+from SIFASegmentationLib.structures import Task
+from SIFASegmentationLib.volumes import Volume
+
+
+def draw_overlays(
+    image: Volume, labelmaps: Sequence[tuple[str, Volume]], reference: Volume, task: Task, slices: int = 3
+) -> Figure:
+    """Slices of a volume, cropped to the body, a row for each labelmap: its contours over the filled reference."""
+    orientation = nearest_orientation(image.geometry, task.plane)
+    box = body_box(orientation.apply(image.array)).slices
+    pixels = orientation.apply(image.array)[box]
+    truth = orientation.apply(reference.array)[box]
+    labelled = np.flatnonzero((truth > 0).any(axis=(1, 2)))
+    chosen = [int(labelled[round(share * (len(labelled) - 1))]) for share in np.linspace(0.25, 0.75, slices)]
+    _, row_mm, column_mm = orientation.reorder(image.geometry.spacing)
+    # From fat to the brightest organs; air and bone may be out of range.
+    low, high = np.percentile(pixels[truth > 0], (0.1, 99.9)) + np.array((-250, 150))
+    shape = row_mm * pixels.shape[1] / (column_mm * pixels.shape[2])
+    figure = Figure(figsize=(4.2 * slices, (4.2 * shape + 0.35) * len(labelmaps)), layout="constrained")
+    axes = figure.subplots(len(labelmaps), slices, squeeze=False)
+    for row, (title, labelmap) in zip(axes, labelmaps, strict=True):
+        labels = orientation.apply(labelmap.array)[box]
+        for axis, index in zip(row, chosen, strict=True):
+            axis.imshow(pixels[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm)
+            _outline(axis, truth[index], labels[index], task)
+            axis.set_axis_off()
+        row[0].set_title(f"{title} (lines) over the reference (filled)", loc="left", fontsize=11)
+    return figure
+
+
+def draw_losses(job_folder: Path) -> Figure:
+    """A training's losses over its iterations, from its events."""
+    events = [event.data for event in Job(job_folder).events()[0] if event.kind == "losses"]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in events[-1]["losses"] if events else ():
+        axis = right if "discriminator" in name or "adversarial" in name or "auxiliary" in name else left
+        axis.plot([e["iteration"] for e in events], [e["losses"][name] for e in events], label=name.replace("_", " "))
+    for axis, title in ((left, "segmentation, cycle, alignment"), (right, "adversarial")):
+        axis.set(title=title, xlabel="iteration", ylim=(0, None))
+        axis.legend(fontsize=7, ncols=2)
+    return figure
+
+
+def _outline(axis: Axes, truth: NDArray[np.uint8], labels: NDArray[np.uint8], task: Task) -> None:
+    for structure in task.structures:
+        color = tuple(channel / 255 for channel in structure.color)
+        if (reference := truth == structure.value).any():
+            axis.contourf(reference, levels=[0.5, 1], colors=[color], alpha=0.45)
+        if (predicted := labels == structure.value).any():
+            axis.contour(predicted, levels=[0.5], colors=[tuple(0.4 + 0.6 * c for c in color)], linewidths=1.8)
+
+
+def draw_scores(tables: Sequence[tuple[str, ScoreTable]], score: str, label: str) -> Figure:
+    """A box plot of one score: a panel for each structure, a box for each titled table, over its subjects."""
+    structures = tables[0][1].structures
+    height = 0.6 + 0.32 * len(tables)
+    figure = Figure(figsize=(11, height), layout="constrained")
+    axes = figure.subplots(1, len(structures), sharey=True, squeeze=False)[0]
+    titles = [title for title, _ in tables]
+    for axis, structure in zip(axes, structures, strict=True):
+        values = [
+            [v for row in table.rows if row.structure == structure and not isnan(v := getattr(row.scores, score))]
+            for _, table in tables
+        ]
+        axis.boxplot(values, orientation="horizontal", widths=0.6, tick_labels=titles)
+        axis.set(title=structure, xlabel=label, ylim=(len(tables) + 0.6, 0.4))
+        axis.grid(axis="x", alpha=0.3)
+    return figure

@@ -1,0 +1,46 @@
+"""What each method does in an iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .adaptation import AdaptationIteration
+from .config import SEGMENTATION_METHODS, TrainingConfig
+from .iteration import Batch, Iteration, Losses
+from .losses import segmentation_loss
+from .networks import Networks
+from .players import load_optimiser_states, optimiser_states, segmentor
+from .prediction_alignment import OutputAlignmentIteration
+
+
+class SegmentationIteration:
+    """E, C1 and C2 on labelled slices of one domain: the bounds of the paper's tables, and nothing of the target."""
+
+    def __init__(self, networks: Networks, config: TrainingConfig) -> None:
+        self.networks, self.config = networks, config
+        self.player = segmentor(networks, config)
+
+    def step(self, batch: Batch) -> Losses:
+        n, w, floor = self.networks, self.config.loss_weights, self.config.probability_floor
+        features, lower = n.encoder(batch.source, tracking=True)
+        segmentation = segmentation_loss(n.classifier(features), batch.labels, floor)
+        lower_segmentation = segmentation_loss(n.lower_classifier(lower), batch.labels, floor)
+        self.player.move(
+            self.player.gradients(w.segmentation * segmentation + w.lower_segmentation * lower_segmentation)
+        )
+        return {"segmentation": segmentation.detach(), "lower_segmentation": lower_segmentation.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimisers": optimiser_states({"segmentor": self.player})}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        load_optimiser_states({"segmentor": self.player}, state["optimisers"])
+
+
+def make_iteration(networks: Networks, config: TrainingConfig) -> Iteration:
+    """The iteration of `config.method` over `networks`."""
+    if config.method in SEGMENTATION_METHODS:
+        return SegmentationIteration(networks, config)
+    if config.method == "output_alignment":
+        return OutputAlignmentIteration(networks, config)
+    return AdaptationIteration(networks, config)

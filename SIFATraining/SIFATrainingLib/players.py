@@ -1,0 +1,60 @@
+"""Networks that move together, each by losses and an optimiser of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import distributed
+from .config import TrainingConfig
+from .networks import Networks
+
+
+class Player:
+    """Networks that move together, and their optimiser."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+        self.parameters = list(parameters)
+        self.optimiser = optimiser
+
+    def gradients(self, loss: Tensor, *, retain_graph: bool = False) -> Sequence[Tensor]:
+        """Gradients of `loss` for this player's parameters alone."""
+        return torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, materialize_grads=True)
+
+    def move(self, gradients: Sequence[Tensor]) -> None:
+        """One step of the optimiser."""
+        for parameter, gradient in zip(self.parameters, distributed.average_gradients(gradients), strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def adversary(modules: Iterable[nn.Module], config: TrainingConfig) -> Player:
+    """A player of G_t, U and the discriminators: Adam with beta1 0.5, no weight decay."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return Player(parameters, torch.optim.Adam(parameters, config.learning_rate, betas=(0.5, 0.999), fused=True))
+
+
+def segmentor(networks: Networks, config: TrainingConfig) -> Player:
+    """The player of E, C1 and C2: Adam with beta1 0.9; weight decay on the weights of convolutions only."""
+    parameters = networks.segmentor_parameters()
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    make = torch.optim.AdamW if config.decoupled_weight_decay else torch.optim.Adam
+    return Player(parameters, make(groups, config.learning_rate, betas=(0.9, 0.999), fused=True))
+
+
+def optimiser_states(players: Mapping[str, Player]) -> dict[str, Any]:
+    """Of each player's optimiser, by the player's name."""
+    return {name: player.optimiser.state_dict() for name, player in players.items()}
+
+
+def load_optimiser_states(players: Mapping[str, Player], states: dict[str, Any]) -> None:
+    """Continue from `optimiser_states`."""
+    for name, player in players.items():
+        player.optimiser.load_state_dict(states[name])

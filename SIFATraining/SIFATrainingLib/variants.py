@@ -1,0 +1,101 @@
+"""The rows of a comparison: each a setting of the one training program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from SIFASegmentationLib.errors import InputError
+
+from .config import SEGMENTATION_METHODS, TrainingConfig, make_config
+
+LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
+"""Between these two lies the gap that adaptation can close."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        name: Of its folders.
+        title: What the table calls it.
+        preset: Of the training's settings.
+        settings: The method, and what differs from the preset, nested as in `make_config`.
+    """
+
+    name: str
+    title: str
+    settings: dict[str, Any]
+    preset: str = "recommended"
+
+    def config(self, common: dict[str, Any], iterations: int, bound_iterations: int, seed: int) -> TrainingConfig:
+        """Settings of its training: those common to all rows, its own, and as many iterations as it is due.
+
+        Raises:
+            InputError: A setting is unknown or out of bounds.
+        """
+        due = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
+        return make_config(self.preset, **{**common, **self.settings, "iterations": due, "seed": seed})
+
+
+VARIANTS = (
+    Variant(LOWER_BOUND, "without adaptation", {"method": "without_adaptation"}),
+    Variant("output_alignment", "alignment of predictions, no translation", {"method": "output_alignment"}),
+    Variant("image_alignment", "image alignment", {"method": "image_alignment"}),
+    Variant(
+        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment"}
+    ),
+    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa"}),
+    Variant("sifa_paper", "SIFA, paper", {"method": "sifa"}, preset="paper"),
+    Variant("sifa", "SIFA, recommended", {"method": "sifa"}),
+    Variant(UPPER_BOUND, "supervised on the target", {"method": "supervised"}),
+)
+
+
+def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list[Variant]:
+    """The rows of those names (all unless given), and further ones.
+
+    Args:
+        names: Of `VARIANTS`; they come in the order of that list.
+        also: Further rows, `TITLE: NAME=VALUE NAME=VALUE ...`, each SIFA with these settings.
+
+    Raises:
+        InputError: There is no row of a name, a text can't be read, or two rows would share a folder.
+    """
+    known = {variant.name: variant for variant in VARIANTS}
+    for name in names:
+        if name not in known:
+            raise InputError(f"There is no row '{name}': choose from {', '.join(known)}.")
+    chosen = [variant for variant in VARIANTS if not names or variant.name in names]
+    further = [_read_variant(text) for text in also]
+    if not names and further:
+        chosen = [*(variant for variant in chosen if variant.name != UPPER_BOUND), *further, known[UPPER_BOUND]]
+    else:
+        chosen += further
+    folders = [variant.name for variant in chosen]
+    if shared := sorted({name for name in folders if folders.count(name) > 1}):
+        raise InputError(f"Two rows are called '{shared[0]}': give them other titles.")
+    return chosen
+
+
+def _read_variant(text: str) -> Variant:
+    title, colon, rest = text.partition(":")
+    name = re.sub(r"\W+", "_", title.strip().lower()).strip("_")
+    pairs = [part.partition("=") for part in rest.split()]
+    if not colon or not name or not pairs or not all(equals and value for _, equals, value in pairs):
+        raise InputError(f"--also '{text}' is not TITLE: NAME=VALUE ...: see `sifa settings`.")
+    return Variant(name, title.strip(), nested({"method": "sifa"}, [(key, value) for key, _, value in pairs]))
+
+
+def nested(settings: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """`settings` with `a.b`, value pairs in their place; the configuration checks the values."""
+    for name, value in pairs:
+        *groups, last = name.split(".")
+        place = settings
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return settings

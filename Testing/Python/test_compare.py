@@ -1,0 +1,225 @@
+"""Comparisons of methods: rows, table, going on, and that no label of the target reaches a training."""
+
+from __future__ import annotations
+
+import csv
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quick import QUICK
+from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.metrics import Scores
+from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.volumes import Volume, read_volume, write_volume
+from SIFATrainingLib import compare as module
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.compare import Comparison, Result, compare
+from SIFATrainingLib.comparison_report import csv_text, markdown, table_lines, write_comparison
+from SIFATrainingLib.phantoms import write_cohort
+from SIFATrainingLib.prepare import Preparation, make_preparation
+from SIFATrainingLib.variants import VARIANTS, Variant, choose_variants
+
+ROWS = ("without_adaptation", "sifa", "supervised")
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`mr` and `ct`, three labelled patients each."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for modality in ("mr", "ct"):
+        write_cohort(folder / modality, "abdomen", modality, range(3), size=40)
+    return folder
+
+
+def preparation(volumes: Path, **settings: Any) -> Preparation:
+    return make_preparation(
+        **{"source": volumes / "mr", "target": volumes / "ct", "size": 32, "hold_out": ("abdomen_ct_002",), **settings}
+    )
+
+
+def run(out: Path, volumes: Path, rows: tuple[str, ...] = ROWS, **settings: Any) -> Comparison:
+    also = settings.pop("also", ())
+    common = {**QUICK, **settings.pop("common", {})}
+    return compare(
+        out, preparation(volumes, **settings.pop("preparation", {})), choose_variants(rows, also), common=common,
+        iterations=2, bound_iterations=3, device="cpu", **settings,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+    out = tmp_path_factory.mktemp("comparison") / "of rows"
+    return out, run(out, volumes)
+
+
+def test_each_row_is_a_training_with_its_settings_scored_on_the_volumes_held_out(
+    finished: tuple[Path, Comparison],
+) -> None:
+    out, comparison = finished
+    assert [result.variant.name for result in comparison.results] == list(ROWS)
+    assert [case.patient for case in comparison.cases] == ["abdomen_ct_002"]
+    for result in comparison.results:
+        assert {row.subject for row in result.table.rows} == {"abdomen_ct_002"}
+        assert result.labelmap(comparison.cases[0]).exists()
+        job = module.Job(result.folder / "job")
+        assert job.specification["config"]["method"] == result.variant.settings["method"]
+        assert job.specification["config"]["iterations"] == (2 if result.variant.name == "sifa" else 3)
+    assert not (out / "prepared" / "target_labels.npy").exists()
+    assert (out / "prepared_with_labels" / "target_labels.npy").exists()
+
+
+def test_what_is_done_is_not_done_again_and_rows_can_come_later(
+    finished: tuple[Path, Comparison], volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, before = finished
+    trained: list[Path] = []
+    original = module.train
+    monkeypatch.setattr(module, "train", lambda job, **options: (trained.append(job.folder), original(job, **options)))
+    monkeypatch.setattr(module, "run_preparation", None)
+    after = run(out, volumes, ("sifa",), also=["no average: ema_decay=0"], seeds=(0, 1))
+    assert trained == [out / name / "job" for name in ("no_average/seed_0", "sifa/seed_1", "no_average/seed_1")]
+    assert after.of("sifa")[0].table == before.of("sifa")[0].table
+    specification = module.Job(out / "no_average" / "seed_0" / "job").specification
+    assert specification["config"]["ema_decay"] == 0
+
+
+def test_a_comparison_is_not_mixed_with_another(finished: tuple[Path, Comparison], volumes: Path) -> None:
+    out, _ = finished
+    with pytest.raises(InputError, match="other volumes or grids: choose another folder"):
+        run(out, volumes, preparation={"size": 40})
+    with pytest.raises(InputError, match="trained with other settings: choose another folder"):
+        run(out, volumes, common={"batch": 1})
+
+
+def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to score: name target patients by --hold-out"):
+        run(tmp_path / "out", volumes, preparation={"hold_out": ("abdomen_mr_002",)})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "also", "words"),
+    [
+        (("sifas",), (), "no row 'sifas': choose from without_adaptation, "),
+        ((), ("flips",), "--also 'flips' is not TITLE: NAME=VALUE"),
+        ((), ("flips: 3",), "is not TITLE: NAME=VALUE"),
+        ((), ("SIFA: ema_decay=0",), "Two rows are called 'sifa'"),
+    ],
+)
+def test_rows_that_are_none(rows: tuple[str, ...], also: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        choose_variants(rows, also)
+
+
+def test_a_setting_that_is_none_is_found_before_anything_is_trained(volumes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ema"):
+        run(tmp_path / "out", volumes, also=["late: ema=2"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_further_rows_stand_before_the_upper_bound() -> None:
+    names = [variant.name for variant in choose_variants(also=["No dropout: decoder_dropout=0 loss_weights.cycle=5"])]
+    assert names == [*(variant.name for variant in VARIANTS[:-1]), "no_dropout", "supervised"]
+    config = choose_variants(["sifa"], ["x: loss_weights.cycle=5"])[1].config({"width": 0.5}, 7, 3, 1)
+    assert (config.loss_weights.cycle, config.width, config.iterations, config.seed) == (5.0, 0.5, 7, 1)
+
+
+def scores(dice: float, asd: float) -> Scores:
+    return Scores(dice, asd, nan, nan, 1.0, 1.0, 0.0)
+
+
+def result(name: str, seed: int, dice: tuple[float, float]) -> Result:
+    rows = (Row("p", "liver", scores(dice[0], 2.0)), Row("p", "spleen", scores(dice[1], nan)))
+    return Result(Variant(name, name, {"method": name}), seed, Path(), ScoreTable(rows))
+
+
+def test_the_table_by_hand() -> None:
+    results = (
+        result("without_adaptation", 0, (0.2, 0.4)), result("without_adaptation", 1, (0.4, 0.6)),
+        result("sifa", 0, (0.6, 0.8)), result("sifa", 1, (0.6, 0.6)), result("supervised", 0, (0.9, 0.8)),
+    )  # fmt: skip
+    comparison = Comparison(load_task("abdomen"), results, (Case("p", Path("p.nii.gz"), None),))
+    without, sifa, supervised = table_lines(comparison)
+    assert without.dice == pytest.approx({"liver": 30, "spleen": 50, "mean": 40})
+    assert without.closed == 0
+    assert supervised.closed == 1
+    assert sifa.closed == pytest.approx((0.65 - 0.4) / (0.85 - 0.4))
+    assert sifa.spread == pytest.approx(np.std([70, 60], ddof=1))
+    assert isnan(supervised.spread)
+    assert sifa.asd["liver"] == 2.0
+    text = markdown(comparison)
+    assert "| sifa | 60.0 | 70.0 | 65.0 ± 7.1 | 2.0 | - | 2.0 | 56% |" in text
+    assert "| supervised | 85.0 |" in text
+    rows = list(csv.DictReader(csv_text(comparison).splitlines()))
+    assert len(rows) == 10
+    assert (rows[-1]["row"], rows[-1]["structure"], rows[-1]["dice"], rows[-1]["asd"]) == (
+        "supervised", "spleen", "0.8", "",
+    )  # fmt: skip
+
+
+def test_without_both_bounds_no_share_of_the_gap_is_given() -> None:
+    comparison = Comparison(load_task("abdomen"), (result("sifa", 0, (0.6, 0.8)),), ())
+    assert isnan(table_lines(comparison)[0].closed)
+
+
+def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison]) -> None:
+    out, comparison = finished
+    write_comparison(out, comparison)
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    for words in ("SIFA, recommended", "supervised on the target", "abdomen_ct_002", "gap closed"):
+        assert words in page
+    # Two box plots, one patient, one translating row.
+    assert page.count("data:image/png;base64") == 4
+    assert (out / "comparison.md").read_text(encoding="utf-8") == markdown(comparison)
+    assert len((out / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 4
+
+
+def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp_path: Path) -> None:
+    table = ScoreTable(
+        (Row("a", "liver", scores(0.5, nan), "reference empty"),), legacy=True, tolerance=3.0, unmatched=("b.nii.gz",)
+    )
+    table.write(tmp_path / "scores.json")
+    again = ScoreTable.read(tmp_path / "scores.json")
+    assert again.json() == table.json()
+    (tmp_path / "scores.json").write_text('{"rows": [{}]}')
+    with pytest.raises(InputError, match=r"scores\.json holds no scores .*: score the labelmaps again"):
+        ScoreTable.read(tmp_path / "scores.json")
+
+
+@pytest.mark.parametrize("row", ["without_adaptation", "output_alignment", "sifa_paper", "sifa"])
+def test_labels_of_the_target_reach_no_training_without_them(row: str, volumes: Path, tmp_path: Path) -> None:
+    """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit."""
+    weights = []
+    for labels in ("true", "noise", "none"):
+        folder = tmp_path / labels
+        rng = np.random.default_rng(0)
+        for source in sorted(volumes.rglob("*.nii.gz")):
+            copy = folder / source.relative_to(volumes)
+            volume = read_volume(source)
+            held_out = "_002_" in source.name
+            if "ct" in source.parts[-2] and "_label" in source.name and not held_out:
+                if labels == "none":
+                    continue
+                if labels == "noise":
+                    noise = rng.integers(0, 5, volume.array.shape).astype(np.uint8)
+                    volume = Volume(noise, volume.geometry, volume.name)
+            write_volume(volume, copy)
+        test = folder / "test"
+        for kind in ("image", "label"):
+            path = folder / "ct" / f"abdomen_ct_002_{kind}.nii.gz"
+            write_volume(read_volume(path), test / path.name)
+            path.unlink()
+        run(tmp_path / f"out {labels}", folder, (row,), preparation={"test": test, "hold_out": ()})
+        (path,) = checkpoint_paths(tmp_path / f"out {labels}" / row / "seed_0" / "job" / "checkpoints")[-1:]
+        weights.append(load_checkpoint(path)["model"])
+    for other in weights[1:]:
+        for key, tensor in weights[0]["networks"].items():
+            assert tensor.equal(other["networks"][key]), key
+        for key, tensor in weights[0]["average"].items():
+            assert np.array_equal(tensor, other["average"][key]), key
