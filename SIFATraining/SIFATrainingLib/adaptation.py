@@ -175,7 +175,7 @@ class AdaptationIteration(PredictionAlignment):
         self.source_discriminator.move(self.source_discriminator.gradients(loss))
         return {"source_discriminator": main.detach(), "auxiliary_discriminator": auxiliary.detach()}
 
-    def _players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, Player]:
         return {
             "generator": self.generator,
             "target_discriminator": self.target_discriminator,
@@ -185,17 +185,13 @@ class AdaptationIteration(PredictionAlignment):
             "prediction_discriminators": self.prediction_discriminators,
         }
 
-    def optimisers(self) -> list[torch.optim.Optimizer]:
-        """One for each group of networks that move together."""
-        return [player.optimiser for player in self._players().values()]
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "optimisers": optimiser_states(self._players()),
+            "optimisers": optimiser_states(self.players()),
             "pools": [self.target_like_pool.state_dict(), self.source_like_pool.state_dict()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_optimiser_states(self._players(), state["optimisers"])
+        load_optimiser_states(self.players(), state["optimisers"])
         for pool, kept in zip((self.target_like_pool, self.source_like_pool), state["pools"], strict=True):
             pool.load_state_dict(kept)

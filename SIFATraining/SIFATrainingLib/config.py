@@ -68,6 +68,19 @@ NO_AUGMENTATION = AugmentationSettings(
 )
 
 
+class SelfTrainingSettings(_Settings):
+    """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`)."""
+
+    share: float = Field(0.0, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
+    weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
+    confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
+    kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
+    gamma: float = Field(0.6, ge=0, description="Of the slices shown: gamma exp(u), u uniform, plus or minus.")
+    contrast: float = Field(0.3, ge=0, lt=1, description="The same: factor about mid-grey, 1 plus or minus.")
+    brightness: float = Field(0.2, ge=0, le=1, description="The same: offset on the scale [-1, 1], plus or minus.")
+    noise: float = Field(0.05, ge=0, le=1, description="The same: largest standard deviation of Gaussian noise.")
+
+
 class TrainingConfig(_Settings):
     """How to train."""
 
@@ -77,6 +90,9 @@ class TrainingConfig(_Settings):
     width: float = Field(1.0, gt=0, le=4, description="Channels as a fraction of the paper's.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")
+    decay_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the iterations, at the end, in which rates fall to 0 (paper: 0)."
+    )
     weight_decay: float = Field(1e-4, ge=0, description="Times half the squared weights of E, C1, C2 (code).")
     decoupled_weight_decay: bool = Field(False, description="AdamW's form in place of L2 in the loss (code: L2).")
     schedule: Literal["sequential", "simultaneous"] = Field(
@@ -99,6 +115,7 @@ class TrainingConfig(_Settings):
     reestimate_batch_norm: bool = Field(True, description="Average E's statistics over all slices before export.")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="Moving average of E and C1 that is exported; 0: raw.")
     augmentation: AugmentationSettings = AugmentationSettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs and CPUs that have it."
     )
@@ -106,6 +123,13 @@ class TrainingConfig(_Settings):
     monitor_every: int = Field(500, ge=1, description="Iterations between two Dice of the monitor volumes.")
     preview_every: int = Field(500, ge=1, description="Iterations between two preview strips.")
     checkpoint_every: int = Field(500, ge=1, description="Iterations between two checkpoints.")
+
+
+def main_iterations(config: TrainingConfig) -> int:
+    """Iterations before the self-training, which needs a moving average and G_t; all where there is none."""
+    teaches = config.method in TRANSLATING_METHODS and config.ema_decay > 0
+    share = config.self_training.share if teaches else 0.0
+    return config.iterations - round(share * config.iterations)
 
 
 def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:

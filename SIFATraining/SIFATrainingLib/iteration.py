@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .players import Player
+
 Losses = dict[str, Tensor]
 """Losses by name, detached scalars, unweighted."""
 
@@ -25,6 +27,10 @@ class Iteration(Protocol):
 
     def step(self, batch: Batch) -> Losses:
         """Update the networks once."""
+        ...
+
+    def players(self) -> dict[str, Player]:
+        """What moves, by name."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from SIFASegmentationLib.jobs import State
 from . import distributed
 from .batches import BatchSource, seed_iteration
 from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
-from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
+from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, main_iterations
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory
 from .ema import MovingAverage
@@ -33,6 +33,7 @@ from .methods import make_iteration
 from .monitoring import Monitor
 from .networks import Networks
 from .previews import draw_preview, write_preview
+from .self_training import SelfTrainingIteration
 
 Emit = Callable[[str, dict[str, Any]], None]
 """Gets kind and data of each event."""
@@ -47,6 +48,7 @@ class Model:
     networks: Networks
     iteration: Iteration
     average: MovingAverage | None
+    last_part: SelfTrainingIteration | None
 
     @classmethod
     def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
@@ -55,13 +57,16 @@ class Model:
         networks = Networks(classes, config.width, config.decoder_dropout)
         networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
-        return cls(networks, make_iteration(networks, config), average)
+        iteration, last_part = make_iteration(networks, config), None
+        if average is not None and main_iterations(config) < config.iterations:
+            last_part = SelfTrainingIteration(networks, config, iteration.players()["segmentor"], average.average)
+        return cls(networks, iteration, average, last_part)
 
     def start_from(self, weights: bytes) -> None:
         """Take the weights of all networks (safetensors) in place of random ones, before the first iteration."""
         self.networks.load_state_dict(safetensors.torch.load(weights))
         if self.average:
-            self.average = MovingAverage(averaged_modules(self.networks), self.average.decay)
+            self.average.load_state_dict(averaged_modules(self.networks).state_dict())
 
     def exported(self) -> nn.ModuleDict:
         """E and C1 as they are exported: their moving average, where there is one."""
@@ -81,6 +86,12 @@ class Model:
         self.iteration.load_state_dict(state["iteration"])
         if self.average:
             self.average.load_state_dict(state["average"])
+
+
+def learning_rate(config: TrainingConfig, done: int) -> float:
+    """Of the iteration after `done` others: constant, then falling to 0 in a straight line."""
+    falling = config.decay_share * config.iterations
+    return config.learning_rate * min(1.0, (config.iterations - done) / max(falling, 1.0))
 
 
 def averaged_modules(networks: Networks) -> nn.ModuleDict:
@@ -180,7 +191,8 @@ class Loop:
             done += 1
             last = done == config.iterations
             saves = last or done % config.checkpoint_every == 0
-            if saves or done % config.log_every == 0:
+            # The last part has other losses, which can't be averaged with those before.
+            if saves or done % config.log_every == 0 or done == main_iterations(config):
                 self._report(losses, done, started, started_at)
             if last or done % config.preview_every == 0:
                 self._preview(model.networks, preview, done)
@@ -192,10 +204,17 @@ class Loop:
         return State.FINISHED
 
     def _step(self, model: Model, done: int) -> Losses:
-        seed_iteration(self.config.seed, done, self.fabric.global_rank)
+        config, step = self.config, model.iteration.step
+        if config.decay_share:
+            for player in model.iteration.players().values():
+                player.set_learning_rate(learning_rate(config, done))
+        if model.last_part is not None and done >= main_iterations(config):
+            step = model.last_part.step
+        seed_iteration(config.seed, done, self.fabric.global_rank)
         try:
+            batch = self.batches.batch(done)
             with self.fabric.autocast():
-                losses = model.iteration.step(self.batches.batch(done))
+                losses = step(batch)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -1,8 +1,8 @@
 """The losses of SIFA (Chen et al., IEEE TMI 2020, section III; constants from the authors' public code).
 
 Every loss is a scalar in float32 (float64 for float64), whatever the precision of its input. Class maps have shape
-(B, K, H, W), labels (B, H, W) with values 0 (background) to K - 1; sums over "the batch" run over all processes that
-train together.
+(B, K, H, W), labels (B, H, W) with values 0 (background) to K - 1, or `IGNORED` where a pixel has no say; sums over
+"the batch" run over all processes that train together.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import distributed
+
+IGNORED = 255
+"""Label of pixels that are left out of a segmentation loss."""
 
 
 def cycle_loss(reconstructed: Tensor, original: Tensor) -> Tensor:
@@ -56,9 +59,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: fl
             network is confidently wrong; 0 takes the exact log-softmax.
     """
     classes = logits.shape[1]
-    counts = distributed.sum_with_gradient(
-        functional.one_hot(labels.flatten().long(), classes).sum(0).to(torch.float32)
-    )
+    counts = distributed.sum_with_gradient(_one_hot(labels, classes).sum((0, 2, 3)).to(torch.float32))
     weights = 1 - counts / counts.sum()
     if probability_floor > 0:
         log_probabilities = torch.softmax(_precise(logits), 1).clamp(probability_floor, 1).log()
@@ -66,15 +67,15 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: fl
         log_probabilities = torch.log_softmax(_precise(logits), 1)
     # nll_loss would divide by the sum of the weights; the authors divide by the number of pixels.
     total: Tensor = functional.nll_loss(
-        log_probabilities, labels.long(), weights.to(log_probabilities.dtype), reduction="sum"
+        log_probabilities, labels.long(), weights.to(log_probabilities.dtype), ignore_index=IGNORED, reduction="sum"
     )
     return total / labels.numel()
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - mean over the K classes of 2 sum(p y) / (sum p^2 + sum y + 1e-7), sums over the whole batch (eq. 3)."""
-    probabilities = torch.softmax(_precise(logits), 1)
-    truth = functional.one_hot(labels.long(), logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    probabilities = torch.softmax(_precise(logits), 1) * (labels != IGNORED)[:, None]
+    truth = _one_hot(labels, logits.shape[1]).to(probabilities.dtype)
     over_pixels = (0, 2, 3)
     overlap, squared, size = distributed.sum_with_gradient(
         torch.stack(
@@ -92,6 +93,11 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def segmentation_loss(logits: Tensor, labels: Tensor, probability_floor: float = 0.0) -> Tensor:
     """L_seg of eq. 3: weighted cross-entropy + soft Dice."""
     return weighted_cross_entropy(logits, labels, probability_floor) + soft_dice_loss(logits, labels)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Masks (B, K, H, W) of the classes; a pixel that is ignored is in none."""
+    return labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from .config import SEGMENTATION_METHODS, TrainingConfig
 from .iteration import Batch, Iteration, Losses
 from .losses import segmentation_loss
 from .networks import Networks
-from .players import load_optimiser_states, optimiser_states, segmentor
+from .players import Player, load_optimiser_states, optimiser_states, segmentor
 from .prediction_alignment import OutputAlignmentIteration
 
 
@@ -30,11 +30,14 @@ class SegmentationIteration:
         )
         return {"segmentation": segmentation.detach(), "lower_segmentation": lower_segmentation.detach()}
 
+    def players(self) -> dict[str, Player]:
+        return {"segmentor": self.player}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"optimisers": optimiser_states({"segmentor": self.player})}
+        return {"optimisers": optimiser_states(self.players())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_optimiser_states({"segmentor": self.player}, state["optimisers"])
+        load_optimiser_states(self.players(), state["optimisers"])
 
 
 def make_iteration(networks: Networks, config: TrainingConfig) -> Iteration:

@@ -20,6 +20,11 @@ class Player:
         self.parameters = list(parameters)
         self.optimiser = optimiser
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the steps to come."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
     def gradients(self, loss: Tensor, *, retain_graph: bool = False) -> Sequence[Tensor]:
         """Gradients of `loss` for this player's parameters alone."""
         return torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, materialize_grads=True)

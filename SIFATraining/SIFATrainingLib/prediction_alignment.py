@@ -117,10 +117,10 @@ class OutputAlignmentIteration(PredictionAlignment):
         return losses | self._move_prediction_discriminators(predictions)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimisers": optimiser_states(self._players())}
+        return {"optimisers": optimiser_states(self.players())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        load_optimiser_states(self._players(), state["optimisers"])
+        load_optimiser_states(self.players(), state["optimisers"])
 
-    def _players(self) -> dict[str, Player]:
+    def players(self) -> dict[str, Player]:
         return {"segmentor": self.segmentor, "prediction_discriminators": self.prediction_discriminators}

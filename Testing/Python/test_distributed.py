@@ -33,7 +33,7 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
     collected: list[torch.Tensor] = []
     iteration = make_iteration(networks, config)
     assert isinstance(iteration, AdaptationIteration)
-    for player in iteration._players().values():
+    for player in iteration.players().values():
 
         def record(player: Player = player) -> None:
             collected.extend(p.grad.clone() for p in player.parameters if p.grad is not None)

@@ -38,7 +38,7 @@ def test_the_sequential_schedule_gives_the_weights_of_seven_separate_passes(
     start = copy.deepcopy(theirs)
     product, reference = AdaptationIteration(ours, config), ReferenceStep(theirs, config)
     if dtype is torch.float32:
-        warm(product.optimisers())
+        warm([player.optimiser for player in product.players().values()])
         warm(reference.optimisers())
     for step in (product.step, reference.step):
         # The pools draw from torch's generator.

@@ -1,0 +1,110 @@
+"""The last part of a training: which pixels count, what moves, and when it begins."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from quick import quick_config
+from SIFATrainingLib.config import SelfTrainingSettings, main_iterations, make_config
+from SIFATrainingLib.iteration import Batch
+from SIFATrainingLib.loop import Model, learning_rate
+from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
+from SIFATrainingLib.self_training import confident_labels
+from SIFATrainingLib.training import create_job, train
+
+
+def logits_of(probabilities: list[float]) -> torch.Tensor:
+    """A row of pixels with these probabilities of class 1, of two classes: (1, 2, 1, n)."""
+    p = torch.tensor(probabilities)
+    return torch.stack([torch.log(1 - p), torch.log(p)])[None, :, None]
+
+
+def test_sure_pixels_count_and_of_each_class_the_surest() -> None:
+    # Class 0 by 0.95, 0.93, 0.8, 0.6; class 1 by 0.7, 0.65, 0.6, 0.55: of which the better half counts.
+    logits = logits_of([0.05, 0.07, 0.2, 0.4, 0.7, 0.65, 0.6, 0.55])
+    labels = confident_labels(logits, SelfTrainingSettings(confidence=0.9, kept=0.5))
+    assert labels.tolist() == [[[0, 0, IGNORED, IGNORED, 1, 1, IGNORED, IGNORED]]]
+    # 0.75 is less than what the best half of class 0 has, and counts in any case.
+    labels = confident_labels(logits, SelfTrainingSettings(confidence=0.75, kept=0.5))
+    assert labels.tolist() == [[[0, 0, 0, IGNORED, 1, 1, IGNORED, IGNORED]]]
+    everything = confident_labels(logits, SelfTrainingSettings(kept=1.0))
+    assert everything.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]]]
+
+
+def test_thresholds_by_class_are_those_of_a_plain_loop() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 4, 16, 16) * 2
+    settings = SelfTrainingSettings(confidence=0.85, kept=0.3)
+    sure, labels = logits.softmax(1).max(1)
+    expected = torch.full_like(labels, IGNORED)
+    for value in range(4):
+        own = sure[labels == value].sort().values
+        threshold = min(0.85, float(own[int(0.7 * len(own))]))
+        expected[(labels == value) & (sure >= threshold)] = value
+    assert confident_labels(logits, settings).equal(expected.to(torch.uint8))
+
+
+def test_ignored_pixels_have_no_part_in_the_loss() -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(1, 3, 4, 8, requires_grad=True)
+    labels = torch.randint(0, 3, (1, 4, 8))
+    seen, hidden = labels[..., :4], torch.cat([labels[..., :4], torch.full((1, 4, 4), IGNORED)], 2)
+    # The cross-entropy is averaged over all pixels: few that count weigh little.
+    expected = weighted_cross_entropy(logits[..., :4], seen) / 2 + soft_dice_loss(logits[..., :4], seen)
+    found = segmentation_loss(logits, hidden)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert gradient[..., 4:].abs().max() == 0
+    assert gradient[..., :4].abs().max() > 0
+
+
+def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
+    torch.manual_seed(3)
+    config = quick_config(self_training={"share": 0.5})
+    model = Model.create(3, config, torch.device("cpu"))
+    assert model.last_part is not None
+    assert model.average is not None
+    before, teacher = copy.deepcopy(model.networks), copy.deepcopy(model.average.average)
+    slices = torch.rand(2, 1, 32, 32) * 2 - 1
+    losses = model.last_part.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
+    assert list(losses) == ["segmentation", "lower_segmentation", "self_training", "lower_self_training"]
+    for name, after in model.networks.named_parameters():
+        moved = not torch.equal(after, before.get_parameter(name))
+        assert moved == name.startswith(("encoder", "classifier", "lower_classifier")), name
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, model.average.average.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 10),
+        ({"self_training": {"share": 0.3}}, 7),
+        ({"self_training": {"share": 0.3}, "ema_decay": 0.0}, 10),
+        ({"self_training": {"share": 0.3}, "method": "supervised"}, 10),
+        ({"self_training": {"share": 0.3}, "method": "image_alignment"}, 7),
+    ],
+)
+def test_where_it_begins(settings: dict[str, object], expected: int) -> None:
+    assert main_iterations(make_config(**{"iterations": 10, "self_training": {"share": 0.0}, **settings})) == expected
+
+
+def test_the_rate_falls_in_a_straight_line() -> None:
+    config = make_config(iterations=10, decay_share=0.4, learning_rate=1e-3)
+    rates = [learning_rate(config, done) for done in range(10)]
+    assert rates[:7] == [1e-3] * 7
+    assert rates[7:] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3])
+    assert learning_rate(make_config(iterations=10, decay_share=0.0), 9) == 2e-4
+
+
+def test_a_job_reports_both_parts_apart(prepared: Path, tmp_path: Path) -> None:
+    config = quick_config(iterations=5, log_every=4, self_training={"share": 0.4}, decay_share=0.5)
+    job = create_job(prepared, tmp_path / "job", config, "cpu")
+    train(job)
+    events = [event.data for event in job.events()[0] if event.kind == "losses"]
+    parts = {event["iteration"]: "self_training" in event["losses"] for event in events}
+    assert parts == {2: False, 3: False, 4: True, 5: True}
