@@ -48,6 +48,7 @@ from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import register_samples
 
 if TYPE_CHECKING:
+    from SIFASegmentationLib.quality import Estimate
     from SIFASegmentationLib.scores import Row, ScoreTable
 
 PACKAGES = ("onnxruntime", "pydantic")
@@ -119,6 +120,8 @@ class SegmentationResult:
     probabilities: dict[str, Any] = field(default_factory=dict)
     confidence: list[float] = field(default_factory=list)
     slice_axis: int = 0
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
     files: Path | None = None
 
 
@@ -193,8 +196,9 @@ class SegmentationRun:
 
     def _import(self, data: dict[str, Any]) -> Work[None]:
         result = SegmentationResult(
-            self.volume_ids[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"]
-        )
+            self.volume_ids[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"],
+            estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
+        )  # fmt: skip
         output_id = self.output_id if data["volume"] == 0 else None
         result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output_id)
         yield
@@ -440,16 +444,18 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 continue
             reference = references.get(result.volume_id)
             if reference is None:
-                rows += _volume_rows(result.segmentation, volume)
+                rows += _with_estimates(_volume_rows(result.segmentation, volume), result.estimates)
                 yield
                 continue
             pair = result.segmentation, reference, volume
-            rows += (yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)).rows
+            scored = yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)
+            rows += _with_estimates(scored.rows, result.estimates)
             if result.baseline is not None:
                 pair = result.baseline, reference, volume
                 unadapted = yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)
                 without = _("without adaptation")
-                rows += [replace(row, note="; ".join(filter(None, (without, row.note)))) for row in unadapted.rows]
+                noted = [replace(row, note="; ".join(filter(None, (without, row.note)))) for row in unadapted.rows]
+                rows += _with_estimates(noted, result.baseline_estimates)
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
@@ -931,6 +937,17 @@ def _make_temporary_folder() -> Path:
         raise InputError(
             _("{folder} can't be written to: check the folder's permissions and the free space.").format(folder=parent)
         ) from error
+
+
+def _estimates(values: dict[str, list[float]]) -> dict[str, Estimate]:
+    """Estimated Dice by structure, from an event."""
+    from SIFASegmentationLib.quality import Estimate  # noqa: PLC0415
+
+    return {name: Estimate(*numbers) for name, numbers in values.items()}
+
+
+def _with_estimates(rows: Sequence[Row], estimates: dict[str, Estimate]) -> list[Row]:
+    return [replace(row, estimate=estimates.get(row.structure)) for row in rows]
 
 
 def _volume_rows(segmentation: Any, volume: Any) -> list[Any]:

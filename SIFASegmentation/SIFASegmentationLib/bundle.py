@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
+from .calibration import QualityCalibration
 from .errors import InputError, first_fault
 from .preprocessing import Preprocessing
 from .structures import Task
@@ -77,11 +78,13 @@ class BaselineSummary(_Frozen):
         iterations: Iterations done.
         losses: Last reported losses by name.
         verification: Of its export.
+        quality: As of the manifest.
     """
 
     iterations: int
     losses: dict[str, float]
     verification: Verification
+    quality: QualityCalibration | None = None
 
 
 class BundleManifest(_Frozen):
@@ -97,6 +100,7 @@ class BundleManifest(_Frozen):
         preprocessing: For each domain; the grid is the same.
         training: The card.
         verification: Of the export.
+        quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
@@ -110,6 +114,7 @@ class BundleManifest(_Frozen):
     preprocessing: dict[Domain, Preprocessing]
     training: TrainingSummary
     verification: Verification
+    quality: QualityCalibration | None = None
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 

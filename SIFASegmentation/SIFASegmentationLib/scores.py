@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,24 @@ import numpy as np
 from .errors import InputError
 from .files import write_atomically
 from .metrics import Scores
+from .quality import Estimate
 
 MEAN_OF_STRUCTURES = "mean"
 NAMES = tuple(field.name for field in fields(Scores))
 _HEADINGS = ("Dice", "ASD", "HD95", "surface Dice", "pred. ml", "ref. ml", "vol. diff.")
+_ESTIMATE_COLUMNS = ("estimated_dice", "estimated_low", "estimated_high")
 _FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one structure in one subject, and what is to be known about them."""
+    """Scores of one structure in one subject, what is to be known about them, and what was estimated without labels."""
 
     subject: str
     structure: str
     scores: Scores
     note: str = ""
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,12 @@ class ScoreTable:
         heading[3], heading[4] = f"ASD {unit}", f"HD95 {unit}"
         body = [[row.subject, row.structure, *formatted(row.scores), row.note] for row in self.rows]
         summary = [[s.statistic, s.structure, *formatted(s.scores), ""] for s in self.summaries()]
+        if any(row.estimate for row in self.rows):
+            heading.insert(-1, "estimated Dice")
+            for cells, row in zip(body, self.rows, strict=True):
+                cells.insert(-1, formatted_estimate(row.estimate))
+            for cells in summary:
+                cells.insert(-1, "")
         lines = _aligned([heading, *body, *summary])
         rule = "-" * max(map(len, lines))
         parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
@@ -136,14 +145,15 @@ class ScoreTable:
         writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
         unit = "voxels" if self.legacy else "mm"
         columns = [f"{name}_{unit}" if name in ("asd", "hd95") else name for name in NAMES]
-        writer.writerow(["subject", "structure", *columns, "note"])
+        writer.writerow(["subject", "structure", *columns, *_ESTIMATE_COLUMNS, "note"])
         counts = {c.structure: c for c in self.counts()}
         for row in self.rows:
-            writer.writerow([row.subject, row.structure, *_plain(row.scores), row.note])
+            estimate = ["", "", ""] if row.estimate is None else [f"{x:.4f}" for x in astuple(row.estimate)]
+            writer.writerow([row.subject, row.structure, *_plain(row.scores), *estimate, row.note])
         for summary in self.summaries():
             c = counts.get(summary.structure)
             note = f"{c.scored} scored; {c.both_empty} both empty; {c.one_empty} one empty" if c else ""
-            writer.writerow([summary.statistic, summary.structure, *_plain(summary.scores), note])
+            writer.writerow([summary.statistic, summary.structure, *_plain(summary.scores), "", "", "", note])
         return buffer.getvalue()
 
     def json(self) -> str:
@@ -153,7 +163,13 @@ class ScoreTable:
             "distance_unit": "voxels" if self.legacy else "mm",
             "surface_dice_tolerance": self.tolerance,
             "rows": [
-                {"subject": r.subject, "structure": r.structure, **_nullable(r.scores), "note": r.note}
+                {
+                    "subject": r.subject,
+                    "structure": r.structure,
+                    **_nullable(r.scores),
+                    "estimate": asdict(r.estimate) if r.estimate else None,
+                    "note": r.note,
+                }
                 for r in self.rows
             ],
             "summary": [
@@ -174,8 +190,12 @@ class ScoreTable:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             rows = [
-                Row(row["subject"], row["structure"], _scores_of(row), row["note"]) for row in content["rows"]
-            ]
+                Row(
+                    row["subject"], row["structure"], _scores_of(row), row["note"],
+                    Estimate(**row["estimate"]) if row.get("estimate") else None,
+                )
+                for row in content["rows"]
+            ]  # fmt: skip
             legacy = content["convention"] == "legacy"
             return cls(tuple(rows), legacy, content["surface_dice_tolerance"], tuple(content["unmatched"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -222,6 +242,11 @@ def formatted(scores: Scores) -> list[str]:
     """The scores for people to read, in the order of `NAMES`; `-` for one that is not defined."""
     values = asdict(scores).values()
     return ["-" if isnan(v) else form.format(v) for v, form in zip(values, _FORMATS, strict=True)]
+
+
+def formatted_estimate(estimate: Estimate | None) -> str:
+    """An estimate with its band for people to read; `-` for none."""
+    return "-" if estimate is None else str(estimate)
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ from .errors import InputError
 from .field_of_view import BoxMM
 from .files import write_atomically
 from .labelmaps import write_slicer_segmentation
+from .quality import Estimate, doubts_about_adaptation
 from .segmentation import Segmentation, Segmentor
 from .structures import Task
 from .volumes import Volume, read_volume, volume_name, write_volume
 
+ESTIMATES_FILE = "estimated_dice.csv"
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
@@ -27,12 +29,23 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What was written for one volume."""
+    """What was written for one volume, and what is estimated of it.
+
+    Attributes:
+        labelmap: Its file.
+        probabilities: Files of the probability of each structure, where asked for.
+        confidence: File of each slice's confidence, where asked for.
+        baseline: Labelmap of the model without adaptation, where asked for.
+        estimates: Estimated Dice by structure.
+        warning: Where the model without adaptation seems to be the better one for it.
+    """
 
     labelmap: Path
     probabilities: tuple[Path, ...]
     confidence: Path | None
     baseline: Path | None
+    estimates: dict[str, Estimate]
+    warning: str | None = None
 
 
 def segment_files(
@@ -57,8 +70,9 @@ def segment_files(
     Args:
         bundle: From `sifa export`.
         volumes: Files, DICOM series folders, and folders of such (where there are `*_image.*`, those alone).
-        out: Folder for `NAME_segmentation.nii.gz`, and on request `NAME_probability_STRUCTURE.nii.gz` (float32, in
-            steps of 1/255) and `NAME_confidence.csv` (slice, confidence).
+        out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band), and on
+            request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
+            confidence).
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
@@ -111,8 +125,10 @@ def segment_files(
             )
             folder = Path(out) / "baseline"
             labelmap = _write(compared, name, folder, opened.manifest.task, suffix, confidence=False).labelmap
-            written = replace(written, baseline=labelmap)
+            warning = doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates)
+            written = replace(written, baseline=labelmap, warning=warning)
         outputs.append(written)
+        _write_estimates(outputs, paths, Path(out) / ESTIMATES_FILE)
     return outputs
 
 
@@ -156,7 +172,19 @@ def _write(
     table = out / f"{name}_confidence.csv"
     if confidence:
         _write_confidence(segmentation, table)
-    return Outputs(labelmap, tuple(maps), table if confidence else None, None)
+    return Outputs(labelmap, tuple(maps), table if confidence else None, None, segmentation.estimates)
+
+
+def _write_estimates(outputs: Sequence[Outputs], paths: Sequence[Path], path: Path) -> None:
+    """A row for each volume and structure so far; no file where the model has no calibration."""
+    if not any(one.estimates for one in outputs):
+        return
+    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["volume", "structure", "estimated_dice", "low", "high"])
+        for image, one in zip(paths, outputs, strict=False):
+            for structure, estimate in one.estimates.items():
+                writer.writerow([image.name, structure, *(f"{value:.4f}" for value in astuple(estimate))])
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

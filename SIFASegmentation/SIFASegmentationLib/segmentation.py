@@ -14,6 +14,7 @@ from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .errors import InputError
 from .field_of_view import BoxMM
 from .preprocessing import prepare_volume
+from .quality import Estimate, ExpectedDice
 from .volumes import Volume
 
 Float32Array = NDArray[np.float32]
@@ -38,12 +39,15 @@ class Segmentation:
         confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
             pixels that are not surely background; 1 where all are.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
+        estimates: Estimated Dice of each structure by name (`quality`), of what the model says before the largest parts
+            are chosen; empty for bundles without a calibration.
     """
 
     labelmap: Volume
     probabilities: dict[str, Volume]
     confidence: Float32Array
     slice_axis: int
+    estimates: dict[str, Estimate]
 
 
 class Segmentor:
@@ -63,12 +67,14 @@ class Segmentor:
             InputError: The device is not there, the bundle has no baseline and it is asked for, or the model is damaged
                 or not what the manifest says.
         """
-        if baseline and bundle.manifest.baseline is None:
+        summary = bundle.manifest.baseline if baseline else bundle.manifest
+        if summary is None:
             raise InputError(
                 f"The bundle {bundle.path} has no model without adaptation: export it with --baseline, or segment "
                 "without it."
             )
         self._file = BASELINE_FILE if baseline else MODEL_FILE
+        self._quality = summary.quality
         self.bundle = bundle
         self.manifest = bundle.manifest
         model, providers = bundle.read(self._file), providers_of(device)
@@ -125,12 +131,14 @@ class Segmentor:
         labels, labels_view = placement.canvas(np.uint8)
         maps = {s.name: placement.canvas(np.uint8) for s in self.manifest.task.structures} if probabilities else {}
         confidence = np.ones(len(prepared), np.float32)
+        expected = ExpectedDice(self.manifest.classes)
         for start in range(0, len(prepared), _BATCH):
             if cancelled():
                 raise CancelledError
             stop = min(start + _BATCH, len(prepared))
             predicted = self.predict(prepared.batch(start, stop))
             confidence[start:stop] = slice_confidence(predicted)
+            expected.add(predicted)
             restored = placement.restore_probabilities(predicted)
             labels_view[start:stop] = restored.argmax(1)
             for structure in self.manifest.task.structures:
@@ -147,7 +155,14 @@ class Segmentor:
             },
             confidence=confidence[::-1] if placement.orientation.flipped[0] else confidence,
             slice_axis=placement.orientation.axes[0],
+            estimates=self._estimates(expected),
         )
+
+    def _estimates(self, expected: ExpectedDice) -> dict[str, Estimate]:
+        if self._quality is None:
+            return {}
+        by_value = expected.of_structures()
+        return {s.name: self._quality.estimate(float(by_value[s.value - 1])) for s in self.manifest.task.structures}
 
     def _check_model(self) -> None:
         size = self.manifest.preprocessing[self.manifest.domain].size

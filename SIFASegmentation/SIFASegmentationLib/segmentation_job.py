@@ -8,15 +8,16 @@ result/N_probability_V.mha    probability of the structure with value V, uint8 f
 ```
 
 Run by `python -m SIFASegmentationLib JOB`. Events: progress (volume, volumes, done, total, eta_seconds) after each
-batch of slices, warning (volume, message) where a volume is unlike the training data, and result (volume, labelmap,
-baseline, probabilities, confidence, slice_axis) after each volume.
+batch of slices, warning (volume, message) where a volume is unlike the training data or adaptation seems to have made
+it worse, and result (volume, labelmap, baseline, probabilities, confidence, slice_axis, estimates, baseline_estimates)
+after each volume.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .errors import InputError, first_fault
 from .field_of_view import BoxMM
 from .jobs import Job, State
 from .plausibility import unlike_training
+from .quality import Estimate, doubts_about_adaptation
 from .segmentation import CancelledError, Segmentation, Segmentor
 from .volumes import read_volume, write_volume
 
@@ -138,6 +140,7 @@ def _segment(
     for sentence in unlike_training(volume, preprocessing, request.region):
         job.emit("warning", volume=index, message=sentence)
     written: dict[str, Any] = {}
+    estimates: dict[str, dict[str, Estimate]] = {}
     started = time.monotonic()
     for step, (kind, segmentor) in enumerate(segmentors.items()):
         segmentation = segmentor.segment(
@@ -150,6 +153,9 @@ def _segment(
             cancelled=lambda: job.stop_requested,
         )
         written |= _write(job, index, kind, segmentation, segmentor)
+        estimates[kind] = segmentation.estimates
+    if doubts := doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {})):
+        job.emit("warning", volume=index, message=doubts)
     job.emit("result", volume=index, **written)
 
 
@@ -173,7 +179,7 @@ def _write(
     labelmap = f"result/{index}_{kind}.mha"
     write_volume(segmentation.labelmap, job.folder / labelmap)
     if kind == "baseline":
-        return {"baseline": labelmap}
+        return {"baseline": labelmap, "baseline_estimates": _plain(segmentation.estimates)}
     maps = {}
     for structure in segmentor.manifest.task.structures:
         if structure.name in segmentation.probabilities:
@@ -184,4 +190,9 @@ def _write(
         "probabilities": maps,
         "confidence": np.round(segmentation.confidence.astype(float), 4).tolist(),
         "slice_axis": segmentation.slice_axis,
+        "estimates": _plain(segmentation.estimates),
     }
+
+
+def _plain(estimates: dict[str, Estimate]) -> dict[str, list[float]]:
+    return {name: [round(value, 4) for value in astuple(estimate)] for name, estimate in estimates.items()}

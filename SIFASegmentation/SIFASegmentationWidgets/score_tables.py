@@ -12,23 +12,28 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SIFASegmentationLib.scores import ScoreTable, formatted
+from SIFASegmentationLib.scores import ScoreTable, formatted, formatted_estimate
 
-COLUMNS = ("subject", "structure", "Dice", "ASD mm", "HD95 mm", "surface Dice", "predicted ml", "reference ml",
-           "volume difference", "note")  # fmt: skip
+COLUMNS = ("subject", "structure", "Dice", "estimated Dice", "ASD mm", "HD95 mm", "surface Dice", "predicted ml",
+           "reference ml", "volume difference", "note")  # fmt: skip
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
     """Put the rows of subjects and structures, then the statistics, into a table node; a score that is none is `-`."""
-    rows = [(row.subject, row.structure, row.scores, row.note) for row in table.rows]
+    rows = [
+        (row.subject, row.structure, row.scores, formatted_estimate(row.estimate), row.note) for row in table.rows
+    ]
     counts = {count.structure: count for count in table.counts()}
     for summary in table.summaries():
         count = counts.get(summary.structure)
         note = _("{n} scored").format(n=count.scored) if count else ""
         if count and (count.both_empty or count.one_empty):
             note += _("; empty in both {both}, in one {one}").format(both=count.both_empty, one=count.one_empty)
-        rows.append((summary.statistic, summary.structure, summary.scores, note))
-    cells = [(subject, structure, *formatted(scores), note) for subject, structure, scores, note in rows]
+        rows.append((summary.statistic, summary.structure, summary.scores, "", note))
+    cells = []
+    for subject, structure, scores, estimate, note in rows:
+        dice, *others = formatted(scores)
+        cells.append((subject, structure, dice, estimate, *others, note))
     columns = dict(zip(COLUMNS, zip(*cells, strict=True) if cells else ((),) * len(COLUMNS), strict=True))
     modified = node.StartModify()
     _fill(node, columns)

@@ -247,6 +247,11 @@ def segment(
     )  # fmt: skip
     for outputs in written:
         print(outputs.labelmap)
+        if outputs.estimates:
+            estimates = ", ".join(f"{name} {estimate}" for name, estimate in outputs.estimates.items())
+            print(f"  estimated Dice: {estimates}")
+        if outputs.warning is not None:
+            print(f"  {outputs.warning}")
         if outputs.baseline is not None:
             print(outputs.baseline)
 

@@ -34,16 +34,18 @@ from SIFASegmentationLib.bundle import (
     read_bundle,
 )
 from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE
+from SIFASegmentationLib.calibration import QualityCalibration
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
 from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint
-from .config import TrainingConfig
+from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
 from .dataset import DOMAINS, DomainName, PreparedDataset
 from .loop import averaged_modules
 from .networks import BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
+from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
 
 LARGEST_DIFFERENCE = 1e-4
@@ -104,6 +106,7 @@ def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name:
             preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
             training=trained.summary(),
             verification=verification,
+            quality=trained.quality(),
             baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
@@ -166,7 +169,16 @@ class _Trained:
     def write_baseline(self, path: Path) -> BaselineSummary:
         """Write the model as a bundle's baseline; what the manifest says of it."""
         verification = self.write_model(path)
-        return BaselineSummary(iterations=self.done, losses=self._losses(), verification=verification)
+        return BaselineSummary(
+            iterations=self.done, losses=self._losses(), verification=verification, quality=self.quality()
+        )
+
+    def quality(self) -> QualityCalibration:
+        """What the model's probabilities are worth; after `write_model`, with its batch norm."""
+        segmentor = fold_batch_norm(Segmentor(self.networks.encoder, self.networks.classifier))
+        translates = self.config.method in TRANSLATING_METHODS
+        generator = self.networks.generator if translates else None
+        return calibrate_quality(segmentor, self.dataset, labelled_domain(self.config), generator)
 
     def summary(self) -> TrainingSummary:
         """The card."""

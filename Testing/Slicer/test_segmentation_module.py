@@ -229,9 +229,9 @@ def test_the_window_from_model_to_table(
     assert ui.statusLabel.text.startswith("Segmented")
     assert ui.applyButton.enabled
     table = slicer.util.getNode("SIFA scores")
-    assert table.GetNumberOfColumns() == 10
+    assert table.GetNumberOfColumns() == 11
     assert [table.GetCellText(row, 1) for row in range(4)] == ["liver", "right kidney", "left kidney", "spleen"]
-    assert [table.GetCellText(row, 9) for row in (3, 4)] == ["", "without adaptation"]
+    assert [table.GetCellText(row, 10) for row in (3, 4)] == ["", "without adaptation"]
     assert table.GetCellText(8, 0) == "mean"
     picture(module, "segmentation_scored")
     assert slicer.util.getNode("SIFAAbdomenCT segmentation").IsA("vtkMRMLSegmentationNode")
@@ -490,4 +490,4 @@ def test_all_volumes_of_the_scene_in_one_batch(
     process_events_until(lambda: module.widget.run is None, 120)
     assert module.widget.ui.statusLabel.text.startswith("Segmented 2 volumes")
     volumes_only = slicer.util.getNode("SIFA scores")
-    assert {volumes_only.GetCellText(row, 9) for row in range(volumes_only.GetNumberOfRows())} >= {"no reference"}
+    assert {volumes_only.GetCellText(row, 10) for row in range(volumes_only.GetNumberOfRows())} >= {"no reference"}

@@ -1,0 +1,70 @@
+"""How good a segmentation probably is, when there is no reference to score it against.
+
+If the probabilities of a model were right, the Dice of its prediction would be expected to be 2 sum(p over the
+predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are not quite right: what the
+expectation is worth is found at the export, on the labelled slices drawn in the target's look and damaged in several
+ways, and stands in the bundle as a `calibration.QualityCalibration`. No label of the target has a part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORSE = 0.05  # Of the mean Dice: less can be chance.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated Dice of one structure in one volume, and the band that holds it four times out of five, 0 to 1."""
+
+    dice: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.dice:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def doubts_about_adaptation(
+    name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]
+) -> str | None:
+    """A sentence where the model without adaptation seems to be the better one for a volume; None where not."""
+    if not adapted or not unadapted:
+        return None
+    means = [float(np.mean([estimate.dice for estimate in some.values()])) for some in (adapted, unadapted)]
+    if means[1] - means[0] < _WORSE:
+        return None
+    return (
+        f"{name}: adaptation seems to have made it worse, the estimated Dice is {means[0]:.2f} with and {means[1]:.2f} "
+        "without: compare the two segmentations."
+    )
+
+
+class ExpectedDice:
+    """Gathers a volume's expected Dice slab by slab."""
+
+    def __init__(self, classes: int) -> None:
+        """`classes` is K, the structures and the background."""
+        self._predicted = np.zeros(classes)
+        self._probable = np.zeros(classes)
+        self._probable_in_predicted = np.zeros(classes)
+
+    def add(self, probabilities: NDArray[np.float32]) -> None:
+        """Class probabilities (b, K, rows, columns) of some slices."""
+        labels = probabilities.argmax(axis=1)
+        self._probable += probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
+        top = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)
+        classes = len(self._predicted)
+        self._predicted += np.bincount(labels.ravel(), minlength=classes)
+        self._probable_in_predicted += np.bincount(labels.ravel(), weights=top.ravel(), minlength=classes)
+
+    def of_structures(self) -> NDArray[np.float64]:
+        """Of the values 1 to K - 1; 0 where a structure is neither predicted nor probable anywhere."""
+        sizes = self._predicted + self._probable
+        expected = np.divide(2 * self._probable_in_predicted, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        structures: NDArray[np.float64] = expected[1:]
+        return structures

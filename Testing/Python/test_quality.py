@@ -1,0 +1,142 @@
+"""Estimated Dice: by hand, its calibration, and that it comes from no label of the target."""
+
+from __future__ import annotations
+
+import json
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quick import quick_config
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
+from SIFASegmentationLib.metrics import Scores
+from SIFASegmentationLib.quality import Estimate, ExpectedDice, doubts_about_adaptation
+from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.segment_files import segment_files
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.volumes import read_volume
+from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.export import export
+from SIFATrainingLib.quality_calibration import _damaged, calibrate_quality
+from SIFATrainingLib.training import create_job, train
+
+
+def test_expected_dice_by_hand() -> None:
+    # Three pixels: 0.6 and 0.2 of class 1 in the first two, class 2 in the third.
+    probabilities = np.array([[[[0.4, 0.8, 0.1]], [[0.6, 0.2, 0.1]], [[0.0, 0.0, 0.8]]]], np.float32)
+    expected = ExpectedDice(3)
+    expected.add(probabilities)
+    expected.add(np.array([[[[1.0]], [[0.0]], [[0.0]]]], np.float32))
+    assert expected.of_structures() == pytest.approx([2 * 0.6 / (1 + 0.9), 2 * 0.8 / (1 + 0.8)])
+
+
+def test_a_structure_that_is_nowhere_is_expected_to_be_missed() -> None:
+    expected = ExpectedDice(2)
+    expected.add(np.array([[[[1.0, 1.0]], [[0.0, 0.0]]]], np.float32))
+    assert expected.of_structures().tolist() == [0.0]
+
+
+def test_where_probabilities_are_right_so_is_the_expectation() -> None:
+    rng = np.random.default_rng(0)
+    share = rng.beta(0.4, 0.4, (4, 200, 200)).astype(np.float32)
+    truth = rng.uniform(size=share.shape) < share
+    expected = ExpectedDice(2)
+    expected.add(np.stack([1 - share, share], 1))
+    predicted = share > 0.5
+    dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+    assert expected.of_structures()[0] == pytest.approx(dice, abs=0.005)
+
+
+def test_the_calibration_finds_the_line_and_its_band() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(1.0, 1.5, 4000)
+    residual = rng.normal(0, 0.5, 4000)
+    y = 0.3 + 0.8 * x + residual
+    sigmoid = [1 / (1 + np.exp(-values)) for values in (x, y)]
+    found = fit_calibration(sigmoid[0].tolist(), sigmoid[1].tolist(), 7)
+    assert (found.offset, found.slope) == pytest.approx((0.3, 0.8), abs=0.05)
+    assert (found.low, found.high) == pytest.approx((-1.2816 * 0.5, 1.2816 * 0.5), abs=0.05)
+    estimate = found.estimate(0.7)
+    assert estimate.low < estimate.dice < estimate.high
+    assert estimate.dice == pytest.approx(1 / (1 + np.exp(-(0.3 + 0.8 * np.log(7 / 3)))), abs=0.02)
+
+
+def test_without_a_spread_the_slope_stays_one() -> None:
+    found = fit_calibration([0.8, 0.8], [0.7, 0.7], 2)
+    assert found.slope == 1.0
+    assert found.estimate(0.8).dice == pytest.approx(0.7)
+
+
+def test_a_better_unadapted_model_is_told_of() -> None:
+    adapted = {"liver": Estimate(0.6, 0.5, 0.7), "spleen": Estimate(0.5, 0.4, 0.6)}
+    better = {"liver": Estimate(0.7, 0.6, 0.8), "spleen": Estimate(0.52, 0.4, 0.6)}
+    sentence = doubts_about_adaptation("ct_1", adapted, better)
+    assert sentence is not None
+    assert "0.55 with and 0.61 without" in sentence
+    assert doubts_about_adaptation("ct_1", better, adapted) is None
+    assert doubts_about_adaptation("ct_1", adapted, adapted) is None
+    assert doubts_about_adaptation("ct_1", adapted, {}) is None
+
+
+def test_damages_grow_from_nothing() -> None:
+    torch.manual_seed(0)
+    slices = torch.rand(2, 1, 16, 16) * 2 - 1
+    for kind in range(6):
+        assert torch.equal(_damaged(slices, kind, 0.0), slices)
+        changes = [float((_damaged(slices, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
+        assert 0 < changes[0] < changes[1]
+        assert _damaged(slices, kind, 1.0).abs().max() <= 1
+
+
+class OfTheBrightest(torch.nn.Module):
+    """Class 1 where a slice is bright, surely."""
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        share = (slices > 0.2).float() * 0.98 + 0.01
+        rest = torch.zeros_like(share)
+        return torch.cat([1 - share, share, rest, rest, rest], 1)
+
+
+def test_the_calibration_of_a_model_that_is_surely_wrong_is_low(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared)
+    found = calibrate_quality(OfTheBrightest(), dataset, "source", None)
+    assert found.volumes == 2 * 4
+    # Bright pixels of MR are hardly liver: it would expect 0.98 of itself.
+    assert found.estimate(0.98).dice < 0.3
+
+
+def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    assert isinstance(bundle.manifest.quality, QualityCalibration)
+    image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
+    segmentation = Segmentor(bundle, "cpu").segment(read_volume(image))
+    names = [structure.name for structure in bundle.manifest.task.structures]
+    assert list(segmentation.estimates) == names
+    assert all(0 <= e.low <= e.dice <= e.high <= 1 for e in segmentation.estimates.values())
+    (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
+    assert outputs.estimates == segmentation.estimates
+    lines = (tmp_path / "estimated_dice.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "volume,structure,estimated_dice,low,high"
+    assert lines[1].startswith(f"abdomen_ct_000_image.nii.gz,liver,{segmentation.estimates['liver'].dice:.4f},")
+    assert len(lines) == 5
+
+
+def test_a_baseline_has_a_calibration_of_its_own(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu", baseline_iterations=2)
+    train(job)
+    manifest = export(job.folder, tmp_path / "bundle").manifest
+    assert manifest.baseline is not None
+    assert manifest.baseline.quality is not None
+    assert manifest.baseline.quality != manifest.quality
+
+
+def test_tables_show_estimates_where_there_are_some() -> None:
+    scores = Scores(nan, nan, nan, nan, 1.0, nan, nan)
+    table = ScoreTable((Row("a", "liver", scores, "", Estimate(0.8, 0.7, 0.9)), Row("a", "spleen", scores)))
+    assert "0.80 (0.70-0.90)" in table.text()
+    assert "0.8000,0.7000,0.9000" in table.csv()
+    assert json.loads(table.json())["rows"][0]["estimate"] == {"dice": 0.8, "low": 0.7, "high": 0.9}
+    assert "estimated" not in ScoreTable((Row("a", "spleen", scores),)).text()
