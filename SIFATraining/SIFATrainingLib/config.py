@@ -71,7 +71,7 @@ NO_AUGMENTATION = AugmentationSettings(
 class SelfTrainingSettings(_Settings):
     """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`)."""
 
-    share: float = Field(0.0, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
+    share: float = Field(0.2, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
     weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
@@ -145,6 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_norm_statistics": "mixed",
         "reestimate_batch_norm": False,
         "ema_decay": 0.0,
+        "self_training": {"share": 0.0},
         "augmentation": {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0},
     },
 }

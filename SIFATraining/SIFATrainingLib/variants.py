@@ -32,25 +32,29 @@ class Variant:
     preset: str = "recommended"
 
     def config(self, common: dict[str, Any], iterations: int, bound_iterations: int, seed: int) -> TrainingConfig:
-        """Settings of its training: those common to all rows, its own, and as many iterations as it is due.
+        """Settings of its training: the iterations due unless others say how many, those common to all rows, its own.
 
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
         due = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
-        return make_config(self.preset, **{**common, **self.settings, "iterations": due, "seed": seed})
+        return make_config(self.preset, **{"iterations": due, **common, **self.settings, "seed": seed})
 
+
+_PLAIN: dict[str, Any] = {"self_training": {"share": 0.0}}
+"""What the paper's parts are compared without: what is new here."""
 
 VARIANTS = (
     Variant(LOWER_BOUND, "without adaptation", {"method": "without_adaptation"}),
     Variant("output_alignment", "alignment of predictions, no translation", {"method": "output_alignment"}),
-    Variant("image_alignment", "image alignment", {"method": "image_alignment"}),
+    Variant("image_alignment", "image alignment", {"method": "image_alignment", **_PLAIN}),
     Variant(
-        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment"}
+        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment", **_PLAIN}
     ),
-    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa"}),
+    Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **_PLAIN}),
+    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **_PLAIN}),
     Variant("sifa_paper", "SIFA, paper", {"method": "sifa"}, preset="paper"),
-    Variant("sifa", "SIFA, recommended", {"method": "sifa"}),
+    Variant("sifa", "SIFA, recommended (+ self-training)", {"method": "sifa"}),
     Variant(UPPER_BOUND, "supervised on the target", {"method": "supervised"}),
 )
 
