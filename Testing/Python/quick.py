@@ -7,6 +7,7 @@ from SIFATrainingLib.config import TrainingConfig, make_config
 QUICK = {
     "width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3,
     "precision": "float32",  # The same on every machine.
+    "self_training": {"share": 0.0},
 }  # fmt: skip
 
 

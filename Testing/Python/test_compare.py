@@ -215,7 +215,10 @@ def test_labels_of_the_target_reach_no_training_without_them(row: str, volumes: 
             path = folder / "ct" / f"abdomen_ct_002_{kind}.nii.gz"
             write_volume(read_volume(path), test / path.name)
             path.unlink()
-        run(tmp_path / f"out {labels}", folder, (row,), preparation={"test": test, "hold_out": ()})
+        run(
+            tmp_path / f"out {labels}", folder, (row,), preparation={"test": test, "hold_out": ()},
+            common={"self_training": {"share": 0.5}},
+        )  # fmt: skip
         (path,) = checkpoint_paths(tmp_path / f"out {labels}" / row / "seed_0" / "job" / "checkpoints")[-1:]
         weights.append(load_checkpoint(path)["model"])
     for other in weights[1:]:
