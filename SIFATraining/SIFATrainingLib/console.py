@@ -13,7 +13,8 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Job
 
 _SECONDS_BETWEEN_LINES = 15.0
-_SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source")
+_SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
+                 "self_training")  # fmt: skip
 
 
 class ProgressLine:

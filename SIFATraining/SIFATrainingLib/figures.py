@@ -50,9 +50,11 @@ def draw_losses(job_folder: Path) -> Figure:
     events = [event.data for event in Job(job_folder).events()[0] if event.kind == "losses"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in events[-1]["losses"] if events else ():
+    # The last part of a training has other losses than those before.
+    for name in dict.fromkeys(name for event in events for name in event["losses"]):
+        points = [(event["iteration"], event["losses"][name]) for event in events if name in event["losses"]]
         axis = right if "discriminator" in name or "adversarial" in name or "auxiliary" in name else left
-        axis.plot([e["iteration"] for e in events], [e["losses"][name] for e in events], label=name.replace("_", " "))
+        axis.plot(*zip(*points, strict=True), label=name.replace("_", " "))
     for axis, title in ((left, "segmentation, cycle, alignment"), (right, "adversarial")):
         axis.set(title=title, xlabel="iteration", ylim=(0, None))
         axis.legend(fontsize=7, ncols=2)

@@ -10,6 +10,7 @@ import torch
 
 from quick import quick_config
 from SIFATrainingLib.config import SelfTrainingSettings, main_iterations, make_config
+from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
@@ -108,3 +109,8 @@ def test_a_job_reports_both_parts_apart(prepared: Path, tmp_path: Path) -> None:
     events = [event.data for event in job.events()[0] if event.kind == "losses"]
     parts = {event["iteration"]: "self_training" in event["losses"] for event in events}
     assert parts == {2: False, 3: False, 4: True, 5: True}
+    # Each loss is drawn where it was: the cycles end where the self-training begins.
+    drawn = {line.get_label(): line.get_xdata() for axis in draw_losses(job.folder).axes for line in axis.lines}
+    assert list(drawn["cycle source"]) == [2, 3]
+    assert list(drawn["self training"]) == [4, 5]
+    assert list(drawn["segmentation"]) == [2, 3, 4, 5]
