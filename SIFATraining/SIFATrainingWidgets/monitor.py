@@ -19,7 +19,7 @@ _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
 _TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
-    "auxiliary", "prediction",
+    "auxiliary", "prediction", "self_training",
 )  # fmt: skip
 _CAPTION = (
     "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "

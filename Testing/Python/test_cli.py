@@ -134,6 +134,8 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["prepare", "--source", "nowhere", "--out", "x"], "give both --source"),
         (["prepare", "--out", "x"], "Name the volumes"),
         (["run", "nowhere"], "is not a job folder"),
+        (["compare", "--source", "nowhere", "--target", "nowhere", "--out", "x"], "nowhere does not exist"),
+        (["compare", "--source", "a", "--target", "b", "--out", "x", "--row", "all"], "There is no row 'all'"),
         (["fly"], "No such command"),
     ],
 )
@@ -149,7 +151,7 @@ def test_every_command_has_readable_help() -> None:
     overview = sifa("--help").stdout
     for command in (
         "prepare", "check", "train", "run", "resume", "stop", "watch", "export", "segment", "evaluate", "phantoms",
-        "demo",
+        "demo", "compare", "bench",
     ):  # fmt: skip
         assert command in overview
         shown = sifa(command, "--help")

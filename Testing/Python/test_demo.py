@@ -1,0 +1,40 @@
+"""The demo from end to end, in a few iterations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quick import QUICK
+from SIFASegmentationLib.errors import InputError
+from SIFATrainingLib import demo as module
+from SIFATrainingLib.demo import demo
+
+
+def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(module, "TRAINED_PATIENTS", 2)
+    monkeypatch.setattr(module, "TEST_PATIENTS", 1)
+    # With its self-training, as the demo has it.
+    monkeypatch.setattr(module, "SETTINGS", {**QUICK, "self_training": {"share": 0.4}})
+    monkeypatch.setattr(module, "ITERATIONS", {"without_adaptation": 2, "sifa": 5})
+    out = tmp_path / "demo"
+    tables = demo(out, device="cpu")
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["sifa"]["dice"] == tables["sifa"].mean("dice")
+    assert summary["without_adaptation"]["dice"] == tables["without_adaptation"].mean("dice")
+    assert summary["seconds"] > 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    # One patient, the translated slices, the losses.
+    assert page.count("data:image/png;base64") == 3
+    for name in (
+        "bundle/manifest.json", "bundle_without_adaptation/manifest.json",
+        "segmentations/abdomen_ct_002_segmentation.nii.gz", "slicer/abdomen_ct_002_segmentation.seg.nrrd",
+        "target/test/abdomen_ct_002_image.nii.gz", "target/test/abdomen_ct_002_label.nii.gz",
+    ):  # fmt: skip
+        assert (out / name).exists(), name
+    assert not list((out / "target" / "train").glob("*_label*"))
+    with pytest.raises(InputError, match="already exists and is not empty"):
+        demo(out)
