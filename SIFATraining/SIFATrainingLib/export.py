@@ -274,9 +274,19 @@ def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
         )
     if program is None:
         raise ExportError("torch made no ONNX program")
-    onnx.checker.check_model(program.model_proto)
-    serialised: bytes = program.model_proto.SerializeToString()
+    model = program.model_proto
+    _forget_origin(model)
+    onnx.checker.check_model(model)
+    serialised: bytes = model.SerializeToString()
     return serialised
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of where it ran: stack traces, with the paths of this computer's files."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
+                 *model.functions):  # fmt: skip
+        del part.metadata_props[:]
 
 
 @torch.no_grad()

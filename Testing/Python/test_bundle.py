@@ -50,6 +50,12 @@ def test_the_weights_are_those_of_all_networks_with_averaged_segmentor(bundle: B
     assert not torch.equal(tensors["encoder.lower.0.weight"], state["networks"]["encoder.lower.0.weight"])
 
 
+def test_the_model_does_not_tell_where_it_was_made(bundle: Bundle) -> None:
+    content = bundle.read("model.onnx")
+    assert b".py" not in content
+    assert b"site-packages" not in content
+
+
 def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
     networks = Networks(5, width=0.0625)
     networks.load_state_dict(load_file(bundle.path / WEIGHTS_FILE))
