@@ -107,11 +107,13 @@ def small_disk() -> Iterator[Callable[[Path], Disk]]:
 
 
 @pytest.fixture
-def training(load_module: Any, tmp_path: Path) -> Iterator[Any]:
+def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """SIFATraining with a tiny training in its window: one labelled MR, one CT."""
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
     from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
 
+    # Two trainings whose threads wait for one another on the same cores need ten times as long.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     module = load_module("SIFATraining")
     (mr, labels), (ct, _reference) = load_patient("SIFAAbdomenMR"), load_patient("SIFAAbdomenCT")
     module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
