@@ -35,6 +35,7 @@ from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume
 
 from .config import TrainingConfig, labelled_domain
+from .devices import inference_device
 from .export import export
 from .prepare import Preparation, Step, run_preparation
 from .specification import TrainingSpecification
@@ -203,8 +204,8 @@ def _score(folder: Path, cases: Sequence[Case], task: Task, coding: str | None, 
     scores = folder / "scores.json"
     if scores.exists():
         return ScoreTable.read(scores)
-    where = "auto" if device == "mps" else device
-    written = segment_files(folder / "bundle", [case.image for case in cases], folder / "labelmaps", device=where)
+    images = [case.image for case in cases]
+    written = segment_files(folder / "bundle", images, folder / "labelmaps", device=inference_device(device))
     names = {structure.value: structure.name for structure in task.structures}
     rows = []
     for case, outputs in zip(cases, written, strict=True):

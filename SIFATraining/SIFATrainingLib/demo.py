@@ -16,6 +16,7 @@ from SIFASegmentationLib.structures import load_task
 
 from .config import make_config
 from .console import ProgressLine, duration
+from .devices import inference_device
 from .export import export
 from .phantoms import write_cohort
 from .prepare import prepare
@@ -107,18 +108,13 @@ def _train_and_score(out: Path, method: str, task: str, device: str, seed: int) 
     train(job, time_limit_seconds=TIME_LIMITS[method], report=ProgressLine().event)
     export(job.folder, out / BUNDLES[method])
     test = out / "target" / "test"
-    segment_files(out / BUNDLES[method], [test], out / SEGMENTATIONS[method], device=_inference_device(device))
+    segment_files(out / BUNDLES[method], [test], out / SEGMENTATIONS[method], device=inference_device(device))
     return evaluate(out / SEGMENTATIONS[method], test, load_task(task))
-
-
-def _inference_device(device: str) -> str:
-    """ONNX Runtime's name for a device of torch: it has no MPS."""
-    return "auto" if device == "mps" else device
 
 
 def _write_slicer_files(out: Path, device: str) -> None:
     test = out / "target" / "test"
-    segment_files(out / "bundle", [test], out / "slicer", device=_inference_device(device), suffix=".seg.nrrd")
+    segment_files(out / "bundle", [test], out / "slicer", device=inference_device(device), suffix=".seg.nrrd")
 
 
 def _write_summary(path: Path, tables: dict[str, ScoreTable], seconds: float) -> None:

@@ -106,3 +106,8 @@ def out_of_memory(error: RuntimeError) -> bool:
         return True
     message = str(error)
     return "not enough memory" in message or "can't allocate memory" in message
+
+
+def inference_device(device: str) -> str:
+    """ONNX Runtime's name for a device of torch: it has no MPS."""
+    return "auto" if device == "mps" else device

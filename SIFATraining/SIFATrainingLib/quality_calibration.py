@@ -43,13 +43,13 @@ def calibrate_quality(
     true: list[float] = []
     for number, index in enumerate(chosen):
         stop = volumes[index].stop
+        parts = [slice(start, min(start + _BATCH, stop)) for start in range(volumes[index].start, stop, _BATCH)]
+        given = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
+        drawn = given if generator is None else [generator(some) for some in given]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
             gathered, counts = ExpectedDice(dataset.classes), np.zeros((3, dataset.classes))
-            for start in range(volumes[index].start, stop, _BATCH):
-                part = slice(start, min(start + _BATCH, stop))
-                shown = as_slices(torch.from_numpy(np.array(slices[part])))
-                shown = generator(shown) if generator is not None else shown
+            for part, shown in zip(parts, drawn, strict=True):
                 probabilities = segmentor(_damaged(shown, number, strength)).numpy()
                 gathered.add(probabilities)
                 counts += _counts(probabilities.argmax(1), labels[part], dataset.classes)
