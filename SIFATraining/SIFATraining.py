@@ -703,11 +703,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         has_model = bundle is not None and is_bundle(bundle)
         self.ui.progressBar.visible = running
         progress = self.monitor.latest.get("progress", {})
-        if "iterations" in progress:
-            self.ui.progressBar.setRange(0, progress["iterations"])
-            self.ui.progressBar.setValue(progress["iteration"])
-        else:
-            self.ui.progressBar.setRange(0, 0)
+        # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
+        self.ui.progressBar.setRange(0, progress.get("iterations", progress.get("total", 0)))
+        self.ui.progressBar.setValue(progress.get("iteration", progress.get("done", 0)))
         for button in (self.ui.stopButton, self.ui.resumeButton, self.ui.killButton, self.ui.forgetButton):
             button.visible = job is not None
         self.ui.progressSection.visible = job is not None

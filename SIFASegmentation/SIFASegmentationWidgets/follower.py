@@ -12,7 +12,7 @@ import slicer
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 
 POLL_MS = 250
-PORTION_BYTES = 128 * 1024  # Of events, read at once: what comes of them must not hold up the window.
+PORTION_BYTES = 48 * 1024  # Of events, read at once: what comes of them must not hold up the window.
 STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
 
 Listener = Callable[[list[Event]], None]

@@ -201,15 +201,20 @@ def export(
     baseline: Annotated[
         Path | None, typer.Option(help="Job trained without_adaptation, whose model comes along to compare with.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Make a bundle of the last checkpoint: ONNX model, weights, manifest."""
     from .export import export as run  # noqa: PLC0415
 
-    bundle = run(job, out, name=name, weights=weights, baseline=baseline)
+    line = ProgressLine()
+    bundle = run(
+        job, out, name=name, weights=weights, baseline=baseline, device=device, report=lambda step: line.show(str(step))
+    )
     check = bundle.manifest.verification
-    print(
+    line.show(
         f"{out}: {bundle.manifest.name}; ONNX against torch on {check.slices} slices: probabilities differ by at most "
-        f"{check.largest_difference:.1e}"
+        f"{check.largest_difference:.1e}",
+        last=True,
     )
 
 

@@ -37,7 +37,7 @@ from SIFASegmentationLib.volumes import Volume
 from .config import TrainingConfig, labelled_domain
 from .devices import inference_device
 from .export import export
-from .prepare import Preparation, Step, run_preparation
+from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
 from .training import Report as Emit
 from .training import create_job, train
@@ -175,12 +175,8 @@ def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
         with write_atomically(record) as temporary:
             temporary.write_text(wanted.model_dump_json(indent=2), encoding="utf-8")
     if not folder.exists():
-        run_preparation(wanted, folder, lambda step: report("", "progress", _progress(step)))
+        run_preparation(wanted, folder, lambda step: report("", "progress", step.event("preparing")))
     return folder
-
-
-def _progress(step: Step) -> dict[str, Any]:
-    return {"stage": "preparing", "done": step.done, "total": step.total, "message": step.message}
 
 
 def _train(
@@ -196,7 +192,13 @@ def _train(
     if (folder / "bundle").exists():
         return
     train(job, time_limit_seconds=time_limit_seconds, report=report)
-    export(job.folder, folder / "bundle", name=f"{folder.parent.name}, seed {config.seed}")
+    export(
+        job.folder,
+        folder / "bundle",
+        name=f"{folder.parent.name}, seed {config.seed}",
+        device=device,
+        report=lambda step: report("progress", step.event("exporting")),
+    )
 
 
 def _score(folder: Path, cases: Sequence[Case], task: Task, coding: str | None, device: str) -> ScoreTable:

@@ -53,7 +53,7 @@ class ProgressLine:
         if kind == "losses":
             shown = {name: data["losses"][name] for name in _SHOWN_LOSSES if name in data["losses"]}
             self._losses = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in shown.items())
-        elif kind == "progress" and data.get("stage") == "preparing":
+        elif kind == "progress" and data.get("stage") in ("preparing", "exporting"):
             self.show(data["message"], last=data["done"] + 1 == data["total"])
         elif kind == "progress":
             done, total = data["iteration"], data["iterations"]

@@ -106,7 +106,7 @@ def _train_and_score(out: Path, method: str, task: str, device: str, seed: int) 
     config = make_config(method=method, iterations=ITERATIONS[method], seed=seed, **SETTINGS)
     job = create_job(out / "prepared", out / "jobs" / method, config, device)
     train(job, time_limit_seconds=TIME_LIMITS[method], report=ProgressLine().event)
-    export(job.folder, out / BUNDLES[method])
+    export(job.folder, out / BUNDLES[method], device=device)
     test = out / "target" / "test"
     segment_files(out / BUNDLES[method], [test], out / SEGMENTATIONS[method], device=inference_device(device))
     return evaluate(out / SEGMENTATIONS[method], test, load_task(task))

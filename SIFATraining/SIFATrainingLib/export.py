@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,10 +43,12 @@ from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
 from .dataset import DOMAINS, DomainName, PreparedDataset
+from .devices import choose_device
 from .loop import averaged_modules
 from .networks import BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
 from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
+from .steps import Report, Step, say_nothing
 
 LARGEST_DIFFERENCE = 1e-4
 _VERIFIED_SLICES = 8
@@ -58,7 +60,14 @@ class ExportError(RuntimeError):
 
 
 def export(
-    job_folder: Path, out: Path, *, name: str | None = None, weights: str = "average", baseline: Path | None = None
+    job_folder: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    weights: str = "average",
+    baseline: Path | None = None,
+    device: str = "cpu",
+    report: Report = say_nothing,
 ) -> Bundle:
     """Write the bundle of a job's last checkpoint.
 
@@ -69,33 +78,45 @@ def export(
         weights: `average` (the moving average, where the training kept one) or `raw`.
         baseline: Job of a training without adaptation on the same task and grid, whose model goes into the bundle as
             well, to compare with; the one that the job itself trained, if it did, unless given.
+        device: auto, cpu, cuda or mps; where the networks compute what the bundle needs to know of them.
+        report: Told of each step.
 
     Raises:
-        InputError: Unknown `weights`, no usable checkpoint, the prepared data set is gone, or the baseline is not one.
+        InputError: Unknown `weights` or device, no usable checkpoint, the prepared data set is gone, or the baseline
+            is not one.
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown: choose average or raw.")
-    trained = _Trained.load(Job(job_folder), weights)
+    place = torch.device(choose_device(device))
+    trained = _Trained.load(Job(job_folder), weights, place)
     own = trained.job.folder / BASELINE_FOLDER
     if baseline is None and checkpoint_paths(own / "checkpoints"):
         baseline = own
-    compared = None if baseline is None else _Trained.load(Job(baseline), weights)
+    compared = None if baseline is None else _Trained.load(Job(baseline), weights, place)
     if compared is not None:
         _check_comparable(compared, trained)
     name = name or f"{trained.dataset.manifest.task.name}, {trained.config.method}, {datetime.now():%d %b %Y}"
     if out.suffix.lower() != ARCHIVE_SUFFIX:
-        return _write_bundle(trained, compared, out, name)
+        return _write_bundle(trained, compared, out, name, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
-        return pack_bundle(_write_bundle(trained, compared, Path(folder) / "bundle", name).path, out)
+        bundle = _write_bundle(trained, compared, Path(folder) / "bundle", name, report)
+        return pack_bundle(bundle.path, out)
 
 
-def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name: str) -> Bundle:
+def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name: str, report: Report) -> Bundle:
     """Make or replace the folder `out`."""
+
+    def say(step: Step) -> None:
+        report(step if compared is None else replace(step, message=f"adapted model, {step.message}"))
+
+    def say_of_baseline(step: Step) -> None:
+        report(replace(step, message=f"model without adaptation, {step.message}"))
+
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        verification = trained.write_model(partial / MODEL_FILE)
+        verification = trained.write_model(partial / MODEL_FILE, say)
         trained.write_weights(partial / WEIGHTS_FILE)
         manifest = BundleManifest(
             name=name,
@@ -106,8 +127,8 @@ def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name:
             preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
             training=trained.summary(),
             verification=verification,
-            quality=trained.quality(),
-            baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE),
+            quality=trained.quality(say),
+            baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE, say_of_baseline),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
         (partial / MANIFEST_FILE).write_text(manifest_json(manifest), encoding="utf-8")
@@ -123,9 +144,10 @@ class _Trained:
     dataset: PreparedDataset
     networks: Networks
     done: int
+    device: torch.device
 
     @classmethod
-    def load(cls, job: Job, weights: str) -> _Trained:
+    def load(cls, job: Job, weights: str, device: torch.device) -> _Trained:
         """See `export` for `weights` and errors."""
         specification = TrainingSpecification.of(job)
         paths = checkpoint_paths(job.folder / "checkpoints")
@@ -139,19 +161,22 @@ class _Trained:
         networks.load_state_dict(state["networks"])
         if weights == "average" and state["average"]:
             averaged_modules(networks).load_state_dict(state["average"])
-        return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))
+        return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]), device)
 
     @property
     def config(self) -> TrainingConfig:
         """Every setting."""
         return self.specification.config
 
-    def write_model(self, path: Path) -> Verification:
+    def write_model(self, path: Path, report: Report) -> Verification:
         """Re-estimate batch norm, write E and C1 as ONNX, compare with torch."""
+        report(Step(0, 1, "writing it for ONNX Runtime"))
         domain: DomainName = "source" if self.config.method == "without_adaptation" else "target"
         slices = self.dataset.slices(domain)
         if self.config.reestimate_batch_norm:
-            reestimate_batch_norm(self.networks.encoder, _batches(slices, self.config.batch))
+            encoder = self.networks.encoder.to(self.device)
+            reestimate_batch_norm(encoder, (batch.to(self.device) for batch in _batches(slices, self.config.batch)))
+            encoder.to("cpu")
         segmentor = Segmentor(self.networks.encoder, self.networks.classifier).eval()
         shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
         model = to_onnx(fold_batch_norm(segmentor), shown[:2])
@@ -166,19 +191,21 @@ class _Trained:
         # Not by `save_file`, whose error on a full disk is not the system's.
         path.write_bytes(save({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}))
 
-    def write_baseline(self, path: Path) -> BaselineSummary:
+    def write_baseline(self, path: Path, report: Report) -> BaselineSummary:
         """Write the model as a bundle's baseline; what the manifest says of it."""
-        verification = self.write_model(path)
+        verification = self.write_model(path, report)
         return BaselineSummary(
-            iterations=self.done, losses=self._losses(), verification=verification, quality=self.quality()
+            iterations=self.done, losses=self._losses(), verification=verification, quality=self.quality(report)
         )
 
-    def quality(self) -> QualityCalibration:
+    def quality(self, report: Report) -> QualityCalibration:
         """What the model's probabilities are worth; after `write_model`, with its batch norm."""
-        segmentor = fold_batch_norm(Segmentor(self.networks.encoder, self.networks.classifier))
+        segmentor = fold_batch_norm(Segmentor(self.networks.encoder, self.networks.classifier)).to(self.device)
         translates = self.config.method in TRANSLATING_METHODS
-        generator = self.networks.generator if translates else None
-        return calibrate_quality(segmentor, self.dataset, labelled_domain(self.config), generator)
+        generator = self.networks.generator.to(self.device) if translates else None
+        return calibrate_quality(
+            segmentor, self.dataset, labelled_domain(self.config), generator, self.device, report
+        )
 
     def summary(self) -> TrainingSummary:
         """The card."""

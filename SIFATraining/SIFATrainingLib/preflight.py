@@ -18,7 +18,8 @@ from SIFASegmentationLib.errors import InputError
 from .config import TrainingConfig
 from .dataset import DomainName
 from .findings import Finding
-from .prepare import Preparation, Report
+from .prepare import Preparation
+from .steps import Report
 from .training import baseline_config
 from .volume_checks import VolumeChecks
 

@@ -7,7 +7,7 @@ monitoring, which has a set of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,7 @@ from .dataset import (
     VolumeEntry,
     domain_of,
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """A volume that is about to be read: steps behind and in all, and what is done."""
-
-    done: int
-    total: int
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
-
-
-Report = Callable[[Step], None]
-"""Told of each step; what it raises ends the preparation, and leaves nothing behind."""
+from .steps import Report, Step
 
 
 class Preparation(BaseModel):

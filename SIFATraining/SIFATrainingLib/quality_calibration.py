@@ -16,9 +16,11 @@ from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
 
 from .batches import as_slices
-from .dataset import DomainName, PreparedDataset
+from .dataset import DomainName, PreparedDataset, VolumeEntry
+from .steps import Report, Step, say_nothing
 
 _MOST_VOLUMES = 24
+_MOST_SLICES = 16  # Of each, spread over it.
 _BATCH = 8
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 _LEVELS = 8  # Of a random map of intensities, linear in between.
@@ -26,15 +28,22 @@ _LEVELS = 8  # Of a random map of intensities, linear in between.
 
 @torch.no_grad()
 def calibrate_quality(
-    segmentor: nn.Module, dataset: PreparedDataset, labelled: DomainName, generator: nn.Module | None
+    segmentor: nn.Module,
+    dataset: PreparedDataset,
+    labelled: DomainName,
+    generator: nn.Module | None,
+    device: torch.device | None = None,
+    report: Report = say_nothing,
 ) -> QualityCalibration:
     """Expected against true Dice on the labelled volumes.
 
     Args:
-        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`.
+        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
         dataset: With the labels of the domain `labelled`.
         labelled: Whose labels the training had.
-        generator: G_t, which draws them in the target's look; None where the model has not seen that.
+        generator: G_t, which draws them in the target's look, on `device`; None where the model has not seen that.
+        device: The CPU unless given.
+        report: Told of each volume.
     """
     slices, labels = dataset.slices(labelled), dataset.labels(labelled)
     volumes = dataset.entry(labelled).volumes
@@ -42,15 +51,15 @@ def calibrate_quality(
     expected: list[float] = []
     true: list[float] = []
     for number, index in enumerate(chosen):
-        stop = volumes[index].stop
-        parts = [slice(start, min(start + _BATCH, stop)) for start in range(volumes[index].start, stop, _BATCH)]
-        given = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
+        report(Step(number, len(chosen), f"calibrating the estimates, volume {number + 1} of {len(chosen)}"))
+        parts = _parts(volumes[index])
+        given = [as_slices(torch.from_numpy(np.array(slices[part]))).to(device) for part in parts]
         drawn = given if generator is None else [generator(some) for some in given]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
             gathered, counts = ExpectedDice(dataset.classes), np.zeros((3, dataset.classes))
             for part, shown in zip(parts, drawn, strict=True):
-                probabilities = segmentor(_damaged(shown, number, strength)).numpy()
+                probabilities = segmentor(_damaged(shown, number, strength)).cpu().numpy()
                 gathered.add(probabilities)
                 counts += _counts(probabilities.argmax(1), labels[part], dataset.classes)
             overlap, predicted, truth = counts[:, 1:]
@@ -58,6 +67,13 @@ def calibrate_quality(
             expected += gathered.of_structures()[present].tolist()
             true += (2 * overlap[present] / (predicted + truth)[present]).tolist()
     return fit_calibration(expected, true, len(chosen) * len(_STRENGTHS))
+
+
+def _parts(volume: VolumeEntry) -> list[NDArray[np.int64]]:
+    """Slices of a volume, spread over it, by batches."""
+    last = volume.stop - 1
+    spread = np.unique(np.linspace(volume.start, last, min(_MOST_SLICES, volume.stop - volume.start)).astype(np.int64))
+    return np.split(spread, range(_BATCH, len(spread), _BATCH))
 
 
 def _damaged(slices: Tensor, kind: int, strength: float) -> Tensor:
@@ -68,10 +84,11 @@ def _damaged(slices: Tensor, kind: int, strength: float) -> Tensor:
     """
     if strength == 0:
         return slices
+    # Of the CPU, whatever the device: the same damages everywhere.
     generator = torch.Generator().manual_seed(kind)
     shown = (slices.clamp(-1, 1) + 1) / 2
     if kind % 3:
-        levels = torch.rand(_LEVELS, generator=generator)
+        levels = torch.rand(_LEVELS, generator=generator).to(slices.device)
         # The darkest stays dark: it is the air around the body.
         levels[0] = 0.0
         position = shown * (_LEVELS - 1)
@@ -81,7 +98,7 @@ def _damaged(slices: Tensor, kind: int, strength: float) -> Tensor:
     else:
         size = 2 * round(3 * strength) + 1
         shown = functional.avg_pool2d(shown, size, stride=1, padding=size // 2, count_include_pad=False)
-        shown = shown + 0.2 * strength * torch.randn(shown.shape, generator=generator)
+        shown = shown + 0.2 * strength * torch.randn(shown.shape, generator=generator).to(slices.device)
     return 2 * shown.clamp(0, 1) - 1
 
 

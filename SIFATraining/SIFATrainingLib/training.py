@@ -17,6 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ from SIFASegmentationLib.structures import Task
 from .config import TrainingConfig, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
 from .initial import read_initial
-from .prepare import Preparation, Step, run_preparation
+from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
+from .steps import Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -151,7 +153,7 @@ def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | No
 
 
 class _EndedError(Exception):
-    """The preparation was stopped, or its time is over."""
+    """The preparation or the export was stopped, or its time is over."""
 
 
 class _Run:
@@ -166,11 +168,11 @@ class _Run:
         """The first process: everything."""
         try:
             self._prepare()
+            state = self._train()
+            if state is State.FINISHED and self.specification.export:
+                self._export()
         except _EndedError:
             return State.STOPPED
-        state = self._train()
-        if state is State.FINISHED and self.specification.export:
-            self._export()
         return state
 
     def follow(self) -> State:
@@ -203,12 +205,12 @@ class _Run:
     def _prepare(self) -> None:
         preparation = self.specification.preparation
         if preparation is not None and not self.specification.prepared.exists():
-            run_preparation(preparation, self.specification.prepared, self._report_step)
+            run_preparation(preparation, self.specification.prepared, partial(self._report_step, "preparing"))
 
-    def _report_step(self, step: Step) -> None:
+    def _report_step(self, stage: str, step: Step) -> None:
         if self.must_end():
             raise _EndedError
-        self.emit("progress", {"stage": "preparing", "done": step.done, "total": step.total, "message": step.message})
+        self.emit("progress", step.event(stage))
 
     def _train(self) -> State:
         from . import distributed  # noqa: PLC0415
@@ -272,7 +274,13 @@ class _Run:
         from .export import export  # noqa: PLC0415
 
         self.emit_state(State.EXPORTING)
-        export(self.job.folder, self.job.folder / BUNDLE_FOLDER, name=self.specification.bundle_name)
+        export(
+            self.job.folder,
+            self.job.folder / BUNDLE_FOLDER,
+            name=self.specification.bundle_name,
+            device=self.specification.device,
+            report=partial(self._report_step, "exporting"),
+        )
         self.emit("result", {"bundle": BUNDLE_FOLDER})
 
 

@@ -16,7 +16,8 @@ from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
 
 from .dataset import DOMAINS, DomainName, SetName, domain_of
 from .findings import FEW_SLICES, Finding, Level
-from .prepare import Preparation, Report, Step
+from .prepare import Preparation
+from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
 _LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.

@@ -161,6 +161,8 @@ def status_text(latest: dict[str, Any], state: str) -> str:
     progress = latest.get("progress", {})
     if state == "preparing" and "message" in progress:
         return _("preparing: {message}").format(message=progress["message"])
+    if state == "exporting" and "message" in progress:
+        return _("making the model: {message}").format(message=progress["message"])
     if state != "running" or "iteration" not in progress:
         return state
     text = _("iteration {done} of {total}, {left} left").format(

@@ -25,7 +25,8 @@ from SIFATrainingLib.estimate import measure
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.preflight import check_computer, preflight
-from SIFATrainingLib.prepare import Preparation, Step, make_preparation
+from SIFATrainingLib.prepare import Preparation, make_preparation
+from SIFATrainingLib.steps import Step
 from SIFATrainingLib.volume_checks import VolumeChecks
 from test_cli import sifa
 

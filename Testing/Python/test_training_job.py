@@ -67,6 +67,12 @@ def test_from_volumes_to_a_bundle(cohort: Path, prepared: Path, tmp_path: Path) 
     assert [step["done"] for step in steps] == list(range(8))
     assert {step["total"] for step in steps} == {8}
     assert steps[0]["message"] == "source, measuring 1 of 2: abdomen_mr_000_image.nii.gz"
+    exported = [progress for progress in data(job, "progress") if progress["stage"] == "exporting"]
+    assert [step["message"] for step in exported] == [
+        "writing it for ONNX Runtime",
+        "calibrating the estimates, volume 1 of 2",
+        "calibrating the estimates, volume 2 of 2",
+    ]
     trained = [progress for progress in data(job, "progress") if progress["stage"] == "training"]
     assert [progress["iteration"] for progress in trained] == [2, 4, 6]
     assert data(job, "result") == [{"bundle": "result/bundle"}]
@@ -132,11 +138,20 @@ def test_a_failed_export_goes_on_with_the_export_alone(
     assert read_bundle(job.folder / "result" / "bundle").manifest.training.iterations == 6
 
 
+def test_an_export_can_be_stopped(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job")
+    assert train(job, report=stopper(job, lambda _, data: data.get("stage") == "exporting")) is State.STOPPED
+    assert states(job)[-2:] == ["exporting", "stopped"]
+    assert not (job.folder / "result" / "bundle").exists()
+    assert train(job) is State.FINISHED
+    assert read_bundle(job.folder / "result" / "bundle").manifest.quality is not None
+
+
 def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepared: Path, tmp_path: Path) -> None:
     job = job_of(cohort, tmp_path / "job", baseline_iterations=4)
     assert train(job) is State.FINISHED
     stages = [progress["stage"] for progress in data(job, "progress")]
-    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3
+    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3 + ["exporting"] * 6
     previews = data(job, "preview")
     assert previews[0] == {"stage": "baseline", "iteration": 4, "file": "baseline/previews/iteration_00000004.png"}
     assert all((job.folder / preview["file"]).exists() for preview in previews)
@@ -342,7 +357,7 @@ def test_several_processes_wait_for_the_one_that_prepares(cohort: Path, tmp_path
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert states(job) == ["queued", "preparing", "running", "exporting", "finished"]
-    assert [p["iteration"] for p in data(job, "progress") if p["stage"] != "preparing"] == [1, 1, 2]
+    assert [p["iteration"] for p in data(job, "progress") if p["stage"] in ("baseline", "training")] == [1, 1, 2]
     assert read_bundle(job.folder / "result" / "bundle").manifest.baseline is not None
 
 
