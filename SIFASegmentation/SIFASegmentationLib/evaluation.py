@@ -18,7 +18,7 @@ from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps_in_pieces
 from .scores import Row, ScoreTable
 from .structures import Task
 from .volumes import Volume, read_volume, volume_name
-from .work import Work, result_of
+from .work import Work, at_once
 
 _ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
 
@@ -62,25 +62,6 @@ def evaluate(
     return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
 
 
-def score_pair(
-    subject: str,
-    prediction: Volume,
-    reference: Volume,
-    names: dict[int, str],
-    *,
-    legacy: bool = False,
-    tolerance: float = DEFAULT_TOLERANCE_MM,
-    notes: Sequence[str] = (),
-) -> list[Row]:
-    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
-
-    `notes` are what the caller knows of the labelmaps, and go into every row.
-    """
-    return result_of(
-        score_pair_in_pieces(subject, prediction, reference, names, legacy=legacy, tolerance=tolerance, notes=notes)
-    )
-
-
 def score_pair_in_pieces(
     subject: str,
     prediction: Volume,
@@ -91,7 +72,12 @@ def score_pair_in_pieces(
     tolerance: float = DEFAULT_TOLERANCE_MM,
     notes: Sequence[str] = (),
 ) -> Work[list[Row]]:
-    """`score_pair`, a portion of a structure a piece."""
+    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
+
+    A portion of a structure a piece.
+
+    `notes` are what the caller knows of the labelmaps, and go into every row.
+    """
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:
@@ -114,6 +100,10 @@ def score_pair_in_pieces(
         emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
         rows.append(Row(subject, name, scores, "; ".join(emptiness + notes)))
     return rows
+
+
+score_pair = at_once(score_pair_in_pieces)
+"""The same, all at once."""
 
 
 def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -19,7 +19,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     since writers of images go by them.
 
     >>> with write_atomically(Path("scores.json")) as partial:
-    ...     partial.write_text("{}")
+    ...     _ = partial.write_text("{}")
     """
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     _remove(partial)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from .work import Work, result_of
+from .work import Work, at_once
 
 Mask = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
@@ -54,30 +54,6 @@ class Scores:
     volume_difference: float
 
 
-def score_labelmaps(
-    prediction: NDArray[np.uint8],
-    reference: NDArray[np.uint8],
-    spacing: tuple[float, float, float],
-    values: Iterable[int],
-    *,
-    tolerance: float = DEFAULT_TOLERANCE_MM,
-    legacy: bool = False,
-) -> dict[int, Scores]:
-    """Scores of each structure of two labelmaps.
-
-    Args:
-        prediction: (k, j, i).
-        reference: (k, j, i), on the same grid.
-        spacing: Of the voxels along k, j, i, in mm.
-        values: Of the structures.
-        tolerance: Of surface Dice, in mm.
-        legacy: The paper's convention: distances in voxels, ASD the mean of the two directed means.
-    """
-    return result_of(
-        score_labelmaps_in_pieces(prediction, reference, spacing, values, tolerance=tolerance, legacy=legacy)
-    )
-
-
 def score_labelmaps_in_pieces(
     prediction: NDArray[np.uint8],
     reference: NDArray[np.uint8],
@@ -87,7 +63,16 @@ def score_labelmaps_in_pieces(
     tolerance: float = DEFAULT_TOLERANCE_MM,
     legacy: bool = False,
 ) -> Work[dict[int, Scores]]:
-    """`score_labelmaps`, a portion of a structure a piece."""
+    """Scores of each structure of two labelmaps, a portion of a structure a piece.
+
+    Args:
+        prediction: (k, j, i).
+        reference: (k, j, i), on the same grid.
+        spacing: Of the voxels along k, j, i, in mm.
+        values: Of the structures.
+        tolerance: Of surface Dice, in mm.
+        legacy: The paper's convention: distances in voxels, ASD the mean of the two directed means.
+    """
     if prediction.shape != reference.shape:
         raise ValueError(f"labelmaps of shapes {prediction.shape} and {reference.shape}")
     values = list(values)
@@ -97,27 +82,25 @@ def score_labelmaps_in_pieces(
     for value in values:
         where = _union(predicted[value - 1], referred[value - 1])
         yield
-        scores[value] = yield from _score_masks(
+        scores[value] = yield from score_masks_in_pieces(
             prediction[where] == value, reference[where] == value, spacing, tolerance=tolerance, legacy=legacy
         )
     return scores
 
 
-def score_masks(
+score_labelmaps = at_once(score_labelmaps_in_pieces)
+"""The same, all at once."""
+
+
+def score_masks_in_pieces(
     prediction: Mask,
     reference: Mask,
     spacing: tuple[float, float, float],
     *,
     tolerance: float = DEFAULT_TOLERANCE_MM,
     legacy: bool = False,
-) -> Scores:
-    """Scores of two masks (k, j, i); arguments as of `score_labelmaps`. What lies beyond the arrays is outside."""
-    return result_of(_score_masks(prediction, reference, spacing, tolerance=tolerance, legacy=legacy))
-
-
-def _score_masks(
-    prediction: Mask, reference: Mask, spacing: tuple[float, float, float], *, tolerance: float, legacy: bool
 ) -> Work[Scores]:
+    """Scores of two masks (k, j, i); arguments as of `score_labelmaps`. What lies beyond the arrays is outside."""
     sizes = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     ml = float(np.prod(spacing)) / 1000
     volumes = sizes[0] * ml, sizes[1] * ml
@@ -127,7 +110,7 @@ def _score_masks(
         return Scores(dice, nan, nan, nan, *volumes, difference)
     dice = 2 * int(np.count_nonzero(prediction & reference)) / sum(sizes)
     yield
-    one, other = yield from _surface_distances(prediction, reference, (1.0, 1.0, 1.0) if legacy else spacing)
+    one, other = yield from surface_distances_in_pieces(prediction, reference, (1.0, 1.0, 1.0) if legacy else spacing)
     pooled = np.concatenate([one, other])
     return Scores(
         dice=dice,
@@ -140,9 +123,13 @@ def _score_masks(
     )
 
 
-def surface_distances(
+score_masks = at_once(score_masks_in_pieces)
+"""The same, all at once."""
+
+
+def surface_distances_in_pieces(
     first: Mask, second: Mask, spacing: tuple[float, float, float]
-) -> tuple[Float64Array, Float64Array]:
+) -> Work[tuple[Float64Array, Float64Array]]:
     """Distance of each surface voxel of `first` to the surface of `second`, and the other way round.
 
     Args:
@@ -150,12 +137,6 @@ def surface_distances(
         second: The same, on the same grid.
         spacing: Along k, j, i; the unit of the distances.
     """
-    return result_of(_surface_distances(first, second, spacing))
-
-
-def _surface_distances(
-    first: Mask, second: Mask, spacing: tuple[float, float, float]
-) -> Work[tuple[Float64Array, Float64Array]]:
     surfaces = surface(first), surface(second)
     yield
     shared = surfaces[0] & surfaces[1]
@@ -172,6 +153,10 @@ def _surface_distances(
             yield
         distances.append(all_of_them)
     return distances[0], distances[1]
+
+
+surface_distances = at_once(surface_distances_in_pieces)
+"""The same, all at once."""
 
 
 def surface(mask: Mask) -> Mask:
