@@ -7,11 +7,13 @@ ROW/seed_0/job/              its training
 ROW/seed_0/bundle/           its model
 ROW/seed_0/labelmaps/        of the test volumes
 ROW/seed_0/scores.json
+ROW/seed_0/settings.json     what it was trained with
 comparison.md  comparison.csv  comparison.html
 ```
 
 Whatever of these is there is not made again: a comparison that was cut off goes on where it was, one that has ended can
-be given further rows and seeds, and several processes can share the rows of one.
+be given further rows and seeds, and several processes can share the rows of one. Of a row that has its scores, scores
+and settings are enough: the rest can be deleted, and is missed by the pictures alone.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ Report = Callable[[str, str, dict[str, Any]], None]
 `scored`, with the mean `dice` and `asd`."""
 
 _WITHOUT_LABELS, _WITH_LABELS = "prepared", "prepared_with_labels"
+_SCORES, _SETTINGS = "scores.json", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,15 @@ def compare(
             config = configs[variant.name, seed]
             # A data set of its own for the rows that train on target labels: the others' has none.
             needs_labels = labelled_domain(config) == "target"
-            prepared = _prepare(out, preparation.model_copy(update={"target_labels": needs_labels}), report)
+            own = preparation.model_copy(update={"target_labels": needs_labels})
+            _check_record(out, own)
             folder = out / variant.name / f"seed_{seed}"
             title = f"{variant.title}, seed {seed}"
-            _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
-            table = _score(folder, cases, task, preparation.target_coding, device)
+            table = _scored(folder, config, cases)
+            if table is None:
+                prepared = _prepare(out, own, report)
+                _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
+                table = _score(folder, config, cases, task, preparation.target_coding, device)
             report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
             results.append(Result(variant, seed, folder, table))
     return Comparison(task, tuple(results), cases)
@@ -162,11 +169,10 @@ def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
     return tuple(case for case in labelled if case.patient in wanted)
 
 
-def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
-    """The data set in `out`; one that is there must have been prepared in the same way."""
+def _check_record(out: Path, preparation: Preparation) -> None:
+    """Note how the data set in `out` is prepared; where that was noted before, it must have been in the same way."""
     wanted = preparation.below(Path.cwd())
-    folder = out / (_WITH_LABELS if wanted.target_labels else _WITHOUT_LABELS)
-    record = folder.with_suffix(".json")
+    record = _data_set(out, preparation).with_suffix(".json")
     if record.exists():
         if Preparation.model_validate_json(record.read_text(encoding="utf-8")) != wanted:
             raise InputError(f"{out} holds a comparison on other volumes or grids: choose another folder with --out.")
@@ -174,7 +180,17 @@ def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         with write_atomically(record) as temporary:
             temporary.write_text(wanted.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _data_set(out: Path, preparation: Preparation) -> Path:
+    return out / (_WITH_LABELS if preparation.target_labels else _WITHOUT_LABELS)
+
+
+def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
+    """The data set in `out`, made unless it is there."""
+    folder = _data_set(out, preparation)
     if not folder.exists():
+        wanted = preparation.below(Path.cwd())
         run_preparation(wanted, folder, lambda step: report("", "progress", step.event("preparing")))
     return folder
 
@@ -201,11 +217,23 @@ def _train(
     )
 
 
-def _score(folder: Path, cases: Sequence[Case], task: Task, coding: str | None, device: str) -> ScoreTable:
-    """Segment and score, or read the scores that are there."""
-    scores = folder / "scores.json"
-    if scores.exists():
-        return ScoreTable.read(scores)
+def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
+    """The scores that are there, if they are."""
+    if not (folder / _SCORES).exists():
+        return None
+    settings = TrainingConfig.model_validate_json((folder / _SETTINGS).read_text(encoding="utf-8"))
+    table = ScoreTable.read(folder / _SCORES)
+    if settings != config:
+        raise InputError(f"{folder} was trained with other settings: choose another folder with --out.")
+    if {row.subject for row in table.rows} != {case.patient for case in cases}:
+        raise InputError(f"{folder} holds scores of other volumes: choose another folder with --out.")
+    return table
+
+
+def _score(
+    folder: Path, config: TrainingConfig, cases: Sequence[Case], task: Task, coding: str | None, device: str
+) -> ScoreTable:
+    """Segment and score."""
     images = [case.image for case in cases]
     written = segment_files(folder / "bundle", images, folder / "labelmaps", device=inference_device(device))
     names = {structure.value: structure.name for structure in task.structures}
@@ -214,7 +242,9 @@ def _score(folder: Path, cases: Sequence[Case], task: Task, coding: str | None, 
         predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
         rows += score_pair(case.patient, predicted, _reference(case, task, coding), names)
     table = ScoreTable(tuple(rows))
-    table.write(scores)
+    with write_atomically(folder / _SETTINGS) as temporary:
+        temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    table.write(folder / _SCORES)
     return table
 
 

@@ -180,7 +180,10 @@ def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
         labelmaps = []
         for variant in comparison.variants:
             path = comparison.of(variant.name)[0].labelmap(case)
-            labelmaps.append((variant.title, read_labelmap(path, comparison.task, allow_empty=True)))
+            if path.exists():
+                labelmaps.append((variant.title, read_labelmap(path, comparison.task, allow_empty=True)))
+        if not labelmaps:
+            continue
         reference = read_labelmap(case.label, comparison.task, coding)
         figure = draw_overlays(read_volume(case.image), labelmaps, reference, comparison.task)
         pictures.append(picture(figure, html.escape(case.patient)))

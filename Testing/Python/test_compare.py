@@ -231,3 +231,25 @@ def test_labels_of_the_target_reach_no_training_without_them(
             assert tensor.equal(other["networks"][key]), key
         for key, tensor in weights[0]["average"].items():
             assert np.array_equal(tensor, other["average"][key]), key
+
+
+def test_scores_and_settings_of_a_row_are_enough(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, before = finished
+    kept = tmp_path / "kept"
+    for file in [*out.glob("*/seed_0/scores.json"), *out.glob("*/seed_0/settings.json")]:
+        (kept / file.relative_to(out)).parent.mkdir(parents=True, exist_ok=True)
+        (kept / file.relative_to(out)).write_bytes(file.read_bytes())
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    after = run(kept, volumes)
+    assert [result.table for result in after.results] == [result.table for result in before.results]
+    assert not (kept / "prepared").exists()
+    write_comparison(kept, after)
+    assert (kept / "comparison.md").read_text(encoding="utf-8") == markdown(before)
+    with pytest.raises(InputError, match="with other settings"):
+        run(kept, volumes, ("sifa",), common={"learning_rate": 0.1})
+    # Of another volume; the record of the first is gone.
+    (kept / "prepared.json").unlink()
+    with pytest.raises(InputError, match="scores of other volumes"):
+        run(kept, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
