@@ -21,7 +21,8 @@ from pathlib import Path
 
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
-from .volumes import VOLUME_SUFFIXES, dicom_series, volume_name
+from .image_files import dicom_series
+from .volumes import VOLUME_SUFFIXES, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
 _SEGMENTATION_SUFFIX = ".seg.nrrd"

@@ -13,11 +13,12 @@ from scipy import ndimage
 from .boxes import Box, common_box, labelled_box
 from .cohorts import volumes_in
 from .errors import InputError
+from .image_files import read_volume
 from .labelmaps import grid_difference, read_labelmap, resample_labelmap
 from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps_in_pieces
 from .scores import Row, ScoreTable
 from .structures import Task
-from .volumes import Volume, read_volume, volume_name
+from .volumes import Volume, volume_name
 from .work import Work, at_once
 
 _ENDINGS = ("_segmentation", "_label", "_labels", "_seg")

@@ -13,18 +13,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .image_files import check_grid, from_image, image_geometry, read_image, to_image, write_image
 from .structures import LabelCoding, Task
-from .volumes import (
-    Geometry,
-    Volume,
-    check_grid,
-    from_image,
-    image_geometry,
-    read_image,
-    to_image,
-    volume_name,
-    write_image,
-)
+from .volumes import Geometry, Volume, volume_name
 
 _POSITION_TOLERANCE = 1e-3  # Of a voxel.
 _DIRECTION_TOLERANCE = 1e-4

@@ -12,7 +12,6 @@ slow where surfaces are far apart, so it goes by portions: what ends in `_in_pie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import nan
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from .scores import Scores
 from .work import Work, at_once
 
 Mask = NDArray[np.bool_]
@@ -28,30 +28,6 @@ Box = tuple[slice, ...]
 
 DEFAULT_TOLERANCE_MM = 2.0
 _PORTION = 500  # Points in a portion of the search: some 50 ms where they are far apart, 1 ms where they are near.
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one structure; not-a-number where a score is not defined.
-
-    Attributes:
-        dice: 2 |P and R| / (|P| + |R|), 0 to 1. One mask empty: 0; both: not a number.
-        asd: Average symmetric surface distance: mean of the pooled distances, mm (voxels in the legacy mode).
-        hd95: 95th percentile of the pooled distances, mm (voxels in the legacy mode).
-        surface_dice: Share of both surfaces within the tolerance of the other (Nikolov et al., JMIR 2021), 0 to 1,
-            each voxel of a surface counting the same.
-        prediction_ml: Volume of the prediction.
-        reference_ml: Volume of the reference.
-        volume_difference: (P - R) / R; not a number for an empty reference.
-    """
-
-    dice: float
-    asd: float
-    hd95: float
-    surface_dice: float
-    prediction_ml: float
-    reference_ml: float
-    volume_difference: float
 
 
 def score_labelmaps_in_pieces(

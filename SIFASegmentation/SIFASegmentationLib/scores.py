@@ -15,8 +15,32 @@ import numpy as np
 
 from .errors import InputError
 from .files import write_atomically
-from .metrics import Scores
 from .quality import Estimate
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one structure; not-a-number where a score is not defined.
+
+    Attributes:
+        dice: 2 |P and R| / (|P| + |R|), 0 to 1. One mask empty: 0; both: not a number.
+        asd: Average symmetric surface distance: mean of the pooled distances, mm (voxels in the legacy mode).
+        hd95: 95th percentile of the pooled distances, mm (voxels in the legacy mode).
+        surface_dice: Share of both surfaces within the tolerance of the other (Nikolov et al., JMIR 2021), 0 to 1,
+            each voxel of a surface counting the same.
+        prediction_ml: Volume of the prediction.
+        reference_ml: Volume of the reference.
+        volume_difference: (P - R) / R; not a number for an empty reference.
+    """
+
+    dice: float
+    asd: float
+    hd95: float
+    surface_dice: float
+    prediction_ml: float
+    reference_ml: float
+    volume_difference: float
+
 
 MEAN_OF_STRUCTURES = "mean"
 NAMES = tuple(field.name for field in fields(Scores))

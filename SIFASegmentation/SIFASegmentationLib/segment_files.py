@@ -14,11 +14,12 @@ from .cohorts import IMAGE_SUFFIX, find_cases
 from .errors import InputError
 from .field_of_view import BoxMM
 from .files import write_atomically
+from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
 from .quality import Estimate, doubts_about_adaptation
 from .segmentation import Segmentation, Segmentor
 from .structures import Task
-from .volumes import Volume, read_volume, volume_name, write_volume
+from .volumes import Volume, volume_name
 
 ESTIMATES_FILE = "estimated_dice.csv"
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")

@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .bundle import Domain, read_bundle
 from .errors import InputError, first_fault
 from .field_of_view import BoxMM
+from .image_files import read_volume, write_volume
 from .jobs import Job, State
 from .plausibility import unlike_training
 from .quality import Estimate, doubts_about_adaptation
 from .segmentation import CancelledError, Segmentation, Segmentor
-from .volumes import read_volume, write_volume
 
 KIND = "segment"
 

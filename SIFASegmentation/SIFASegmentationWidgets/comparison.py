@@ -9,7 +9,6 @@ import slicer
 
 from SIFASegmentationLib.boxes import common_box
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.metrics import score_labelmaps_in_pieces
 from SIFASegmentationLib.scores import Row, ScoreTable
 from SIFASegmentationLib.work import Work
 
@@ -29,6 +28,8 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
     Raises:
         InputError: No two parts match, or neither node knows a grid to compare on.
     """
+    from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
+
     grid = _grid_of(first) or _grid_of(second)
     if grid is None:
         raise InputError(

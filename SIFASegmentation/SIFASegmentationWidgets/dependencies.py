@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import unittest
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
+
+SLICERS_OWN = ("scipy", "SimpleITK")
+"""Packages that come with Slicer, and are never replaced; builds that leave them out get them from pip."""
 
 
 def missing_packages(names: Sequence[str]) -> list[str]:
@@ -29,35 +33,52 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     Raises:
         InputError: Declined, offline, or failed; says how to install by hand.
     """
-    if not missing_packages(names):
+    needed = (*names, *SLICERS_OWN)
+    if not missing_packages(needed):
         return
+    packages = packages_to_install(requirements)
     try:
-        _install(requirements, requester)
+        _install(packages, requester)
     except Exception as error:  # pip fails in many ways, all of which mean this
-        raise InputError(_by_hand(requirements, names, str(error))) from error
+        raise InputError(_by_hand(packages, names, str(error))) from error
     importlib.invalidate_caches()
-    if still := missing_packages(names):
-        raise InputError(_by_hand(requirements, still, _("they are still missing")))
+    if still := missing_packages(needed):
+        raise InputError(_by_hand(packages, still, _("they are still missing")))
 
 
-def _install(requirements: Path, requester: str) -> None:
+def skip_without(names: Sequence[str]) -> None:
+    """For self tests: Slicer installs nothing while it is tested, so without these packages there is nothing to test.
+
+    Raises:
+        unittest.SkipTest: Slicer was started for tests, and one is missing.
+    """
+    missing = missing_packages((*names, *SLICERS_OWN))
+    if missing and slicer.app.testingEnabled():
+        raise unittest.SkipTest(f"not in this Slicer: {', '.join(missing)}")
+
+
+def packages_to_install(requirements: Path) -> list[str]:
+    """What to give to pip: what the file says, and of Slicer's own packages those that this Slicer lacks."""
+    return [*requirements.read_text(encoding="utf-8").split(), *missing_packages(SLICERS_OWN)]
+
+
+def _install(packages: list[str], requester: str) -> None:
     # Slicer 5.12 has a dialog with progress of its own; before, pip_install shows a busy cursor.
     if importlib.util.find_spec("slicer.packaging") is not None:
         packaging = importlib.import_module("slicer.packaging")
-        packaging.pip_ensure(packaging.load_requirements(requirements), requester=requester)
+        packaging.pip_ensure(packages, requester=requester)
         return
     question = _("{requester} needs Python packages: {packages}. Install them into Slicer now?").format(
-        requester=requester, packages=", ".join(requirements.read_text(encoding="utf-8").split())
+        requester=requester, packages=", ".join(packages)
     )
     if not slicer.util.confirmOkCancelDisplay(question, requester):
         raise RuntimeError(_("declined"))
-    slicer.util.pip_install(["-r", str(requirements)])
+    slicer.util.pip_install(packages)
 
 
-def _by_hand(requirements: Path, names: Sequence[str], reason: str) -> str:
+def _by_hand(packages: Sequence[str], names: Sequence[str], reason: str) -> str:
     first = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
-    packages = " ".join(requirements.read_text(encoding="utf-8").split())
     return _(
         "{names} can't be installed ({reason}): connect to the internet and try again, or on an offline machine run "
         "PythonSlicer -m pip install {packages} with wheels brought along."
-    ).format(names=", ".join(names), reason=first, packages=packages)
+    ).format(names=", ".join(names), reason=first, packages=" ".join(packages))

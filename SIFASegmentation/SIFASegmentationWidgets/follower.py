@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import qt
 import slicer
@@ -55,6 +56,8 @@ class JobFollower:
         """Follow no longer, for good; the job goes on."""
         self._ended = True
         self._timer.stop()
+        # The timer holds this object, which Python's garbage collector can't see; it must not hold others.
+        self._on_events, self._on_end, self._process = _ignore, _ignore, None
 
     @property
     def state(self) -> State:
@@ -113,8 +116,13 @@ class JobFollower:
         return self._silent > 1
 
     def _end(self, state: State) -> None:
+        on_end = self._on_end
         self.stop()
-        self._on_end(state)
+        on_end(state)
+
+
+def _ignore(_news: Any) -> None:
+    """Nobody listens any more."""
 
 
 def last_words(job: Job) -> str:

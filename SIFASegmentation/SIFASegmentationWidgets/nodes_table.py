@@ -95,6 +95,7 @@ class NodesTable:
             selector.toolTip = tip
             selector.setMRMLScene(slicer.mrmlScene)
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._changed)
+            let_go_of_removed(selector)
             self._table.setCellWidget(row, column, selector)
 
     def _selector(self, row: int, column: int) -> Any:
@@ -103,6 +104,17 @@ class NodesTable:
     def _changed(self, _node: Any = None) -> None:
         if not self._filling:
             self._on_change()
+
+
+def let_go_of_removed(selector: Any) -> None:
+    """Have a `qMRMLNodeComboBox` choose none when its node is removed, where Qt would choose the neighbour."""
+
+    def let_go(node: Any) -> None:
+        chosen = selector.currentNode()
+        if chosen is not None and chosen.GetID() == node.GetID():
+            selector.setCurrentNode(None)
+
+    selector.connect("nodeAboutToBeRemoved(vtkMRMLNode*)", let_go)
 
 
 def fit_height(table: Any) -> None:

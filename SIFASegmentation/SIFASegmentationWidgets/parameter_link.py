@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import slicer
 import vtk
 
 _MODIFIED = vtk.vtkCommand.ModifiedEvent
@@ -22,6 +23,25 @@ class ParameterLink:
         """
         self._widget, self._ui, self._on_change = widget, ui, on_change
         self._connected: tuple[Any, Any] | None = None
+
+    def let_go_while_importing(self, take_up: Callable[[Any], None], renew: Callable[[], None]) -> None:
+        """Untie before a scene is imported into this one, and tie again after that.
+
+        Slicer's node selectors lose their nodes at the end of an import, and would write that into the parameters.
+
+        Args:
+            take_up: Of the window: takes up parameters, or None.
+            renew: The same: takes up the scene's parameters and shows them.
+        """
+
+        def end(_caller: Any, _event: Any) -> None:
+            if self._widget.parent.isEntered:
+                renew()
+
+        scene = slicer.mrmlScene
+        self._widget.addObserver(scene, scene.StartImportEvent, lambda _caller, _event: take_up(None))
+        # After the selectors, which fill themselves anew at this event, at the priority 0.
+        self._widget.addObserver(scene, scene.EndImportEvent, end, priority=-1.0)
 
     def connect(self, parameters: Any | None) -> None:
         """Tie to these parameters in place of those before; None unties."""

@@ -26,11 +26,11 @@ def python_executable() -> str:
     """The interpreter to run jobs with: Slicer's own, or the one at work outside of Slicer.
 
     Raises:
-        FileNotFoundError: There is none.
+        InputError: There is none.
     """
     found = shutil.which("PythonSlicer") or sys.executable
     if not found:
-        raise FileNotFoundError("PythonSlicer is not on the PATH: start Slicer by its launcher.")
+        raise InputError("PythonSlicer is not on the PATH: start Slicer by its launcher.")
     return found
 
 

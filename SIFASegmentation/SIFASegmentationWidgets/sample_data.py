@@ -12,8 +12,10 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
 
+from .dependencies import ensure_packages
 from .nodes import RAS_TO_LPS, segmentation_from_labels
 
+REQUIREMENTS = Path(__file__).parents[1] / "Resources" / "requirements.txt"
 SAMPLES = {
     "SIFAAbdomenCT": ("abdomen", "ct"),
     "SIFAAbdomenMR": ("abdomen", "mr"),
@@ -79,9 +81,17 @@ def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
 
 
 def _download(source: Any) -> list[Any]:
-    """What Sample Data calls: the nodes of the source that a user has clicked."""
+    """What Sample Data calls: the nodes of the source that a user has clicked; none, and a message, where it can't.
+
+    Sample Data takes whatever is raised here for a fault, and tells the Python console alone.
+    """
     name = source.sampleName
-    return load_cohort(name) if name in COHORTS else load_patient(name)
+    try:
+        ensure_packages(("pydantic",), REQUIREMENTS, "SIFA Segmentation")
+        return load_cohort(name) if name in COHORTS else load_patient(name)
+    except InputError as error:
+        slicer.util.errorDisplay(str(error))
+        return []
 
 
 def _draw(task: str, modality: str, seed: int, name: str, *, labelled: bool) -> list[Any]:

@@ -93,6 +93,14 @@ def make_line_plot(x: str, columns: Mapping[str, Sequence[float] | np.ndarray], 
     return chart
 
 
+def hide_plot(chart: Any) -> None:
+    """Keep a chart with its series and their tables out of saved scenes and out of what lists nodes."""
+    series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
+    for node in (chart, *series, *(one.GetTableNode() for one in series)):
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+
+
 def show_plot(chart: Any) -> None:
     """Show a chart in the layout, bringing up a plot view if there is none."""
     layout = slicer.app.layoutManager()

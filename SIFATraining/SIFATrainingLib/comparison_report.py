@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
-from SIFASegmentationLib.volumes import read_volume
 
 from .compare import Comparison, Result
 from .config import TRANSLATING_METHODS

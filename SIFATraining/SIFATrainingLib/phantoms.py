@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.volumes import Geometry, Volume, write_volume
+from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .phantom_anatomy import Rng, Tissue, abdomen, cardiac
 from .phantom_shapes import Layer, ellipsoid, half_space, paint, rotation

@@ -21,6 +21,7 @@ from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap
 from SIFASegmentationLib.preprocessing import (
@@ -32,7 +33,7 @@ from SIFASegmentationLib.preprocessing import (
     sample_z_scores,
 )
 from SIFASegmentationLib.structures import Task, load_task
-from SIFASegmentationLib.volumes import Volume, read_volume
+from SIFASegmentationLib.volumes import Volume
 
 from .dataset import (
     DOMAINS,

@@ -11,10 +11,10 @@ import torch
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.cohorts import find_cases
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.structures import Task
-from SIFASegmentationLib.volumes import read_volume
 
 from .figures import draw_losses, draw_overlays
 from .html_report import picture, picture_of_file, table, write_page

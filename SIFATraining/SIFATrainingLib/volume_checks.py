@@ -9,10 +9,11 @@ import numpy as np
 
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
+from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, DomainName, SetName, domain_of
 from .findings import FEW_SLICES, Finding, Level

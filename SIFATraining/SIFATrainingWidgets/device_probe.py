@@ -62,12 +62,11 @@ class DeviceProbe:
         """Look whether it has ended."""
         if self._process is None or self._process.poll() is None:
             return
-        self._timer.stop()
-        self._process = None
         self._output.seek(0)
         text = self._output.read().decode("utf-8", errors="replace").strip()
-        self._close()
-        self._on_findings(_parse(text))
+        on_findings = self._on_findings
+        self.abandon()
+        on_findings(_parse(text))
 
     def abandon(self) -> None:
         """Want nothing of it any more."""
@@ -76,10 +75,13 @@ class DeviceProbe:
             kill_process(self._process.pid)
             self._process.wait()
         self._process = None
-        self._close()
-
-    def _close(self) -> None:
+        # The timer holds this object, which Python's garbage collector can't see; it must not hold the window.
+        self._on_findings = _ignore
         self._files.close()
+
+
+def _ignore(_findings: list[Finding]) -> None:
+    """Nobody wants them any more."""
 
 
 def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import Event, Job
-from SIFASegmentationWidgets.score_tables import make_line_plot, named_node
+from SIFASegmentationWidgets.score_tables import hide_plot, make_line_plot
 
 _VIEW = "SIFA losses view"
+_PLOT_HEIGHT = 260  # Pixels.
 _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
 _TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
@@ -68,12 +70,17 @@ class TrainingMonitor:
     """Shows one job; give it the events as they come."""
 
     def __init__(self, ui: Any) -> None:
-        """`ui` has `progressTabs` with `lossPlot`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
+        """`ui` has `progressTabs`, `lossLayout`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
         self._ui = ui
         self._job: Job | None = None
         self._curves = LossCurves(_SHOWN)
         self._previews: list[Path] = []
         self.latest: dict[str, Any] = {}
+        # Made here: Slicer has no designer plugin for it, so a .ui file would give a plain widget.
+        self._plot = slicer.qMRMLPlotView()
+        self._plot.setMinimumSize(0, _PLOT_HEIGHT)
+        self._plot.setMRMLScene(slicer.mrmlScene)
+        ui.lossLayout.addWidget(self._plot)
         ui.previewCaption.setText(_(_CAPTION))
         ui.previewCaption.visible = False
         ui.previewSlider.connect("valueChanged(int)", self._show_preview)
@@ -102,14 +109,19 @@ class TrainingMonitor:
         self._show_log()
 
     def _draw_losses(self) -> None:
-        chart = make_line_plot("iteration", self._curves.columns(), _("SIFA losses"), _("Losses"))
-        # A view node of our own: the layout's plot views are the user's.
-        view_node = named_node("vtkMRMLPlotViewNode", _VIEW)
-        view_node.SetLayoutName(_VIEW)
-        view_node.SetSaveWithScene(False)
-        self._ui.lossPlot.setMRMLPlotViewNode(view_node)
+        columns = self._curves.columns()
+        if len(columns["iteration"]) == 0:
+            # Nodes of an empty plot would be changes to a scene in which nothing was trained.
+            view_node = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
+            if view_node is not None:
+                view_node.SetPlotChartNodeID(None)
+            return
+        chart = make_line_plot("iteration", columns, _("SIFA losses"), _("Losses"))
+        hide_plot(chart)
+        view_node = _loss_view_node()
+        self._plot.setMRMLPlotViewNode(view_node)
         view_node.SetPlotChartNodeID(chart.GetID())
-        self._ui.lossPlot.fitToContent()
+        self._plot.fitToContent()
 
     def _add_previews(self, paths: list[Path]) -> None:
         at_end = self._ui.previewSlider.value >= len(self._previews) - 1
@@ -140,6 +152,22 @@ class TrainingMonitor:
             text = file.read().decode("utf-8", errors="replace")
         if text != self._ui.logEdit.plainText:
             self._ui.logEdit.setPlainText(text)
+
+
+def _loss_view_node() -> Any:
+    """A view node of our own, made unless it is there: the layout's plot views are the user's."""
+    found = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
+    if found is not None:
+        return found
+    node = slicer.vtkMRMLPlotViewNode()
+    node.SetName(_VIEW)
+    node.SetLayoutName(_VIEW)
+    node.SetSaveWithScene(False)
+    # Charts that the user shows are for the layout's views.
+    node.SetDoPropagatePlotChartSelection(False)
+    # With a parent, whatever it is, the layout makes no view for it. Before the node is added, when the layout looks.
+    node.SetAndObserveParentLayoutNodeID(slicer.app.applicationLogic().GetSelectionNode().GetID())
+    return slicer.mrmlScene.AddNode(node)
 
 
 def duration_text(seconds: float) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from stretching import stretched
 
-from SIFASegmentationLib.volumes import write_volume
+from SIFASegmentationLib.image_files import write_volume
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.dataset import PreparedDataset

@@ -29,8 +29,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from stretching import stretched
 
-from SIFASegmentationLib.metrics import Mask, Scores, score_labelmaps, surface_distances
-from SIFASegmentationLib.volumes import Volume, read_volume
+from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.metrics import Mask, score_labelmaps, surface_distances
+from SIFASegmentationLib.scores import Scores
+from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib.phantoms import make_patient
 
 Spacing = tuple[float, float, float]

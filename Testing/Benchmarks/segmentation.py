@@ -35,10 +35,11 @@ from SIFASegmentationLib.bundle import (
 )
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.files import sha256
+from SIFASegmentationLib.image_files import write_volume
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Volume, write_volume
+from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor

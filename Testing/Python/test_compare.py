@@ -13,10 +13,10 @@ import pytest
 from quick import QUICK
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.metrics import Scores
-from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.image_files import read_volume, write_volume
+from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Volume, read_volume, write_volume
+from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib import compare as module
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.compare import Comparison, Result, compare

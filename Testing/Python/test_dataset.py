@@ -11,9 +11,10 @@ import torch
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, volume_name
+from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
 from SIFATrainingLib.dataset import FULL_SCALE, PreparedDataset

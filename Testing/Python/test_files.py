@@ -13,6 +13,7 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.field_of_view import BoxMM
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
     read_labelmap,
@@ -20,7 +21,7 @@ from SIFASegmentationLib.labelmaps import (
     write_slicer_segmentation,
 )
 from SIFASegmentationLib.structures import load_task, preset_names
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, volume_name, write_volume
+from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 
 ABDOMEN = load_task("abdomen")
 C, S = np.cos(0.3), np.sin(0.3)

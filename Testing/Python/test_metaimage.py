@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 from SIFASegmentationLib import metaimage
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.metaimage import write_in_portions
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume
+from SIFASegmentationLib.volumes import Geometry, Volume
 
 TURNED = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64", "bool", ">i2")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationLib.volumes import Volume, read_volume, write_volume
+from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib.batches import as_slices
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.monitoring import Monitor

@@ -9,8 +9,9 @@ import pytest
 from scipy import ndimage
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Volume, read_volume
+from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib.phantoms import make_patient, write_cohort
 
 VOLUMES_ML = {

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import unmatched_segments, write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib import devices, estimate
 from SIFATrainingLib import preflight as module
 from SIFATrainingLib.estimate import measure

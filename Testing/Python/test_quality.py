@@ -13,12 +13,11 @@ import torch
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
-from SIFASegmentationLib.metrics import Scores
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.quality import Estimate, ExpectedDice, doubts_about_adaptation
-from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
-from SIFASegmentationLib.volumes import read_volume
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.quality_calibration import _damaged, calibrate_quality

@@ -10,6 +10,7 @@ import pytest
 
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import (
@@ -19,7 +20,7 @@ from SIFASegmentationLib.segmentation import (
     slice_confidence,
 )
 from SIFASegmentationLib.structures import load_task
-from SIFASegmentationLib.volumes import Geometry, Volume, read_volume, write_volume
+from SIFASegmentationLib.volumes import Geometry, Volume
 
 
 def test_the_labelmap_lies_on_the_volumes_own_grid(bundle: Bundle, cohort: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.plausibility import unlike_training
 from SIFASegmentationLib.segmentation import Segmentor
@@ -21,7 +22,7 @@ from SIFASegmentationLib.segmentation_job import (
     create_segmentation_job,
     run_segmentation,
 )
-from SIFASegmentationLib.volumes import Volume, read_volume
+from SIFASegmentationLib.volumes import Volume
 
 LIBRARY = Path(__file__).parents[2] / "SIFASegmentation"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ FOLDERS = {
     "SampleModule": HERE / "sample_module",
 }
 IN_SLICER = "slicer" in sys.modules and hasattr(sys.modules["slicer"], "app")
+RAISED_IN_SLOTS: list[str] = []
 
 if not IN_SLICER:
     pytest.importorskip("slicer_core", reason="slicer-core is not installed")
@@ -92,7 +94,11 @@ class LoadedModule:
             self.parent.exit()
         self.widget.cleanup()
         self.parent.delete()
-        setattr(slicer.modules, self._entry, self._before)
+        if self._before is not None:
+            setattr(slicer.modules, self._entry, self._before)
+        elif hasattr(slicer.modules, self._entry):
+            # A reload cleans up whatever is there.
+            delattr(slicer.modules, self._entry)
 
 
 @pytest.fixture
@@ -175,19 +181,43 @@ def main_window(scene: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def expected_fault() -> Callable[[str], AbstractContextManager[None]]:
-    """`with expected_fault("words"):` for what Slicer prints and goes on from; inside Slicer nothing is checked."""
+    """`with expected_fault("words"):` for what Slicer prints and goes on from."""
     if IN_SLICER:
-        return lambda _words: nullcontext()
+        return _expected_in_slicer
     from standins import faults  # noqa: PLC0415
 
     return faults.expected
 
 
+@contextmanager
+def _expected_in_slicer(words: str) -> Iterator[None]:
+    """Take back what a slot raised with these words; that it did raise is checked over the stand-ins alone."""
+    before = list(RAISED_IN_SLOTS)
+    yield
+    RAISED_IN_SLOTS[:] = before + [text for text in RAISED_IN_SLOTS[len(before) :] if words not in text]
+
+
+def _remember_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    RAISED_IN_SLOTS.append(text)
+    print(text, file=sys.stderr)
+
+
 @pytest.fixture(autouse=True)
-def no_faults() -> Iterator[None]:
+def no_faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test in which a slot raised, a signature was wrong, or a window asked for what is not there."""
     if IN_SLICER:
+        import qt  # noqa: PLC0415
+
+        # Each test begins without known trainings and models; only where the settings are not a user's.
+        if slicer.app.testingEnabled():
+            qt.QSettings().remove("SIFA")
+        # What a slot raises, PythonQt prints, by this hook, and goes on.
+        monkeypatch.setattr(sys, "excepthook", _remember_error)
+        RAISED_IN_SLOTS.clear()
         yield
+        if RAISED_IN_SLOTS:
+            pytest.fail("\n".join(["A slot raised:", *RAISED_IN_SLOTS]), pytrace=False)
         return
     from PySide6.QtCore import QSettings  # noqa: PLC0415
 

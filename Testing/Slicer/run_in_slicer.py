@@ -1,15 +1,22 @@
 """Run the tests of the two modules inside a real Slicer, the same files that run over the stand-ins.
 
-    Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py [--install] [pytest arguments]
+    Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py [--install]
 
 `--testing` keeps the user's settings out of it and answers message boxes. The main window may stay; tests that need one
-are skipped without it. `--install` puts what the modules need from pip into this Slicer first. The exit code is
-pytest's: 0 if all passed.
+are skipped without it. `--install` puts what the modules need from pip into this Slicer first; torch comes through the
+extension PyTorch, or by `PythonSlicer -m pip install torch`. Arguments of pytest are taken from the environment, since
+Slicer takes a first argument that ends with .py for a script of its own:
+
+    SIFA_PYTEST="-v Testing/Slicer/test_following.py" Slicer --testing ...
+
+The exit code is pytest's: 0 if all passed; 1 if packages are missing, without which most tests could only be skipped.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +36,7 @@ REQUIREMENTS = [
     ROOT / "SIFASegmentation" / "Resources" / "requirements.txt",
     ROOT / "SIFATraining" / "Resources" / "requirements-training.txt",
 ]
+NEEDED = ("pydantic", "onnxruntime")
 # Slicer's standard output has no file behind it, and a folder of the repository may not be writable.
 PYTEST_OPTIONS = ["--capture=no", "--color=no", "-p", "no:faulthandler", "-p", "no:cacheprovider"]
 
@@ -70,13 +78,18 @@ def load_modules() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the tests; pytest's exit code."""
-    if "--install" in arguments:
-        arguments.remove("--install")
-        for path in REQUIREMENTS:
-            slicer.util.pip_install(["-r", str(path)])
-    pytest = import_pytest()
     load_modules()
-    return int(pytest.main([*PYTEST_OPTIONS, "--rootdir", str(ROOT), *(arguments or [str(HERE)])]))
+    from SIFASegmentationWidgets.dependencies import SLICERS_OWN, missing_packages, packages_to_install  # noqa: PLC0415
+
+    if "--install" in arguments:
+        for path in REQUIREMENTS:
+            slicer.util.pip_install(packages_to_install(path))
+        importlib.invalidate_caches()
+    if missing := missing_packages((*NEEDED, *SLICERS_OWN)):
+        raise RuntimeError(f"This Slicer lacks {', '.join(missing)}: add --install.")
+    pytest = import_pytest()
+    chosen = shlex.split(os.environ.get("SIFA_PYTEST", "")) or [str(HERE)]
+    return int(pytest.main([*PYTEST_OPTIONS, "--rootdir", str(ROOT), *chosen]))
 
 
 def main() -> None:

@@ -272,8 +272,11 @@ def test_scores_are_saved(
 def test_a_comma_in_a_note_stays_in_its_column_when_copied(module: Any) -> None:
     from math import nan  # noqa: PLC0415
 
-    from SIFASegmentationLib.metrics import Scores  # noqa: PLC0415
-    from SIFASegmentationLib.scores import Row, ScoreTable  # noqa: PLC0415
+    from SIFASegmentationLib.scores import (  # noqa: PLC0415
+        Row,
+        Scores,
+        ScoreTable,
+    )
 
     module.widget.scores = ScoreTable((Row("a", "liver", Scores(*[nan] * 7), "overlap, the later one has it"),))
     module.widget.ui.copyButton.enabled = True

@@ -70,8 +70,8 @@ def test_what_is_written_is_what_the_scene_shows(module: Any, patients: dict[str
     import numpy as np  # noqa: PLC0415
 
     from SIFASegmentationLib.cohorts import find_cases  # noqa: PLC0415
+    from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
-    from SIFASegmentationLib.volumes import read_volume  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, write_source  # noqa: PLC0415
 
@@ -164,9 +164,10 @@ def test_a_sample_cohort_is_shared_out_by_its_segmentations(module: Any) -> None
 def test_folders_of_files_are_checked_and_used_with_their_codes(
     module: Any, tmp_path: Path, process_events_until: Any
 ) -> None:
+    from SIFASegmentationLib.image_files import write_volume  # noqa: PLC0415
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
-    from SIFASegmentationLib.volumes import Volume, write_volume  # noqa: PLC0415
+    from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
     from SIFATrainingLib.phantoms import make_patient, write_cohort  # noqa: PLC0415
 
     codes = load_task("abdomen").label_codes["BTCV"].codes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -295,8 +294,10 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
         self._valid = False
 
     def _edited(self, text: str) -> None:
-        self.currentPathChanged.emit(text)
-        valid = bool(text) and Path(text).exists()
+        # CTK asks whether the text matches ".+" where there are no name filters, and tells of no other.
+        valid = bool(text)
+        if valid:
+            self.currentPathChanged.emit(text)
         if valid != self._valid:
             self._valid = valid
             self.validInputChanged.emit(valid)

@@ -50,7 +50,7 @@ class _Follower:
 
 
 class SceneFollower(_Follower):
-    """Calls a widget's `node_added`, `node_removing`, `node_modified`, and `refill` when much has changed at once."""
+    """Calls a widget's `node_added`, `node_removing`, `node_modified`, `scene_imported`, and `refill`."""
 
     def __init__(self, scene: Any, widget: QtCore.QObject) -> None:
         super().__init__(widget)
@@ -58,6 +58,7 @@ class SceneFollower(_Follower):
         self.observe("added", scene, slicer.vtkMRMLScene.NodeAddedEvent, self._added)
         self.observe("removing", scene, slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._removing)
         self.observe("end", scene, slicer.vtkMRMLScene.EndBatchProcessEvent, self._end)
+        self.observe("imported", scene, slicer.vtkMRMLScene.EndImportEvent, self._imported)
         nodes = scene.GetNodes()
         for index in range(nodes.GetNumberOfItems()):
             self._follow(nodes.GetItemAsObject(index))
@@ -82,6 +83,9 @@ class SceneFollower(_Follower):
 
     def _end(self, _scene: Any, _event: str) -> None:
         self.tell("refill")
+
+    def _imported(self, _scene: Any, _event: str) -> None:
+        self.tell("scene_imported")
 
 
 class NodeFollower(_Follower):

@@ -235,6 +235,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         if now != chosen or (had_choice and self.combo.currentIndex() < 0):
             self._index_changed(self.combo.currentIndex())
 
+    def scene_imported(self) -> None:
+        """All items anew, and none chosen: `qMRMLSceneModel` removes every row at the end of an import."""
+        self.combo.setCurrentIndex(0 if self._none_enabled else -1)
+        self.refill()
+
     def _insert(self, node: Any, row: int) -> None:
         self.combo.insertItem(row, node.GetName() or "")
         self.combo.setItemData(row, node.GetID(), _ID)

@@ -10,7 +10,14 @@ from PySide6 import QtCore, QtUiTools, QtWidgets
 
 from . import ctk_module, emulated, faults, pythonqt, qmrml
 
-_NATIVES = {**ctk_module.NATIVES, **qmrml.NATIVES}
+_WITHOUT_PLUGIN = {"qMRMLPlotView", "ctkMessageBox"}
+"""Widgets that Slicer can't make from a `.ui` file: there is no designer plugin for them."""
+
+_NATIVES = {
+    name: native
+    for name, native in {**ctk_module.NATIVES, **qmrml.NATIVES}.items()
+    if name not in _WITHOUT_PLUGIN
+}
 
 
 class UiLoader(QtUiTools.QUiLoader):
@@ -54,6 +61,9 @@ def _check(root: ElementTree.Element) -> None:
     for element in root.iter("widget"):
         class_name = element.get("class", "")
         wrapped = pythonqt.find_class(class_name)
+        if class_name in _WITHOUT_PLUGIN:
+            faults.record(f"{class_name} {element.get('name')}: Slicer has no designer plugin for it")
+            continue
         if wrapped is None:
             faults.record(f"{class_name} {element.get('name')}: there is no stand-in of this class")
             continue
