@@ -1,0 +1,192 @@
+"""What Slicer does to an open window: it imports scenes, removes nodes, empties fields, and shows charts of others."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slicer
+
+WINDOWS = {"SIFASegmentation": "volumes", "SIFATraining": "source"}
+
+
+@pytest.fixture(params=WINDOWS)
+def window(request: pytest.FixtureRequest, load_module: Callable[[str], Any]) -> tuple[Any, Any]:
+    """Each module with its window open, and its table of nodes."""
+    loaded = load_module(request.param)
+    return loaded, getattr(loaded.widget, WINDOWS[request.param])
+
+
+def new(kind: str, name: str) -> Any:
+    return slicer.mrmlScene.AddNewNodeByClass(f"vtkMRML{kind}Node", name)
+
+
+def labels_column(table: Any) -> int:
+    """Which column chooses segmentations: last in one window, second in the other."""
+    return next(i for i, (_title, classes, _tip) in enumerate(table._columns) if "vtkMRMLSegmentationNode" in classes)
+
+
+def fill(table: Any, volume: Any, labels: Any) -> None:
+    row: list[Any] = [None] * len(table._columns)
+    row[0], row[labels_column(table)] = volume, labels
+    table.show([tuple(row)])
+    table._on_change()
+
+
+def shown(table: Any) -> list[tuple[str, ...]]:
+    return [tuple(node.GetName() if node is not None else "-" for node in row) for row in table.nodes()]
+
+
+def test_an_imported_scene_takes_nothing_out_of_the_rows(window: tuple[Any, Any], tmp_path: Path) -> None:
+    loaded, table = window
+    path = tmp_path / "other.mrml"
+    # Without parameters of ours, which would replace those of the window.
+    path.write_text('<MRML version="Slicer4.4.0"><Text id="vtkMRMLTextNode99" name="of another scene"></Text></MRML>')
+    volume, labels = new("ScalarVolume", "ours"), new("Segmentation", "our labels")
+    fill(table, volume, labels)
+    before = shown(table)
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Import()
+    assert slicer.mrmlScene.GetFirstNodeByName("of another scene") is not None
+    assert shown(table) == before
+    # Neither did the window write anything into them that it will show later.
+    table._on_change()
+    assert shown(table) == before
+    # The same while another module is open: the rows are there on coming back.
+    loaded.parent.exit()
+    slicer.mrmlScene.Import()
+    loaded.parent.enter()
+    assert shown(table) == before
+
+
+def test_a_scene_with_rows_is_loaded_into_an_open_window(window: tuple[Any, Any], tmp_path: Path) -> None:
+    _loaded, table = window
+    volume, labels = new("ScalarVolume", "saved"), new("Segmentation", "saved labels")
+    fill(table, volume, labels)
+    before = shown(table)
+    path = tmp_path / "scene.mrml"
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Commit(str(path))
+    slicer.mrmlScene.Clear(0)
+    assert "saved" not in shown(table)[0]
+    slicer.mrmlScene.SetURL(str(path))
+    slicer.mrmlScene.Import()
+    assert shown(table) == before
+
+
+def test_a_removed_node_is_not_replaced_by_its_neighbour(window: tuple[Any, Any]) -> None:
+    _loaded, table = window
+    volume = new("ScalarVolume", "volume")
+    new("Segmentation", "another patient's")
+    labels = new("Segmentation", "labels")
+    fill(table, volume, labels)
+    slicer.mrmlScene.RemoveNode(labels)
+    assert shown(table)[0][0] == "volume"
+    assert shown(table)[0][labels_column(table)] == "-"
+
+
+def test_a_removed_output_is_not_replaced_by_its_neighbour(load_module: Callable[[str], Any]) -> None:
+    loaded = load_module("SIFASegmentation")
+    new("Segmentation", "reference of a user")
+    output = new("Segmentation", "output")
+    loaded.ui.outputSelector.setCurrentNode(output)
+    assert loaded.logic.getParameterNode().output is output
+    slicer.mrmlScene.RemoveNode(output)
+    assert loaded.ui.outputSelector.currentNode() is None
+    assert loaded.logic.getParameterNode().output is None
+
+
+def test_a_folder_can_be_emptied_again(load_module: Callable[[str], Any], tmp_path: Path) -> None:
+    loaded = load_module("SIFATraining")
+    loaded.ui.sourceFolderEdit.currentPath = str(tmp_path)
+    assert loaded.logic.getParameterNode().sourceFolder == str(tmp_path)
+    assert not loaded.ui.sourceTable.enabled
+    loaded.ui.sourceFolderEdit.currentPath = ""
+    assert loaded.logic.getParameterNode().sourceFolder == ""
+    assert loaded.ui.sourceTable.enabled
+
+
+def plot_nodes() -> list[str]:
+    kinds = ("vtkMRMLPlotViewNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode")
+    return [node.GetName() for kind in kinds for node in slicer.util.getNodesByClass(kind)]
+
+
+def test_without_a_training_no_node_of_a_plot_is_made(load_module: Callable[[str], Any]) -> None:
+    before = plot_nodes()
+    load_module("SIFATraining")
+    assert plot_nodes() == before
+
+
+def test_the_plot_of_losses_is_the_windows_own(load_module: Callable[[str], Any]) -> None:
+    from SIFASegmentationLib.jobs import Event  # noqa: PLC0415
+    from SIFASegmentationWidgets.score_tables import make_line_plot  # noqa: PLC0415
+
+    loaded = load_module("SIFATraining")
+    before = set(plot_nodes())
+    losses = [{"iteration": i, "losses": {"segmentation": 1.0 / i}} for i in (1, 2, 3)]
+    loaded.widget.monitor.add([Event(0.0, "losses", data) for data in losses])
+    made = [slicer.util.getNode(name) for name in set(plot_nodes()) - before]
+    assert {node.GetClassName() for node in made} == {
+        "vtkMRMLPlotViewNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode"
+    }  # fmt: skip
+    assert not any(node.GetSaveWithScene() for node in made)
+    view = next(node for node in made if node.IsA("vtkMRMLPlotViewNode"))
+    # The layout makes a view for nodes that have no parent, and shows charts in all views that let it.
+    assert view.GetParentLayoutNode() is not None
+    other = make_line_plot("x", {"x": [0.0, 1.0], "y": [0.0, 1.0]}, "of a user", "")
+    slicer.app.applicationLogic().GetSelectionNode().SetActivePlotChartID(other.GetID())
+    slicer.app.applicationLogic().PropagatePlotChartSelection()
+    assert view.GetPlotChartNode().GetName() == "SIFA losses"
+
+
+def test_sample_data_without_its_packages_says_so(
+    load_module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_module("SIFASegmentation")
+    from SIFASegmentationWidgets import sample_data  # noqa: PLC0415
+    from SIFASegmentationWidgets.dependencies import InputError  # noqa: PLC0415
+
+    def offline(*_: Any) -> None:
+        raise InputError("pydantic can't be installed: connect to the internet.")
+
+    told: list[str] = []
+    monkeypatch.setattr(sample_data, "ensure_packages", offline)
+    monkeypatch.setattr(slicer.util, "errorDisplay", told.append)
+    source = type("Source", (), {"sampleName": "SIFAAbdomenCT"})
+    assert sample_data._download(source) == []
+    assert told == ["pydantic can't be installed: connect to the internet."]
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_self_tests_are_skipped_where_nothing_may_be_installed(
+    name: str, load_module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = load_module(name).python
+    test = getattr(python, f"{name}Test")()
+    test.messageDelay = 0
+
+    def skip(_names: Any) -> None:
+        raise unittest.SkipTest("not in this Slicer: pydantic")
+
+    monkeypatch.setattr(python, "skip_without", skip)
+    # Called by Slicer outside of unittest, which alone knows what a skip is.
+    test.runTest()
+    if slicer.app.testingEnabled():
+        from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+
+        with pytest.raises(unittest.SkipTest, match="not in this Slicer: no_such_package"):
+            dependencies.skip_without(("no_such_package",))
+
+
+def test_packages_of_slicer_are_installed_only_where_they_are_missing(
+    load_module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements = load_module("SIFASegmentation").python.REQUIREMENTS
+    from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+
+    assert dependencies.packages_to_install(requirements) == ["onnxruntime>=1.17", "pydantic>=2.6"]
+    monkeypatch.setattr(dependencies, "SLICERS_OWN", ("scipy", "no_such_package"))
+    assert dependencies.packages_to_install(requirements)[2:] == ["no_such_package"]
