@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
+from .components import keep_largest_components
 from .errors import InputError
 from .field_of_view import BoxMM
 from .preprocessing import prepare_volume
@@ -183,20 +183,6 @@ def slice_confidence(probabilities: Float32Array) -> Float32Array:
     sums = np.where(considered, top, 0).sum(axis=(1, 2))
     confidence: Float32Array = np.where(counts > 0, sums / np.maximum(counts, 1), 1).astype(np.float32)
     return confidence
-
-
-def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) -> None:
-    """Of each structure keep the largest part connected by faces, edges or corners; the rest becomes 0, in place."""
-    neighbours = ndimage.generate_binary_structure(3, 3)
-    for value, box in enumerate(ndimage.find_objects(labels), 1):
-        if box is None or value not in values:
-            continue
-        part = labels[box]
-        components, count = ndimage.label(part == value, neighbours)
-        if count > 1:
-            sizes = np.bincount(components.ravel())
-            sizes[0] = 0
-            part[(components > 0) & (components != sizes.argmax())] = 0
 
 
 def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> onnxruntime.InferenceSession:

@@ -16,7 +16,6 @@ from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import (
     CancelledError,
     Segmentor,
-    keep_largest_components,
     slice_confidence,
 )
 from SIFASegmentationLib.structures import load_task
@@ -67,19 +66,6 @@ def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
     with pytest.raises(CancelledError):
         segmentor.segment(volume, progress=lambda *done: seen.append(done), cancelled=lambda: len(seen) >= 2)
     assert seen == [(8, len(volume.array)), (16, len(volume.array))]
-
-
-def test_largest_components() -> None:
-    labels = np.zeros((4, 6, 8), np.uint8)
-    labels[0:3, 0:3, 0:3] = 1
-    labels[3, 5, 7] = 1
-    labels[0, 5, 0:2] = 2
-    labels[1, 4, 2] = 2  # Connected by a corner.
-    labels[3, 0, 7] = 3
-    expected = labels.copy()
-    expected[3, 5, 7] = 0
-    keep_largest_components(labels, [1, 2, 3])
-    assert np.array_equal(labels, expected)
 
 
 def test_confidence_looks_at_what_is_not_surely_background() -> None:
