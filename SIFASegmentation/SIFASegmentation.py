@@ -6,11 +6,9 @@ at the moment of need; see `SIFASegmentationWidgets.dependencies`.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
-import unittest
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -38,7 +36,7 @@ from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, score_tables, structures_of_nodes
 from SIFASegmentationWidgets.comparison import compare_in_pieces
-from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, skip_without
+from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import (
@@ -1005,11 +1003,7 @@ class SIFASegmentationTest(ScriptedLoadableModuleTest):
     def runTest(self) -> None:  # noqa: N802  unittest's name
         """Run all checks."""
         self.setUp()
-        try:
-            self.test_a_reference_scores_one_against_itself()
-        except unittest.SkipTest as skipped:
-            # Slicer calls this method outside of unittest too.
-            logging.warning(f"SIFASegmentation: self test skipped, {skipped}")
+        run_unless_skipped(self.test_a_reference_scores_one_against_itself)
 
     def test_a_reference_scores_one_against_itself(self) -> None:
         """Sample data, and a comparison by terminology."""

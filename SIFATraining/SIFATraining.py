@@ -7,11 +7,9 @@ moment of need.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import socket
 import subprocess
-import unittest
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,7 +36,7 @@ from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationWidgets import models
-from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, skip_without
+from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
@@ -943,11 +941,7 @@ class SIFATrainingTest(ScriptedLoadableModuleTest):
     def runTest(self) -> None:  # noqa: N802  unittest's name
         """Run all checks."""
         self.setUp()
-        try:
-            self.test_the_segments_of_a_sample_match_the_task()
-        except unittest.SkipTest as skipped:
-            # Slicer calls this method outside of unittest too.
-            logging.warning(f"SIFATraining: self test skipped, {skipped}")
+        run_unless_skipped(self.test_the_segments_of_a_sample_match_the_task)
 
     def test_the_segments_of_a_sample_match_the_task(self) -> None:
         """Sample data, and the checks before a start."""

@@ -57,7 +57,7 @@ class JobFollower:
         self._ended = True
         self._timer.stop()
         # The timer holds this object, which Python's garbage collector can't see; it must not hold others.
-        self._on_events, self._on_end, self._process = _ignore, _ignore, None
+        self._on_events, self._on_end, self._process = ignore, ignore, None
 
     @property
     def state(self) -> State:
@@ -121,7 +121,7 @@ class JobFollower:
         on_end(state)
 
 
-def _ignore(_news: Any) -> None:
+def ignore(_news: Any) -> None:
     """Nobody listens any more."""
 
 

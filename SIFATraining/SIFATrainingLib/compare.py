@@ -219,7 +219,7 @@ def _train(
 
 def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
     """The scores that are there, if they are."""
-    if not (folder / _SCORES).exists():
+    if not (folder / _SCORES).exists() or not (folder / _SETTINGS).exists():
         return None
     settings = TrainingConfig.model_validate_json((folder / _SETTINGS).read_text(encoding="utf-8"))
     table = ScoreTable.read(folder / _SCORES)

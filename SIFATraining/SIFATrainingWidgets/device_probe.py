@@ -15,6 +15,7 @@ import qt
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationWidgets.follower import ignore
 from SIFASegmentationWidgets.processes import kill_process, start_program
 from SIFATrainingLib.findings import Finding
 
@@ -76,12 +77,8 @@ class DeviceProbe:
             self._process.wait()
         self._process = None
         # The timer holds this object, which Python's garbage collector can't see; it must not hold the window.
-        self._on_findings = _ignore
+        self._on_findings = ignore
         self._files.close()
-
-
-def _ignore(_findings: list[Finding]) -> None:
-    """Nobody wants them any more."""
 
 
 def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:

@@ -105,7 +105,8 @@ class TrainingMonitor:
         if previews and self._job is not None:
             self._add_previews([self._job.folder / name for name in previews])
         for event in events:
-            self.latest[event.kind] = event.data
+            # Beside the training's progress, which its export does not undo.
+            self.latest["export" if event.data.get("stage") == "exporting" else event.kind] = event.data
         self._show_log()
 
     def _draw_losses(self) -> None:
@@ -157,9 +158,8 @@ class TrainingMonitor:
 def _loss_view_node() -> Any:
     """A view node of our own, made unless it is there: the layout's plot views are the user's."""
     found = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
-    if found is not None:
-        return found
-    node = slicer.vtkMRMLPlotViewNode()
+    node = found if found is not None else slicer.vtkMRMLPlotViewNode()
+    # Set each time: the node outlives its scene, whose end resets it.
     node.SetName(_VIEW)
     node.SetLayoutName(_VIEW)
     node.SetSaveWithScene(False)
@@ -167,7 +167,7 @@ def _loss_view_node() -> Any:
     node.SetDoPropagatePlotChartSelection(False)
     # With a parent, whatever it is, the layout makes no view for it. Before the node is added, when the layout looks.
     node.SetAndObserveParentLayoutNodeID(slicer.app.applicationLogic().GetSelectionNode().GetID())
-    return slicer.mrmlScene.AddNode(node)
+    return node if found is not None else slicer.mrmlScene.AddNode(node)
 
 
 def duration_text(seconds: float) -> str:
@@ -186,11 +186,11 @@ def status_text(latest: dict[str, Any], state: str) -> str:
         latest: Data of the last event of each kind.
         state: Of the job.
     """
-    progress = latest.get("progress", {})
+    progress, exported = latest.get("progress", {}), latest.get("export", {})
     if state == "preparing" and "message" in progress:
         return _("preparing: {message}").format(message=progress["message"])
-    if state == "exporting" and "message" in progress:
-        return _("making the model: {message}").format(message=progress["message"])
+    if state == "exporting" and "message" in exported:
+        return _("making the model: {message}").format(message=exported["message"])
     if state != "running" or "iteration" not in progress:
         return state
     text = _("iteration {done} of {total}, {left} left").format(

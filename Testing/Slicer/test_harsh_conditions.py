@@ -170,7 +170,7 @@ def start_quick(module: Any, folder: Path, iterations: int) -> Any:
 
 def iteration(module: Any) -> int:
     """The last iteration that the window of a training knows of."""
-    return int(module.widget.monitor.latest.get("losses", {}).get("iteration", 0))
+    return int(module.widget.monitor.latest.get("progress", {}).get("iteration", 0))
 
 
 def curve() -> list[float]:
@@ -374,6 +374,7 @@ def test_two_trainings_at_once_both_finish(training: Any, process_events_until: 
         choose_job(training, job)
         assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
         assert iteration(training) == iterations
+        assert training.ui.progressBar.maximum == iterations
         assert training.ui.useButton.enabled
     assert listed(training) == ["second (finished)", "first (finished)"]
 
@@ -387,6 +388,7 @@ def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, pr
         choose_job(training, job)
         process_events_until(lambda: iteration(training) > 0, 120)
         # Each its own: neither the numbers nor the curve of the other.
+        assert training.ui.progressBar.maximum == iterations
         assert f"of {iterations:,}" in training.ui.statusLabel.text
         losses = [event.data["losses"]["segmentation"] for event in job.events()[0] if event.kind == "losses"]
         assert curve() == losses[: len(curve())]
