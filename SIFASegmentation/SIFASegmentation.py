@@ -403,34 +403,17 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
     ) -> Work[ScoreTable]:
         """`evaluate`, a portion of a structure a piece."""
-        from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
-        from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
-        from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
 
-        task = read_bundle(model).manifest.task
-        names = {structure.value: structure.name for structure in task.structures}
-        rows: list[Row] = []
+        volumes = [volume.GetID() for _segmentation, _reference, volume in pairs]
+        subjects = nodes.unique_names([volume for _segmentation, _reference, volume in pairs])
+        # Several segmentations of one volume are not several subjects.
+        side_by_side = len(set(volumes)) < len(volumes)
+        task, rows = _task_of(model), []
         for segmentation, reference, volume in pairs:
-            geometry = nodes.geometry_from_node(volume)
-            truth = structures_of_nodes.labels_from_node(reference, volume, task)
-            yield
-            # An empty prediction has no part that could be matched, and still has to be scored.
-            has_parts = bool(structures_of_nodes.parts_of(segmentation))
-            predicted = (
-                structures_of_nodes.labels_from_node(segmentation, volume, task)
-                if has_parts
-                else structures_of_nodes.Labels(0 * truth.array)
-            )
-            yield
-            rows += yield from score_pair_in_pieces(
-                volume.GetName(),
-                Volume(predicted.array, geometry, segmentation.GetName()),
-                Volume(truth.array, geometry, reference.GetName()),
-                names,
-                tolerance=tolerance,
-                notes=(*predicted.notes, *truth.notes),
-            )
+            scored = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+            method = segmentation.GetName() if side_by_side else ""
+            rows += [replace(row, subject=subjects[volume.GetID()], method=method) for row in scored]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def score_in_pieces(
@@ -443,25 +426,28 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         """
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
 
-        rows: list[Any] = []
-        for result in run.results:
-            volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
-            if volume is None or result.segmentation is None:
-                continue
+        rows: list[Row] = []
+        task = _task_of(model)
+        there = [(result, slicer.mrmlScene.GetNodeByID(result.volume_id)) for result in run.results]
+        subjects = nodes.unique_names([volume for _result, volume in there if volume is not None])
+        compares = any(result.baseline is not None for result in run.results)
+        for result, volume in there:
             reference = references.get(result.volume_id)
-            if reference is None:
-                rows += _with_estimates(_volume_rows(result.segmentation, volume), result.estimates)
-                yield
-                continue
-            pair = result.segmentation, reference, volume
-            scored = yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)
-            rows += _with_estimates(scored.rows, result.estimates)
-            if result.baseline is not None:
-                pair = result.baseline, reference, volume
-                unadapted = yield from self.evaluate_in_pieces([pair], model, tolerance=tolerance)
-                without = _("without adaptation")
-                noted = [replace(row, note="; ".join(filter(None, (without, row.note)))) for row in unadapted.rows]
-                rows += _with_estimates(noted, result.baseline_estimates)
+            for segmentation, estimates, method in (
+                (result.segmentation, result.estimates, _("adapted") if compares else ""),
+                (result.baseline, result.baseline_estimates, _("without adaptation")),
+            ):
+                if volume is None or segmentation is None:
+                    continue
+                if reference is None:
+                    made = _volume_rows(segmentation, volume)
+                    yield
+                else:
+                    made = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+                rows += [
+                    replace(row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure))
+                    for row in made
+                ]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
@@ -853,10 +839,11 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _plot_confidence(self) -> None:
         longest = max((len(result.confidence) for result in self._results), default=0)
         columns = {"slice": [float(index) for index in range(longest)]}
-        for result in self._results:
-            volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+        there = [(result, slicer.mrmlScene.GetNodeByID(result.volume_id)) for result in self._results]
+        lines = nodes.unique_names([volume for _result, volume in there if volume is not None])
+        for result, volume in there:
             if volume is not None:
-                columns[volume.GetName()] = [*result.confidence, *[float("nan")] * (longest - len(result.confidence))]
+                columns[lines[volume.GetID()]] = [*result.confidence, *[nan] * (longest - len(result.confidence))]
         chart = score_tables.make_line_plot(
             "slice", columns, _("SIFA confidence"), _("Confidence of each slice (1 is sure)")
         )
@@ -965,11 +952,41 @@ def _estimates(values: dict[str, list[float]]) -> dict[str, Estimate]:
     return {name: Estimate(*numbers) for name, numbers in values.items()}
 
 
-def _with_estimates(rows: Sequence[Row], estimates: dict[str, Estimate]) -> list[Row]:
-    return [replace(row, estimate=estimates.get(row.structure)) for row in rows]
+def _task_of(model: str | Path) -> Any:
+    """The structures of a model, as a task."""
+    from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+
+    return read_bundle(model).manifest.task
 
 
-def _volume_rows(segmentation: Any, volume: Any) -> list[Any]:
+def _score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, tolerance: float) -> Work[list[Row]]:
+    """A row for each structure of a task, a portion of a structure a piece."""
+    from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
+    from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
+
+    geometry = nodes.geometry_from_node(volume)
+    truth = structures_of_nodes.labels_from_node(reference, volume, task)
+    yield
+    # An empty prediction has no part that could be matched, and still has to be scored.
+    has_parts = bool(structures_of_nodes.parts_of(segmentation))
+    predicted = (
+        structures_of_nodes.labels_from_node(segmentation, volume, task)
+        if has_parts
+        else structures_of_nodes.Labels(0 * truth.array)
+    )
+    yield
+    rows = yield from score_pair_in_pieces(
+        volume.GetName(),
+        Volume(predicted.array, geometry, segmentation.GetName()),
+        Volume(truth.array, geometry, reference.GetName()),
+        {structure.value: structure.name for structure in task.structures},
+        tolerance=tolerance,
+        notes=(*predicted.notes, *truth.notes),
+    )
+    return list(rows)
+
+
+def _volume_rows(segmentation: Any, volume: Any) -> list[Row]:
     """Rows with the volume of each structure in ml and no score, for lack of a reference."""
     from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
 

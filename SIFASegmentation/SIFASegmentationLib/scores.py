@@ -51,32 +51,44 @@ _FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one structure in one subject, what is to be known about them, and what was estimated without labels."""
+    """Scores of one structure in one subject.
+
+    Attributes:
+        subject: Whose they are; unlike every other subject of the table.
+        structure: Name of the structure.
+        scores: Its scores.
+        note: What is to be known about them.
+        estimate: What was estimated without labels.
+        method: What made the segmentation, in a table that sets it beside others; statistics are of one method each.
+    """
 
     subject: str
     structure: str
     scores: Scores
     note: str = ""
     estimate: Estimate | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A statistic of each score over the subjects in which it is defined."""
+    """A statistic of each score of a method, over the subjects in which it is defined."""
 
     structure: str
     statistic: str
     scores: Scores
+    method: str = ""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How the masks of one structure were over the subjects."""
+    """How the masks of one structure, by one method, were over the subjects."""
 
     structure: str
     scored: int
     both_empty: int
     one_empty: int
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,42 +112,53 @@ class ScoreTable:
         """Names of the structures, in order of appearance."""
         return list(dict.fromkeys(row.structure for row in self.rows))
 
+    @property
+    def methods(self) -> list[str]:
+        """What is set side by side, in order of appearance; one empty name where nothing is."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
     def subject_means(self) -> list[Row]:
-        """For each subject the mean over its structures, not-a-number left out."""
-        subjects = dict.fromkeys(row.subject for row in self.rows)
+        """For each subject and method the mean over its structures, not-a-number left out."""
+        groups: dict[tuple[str, str], list[Scores]] = {}
+        for row in self.rows:
+            groups.setdefault((row.subject, row.method), []).append(row.scores)
         return [
-            Row(subject, MEAN_OF_STRUCTURES, _statistic([r.scores for r in self.rows if r.subject == subject], np.mean))
-            for subject in subjects
+            Row(subject, MEAN_OF_STRUCTURES, _statistic(scores, np.mean), method=method)
+            for (subject, method), scores in groups.items()
         ]
 
     def summaries(self) -> list[Summary]:
-        """Mean, standard deviation (n - 1; population in the legacy mode) and median of each structure, then of the
-        subjects' means."""
+        """By method: mean, standard deviation (n - 1; population in the legacy mode) and median of each structure, then
+        of the subjects' means."""
         deviation = np.std if self.legacy else _sample_deviation
-        groups = {name: [r.scores for r in self.rows if r.structure == name] for name in self.structures}
-        groups[MEAN_OF_STRUCTURES] = [row.scores for row in self.subject_means()]
         statistics: dict[str, Callable[..., Any]] = {"mean": np.mean, "std": deviation, "median": np.median}
+        summarised = self._by_method_and_structure([*self.rows, *self.subject_means()])
         return [
-            Summary(structure, statistic, _statistic(scores, function))
-            for structure, scores in groups.items()
+            Summary(structure, statistic, _statistic([row.scores for row in rows], function), method)
+            for (method, structure), rows in summarised.items()
             for statistic, function in statistics.items()
         ]
 
     def counts(self) -> list[Counts]:
-        """For each structure, the subjects by which masks were empty."""
+        """For each method and structure, the subjects by which masks were empty."""
         counted = []
-        for name in self.structures:
-            empty = [
-                (row.scores.prediction_ml == 0, row.scores.reference_ml == 0)
-                for row in self.rows
-                if row.structure == name
-            ]
+        for (method, structure), rows in self._by_method_and_structure(self.rows).items():
+            empty = [(row.scores.prediction_ml == 0, row.scores.reference_ml == 0) for row in rows]
             both, one = sum(p and r for p, r in empty), sum(p != r for p, r in empty)
-            counted.append(Counts(name, len(empty) - both - one, both, one))
+            counted.append(Counts(structure, len(empty) - both - one, both, one, method))
         return counted
 
+    def _by_method_and_structure(self, rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+        """Rows by what has its own statistics, in the order in which they are told."""
+        groups: dict[tuple[str, str], list[Row]] = {
+            (method, structure): [] for method in self.methods for structure in (*self.structures, MEAN_OF_STRUCTURES)
+        }
+        for row in rows:
+            groups[row.method, row.structure].append(row)
+        return {key: group for key, group in groups.items() if group}
+
     def mean(self, score: str) -> float:
-        """Mean of a score over the subjects' means, the one number of a table: `table.mean("dice")`."""
+        """Mean of a score over the subjects' means, the one number of a table of one method: `table.mean("dice")`."""
         return float(getattr(_statistic([row.scores for row in self.subject_means()], np.mean), score))
 
     def text(self) -> str:
@@ -151,11 +174,17 @@ class ScoreTable:
                 cells.insert(-1, formatted_estimate(row.estimate))
             for cells in summary:
                 cells.insert(-1, "")
+        if any(self.methods):
+            heading.insert(-1, "method")
+            methods = [row.method for row in self.rows] + [told.method for told in self.summaries()]
+            for cells, method in zip([*body, *summary], methods, strict=True):
+                cells.insert(-1, method)
         lines = _aligned([heading, *body, *summary])
         rule = "-" * max(map(len, lines))
         parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
         parts += [
-            f"{c.structure}: {c.scored} scored, {c.both_empty} with both masks empty, {c.one_empty} with one empty"
+            f"{c.structure}{f' ({c.method})' if c.method else ''}: {c.scored} scored, {c.both_empty} with both masks "
+            f"empty, {c.one_empty} with one empty"
             for c in self.counts()
             if c.both_empty or c.one_empty
         ]
@@ -169,15 +198,16 @@ class ScoreTable:
         writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
         unit = "voxels" if self.legacy else "mm"
         columns = [f"{name}_{unit}" if name in ("asd", "hd95") else name for name in NAMES]
-        writer.writerow(["subject", "structure", *columns, *_ESTIMATE_COLUMNS, "note"])
-        counts = {c.structure: c for c in self.counts()}
+        writer.writerow(["subject", "structure", *columns, *_ESTIMATE_COLUMNS, "method", "note"])
+        counts = {(c.method, c.structure): c for c in self.counts()}
         for row in self.rows:
             estimate = ["", "", ""] if row.estimate is None else [f"{x:.4f}" for x in astuple(row.estimate)]
-            writer.writerow([row.subject, row.structure, *_plain(row.scores), *estimate, row.note])
+            writer.writerow([row.subject, row.structure, *_plain(row.scores), *estimate, row.method, row.note])
         for summary in self.summaries():
-            c = counts.get(summary.structure)
+            c = counts.get((summary.method, summary.structure))
             note = f"{c.scored} scored; {c.both_empty} both empty; {c.one_empty} one empty" if c else ""
-            writer.writerow([summary.statistic, summary.structure, *_plain(summary.scores), "", "", "", note])
+            scores = _plain(summary.scores)
+            writer.writerow([summary.statistic, summary.structure, *scores, "", "", "", summary.method, note])
         return buffer.getvalue()
 
     def json(self) -> str:
@@ -192,12 +222,14 @@ class ScoreTable:
                     "structure": r.structure,
                     **_nullable(r.scores),
                     "estimate": asdict(r.estimate) if r.estimate else None,
+                    "method": r.method,
                     "note": r.note,
                 }
                 for r in self.rows
             ],
             "summary": [
-                {"structure": s.structure, "statistic": s.statistic, **_nullable(s.scores)} for s in self.summaries()
+                {"structure": s.structure, "statistic": s.statistic, "method": s.method, **_nullable(s.scores)}
+                for s in self.summaries()
             ],
             "counts": [asdict(c) for c in self.counts()],
             "unmatched": list(self.unmatched),
@@ -216,7 +248,7 @@ class ScoreTable:
             rows = [
                 Row(
                     row["subject"], row["structure"], _scores_of(row), row["note"],
-                    Estimate(**row["estimate"]) if row.get("estimate") else None,
+                    Estimate(**row["estimate"]) if row.get("estimate") else None, row.get("method", ""),
                 )
                 for row in content["rows"]
             ]  # fmt: skip

@@ -6,6 +6,7 @@ transform is read as it lies in the world; its labelmap goes back to the volume'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,6 +143,20 @@ def volume_from_array(array: np.ndarray, like: Any, name: str) -> Any:
     node.CreateDefaultDisplayNodes()
     place_beside(node, like)
     return node
+
+
+def unique_names(nodes: Iterable[Any]) -> dict[str, str]:
+    """What to call nodes where they are told apart by name, by ID: their names, numbered where several share one."""
+    names: dict[str, str] = {}
+    for node in nodes:
+        if node.GetID() in names:
+            continue
+        name, number = node.GetName(), 1
+        while name in names.values():
+            number += 1
+            name = f"{node.GetName()} ({number})"
+        names[node.GetID()] = name
+    return names
 
 
 def place_beside(node: Any, other: Any) -> None:

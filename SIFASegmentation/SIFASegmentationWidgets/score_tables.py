@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -12,29 +12,32 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from SIFASegmentationLib.scores import ScoreTable, formatted, formatted_estimate
+from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, Scores, ScoreTable, formatted, formatted_estimate
 
-COLUMNS = ("subject", "structure", "Dice", "estimated Dice", "ASD mm", "HD95 mm", "surface Dice", "predicted ml",
-           "reference ml", "volume difference", "note")  # fmt: skip
+METHOD = "method"
+COLUMNS = ("subject", "structure", METHOD, "Dice", "estimated Dice", "ASD mm", "HD95 mm", "surface Dice",
+           "predicted ml", "reference ml", "volume difference", "note")  # fmt: skip
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
-    """Put the rows of subjects and structures, then the statistics, into a table node; a score that is none is `-`."""
-    rows = [
-        (row.subject, row.structure, row.scores, formatted_estimate(row.estimate), row.note) for row in table.rows
+    """Put the rows of subjects and structures, then the statistics, into a table node.
+
+    A score that is none is `-`; there is a column of methods only where the table sets some side by side.
+    """
+    cells = [
+        _cells(row.subject, row.structure, row.method, row.scores, formatted_estimate(row.estimate), row.note)
+        for row in table.rows
     ]
-    counts = {count.structure: count for count in table.counts()}
+    counts = {(count.method, count.structure): count for count in table.counts()}
     for summary in table.summaries():
-        count = counts.get(summary.structure)
+        count = counts.get((summary.method, summary.structure))
         note = _("{n} scored").format(n=count.scored) if count else ""
         if count and (count.both_empty or count.one_empty):
             note += _("; empty in both {both}, in one {one}").format(both=count.both_empty, one=count.one_empty)
-        rows.append((summary.statistic, summary.structure, summary.scores, "", note))
-    cells = []
-    for subject, structure, scores, estimate, note in rows:
-        dice, *others = formatted(scores)
-        cells.append((subject, structure, dice, estimate, *others, note))
+        cells.append(_cells(summary.statistic, summary.structure, summary.method, summary.scores, "", note))
     columns = dict(zip(COLUMNS, zip(*cells, strict=True) if cells else ((),) * len(COLUMNS), strict=True))
+    if not any(table.methods):
+        del columns[METHOD]
     modified = node.StartModify()
     _fill(node, columns)
     node.SetUseColumnTitleAsColumnHeader(True)
@@ -42,21 +45,29 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
     node.EndModify(modified)
 
 
+def _cells(subject: str, structure: str, method: str, scores: Scores, estimate: str, note: str) -> tuple[str, ...]:
+    """A row, in the order of `COLUMNS`."""
+    dice, *others = formatted(scores)
+    return (subject, structure, method, dice, estimate, *others, note)
+
+
 def make_bar_plot(table: ScoreTable, name: str) -> Any:
-    """A chart node with mean Dice of each structure as bars, replacing an earlier one of the same name."""
-    means = [s for s in table.summaries() if s.statistic == "mean" and not isnan(s.scores.dice)]
-    values = named_node("vtkMRMLTableNode", f"{name} values")
-    _fill(values, {"structure": [m.structure for m in means], "Dice": [m.scores.dice for m in means]})
-    series = named_node("vtkMRMLPlotSeriesNode", f"{name} Dice")
-    series.SetAndObserveTableNodeID(values.GetID())
-    series.SetYColumnName("Dice")
-    series.SetLabelColumnName("structure")
-    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
-    series.SetUniqueColor()
-    chart = named_node("vtkMRMLPlotChartNode", name)
-    chart.RemoveAllPlotSeriesNodeIDs()
-    chart.AddAndObservePlotSeriesNodeID(series.GetID())
-    chart.SetTitle(_("Mean Dice by structure"))
+    """A chart node with mean Dice as bars, replacing an earlier one of the same name.
+
+    A series for each structure, since Slicer names series in a legend and does not name bars; a group of bars for each
+    method.
+    """
+    dice = {(s.method, s.structure): s.scores.dice for s in table.summaries() if s.statistic == "mean"}
+    columns = {
+        structure: [dice.get((method, structure), nan) for method in table.methods]
+        for structure in (*table.structures, MEAN_OF_STRUCTURES)
+    }
+    scored = {structure: values for structure, values in columns.items() if not all(map(isnan, values))}
+    title = _("Mean Dice by structure")
+    if len(table.methods) > 1:
+        groups = ", ".join(f"{index} {method}" for index, method in enumerate(table.methods))
+        title = _("{title} (groups: {groups})").format(title=title, groups=groups)
+    chart = _make_plot(name, title, scored, list(scored), slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
     chart.SetYAxisTitle("Dice")
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0, 1)
@@ -69,33 +80,60 @@ def make_line_plot(x: str, columns: Mapping[str, Sequence[float] | np.ndarray], 
     Args:
         x: Name of the column along the horizontal axis.
         columns: Values by column, all as long.
-        name: Of the chart; table and series are named after it.
+        name: Of the chart; its table is named after it, its series after their columns.
         title: Shown above it.
     """
+    lines = [column for column in columns if column != x]
+    chart = _make_plot(name, title, columns, lines, slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter, x)
+    chart.SetXAxisTitle(x)
+    return chart
+
+
+def _make_plot(
+    name: str,
+    title: str,
+    columns: Mapping[str, Sequence[float] | np.ndarray],
+    shown: Sequence[str],
+    kind: int,
+    x: str = "",
+) -> Any:
+    """The chart node of this name with one series for each column of `shown`; its own series are taken up again."""
     values = named_node("vtkMRMLTableNode", f"{name} values")
     _fill(values, columns)
     chart = named_node("vtkMRMLPlotChartNode", name)
-    wanted = [column for column in columns if column != x]
-    if chart.GetNumberOfPlotSeriesNodes() != len(wanted):
+    series = series_of(chart)
+    if [one.GetYColumnName() for one in series] != list(shown):
         chart.RemoveAllPlotSeriesNodeIDs()
-        for column in wanted:
-            series = named_node("vtkMRMLPlotSeriesNode", f"{name} {column}")
-            series.SetName(f"{name} {column}")
-            series.SetAndObserveTableNodeID(values.GetID())
-            series.SetXColumnName(x)
-            series.SetYColumnName(column)
-            series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-            series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
-            series.SetUniqueColor()
-            chart.AddAndObservePlotSeriesNodeID(series.GetID())
+        for one in series:
+            slicer.mrmlScene.RemoveNode(one)
+        for column in shown:
+            chart.AddAndObservePlotSeriesNodeID(_make_series(column, values, kind, x).GetID())
+    if chart.GetTitle() != title:
         chart.SetTitle(title)
-        chart.SetXAxisTitle(x)
     return chart
+
+
+def _make_series(column: str, values: Any, kind: int, x: str) -> Any:
+    series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode")
+    series.SetName(column)  # What the legend says.
+    series.SetAndObserveTableNodeID(values.GetID())
+    series.SetXColumnName(x)
+    series.SetYColumnName(column)
+    series.SetPlotType(kind)
+    series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+    series.SetUniqueColor()
+    return series
+
+
+def series_of(chart: Any) -> list[Any]:
+    """The series nodes of a chart that are still there."""
+    nodes = (chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes()))
+    return [node for node in nodes if node is not None]
 
 
 def hide_plot(chart: Any) -> None:
     """Keep a chart with its series and their tables out of saved scenes and out of what lists nodes."""
-    series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
+    series = series_of(chart)
     for node in (chart, *series, *(one.GetTableNode() for one in series)):
         node.SetSaveWithScene(False)
         node.SetHideFromEditors(True)

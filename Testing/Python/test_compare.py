@@ -182,7 +182,10 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
 
 def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp_path: Path) -> None:
     table = ScoreTable(
-        (Row("a", "liver", scores(0.5, nan), "reference empty"),), legacy=True, tolerance=3.0, unmatched=("b.nii.gz",)
+        (Row("a", "liver", scores(0.5, nan), "reference empty", method="adapted"),),
+        legacy=True,
+        tolerance=3.0,
+        unmatched=("b.nii.gz",),
     )
     table.write(tmp_path / "scores.json")
     again = ScoreTable.read(tmp_path / "scores.json")

@@ -20,6 +20,7 @@ from SIFASegmentationLib.labelmaps import (
     resample_labelmap,
     write_slicer_segmentation,
 )
+from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.structures import load_task, preset_names
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 
@@ -256,6 +257,23 @@ def test_the_table_tells_empty_masks_and_resampled_references(tmp_path: Path) ->
     assert (tmp_path / "scores.csv").read_text().splitlines()[0].startswith("subject,structure,dice,asd_mm,hd95_mm")
     with pytest.raises(InputError, match=r"\.csv or \.json"):
         table.write(tmp_path / "scores.xlsx")
+
+
+def test_statistics_are_of_one_method_each() -> None:
+    def row(subject: str, dice: float, method: str) -> Row:
+        return Row(subject, "liver", Scores(dice, 1.0, 2.0, 0.5, 0.0 if dice == 0 else 9.0, 9.0, 0.0), method=method)
+
+    table = ScoreTable((row("a", 0.9, "adapted"), row("a", 0.0, "not"), row("b", 0.7, "adapted"), row("b", 0.2, "not")))
+    means = {(s.method, s.structure): s.scores.dice for s in table.summaries() if s.statistic == "mean"}
+    assert means == pytest.approx(
+        {("adapted", "liver"): 0.8, ("adapted", "mean"): 0.8, ("not", "liver"): 0.1, ("not", "mean"): 0.1}
+    )
+    assert [(c.method, c.scored, c.one_empty) for c in table.counts()] == [("adapted", 2, 0), ("not", 1, 1)]
+    assert [(r.subject, r.method, r.scores.dice) for r in table.subject_means()] == [
+        ("a", "adapted", 0.9), ("a", "not", 0.0), ("b", "adapted", 0.7), ("b", "not", 0.2),
+    ]  # fmt: skip
+    assert "liver (not): 1 scored, 0 with both masks empty, 1 with one empty" in table.text()
+    assert [line.split(",")[-2] for line in table.csv().splitlines()[:3]] == ["method", "adapted", "not"]
 
 
 def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:

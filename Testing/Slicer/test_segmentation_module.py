@@ -229,18 +229,27 @@ def test_the_window_from_model_to_table(
     assert ui.statusLabel.text.startswith("Segmented")
     assert ui.applyButton.enabled
     table = slicer.util.getNode("SIFA scores")
-    assert table.GetNumberOfColumns() == 11
+    assert table.GetNumberOfColumns() == 12
     assert [table.GetCellText(row, 1) for row in range(4)] == ["liver", "right kidney", "left kidney", "spleen"]
-    assert [table.GetCellText(row, 10) for row in (3, 4)] == ["", "without adaptation"]
-    assert table.GetCellText(8, 0) == "mean"
+    methods = ["adapted", "without adaptation"]
+    assert [table.GetCellText(row, 2) for row in range(8)] == [methods[0]] * 4 + [methods[1]] * 4
+    # Statistics of each method by itself: those of one subject are its own scores.
+    means = [row for row in range(8, table.GetNumberOfRows()) if table.GetCellText(row, 0) == "mean"]
+    livers = [row for row in means if table.GetCellText(row, 1) == "liver"]
+    assert [table.GetCellText(row, 2) for row in livers] == methods
+    assert [table.GetCellText(row, 3) for row in livers] == [table.GetCellText(row, 3) for row in (0, 4)]
     picture(module, "segmentation_scored")
     assert slicer.util.getNode("SIFAAbdomenCT segmentation").IsA("vtkMRMLSegmentationNode")
     assert ui.leastSureButton.enabled
     ui.leastSureButton.click()
     ui.plotButton.click()
     ui.confidencePlotButton.click()
-    assert slicer.util.getNode("SIFA Dice").GetNumberOfPlotSeriesNodes() == 1
-    assert slicer.util.getNode("SIFA confidence").GetNumberOfPlotSeriesNodes() == 1
+    from SIFASegmentationWidgets.score_tables import series_of  # noqa: PLC0415
+
+    bars = series_of(slicer.util.getNode("SIFA Dice"))
+    assert [one.GetName() for one in bars] == ["liver", "right kidney", "left kidney", "spleen", "mean"]
+    assert bars[0].GetTableNode().GetNumberOfRows() == 2  # a bar of each method
+    assert [one.GetName() for one in series_of(slicer.util.getNode("SIFA confidence"))] == ["SIFAAbdomenCT"]
     ui.copyButton.click()
     assert "right kidney\t" in slicer.app.clipboard().text()
 
@@ -267,6 +276,33 @@ def test_scores_are_saved(
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["dice"] == 1.0
     module.widget.save_scores(tmp_path / "scores.docx")
     assert ".csv or .json" in ui.statusLabel.text
+
+
+def test_a_plot_made_again_shows_what_it_is_given_now(module: Any) -> None:
+    from SIFASegmentationWidgets.score_tables import make_line_plot, series_of  # noqa: PLC0415
+
+    first = make_line_plot("slice", {"slice": [0.0, 1.0], "a": [0.5, 0.6]}, "plot", "Title")
+    again = make_line_plot("slice", {"slice": [0.0, 1.0], "b": [0.7, 0.8]}, "plot", "Title")
+    assert again.GetID() == first.GetID()
+    assert [(one.GetName(), one.GetYColumnName()) for one in series_of(again)] == [("b", "b")]
+    assert len(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode")) == 1
+
+
+def test_volumes_of_one_name_are_two_subjects(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
+    volume, reference = patient
+    twin = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    twin.Copy(volume)
+    twin.SetName(volume.GetName())
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    other.Copy(reference)
+    other.SetName("other")
+    table = module.logic.evaluate([(reference, reference, volume), (other, reference, twin)], sample_model)
+    assert [row.subject for row in table.subject_means()] == ["SIFAAbdomenCT", "SIFAAbdomenCT (2)"]
+    assert table.methods == [""]
+    # Two segmentations of one volume are two methods.
+    table = module.logic.evaluate([(reference, reference, volume), (other, reference, volume)], sample_model)
+    assert table.methods == [reference.GetName(), "other"]
+    assert [row.subject for row in table.subject_means()] == ["SIFAAbdomenCT"] * 2
 
 
 def test_a_comma_in_a_note_stays_in_its_column_when_copied(module: Any) -> None:

@@ -78,5 +78,5 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     process_events_until(lambda: segmentation.widget.run is None, 300)
     picture(segmentation, "tutorial_6_scores")
     table = slicer.util.getNode("SIFA scores")
-    dice = [float(table.GetCellText(row, 2)) for row in range(8)]
+    dice = [float(table.GetCellText(row, 3)) for row in range(8)]
     assert sum(dice[:4]) > sum(dice[4:]), dice
