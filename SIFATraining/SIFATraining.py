@@ -166,6 +166,7 @@ class SIFATrainingParameterNode:
     initial: str = ""
     outputFolder: str = ""  # noqa: N815
     name: str = ""
+    settings: str = ""
 
     if TYPE_CHECKING:  # What the decorator adds.
         parameterNode: Any  # noqa: N815
@@ -189,7 +190,7 @@ class TrainingOptions:
         baseline_iterations: Train without adaptation first, for so many iterations; 0 for not.
         initial: Folder of a model to start from.
         name: Of the training and its model.
-        settings: Any further settings of the training (`sifa settings`).
+        settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
     """
 
     task: Any = "abdomen"
@@ -281,8 +282,11 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             roi=region_from_node(options.region) if options.region is not None else None,
         )
         config = make_config(
-            options.preset, width=options.width, iterations=options.iterations, batch=options.batch,
-            seed=options.seed, **(options.settings or {}),
+            options.preset,
+            **{
+                "width": options.width, "iterations": options.iterations, "batch": options.batch,
+                "seed": options.seed, **(options.settings or {}),
+            },
         )  # fmt: skip
         job = create_training_job(
             folder, preparation, config, options.device, bundle_name=options.name or None, initial=options.initial,
@@ -366,6 +370,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         reference = (_("Reference"), REFERENCES, _("Optional, for monitoring only: nothing learns from it."))
         self.target = NodesTable(self.ui.targetTable, [volume, region, reference], self._store_rows)
+        if not missing_packages(("pydantic",)):
+            self.ui.settingsEdit.setToolTip(_settings_help())
         self.mapping = MappingTable(self.ui.mappingTable, self._refresh)
         self.monitor = TrainingMonitor(self.ui)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
@@ -479,7 +485,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return Task.model_validate_json(self._parameters.ownTask) if self._parameters.ownTask else None
 
     def options(self) -> TrainingOptions:
-        """What the window says."""
+        """What the window says.
+
+        Raises:
+            InputError: A further setting is not NAME=VALUE.
+        """
+        from SIFATrainingLib.config import with_settings  # noqa: PLC0415
+
         p, task = self._parameters, self.task()
         assert p is not None
         # What was chosen for another task is not meant for this one.
@@ -501,6 +513,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             baseline_iterations=max(1, p.iterations // 4) if p.baseline else 0,
             initial=Path(p.initial) if p.initial else None,
             name=p.name,
+            settings=with_settings({}, p.settings.split()),
         )
 
     def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
@@ -883,6 +896,13 @@ def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 def _job_title(job: Job, state: State) -> str:
     return f"{job.folder.name} ({state})"
+
+
+def _settings_help() -> str:
+    from SIFATrainingLib.config import TrainingConfig, describe  # noqa: PLC0415
+
+    names = "<br>".join(f"{name}={default}" for name, default, _about in describe(TrainingConfig()))
+    return _("Any further settings, NAME=VALUE with spaces between. They are, by default:") + f"<br><br>{names}"
 
 
 def _describe(task: Any | None, choice: TaskChoice) -> str:

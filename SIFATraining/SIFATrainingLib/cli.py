@@ -19,7 +19,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
 
-from .config import TrainingConfig
+from .config import TrainingConfig, with_settings
 from .console import ProgressLine, duration, show_events, write_output_to
 from .options import (
     Device,
@@ -33,7 +33,6 @@ from .options import (
     preparation_options,
     refuse_preparation,
     takes,
-    with_settings,
 )
 from .variants import choose_variants
 

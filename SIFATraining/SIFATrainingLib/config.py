@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -177,6 +177,25 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
     except ValidationError as error:
         field, message = first_fault(error)
         raise InputError(f"The setting '{field}' is not usable: {message.lower()}.") from None
+
+
+def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """Settings for `make_config` with `name=value` and `group.name=value` texts in their place.
+
+    Raises:
+        InputError: A text is not of that form. Names and values are checked by `make_config`.
+    """
+    merged = settings
+    for text in texts:
+        name, _equals, value = text.partition("=")
+        if not name or not value:
+            raise InputError(f"'{text}' is not NAME=VALUE, such as loss_weights.cycle=5: see `sifa settings`.")
+        *groups, last = name.split(".")
+        branch: dict[str, Any] = {last: value}
+        for group in reversed(groups):
+            branch = {group: branch}
+        merged = _merge(merged, branch)
+    return merged
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

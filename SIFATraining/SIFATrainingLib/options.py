@@ -15,10 +15,9 @@ import typer
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 
-from .config import TrainingConfig, make_config
+from .config import TrainingConfig, make_config, with_settings
 from .dataset import DOMAINS, DomainName
 from .prepare import Preparation, make_preparation
-from .variants import nested
 
 Roi = Annotated[
     str | None,
@@ -205,18 +204,3 @@ def _pair(text: str | None, option: str) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"{option} '{text}' is not 2 numbers with a comma between.") from None
     return low, high
-
-
-def with_settings(settings: dict[str, Any], extra: list[str]) -> dict[str, Any]:
-    """Settings with `a.b=value` texts in their place; values are checked by the configuration.
-
-    Raises:
-        InputError: A text is not NAME=VALUE.
-    """
-    pairs = []
-    for text in extra:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set '{text}' is not NAME=VALUE: see `sifa settings`.")
-        pairs.append((name, value))
-    return nested(settings, pairs)

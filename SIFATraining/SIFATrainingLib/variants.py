@@ -9,7 +9,7 @@ from typing import Any
 
 from SIFASegmentationLib.errors import InputError
 
-from .config import SEGMENTATION_METHODS, TrainingConfig, make_config
+from .config import SEGMENTATION_METHODS, TrainingConfig, make_config, with_settings
 
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
 """Between these two lies the gap that adaptation can close."""
@@ -88,18 +88,6 @@ def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list
 def _read_variant(text: str) -> Variant:
     title, colon, rest = text.partition(":")
     name = re.sub(r"\W+", "_", title.strip().lower()).strip("_")
-    pairs = [part.partition("=") for part in rest.split()]
-    if not colon or not name or not pairs or not all(equals and value for _, equals, value in pairs):
+    if not colon or not name or not rest.split():
         raise InputError(f"--also '{text}' is not TITLE: NAME=VALUE ...: see `sifa settings`.")
-    return Variant(name, title.strip(), nested({"method": "sifa"}, [(key, value) for key, _, value in pairs]))
-
-
-def nested(settings: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """`settings` with `a.b`, value pairs in their place; the configuration checks the values."""
-    for name, value in pairs:
-        *groups, last = name.split(".")
-        place = settings
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return settings
+    return Variant(name, title.strip(), with_settings({"method": "sifa"}, rest.split()))

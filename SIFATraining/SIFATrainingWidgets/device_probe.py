@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -108,7 +108,17 @@ def _arguments(options: Any, task: Path, output: Path, source: str, target: str)
         "baseline-iterations": options.baseline_iterations, "device": options.device, "out": output,
     }  # fmt: skip
     # With "=", since a window may start with a minus.
-    return ["check", "--json", *(f"--{name}={value}" for name, value in given.items() if value not in (None, ""))]
+    arguments = [f"--{name}={value}" for name, value in given.items() if value not in (None, "")]
+    return ["check", "--json", *arguments, *(f"--set={text}" for text in _settings_texts(options.settings or {}))]
+
+
+def _settings_texts(settings: Mapping[str, Any], group: str = "") -> Iterator[str]:
+    """Nested settings as `group.name=value`."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings_texts(value, f"{group}{name}.")
+        else:
+            yield f"{group}{name}={value}"
 
 
 def _pair(window: tuple[float, float] | None) -> str:

@@ -108,7 +108,7 @@ def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None
     [
         (("sifas",), (), "no row 'sifas': choose from without_adaptation, "),
         ((), ("flips",), "--also 'flips' is not TITLE: NAME=VALUE"),
-        ((), ("flips: 3",), "is not TITLE: NAME=VALUE"),
+        ((), ("flips: 3",), "'3' is not NAME=VALUE"),
         ((), ("SIFA: ema_decay=0",), "Two rows are called 'sifa'"),
     ],
 )

@@ -124,6 +124,24 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
 
 
+def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    ui = module.widget.ui
+    assert "loss_weights.cycle=10.0" in ui.settingsEdit.toolTip
+    for column, node in enumerate(patients["mr"][0]):
+        ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    for text, words in (("ema_decay", "is not NAME=VALUE"), ("ema=0", "The setting 'ema'"), ("width.x=1", "'width'")):
+        ui.settingsEdit.setText(text)
+        ui.startButton.click()
+        assert words in ui.statusLabel.text
+        assert module.widget.job is None
+    ui.settingsEdit.setText("ema_decay=0.9 loss_weights.cycle=5  width=0.25")
+    options = module.widget.options()
+    assert options.settings == {"ema_decay": "0.9", "loss_weights": {"cycle": "5"}, "width": "0.25"}
+    config = start(module, patients, tmp_path / "job", settings=options.settings).specification["config"]
+    assert (config["ema_decay"], config["loss_weights"]["cycle"], config["width"]) == (0.9, 5.0, 0.25)
+
+
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
