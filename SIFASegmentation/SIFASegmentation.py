@@ -6,13 +6,14 @@ at the moment of need; see `SIFASegmentationWidgets.dependencies`.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -118,9 +119,22 @@ class SIFASegmentationParameterNode:
 
 @dataclass
 class SegmentationResult:
-    """What came of one volume: nodes, or nothing where the volume's node is gone and `files` says where it lies."""
+    """What came of one volume.
 
-    volume_id: str
+    Attributes:
+        volume: Its node, which may have left the scene since.
+        segmentation: Node of the structures; None if there is no place for it in the scene.
+        baseline: The same by the model without adaptation, if asked for.
+        probabilities: Volume nodes by structure, if asked for.
+        confidence: Of each slice, 0 to 1.
+        slice_axis: Axis (k, j, i) of the slices.
+        estimates: Estimated Dice by structure.
+        baseline_estimates: The same of the baseline.
+        files: Folder that keeps what could not be put into the scene.
+        error: Why the volume could not be segmented; empty if it was.
+    """
+
+    volume: Any
     segmentation: Any | None = None
     baseline: Any | None = None
     probabilities: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +143,7 @@ class SegmentationResult:
     estimates: dict[str, Estimate] = field(default_factory=dict)
     baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
     files: Path | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,8 +181,8 @@ class SegmentationRun:
             output: Segmentation node to replace the content of, for the first volume.
         """
         self.job, self.task, self.options = job, task, options
-        self.volume_ids = [row.volume.GetID() for row in rows]
-        self.output_id = output.GetID() if output is not None else None
+        # Not their IDs, which another scene gives to other nodes.
+        self.volumes, self.output = [row.volume for row in rows], output
         self.results: list[SegmentationResult] = []
         self.pieces = Pieces()
         self._on_events, self._on_end = on_events, on_end
@@ -198,15 +213,26 @@ class SegmentationRun:
         for event in events:
             if event.kind == "result":
                 self.pieces.add(self._import(event.data))
+            elif event.kind == "refused":
+                volume = self.volumes[event.data["volume"]]
+                self.results.append(SegmentationResult(volume, error=event.data["message"]))
         self._on_events(events)
 
     def _import(self, data: dict[str, Any]) -> Work[None]:
         result = SegmentationResult(
-            self.volume_ids[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"],
+            self.volumes[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"],
             estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
         )  # fmt: skip
-        output_id = self.output_id if data["volume"] == 0 else None
-        result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output_id)
+        try:
+            yield from self._into_scene(result, data)
+        except Exception:  # whatever it is (memory, a disk that went away), the result must not be lost with it
+            logging.exception("A result could not be put into the scene.")
+            result.files = self.job.folder / "result"
+        self.results.append(result)
+
+    def _into_scene(self, result: SegmentationResult, data: dict[str, Any]) -> Work[None]:
+        output = self.output if data["volume"] == 0 else None
+        result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output)
         yield
         if result.segmentation is not None and self.options.surfaces:
             yield from nodes.surfaces_in_pieces(result.segmentation)
@@ -223,27 +249,25 @@ class SegmentationRun:
                 name = f"{volume.GetName()} {structure}"
                 share = share.astype("float32") / 255
                 result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
+                nodes.mark_as_result(result.probabilities[structure])
             yield
-        self.results.append(result)
 
-    def _labels(
-        self, result: SegmentationResult, path: str, name: str, output_id: str | None = None
-    ) -> Work[Any | None]:
+    def _labels(self, result: SegmentationResult, path: str, name: str, output: Any | None = None) -> Work[Any | None]:
         """The segmentation node of a labelmap file; None if it has no place in the scene."""
         labels = _voxels_of_file(self.job.folder / path)
         yield
         volume = self._volume_of(result, labels.shape)
         if volume is None:
             return None
-        output = slicer.mrmlScene.GetNodeByID(output_id) if output_id else None
-        return nodes.segmentation_from_labels(labels, volume, self.task, name.format(volume=volume.GetName()), output)
+        name = name.format(volume=volume.GetName())
+        return nodes.segmentation_from_labels(labels, volume, self.task, name, nodes.if_in_scene(output))
 
     def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
         """The volume node that a result is of; None if it was deleted or replaced meanwhile.
 
         Then the result must not be lost, nor be put on something else: it stays in its files.
         """
-        volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+        volume = nodes.if_in_scene(result.volume)
         if volume is not None and slicer.util.arrayFromVolume(volume).shape == shape:
             return volume
         result.files = self.job.folder / "result"
@@ -254,8 +278,16 @@ class SegmentationRun:
         self.pieces.add(self._tell_end(state))
 
     def _tell_end(self, state: State) -> Work[None]:
-        if not any(result.files for result in self.results) and state in (State.FINISHED, State.STOPPED):
-            shutil.rmtree(self.job.folder, ignore_errors=True)
+        self.results.sort(key=lambda result: self.volumes.index(result.volume))
+        # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
+        if any(result.files for result in self.results):
+            gone = ["input"]
+        elif state in (State.FINISHED, State.STOPPED):
+            gone = [""]
+        else:
+            gone = ["input", "result"]
+        for part in gone:
+            shutil.rmtree(self.job.folder / part, ignore_errors=True)
         self._on_end(self, state)
         yield
 
@@ -321,6 +353,8 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             raise InputError(_("No volume is chosen: add one to the table."))
         options = options or SegmentationOptions()
         manifest = read_bundle(model).manifest
+        if problem := _output_problem(output, rows):
+            raise InputError(problem)
         volumes = [nodes.volume_from_node(row.volume) for row in rows]
         requests = [
             VolumeRequest(
@@ -367,8 +401,11 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             regions: Markups ROI node, or None, for each volume.
             output: Segmentation node to replace the content of, for the first volume.
 
+        Returns:
+            One result for each volume. Where some can't be segmented, their results have an `error`.
+
         Raises:
-            InputError: Something can't be used; the sentence says what to do.
+            InputError: Something can't be used, or no volume can be segmented; the sentence says what to do.
         """
         self.ensure_dependencies()
         ended: list[State] = []
@@ -419,20 +456,21 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
     def score_in_pieces(
         self, run: SegmentationRun, references: dict[str, Any], model: str | Path, *, tolerance: float = 2.0
     ) -> Work[ScoreTable]:
-        """Scores of a run's results where they have a reference (by volume node ID), their volumes where not.
+        """Scores of a run's results where they have a reference (by volume node ID) that can be used, their volumes
+        where not.
 
         Raises:
-            InputError: As `evaluate`.
+            InputError: The model is not there any more.
         """
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
 
         rows: list[Row] = []
         task = _task_of(model)
-        there = [(result, slicer.mrmlScene.GetNodeByID(result.volume_id)) for result in run.results]
+        there = [(result, nodes.if_in_scene(result.volume)) for result in run.results]
         subjects = nodes.unique_names([volume for _result, volume in there if volume is not None])
         compares = any(result.baseline is not None for result in run.results)
         for result, volume in there:
-            reference = references.get(result.volume_id)
+            reference = references.get(volume.GetID()) if volume is not None else None
             for segmentation, estimates, method in (
                 (result.segmentation, result.estimates, _("adapted") if compares else ""),
                 (result.baseline, result.baseline_estimates, _("without adaptation")),
@@ -440,10 +478,14 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 if volume is None or segmentation is None:
                     continue
                 if reference is None:
-                    made = _volume_rows(segmentation, volume)
+                    made = _volume_rows(segmentation, volume, task, _("no reference"))
                     yield
                 else:
-                    made = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+                    try:
+                        made = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+                    except InputError as error:
+                        # One reference that can't be used does not take the others' scores away.
+                        made = _volume_rows(segmentation, volume, task, str(error))
                 rows += [
                     replace(row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure))
                     for row in made
@@ -623,6 +665,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("Choose a volume first: load one, then add it to the table.")
         elif len({volume.GetID() for volume in volumes}) < len(volumes):
             reason = _("A volume is in the table twice: remove one of its rows.")
+        elif problem := _output_problem(self._parameters.output, self._chosen()):
+            reason = problem
         elif busy:
             reason = _("A segmentation is under way: wait for it, or cancel it.")
         self.ui.applyButton.enabled = not reason
@@ -745,18 +789,27 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _ended(self, run: SegmentationRun, state: State) -> None:
         self._results = run.results
         self._least_sure = 0
-        done, asked = len(run.results), len(run.volume_ids)
+        asked = len(run.volumes)
+        done = sum(not result.error for result in run.results)
+        refused = [result.error for result in run.results if result.error]
         left = [str(result.files) for result in run.results if result.files is not None]
-        if state is State.FINISHED:
+        how_many = _("{done} of {asked} volumes are done.").format(done=done, asked=asked)
+        if state is State.FINISHED and refused:
+            self._say(" ".join([how_many, *refused, *self._warnings]), error=True)
+        elif state is State.FINISHED:
             text = _("Segmented {done} volumes.").format(done=done) if done > 1 else _("Segmented.")
             self._say(" ".join([text, *self._warnings]))
         elif state is State.STOPPED:
-            self._say(_("Cancelled; {done} of {asked} volumes are done.").format(done=done, asked=asked))
+            self._say(_("Cancelled; {how_many}").format(how_many=how_many))
         else:
             log = run.job.folder / "log.txt"
-            self._say(_("{reason} (log: {log})").format(reason=last_words(run.job), log=log), error=True)
+            reason = _("{reason} (log: {log})").format(reason=last_words(run.job), log=log)
+            self._say(f"{how_many} {reason}" if asked > 1 else reason, error=True)
         if left:
-            kept = _("A volume was deleted meanwhile; its labelmap is kept in {folder}.").format(folder=left[0])
+            kept = _(
+                "A result has no place in the scene, since its volume is gone or was changed; its labelmap is kept in "
+                "{folder}."
+            ).format(folder=left[0])
             self._say(kept, error=True)
         self.ui.progressBar.setRange(0, 0)
         self._refresh()
@@ -776,7 +829,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         references = {row.volume.GetID(): row.reference for row in self._chosen()}
         model, tolerance = self._parameters.model, self._parameters.tolerance
-        scores = self.scores
+        scores = None  # Never those of the run before.
         try:
             scores = yield from self.logic.score_in_pieces(run, references, model, tolerance=tolerance)
         except InputError as error:
@@ -797,8 +850,13 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             # The view would keep a table that went with its scene.
             self.ui.resultsTable.setMRMLTableNode(None)
-        for button in (self.ui.copyButton, self.ui.exportButton, self.ui.plotButton, self.ui.showTableButton):
+        for button in (self.ui.copyButton, self.ui.exportButton, self.ui.showTableButton):
             button.enabled = has_scores
+        has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
+        self.ui.plotButton.enabled = has_dice
+        self.ui.plotButton.toolTip = (
+            _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")
+        )
         self._show_unsure()
 
     def _show_unsure(self) -> None:
@@ -817,7 +875,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slices = [
             (result, index, value)
             for result in self._results
-            if slicer.mrmlScene.GetNodeByID(result.volume_id) is not None
+            if nodes.if_in_scene(result.volume) is not None
             for index, value in enumerate(result.confidence)
         ]
         return sorted(slices, key=lambda item: item[2])[:count]
@@ -827,7 +885,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not unsure:
             return
         result, index, _value = unsure[self._least_sure % len(unsure)]
-        volume = slicer.mrmlScene.GetNodeByID(result.volume_id)
+        volume = result.volume
         middle = [size / 2 for size in slicer.util.arrayFromVolume(volume).shape]
         middle[result.slice_axis] = index
         point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
@@ -839,7 +897,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _plot_confidence(self) -> None:
         longest = max((len(result.confidence) for result in self._results), default=0)
         columns = {"slice": [float(index) for index in range(longest)]}
-        there = [(result, slicer.mrmlScene.GetNodeByID(result.volume_id)) for result in self._results]
+        there = [(result, nodes.if_in_scene(result.volume)) for result in self._results if result.confidence]
         lines = nodes.unique_names([volume for _result, volume in there if volume is not None])
         for result, volume in there:
             if volume is not None:
@@ -876,6 +934,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             score_tables.show_plot(score_tables.make_bar_plot(self.scores, _("SIFA Dice")))
 
     def _show_table(self) -> None:
+        # Its node may have been removed or renamed.
+        self._show_results()
         score_tables.show_table(self._table_node())
 
     def _update_compare(self, _node: Any = None) -> None:
@@ -986,19 +1046,28 @@ def _score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, 
     return list(rows)
 
 
-def _volume_rows(segmentation: Any, volume: Any) -> list[Row]:
-    """Rows with the volume of each structure in ml and no score, for lack of a reference."""
+def _volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
+    """Rows with the volume of each structure of a task in ml and no score; `note` says why."""
     from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
 
     voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
-    names = {part.key: part.name for part in structures_of_nodes.parts_of(segmentation)}
-    return [
-        Row(
-            volume.GetName(), names[key], Scores(nan, nan, nan, nan, voxels.count() * voxel_ml, nan, nan),
-            _("no reference"),
-        )
-        for key, voxels in voxels_of(segmentation, names, volume)
-    ]  # fmt: skip
+    matched, _by_number = structures_of_nodes.match_parts(structures_of_nodes.parts_of(segmentation), task)
+    keys = {structure.name: key for key, structure in matched.items() if structure is not None}
+    counts = {key: voxels.count() for key, voxels in voxels_of(segmentation, keys.values(), volume)}
+    rows = []
+    for structure in task.structures:
+        ml = counts.get(keys.get(structure.name, ""), 0) * voxel_ml
+        found = note if ml else _("not found; {note}").format(note=note)
+        rows.append(Row(volume.GetName(), structure.name, Scores(nan, nan, nan, nan, ml, nan, nan), found))
+    return rows
+
+
+def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
+    """Why a segmentation node can't take the result; empty if it can."""
+    if output is None or all(row.reference is None or row.reference.GetID() != output.GetID() for row in rows):
+        return ""
+    problem = _("The output {name} is a reference as well, and would be lost: choose another output, or a new one.")
+    return problem.format(name=output.GetName())
 
 
 def _active_volume() -> Any | None:

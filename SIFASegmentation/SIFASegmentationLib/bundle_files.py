@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,13 +36,15 @@ def read_bundle_file(path: Path, name: str) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(_folder_inside(archive) + name)
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InputError(f"{path} is compressed in an unusual way: pack it as a plain zip file.")
             if entry.file_size > _LARGEST:
                 raise InputError(f"{path / name} is larger than any model: get the bundle anew from where it came.")
             return archive.read(entry)
     except KeyError:
         raise FileNotFoundError(f"{path} has no {name}") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        # RuntimeError: encrypted; NotImplementedError: compressed by a method that Python doesn't know.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError: encrypted; NotImplementedError: needs a later zip version.
         raise InputError(f"{path} is damaged or no plain zip file ({error}): copy it again.") from error
 
 

@@ -101,13 +101,14 @@ def create_segmentation_job(folder: Path, specification: SegmentationSpecificati
 
 
 def run_segmentation(job: Job) -> State:
-    """Segment the job's volumes one after the other.
+    """Segment the job's volumes one after the other; one that can't be used does not end those after it.
 
     Returns:
-        `FINISHED`, or `STOPPED` if that was asked for; results of the volumes done until then are kept.
+        `FINISHED`, or `STOPPED` if that was asked for; results of the volumes done until then are kept. An event
+        `refused` tells of each volume that can't be used.
 
     Raises:
-        InputError: The model or a volume can't be used, or another process works on the job.
+        InputError: The model or none of the volumes can be used, or another process works on the job.
     """
     specification = SegmentationSpecification.of(job)
     with job.at_work():
@@ -117,12 +118,19 @@ def run_segmentation(job: Job) -> State:
         if specification.baseline:
             segmentors["baseline"] = Segmentor(bundle, specification.device, baseline=True)
         job.emit_state(State.RUNNING)
+        refused: list[InputError] = []
         try:
             for index, request in enumerate(specification.volumes):
-                _segment(job, specification, segmentors, index, request)
+                try:
+                    _segment(job, specification, segmentors, index, request)
+                except InputError as error:
+                    refused.append(error)
+                    job.emit("refused", volume=index, message=str(error))
         except CancelledError:
             job.emit_state(State.STOPPED)
             return State.STOPPED
+        if len(refused) == len(specification.volumes):
+            raise refused[0]
         job.emit_state(State.FINISHED)
     return State.FINISHED
 

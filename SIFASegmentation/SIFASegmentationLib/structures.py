@@ -135,7 +135,7 @@ class Task(_Frozen):
 
     def structure_named(self, name: str) -> Structure | None:
         """The structure with this name or alias: `Right Kidney`, `kidney_right`, ...; None if there is none."""
-        wanted = _normal(name)
+        wanted = normal_name(name)
         return next((s for s in self.structures if wanted in _normal_names(s)), None)
 
 
@@ -164,14 +164,14 @@ def load_task(name_or_path: str | Path) -> Task:
         raise InputError(f"{path}: {field or 'the task'} is not valid: {message}.") from error
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """`RightKidney`, `kidney_right`, `Kidney (right)` -> `kidney right`."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
     return " ".join(sorted(re.findall(r"[^\W_]+", words)))
 
 
 def _normal_names(structure: Structure) -> set[str]:
-    return {_normal(name) for name in (structure.name, *structure.aliases)}
+    return {normal_name(name) for name in (structure.name, *structure.aliases)}
 
 
 def _repeated(items: Iterable[_T]) -> _T | None:

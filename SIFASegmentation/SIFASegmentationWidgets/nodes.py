@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+_RESULT = "SIFA.Result"  # Attribute of nodes.
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
@@ -143,6 +144,21 @@ def volume_from_array(array: np.ndarray, like: Any, name: str) -> Any:
     node.CreateDefaultDisplayNodes()
     place_beside(node, like)
     return node
+
+
+def if_in_scene(node: Any | None) -> Any | None:
+    """The node, if it is still in the scene; None if it left it, or if there was none."""
+    return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
+
+
+def mark_as_result(node: Any) -> None:
+    """Tell a volume that was made here from the images that can be segmented."""
+    node.SetAttribute(_RESULT, "1")
+
+
+def is_result(node: Any) -> bool:
+    """Whether a volume was made here."""
+    return node.GetAttribute(_RESULT) is not None
 
 
 def unique_names(nodes: Iterable[Any]) -> dict[str, str]:

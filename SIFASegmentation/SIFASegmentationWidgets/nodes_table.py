@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .node_rows import Row
+from .nodes import is_result
 
 VOLUMES = ("vtkMRMLScalarVolumeNode",)
 REGIONS = ("vtkMRMLMarkupsROINode",)
@@ -124,6 +125,7 @@ def fit_height(table: Any) -> None:
 
 
 def scene_volumes() -> list[Any]:
-    """The scalar volumes of the scene that are images, hidden ones left out."""
+    """The scalar volumes of the scene that are images; hidden ones, and probabilities that were made here, left out."""
     volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    return [node for node in volumes if node.GetClassName() == VOLUMES[0] and not node.GetHideFromEditors()]
+    images = (node for node in volumes if node.GetClassName() == VOLUMES[0] and not is_result(node))
+    return [node for node in images if not node.GetHideFromEditors()]

@@ -60,9 +60,13 @@ def parts_of(node: Any) -> list[Part]:
 
 
 def structure_of(part: Part, task: Any) -> Any | None:
-    """The task's structure that a part is, by terminology or name; None if it is none."""
-    by_terminology = next((s for s in task.structures if part.entry and s.terminology.is_in(part.entry)), None)
-    return by_terminology or (task.structure_named(part.name) if part.name else None)
+    """The task's structure that a part is, by terminology or name; None if it is none.
+
+    Where several structures have the part's terminology, its name decides between them.
+    """
+    coded = [s for s in task.structures if part.entry and s.terminology.is_in(part.entry)]
+    named = task.structure_named(part.name) if part.name else None
+    return coded[0] if len(coded) == 1 else named
 
 
 def match_parts(parts: Iterable[Part], task: Any) -> tuple[dict[str, Any], bool]:

@@ -174,6 +174,18 @@ def test_archives_that_are_not_whole(bundle: Bundle, tmp_path: Path, monkeypatch
     changed = read_bundle(tmp_path / "changed.zip")
     with pytest.raises(InputError, match=r"changed\.zip"):
         _ = [changed.read(name) for name in changed.manifest.files]
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.write(bundle.path / "manifest.json", "manifest.json")
+    damaged = bytearray((tmp_path / "packed.zip").read_bytes())
+    damaged[100:140] = b"\xff" * 40
+    (tmp_path / "packed.zip").write_bytes(damaged)
+    assert not bundle_files.is_bundle(tmp_path / "packed.zip")
+    with pytest.raises(InputError, match=r"packed\.zip is damaged"):
+        read_bundle(tmp_path / "packed.zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w", zipfile.ZIP_BZIP2) as other:
+        other.writestr("manifest.json", b"{}")
+    with pytest.raises(InputError, match="compressed in an unusual way"):
+        read_bundle(tmp_path / "other.zip")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
         other.writestr("photo.jpg", b"")
     with pytest.raises(InputError, match="is not a bundle"):

@@ -89,14 +89,25 @@ def test_a_stop_ends_it_and_keeps_what_is_done(bundle: Bundle, images: list[Path
 
 
 def test_bad_input_fails_with_its_sentence(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
-    job = make_job(tmp_path / "job", bundle, [images[0], tmp_path / "nothing.nii.gz"])
+    job = make_job(tmp_path / "job", bundle, [tmp_path / "nothing.nii.gz"])
     with pytest.raises(InputError, match=r"nothing\.nii\.gz does not exist"):
         run_segmentation(job)
     assert job.state() is State.FAILED
-    assert job.last("result") is not None
     other = Job.create(tmp_path / "other", "train", {})
     with pytest.raises(InputError, match="is no segmentation but 'train'"):
         run_segmentation(other)
+
+
+def test_a_volume_that_can_not_be_used_does_not_end_the_others(
+    bundle: Bundle, images: list[Path], tmp_path: Path
+) -> None:
+    job = make_job(tmp_path / "job", bundle, [images[0], tmp_path / "nothing.nii.gz", images[1]])
+    assert run_segmentation(job) is State.FINISHED
+    events, _ = job.events()
+    assert [event.data["volume"] for event in events if event.kind == "result"] == [0, 2]
+    (refused,) = [event.data for event in events if event.kind == "refused"]
+    assert refused["volume"] == 1
+    assert "nothing.nii.gz does not exist" in refused["message"]
 
 
 def test_volumes_unlike_the_training_data_are_warned_of(

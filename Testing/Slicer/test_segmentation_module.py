@@ -14,6 +14,7 @@ import qt
 import slicer
 import vtk
 
+from clicks import begin, choose, use_sample
 from pictures import picture
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
@@ -177,26 +178,6 @@ def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch:
 # The window
 
 
-def use_sample(module: Any) -> None:
-    from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
-
-    module.widget.use_model(SAMPLE_MODEL)
-
-
-def choose(module: Any, *nodes: Any) -> None:
-    """Put nodes into the first row by its selectors, as a user does."""
-    for column, node in enumerate(nodes):
-        module.widget.ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
-
-
-def begin(module: Any, volume: Any) -> Any:
-    """Segment a volume with the sample model by clicks; the run under way."""
-    use_sample(module)
-    choose(module, volume)
-    module.widget.ui.applyButton.click()
-    return module.widget.run
-
-
 def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     ui = module.widget.ui
     assert not ui.applyButton.enabled
@@ -337,7 +318,7 @@ def test_a_volume_deleted_meanwhile_loses_nothing(
     run = begin(module, patient[0])
     slicer.mrmlScene.RemoveNode(patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
-    assert "was deleted meanwhile" in module.widget.ui.statusLabel.text
+    assert "no place in the scene" in module.widget.ui.statusLabel.text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 
@@ -432,7 +413,7 @@ def test_a_scene_closed_while_volumes_are_written_loses_nothing(
     assert closed
     run = module.widget.run
     process_events_until(lambda: module.widget.run is None, 60)
-    assert "was deleted meanwhile" in module.ui.statusLabel.text
+    assert "no place in the scene" in module.ui.statusLabel.text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 

@@ -1,0 +1,233 @@
+"""SIFASegmentation with what people really give it: wrong references, other scenes, volumes that can't be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+
+from clicks import begin, choose, use_sample
+
+pytest.importorskip("pydantic", reason="the module installs it at the first use")
+pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
+
+
+def names_of(node: Any) -> list[str]:
+    segmentation = node.GetSegmentation()
+    return [segmentation.GetSegment(key).GetName() for key in segmentation.GetSegmentIDs()]
+
+
+def segmentation_of(volume: Any, name: str, parts: dict[str, tuple[slice, slice, slice]], entry: str = "") -> Any:
+    """A segmentation with boxes (k, j, i) as segments, drawn on a volume."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    for part, box in parts.items():
+        key = node.GetSegmentation().AddEmptySegment(part, part)
+        mask = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+        mask[box] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, key, volume)
+        if entry:
+            segment = node.GetSegmentation().GetSegment(key)
+            segment.SetTag(segment.GetTerminologyEntryTagName(), entry)
+    return node
+
+
+def box(start: int, size: int = 4) -> tuple[slice, slice, slice]:
+    return (slice(start, start + size),) * 3
+
+
+def column(table: Any, index: int) -> list[str]:
+    return [table.GetCellText(row, index) for row in range(table.GetNumberOfRows())]
+
+
+def test_another_scene_opened_meanwhile_gets_nothing_of_it(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    volume, _reference = patient
+    shape, first_id = slicer.util.arrayFromVolume(volume).shape, volume.GetID()
+    output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "output")
+    output_id = output.GetID()
+    module.ui.outputSelector.setCurrentNode(output)
+    run = begin(module, volume)
+    assert run is not None
+    slicer.mrmlScene.Clear()
+    # The next scene's nodes get the IDs of the last one's.
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other patient")
+    slicer.util.updateVolumeFromArray(other, np.zeros(shape, np.int16))
+    drawn = []
+    while not drawn or drawn[-1].GetID() != output_id:
+        drawn.append(segmentation_of(other, "by hand", {"tumour": box(3)}))
+    assert other.GetID() == first_id
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert all(names_of(node) == ["tumour"] for node in drawn)
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == drawn
+    assert "no place in the scene" in module.ui.statusLabel.text
+    assert list((run.job.folder / "result").glob("*_segmentation.mha"))
+    assert not (run.job.folder / "input").exists()
+
+
+def test_an_output_that_is_a_reference_is_refused(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    volume, reference = patient
+    use_sample(module)
+    choose(module, volume, None, reference)
+    module.ui.outputSelector.setCurrentNode(reference)
+    assert not module.ui.applyButton.enabled
+    assert "is a reference as well" in module.ui.applyButton.toolTip
+    with pytest.raises(InputError, match="SIFAAbdomenCT reference is a reference as well"):
+        module.logic.start([module.python.InputRow(volume, None, reference)], sample_model, output=reference)
+    module.ui.outputSelector.setCurrentNode(None)
+    assert module.ui.applyButton.enabled
+
+
+def test_a_reference_that_can_not_be_used_takes_no_other_scores_away(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    volume, reference = patient
+    second, _its_reference = load_patient("SIFAAbdomenCT", 101)
+    odd = segmentation_of(second, "odd", {"tumour": box(3)})
+    use_sample(module)
+    choose(module, volume, None, reference)
+    module.widget.volumes.add(second, None, odd)
+    module.ui.applyButton.click()
+    process_events_until(lambda: module.widget.run is None, 120)
+    table = slicer.util.getNode("SIFA scores")
+    notes, dice = column(table, 10), column(table, 2)
+    assert all(0 < float(value) <= 1 for value in dice[:4])
+    assert dice[4:8] == ["-"] * 4
+    assert all("odd has the parts tumour, none of which is a structure" in note for note in notes[4:8])
+
+
+def test_what_was_not_found_is_told(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
+    volume, _reference = patient
+    found = segmentation_of(volume, "found", {"liver": box(5)})
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+
+    rows = module.python._volume_rows(found, volume, load_task("abdomen"), "no reference")
+    assert [(row.structure, row.note) for row in rows] == [
+        ("liver", "no reference"),
+        *((name, "not found; no reference") for name in ("right kidney", "left kidney", "spleen")),
+    ]
+    assert [row.scores.prediction_ml > 0 for row in rows] == [True, False, False, False]
+
+
+def test_a_volume_that_can_not_be_used_does_not_end_the_others(
+    module: Any, patient: tuple[Any, Any], sample_model: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    before = set(Path(slicer.app.temporaryPath).glob("SIFA-*"))
+    volume, _reference = patient
+    flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "flat")
+    slicer.util.updateVolumeFromArray(flat, np.full((4, 16, 16), 7, np.int16))
+    use_sample(module)
+    choose(module, flat)
+    module.widget.volumes.add(volume)
+    module.ui.applyButton.click()
+    process_events_until(lambda: module.widget.run is None, 120)
+    assert module.ui.statusLabel.text.startswith("1 of 2 volumes are done. ")
+    assert "flat" in module.ui.statusLabel.text
+    assert slicer.util.getNode("SIFAAbdomenCT segmentation")
+    results = module.logic.process([flat, volume], sample_model)
+    assert ["flat" in result.error for result in results] == [True, False]
+    assert [result.segmentation is None for result in results] == [True, False]
+    with pytest.raises(InputError, match="flat"):
+        module.logic.process([flat], sample_model)
+    # Of a failed job its log stays, and no patient's volume.
+    (kept,) = set(Path(slicer.app.temporaryPath).glob("SIFA-*")) - before
+    assert (kept / "log.txt").exists()
+    assert not list(kept.rglob("*.mha"))
+
+
+def test_a_result_that_can_not_be_shown_is_kept(
+    module: Any, patient: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    def no_room(_path: Path) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(module.python, "_voxels_of_file", no_room)
+    run = begin(module, patient[0])
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert str(run.job.folder) in module.ui.statusLabel.text
+    assert list((run.job.folder / "result").glob("*_segmentation.mha"))
+
+
+def test_probabilities_are_no_images_to_segment(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
+    options = module.python.SegmentationOptions(probabilities=True, surfaces=False)
+    (result,) = module.logic.process([patient[0]], sample_model, options)
+    assert len(result.probabilities) == 4
+    module.ui.addAllButton.click()
+    assert module.ui.volumesTable.rowCount == 1
+
+
+def test_a_table_that_was_removed_comes_back_and_bars_need_a_dice(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    begin(module, patient[0])
+    process_events_until(lambda: module.widget.run is None, 60)
+    ui = module.ui
+    assert not ui.plotButton.enabled
+    assert "without a reference" in ui.plotButton.toolTip
+    rows = slicer.util.getNode("SIFA scores").GetNumberOfRows()
+    slicer.mrmlScene.RemoveNode(slicer.util.getNode("SIFA scores"))
+    ui.showTableButton.click()
+    assert slicer.util.getNode("SIFA scores").GetNumberOfRows() == rows > 0
+
+
+def test_equal_terminology_is_decided_by_names(module: Any, patient: tuple[Any, Any]) -> None:
+    mass = "Segmentation category and type~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~^^~^^~"
+    volume = patient[0]
+    first = segmentation_of(volume, "first", {"tumour core": box(3), "tumour edge": box(12)}, mass)
+    second = segmentation_of(volume, "second", {"tumour edge": box(12), "tumour core": box(3)}, mass)
+    table = module.logic.compare(first, second)
+    assert [(row.structure, row.scores.dice) for row in table.rows] == [("tumour core", 1.0), ("tumour edge", 1.0)]
+
+
+def test_names_are_matched_as_people_write_them_and_what_is_alone_is_told(
+    module: Any, patient: tuple[Any, Any]
+) -> None:
+    volume = patient[0]
+    first = segmentation_of(volume, "first", {"kidney_right": box(3), "liver": box(12)})
+    second = segmentation_of(volume, "second", {"Right kidney": box(3), "spleen": box(20)})
+    table = module.logic.compare(first, second)
+    assert [(row.structure, row.scores.dice) for row in table.rows] == [("kidney_right", 1.0)]
+    assert table.unmatched == ("liver", "spleen")
+
+
+def test_a_structure_of_a_task_with_one_code_for_two_goes_by_its_name(
+    module: Any, patient: tuple[Any, Any]
+) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    task = load_task("abdomen")
+    same = [s.model_copy(update={"terminology": task.structures[0].terminology}) for s in task.structures]
+    task = task.model_copy(update={"structures": tuple(same)})
+    entry = task.structures[0].terminology.entry
+    node = segmentation_of(patient[0], "node", {"spleen": box(3, 2), "left kidney": box(12, 3)}, entry)
+    labels = labels_from_node(node, patient[0], task).array
+    assert np.bincount(labels.ravel(), minlength=5)[1:].tolist() == [0, 0, 27, 8]
+
+
+def test_segmentations_whose_volume_is_not_loaded_are_compared_on_the_grid_that_they_remember(
+    module: Any, patient: tuple[Any, Any]
+) -> None:
+    volume, reference = patient
+    # As loaded from a file: its geometry is known, its volume is not.
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
+    copy.GetSegmentation().DeepCopy(reference.GetSegmentation())
+    expected = module.logic.compare(reference, copy)
+    slicer.mrmlScene.RemoveNode(volume)
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    table = module.logic.compare(reference, copy)
+    assert table == expected
+    assert [row.scores.dice for row in table.rows] == [1.0] * 4
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
