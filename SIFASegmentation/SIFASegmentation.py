@@ -126,24 +126,26 @@ class SegmentationResult:
         segmentation: Node of the structures; None if there is no place for it in the scene.
         baseline: The same by the model without adaptation, if asked for.
         probabilities: Volume nodes by structure, if asked for.
-        confidence: Of each slice, 0 to 1.
+        confidence: Of each slice of the volume, 0 to 1; None for one that the model did not see.
         slice_axis: Axis (k, j, i) of the slices.
         estimates: Estimated Dice by structure.
         baseline_estimates: The same of the baseline.
         files: Folder that keeps what could not be put into the scene.
         error: Why the volume could not be segmented; empty if it was.
+        warnings: What makes the result doubtful.
     """
 
     volume: Any
     segmentation: Any | None = None
     baseline: Any | None = None
     probabilities: dict[str, Any] = field(default_factory=dict)
-    confidence: list[float] = field(default_factory=list)
+    confidence: list[float | None] = field(default_factory=list)
     slice_axis: int = 0
     estimates: dict[str, Estimate] = field(default_factory=dict)
     baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
     files: Path | None = None
     error: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ class SegmentationRun:
         """
         self.job, self.task, self.options = job, task, options
         # Not their IDs, which another scene gives to other nodes.
-        self.volumes, self.output = [row.volume for row in rows], output
+        self.rows, self.output = list(rows), output
+        self.warnings: dict[int, list[str]] = {}
         self.results: list[SegmentationResult] = []
         self.pieces = Pieces()
         self._on_events, self._on_end = on_events, on_end
@@ -211,17 +214,20 @@ class SegmentationRun:
 
     def _events(self, events: list[Event]) -> None:
         for event in events:
-            if event.kind == "result":
+            if event.kind == "warning":
+                self.warnings.setdefault(event.data["volume"], []).append(event.data["message"])
+            elif event.kind == "result":
                 self.pieces.add(self._import(event.data))
             elif event.kind == "refused":
-                volume = self.volumes[event.data["volume"]]
+                volume = self.rows[event.data["volume"]].volume
                 self.results.append(SegmentationResult(volume, error=event.data["message"]))
         self._on_events(events)
 
     def _import(self, data: dict[str, Any]) -> Work[None]:
         result = SegmentationResult(
-            self.volumes[data["volume"]], confidence=data["confidence"], slice_axis=data["slice_axis"],
+            self.rows[data["volume"]].volume, confidence=data["confidence"], slice_axis=data["slice_axis"],
             estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
+            warnings=self.warnings.get(data["volume"], []),
         )  # fmt: skip
         try:
             yield from self._into_scene(result, data)
@@ -278,7 +284,8 @@ class SegmentationRun:
         self.pieces.add(self._tell_end(state))
 
     def _tell_end(self, state: State) -> Work[None]:
-        self.results.sort(key=lambda result: self.volumes.index(result.volume))
+        order = [row.volume for row in self.rows]
+        self.results.sort(key=lambda result: order.index(result.volume))
         # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
         if any(result.files for result in self.results):
             gone = ["input"]
@@ -376,16 +383,20 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         try:
             job = create_segmentation_job(folder, specification)
             for request, volume in zip(requests, volumes, strict=True):
+                on_writing(volume.name)
                 for _portion in write_in_portions(volume, folder / request.image):
                     on_writing(volume.name)
-            return SegmentationRun(job, rows, manifest.task, options, on_events, on_end, output)
+            run = SegmentationRun(job, rows, manifest.task, options, on_events, on_end, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        if options.baseline and manifest.baseline is None:
+            run.warnings[0] = [_("The model carries no unadapted baseline to compare with.")]
+        return run
 
     def process(
         self,
-        volumes: Sequence[Any],
+        volumes: Any,
         model: str | Path,
         options: SegmentationOptions | None = None,
         *,
@@ -395,7 +406,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         """Segment volume nodes and wait; the window stays alive meanwhile.
 
         Args:
-            volumes: Scalar volume nodes.
+            volumes: Scalar volume nodes, or a single one.
             model: Folder or zip file of a model.
             options: How.
             regions: Markups ROI node, or None, for each volume.
@@ -409,6 +420,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         """
         self.ensure_dependencies()
         ended: list[State] = []
+        volumes = [volumes] if isinstance(volumes, slicer.vtkMRMLNode) else volumes
         chosen = regions or [None] * len(volumes)
         rows = [InputRow(volume, region) for volume, region in zip(volumes, chosen, strict=True)]
         run = self.start(rows, model, options, output=output, on_end=lambda _run, state: ended.append(state))
@@ -453,19 +465,12 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             rows += [replace(row, subject=subjects[volume.GetID()], method=method) for row in scored]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
-    def score_in_pieces(
-        self, run: SegmentationRun, references: dict[str, Any], model: str | Path, *, tolerance: float = 2.0
-    ) -> Work[ScoreTable]:
-        """Scores of a run's results where they have a reference (by volume node ID) that can be used, their volumes
-        where not.
-
-        Raises:
-            InputError: The model is not there any more.
-        """
+    def score_in_pieces(self, run: SegmentationRun, *, tolerance: float = 2.0) -> Work[ScoreTable]:
+        """Scores of a run's results where their rows have a reference that can be used, their volumes where not."""
         from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
 
         rows: list[Row] = []
-        task = _task_of(model)
+        references = {row.volume.GetID(): nodes.if_in_scene(row.reference) for row in run.rows if row.volume.GetID()}
         there = [(result, nodes.if_in_scene(result.volume)) for result in run.results]
         subjects = nodes.unique_names([volume for _result, volume in there if volume is not None])
         compares = any(result.baseline is not None for result in run.results)
@@ -478,14 +483,14 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 if volume is None or segmentation is None:
                     continue
                 if reference is None:
-                    made = _volume_rows(segmentation, volume, task, _("no reference"))
+                    made = _volume_rows(segmentation, volume, run.task, _("no reference"))
                     yield
                 else:
                     try:
-                        made = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+                        made = yield from _score_in_pieces(segmentation, reference, volume, run.task, tolerance)
                     except InputError as error:
                         # One reference that can't be used does not take the others' scores away.
-                        made = _volume_rows(segmentation, volume, task, str(error))
+                        made = _volume_rows(segmentation, volume, run.task, str(error))
                 rows += [
                     replace(row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure))
                     for row in made
@@ -513,7 +518,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.scores: ScoreTable | None = None
         self._parameters: SIFASegmentationParameterNode | None = None
         self._results: list[SegmentationResult] = []
-        self._warnings: list[str] = []
+        self._tolerance = 2.0
         self._least_sure = 0
         self._reason = ""
         self._filling = False
@@ -529,11 +534,15 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.setMRMLScene(slicer.mrmlScene)
         self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFASegmentationLogic()
+        region_tip = _(
+            "Optional box: only what lies in it is segmented (of a turned one, what lies in the upright box around "
+            "it). Else the body is found."
+        )
         self.volumes = NodesTable(
             self.ui.volumesTable,
             [
                 (_("Volume"), VOLUMES, _("CT or MR volume to segment.")),
-                (_("Region"), REGIONS, _("Optional box: only what lies in it is segmented. Else the body is found.")),
+                (_("Region"), REGIONS, region_tip),
                 (_("Reference"), REFERENCES, _("Optional segmentation to score the result against.")),
             ],
             self._store_rows,
@@ -564,6 +573,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.connect("aboutToQuit()", self._abandon)
         self.initializeParameterNode()
         self._show_results()
+        self._show_warnings(None)
         self._update_compare()
 
     def cleanup(self) -> None:
@@ -613,6 +623,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._pieces.stop()
         self.scores, self._results = None, []
         self._show_results()
+        self._show_warnings(None)
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -737,7 +748,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             baseline=parameters.baseline,
             surfaces=parameters.surfaces,
         )
-        self._warnings = []
+        self._tolerance = parameters.tolerance
         problem = _("It could not be started, by a fault of SIFA: see the error log.")
         # Before anything that lets events in: a second click must find the button disabled.
         self._starting = True
@@ -746,6 +757,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(_("Preparing..."))
             slicer.app.processEvents()
             self.logic.ensure_dependencies()
+            self._show_warnings(None)
             self.run = self.logic.start(
                 rows, model, options, output=output, on_writing=self._show_writing, on_events=self._show_events,
                 on_end=self._ended,
@@ -766,10 +778,17 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.processEvents()
 
     def _show_events(self, events: list[Event]) -> None:
-        self._warnings += [event.data["message"] for event in events if event.kind == "warning"]
+        if any(event.kind == "warning" for event in events) and self.run is not None:
+            self._show_warnings(self.run)
         progress = [event.data for event in events if event.kind == "progress"]
         if progress:
             self._show_progress(progress[-1])
+
+    def _show_warnings(self, run: SegmentationRun | None) -> None:
+        """What makes the results doubtful; it stays there until the next run."""
+        sentences = [sentence for _index, told in sorted(run.warnings.items()) for sentence in told] if run else []
+        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in sentences)
+        self.ui.warningsLabel.visible = bool(sentences)
 
     def _show_progress(self, data: dict[str, Any]) -> None:
         self.ui.progressBar.setRange(0, data["total"])
@@ -787,18 +806,24 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.run.cancel()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
+        try:
+            self._tell_ended(run, state)
+        finally:
+            # Whatever happened: until then the next one can't begin.
+            run.pieces.add(self._score(run))
+
+    def _tell_ended(self, run: SegmentationRun, state: State) -> None:
         self._results = run.results
         self._least_sure = 0
-        asked = len(run.volumes)
+        asked = len(run.rows)
         done = sum(not result.error for result in run.results)
         refused = [result.error for result in run.results if result.error]
         left = [str(result.files) for result in run.results if result.files is not None]
         how_many = _("{done} of {asked} volumes are done.").format(done=done, asked=asked)
         if state is State.FINISHED and refused:
-            self._say(" ".join([how_many, *refused, *self._warnings]), error=True)
+            self._say(" ".join([how_many, *refused]), error=True)
         elif state is State.FINISHED:
-            text = _("Segmented {done} volumes.").format(done=done) if done > 1 else _("Segmented.")
-            self._say(" ".join([text, *self._warnings]))
+            self._say(_("Segmented {done} volumes.").format(done=done) if done > 1 else _("Segmented."))
         elif state is State.STOPPED:
             self._say(_("Cancelled; {how_many}").format(how_many=how_many))
         else:
@@ -813,7 +838,6 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(kept, error=True)
         self.ui.progressBar.setRange(0, 0)
         self._refresh()
-        run.pieces.add(self._score(run))
 
     def _score(self, run: SegmentationRun) -> Work[None]:
         """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
@@ -825,15 +849,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _fill_table(self, run: SegmentationRun) -> Work[None]:
         assert self.logic is not None
-        if self._parameters is None:
-            return
-        references = {row.volume.GetID(): row.reference for row in self._chosen()}
-        model, tolerance = self._parameters.model, self._parameters.tolerance
         scores = None  # Never those of the run before.
         try:
-            scores = yield from self.logic.score_in_pieces(run, references, model, tolerance=tolerance)
-        except InputError as error:
-            self._say(str(error), error=True)
+            scores = yield from self.logic.score_in_pieces(run, tolerance=self._tolerance)
+        except Exception:  # Slicer's exports raise what they like; the result itself is there
+            logging.exception("The result could not be scored.")
+            self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
         # Not if the scene was closed meanwhile.
         if self._results is run.results:
             self.scores = scores
@@ -877,6 +898,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             for result in self._results
             if nodes.if_in_scene(result.volume) is not None
             for index, value in enumerate(result.confidence)
+            if value is not None
         ]
         return sorted(slices, key=lambda item: item[2])[:count]
 
@@ -901,7 +923,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         lines = nodes.unique_names([volume for _result, volume in there if volume is not None])
         for result, volume in there:
             if volume is not None:
-                columns[lines[volume.GetID()]] = [*result.confidence, *[nan] * (longest - len(result.confidence))]
+                values = [nan if value is None else value for value in result.confidence]
+                columns[lines[volume.GetID()]] = [*values, *[nan] * (longest - len(values))]
         chart = score_tables.make_line_plot(
             "slice", columns, _("SIFA confidence"), _("Confidence of each slice (1 is sure)")
         )
@@ -917,7 +940,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         path = qt.QFileDialog.getSaveFileName(self.parent, _("Save scores"), "scores.csv", "CSV (*.csv);;JSON (*.json)")
         if path:
-            self.save_scores(Path(path))
+            # Not every dialog adds what its filter says.
+            self.save_scores(Path(path) if Path(path).suffix else Path(f"{path}.csv"))
 
     def save_scores(self, path: Path) -> None:
         """Write the table as CSV or JSON; what goes wrong is said on the status line."""
@@ -971,6 +995,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._show_results()
         except InputError as error:
             self._say(str(error), error=True)
+        except Exception:  # Slicer's exports raise what they like
+            logging.exception("Segmentations could not be compared.")
+            self._say(_("They could not be compared: see the error log."), error=True)
         finally:
             self._comparing = False
             self._update_compare()
@@ -1035,15 +1062,18 @@ def _score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, 
         else structures_of_nodes.Labels(0 * truth.array)
     )
     yield
-    rows = yield from score_pair_in_pieces(
+    scored = yield from score_pair_in_pieces(
         volume.GetName(),
         Volume(predicted.array, geometry, segmentation.GetName()),
         Volume(truth.array, geometry, reference.GetName()),
-        {structure.value: structure.name for structure in task.structures},
+        {structure.value: structure.name for structure in task.structures if structure.name in truth.structures},
         tolerance=tolerance,
         notes=(*predicted.notes, *truth.notes),
     )
-    return list(rows)
+    # What nobody drew in the reference is no structure that is not there.
+    unscored = _volume_rows(segmentation, volume, task, _("not in the reference"))
+    rows = {row.structure: row for row in (*unscored, *scored)}
+    return [rows[structure.name] for structure in task.structures]
 
 
 def _volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
@@ -1063,11 +1093,17 @@ def _volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[R
 
 
 def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
-    """Why a segmentation node can't take the result; empty if it can."""
-    if output is None or all(row.reference is None or row.reference.GetID() != output.GetID() for row in rows):
+    """Why a segmentation node can't take the result of the first row; empty if it can."""
+    if output is None or not rows:
         return ""
-    problem = _("The output {name} is a reference as well, and would be lost: choose another output, or a new one.")
-    return problem.format(name=output.GetName())
+    if any(row.reference is not None and row.reference.GetID() == output.GetID() for row in rows):
+        problem = _("The output {name} is a reference as well, and would be lost: choose another output, or a new one.")
+        return problem.format(name=output.GetName())
+    drawn_on = output.GetNodeReference(output.GetReferenceImageGeometryReferenceRole())
+    if drawn_on is not None and drawn_on.GetID() != rows[0].volume.GetID():
+        problem = _("The output {name} was drawn on {volume}: choose another output, or a new one.")
+        return problem.format(name=output.GetName(), volume=drawn_on.GetName())
+    return ""
 
 
 def _active_volume() -> Any | None:

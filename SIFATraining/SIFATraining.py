@@ -362,7 +362,11 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFATrainingLogic()
         volume = (_("Volume"), VOLUMES, _("A volume of this modality."))
-        region = (_("Region"), REGIONS, _("Optional box: only what lies in it is used. Else the body is found."))
+        region_tip = _(
+            "Optional box: only what lies in it is used (of a turned one, what lies in the upright box around it). "
+            "Else the body is found."
+        )
+        region = (_("Region"), REGIONS, region_tip)
         self.source = NodesTable(
             self.ui.sourceTable,
             [volume, (_("Segmentation"), REFERENCES, _("Its labels, which the training learns from.")), region],

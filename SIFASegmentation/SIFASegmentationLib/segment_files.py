@@ -189,9 +189,11 @@ def _write_estimates(outputs: Sequence[Outputs], paths: Sequence[Path], path: Pa
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:
-    """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence."""
+    """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence, which is
+    empty outside of the field of view."""
     axis = "kji"[segmentation.slice_axis]
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f"slice_{axis}", "confidence"])
-        writer.writerows((index, f"{value:.4f}") for index, value in enumerate(segmentation.confidence))
+        for index, value in enumerate(segmentation.confidence):
+            writer.writerow((index, "" if np.isnan(value) else f"{value:.4f}"))

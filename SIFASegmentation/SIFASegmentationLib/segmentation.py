@@ -37,7 +37,7 @@ class Segmentation:
         labelmap: uint8, the task's values, on the volume's grid.
         probabilities: By structure name, uint8 from 0 to 255 (probability 1), on the volume's grid; if asked for.
         confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
-            pixels that are not surely background; 1 where all are.
+            pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
         estimates: Estimated Dice of each structure by name (`quality`), of what the model says before the largest parts
             are chosen; empty for bundles without a calibration.
@@ -130,7 +130,8 @@ class Segmentor:
         placement = prepared.placement
         labels, labels_view = placement.canvas(np.uint8)
         maps = {s.name: placement.canvas(np.uint8) for s in self.manifest.task.structures} if probabilities else {}
-        confidence = np.ones(len(prepared), np.float32)
+        every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
+        confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
         for start in range(0, len(prepared), _BATCH):
             if cancelled():
@@ -153,7 +154,7 @@ class Segmentor:
             probabilities={
                 name: Volume(array, volume.geometry, f"{volume.name} {name}") for name, (array, _) in maps.items()
             },
-            confidence=confidence[::-1] if placement.orientation.flipped[0] else confidence,
+            confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
             estimates=self._estimates(expected),
         )

@@ -196,7 +196,7 @@ def _write(
     return {
         "labelmap": labelmap,
         "probabilities": maps,
-        "confidence": np.round(segmentation.confidence.astype(float), 4).tolist(),
+        "confidence": [None if np.isnan(value) else round(float(value), 4) for value in segmentation.confidence],
         "slice_axis": segmentation.slice_axis,
         "estimates": _plain(segmentation.estimates),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import unittest
@@ -23,6 +24,21 @@ def missing_packages(names: Sequence[str]) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
+def outdated_packages(requirements: Path) -> list[str]:
+    """Those of the packages of a file of requirements that are there, of a version that is refused there."""
+    from packaging.requirements import Requirement  # noqa: PLC0415  Slicer's own
+
+    outdated = []
+    for requirement in map(Requirement, requirements.read_text(encoding="utf-8").split()):
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            outdated.append(f"{requirement.name} {version}")
+    return outdated
+
+
 def ensure_packages(names: Sequence[str], requirements: Path, requester: str) -> None:
     """Install what is missing, after asking; returns when all of it can be imported.
 
@@ -35,7 +51,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
         InputError: Declined, offline, or failed; says how to install by hand.
     """
     needed = (*names, *SLICERS_OWN)
-    if not missing_packages(needed):
+    if not missing_packages(needed) and not outdated_packages(requirements):
         return
     packages = packages_to_install(requirements)
     try:
@@ -43,7 +59,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     except Exception as error:  # pip fails in many ways, all of which mean this
         raise InputError(_by_hand(packages, names, str(error))) from error
     importlib.invalidate_caches()
-    if still := missing_packages(needed):
+    if still := missing_packages(needed) or outdated_packages(requirements):
         raise InputError(_by_hand(packages, still, _("they are still missing")))
 
 
@@ -90,4 +106,4 @@ def _by_hand(packages: Sequence[str], names: Sequence[str], reason: str) -> str:
     return _(
         "{names} can't be installed ({reason}): connect to the internet and try again, or on an offline machine run "
         "PythonSlicer -m pip install {packages} with wheels brought along."
-    ).format(names=", ".join(names), reason=first, packages=" ".join(packages))
+    ).format(names=", ".join(names), reason=first, packages=" ".join(f'"{package}"' for package in packages))

@@ -35,21 +35,34 @@ def volume_from_node(node: Any) -> Volume:
         InputError: No image in the node, several values a voxel, voxels that are not finite, or a transform that is
             not linear or shears; names the node.
     """
-    name = node.GetName()
+    array = array_of(node)
+    check_voxels(array, f"The volume {node.GetName()}")
+    return Volume(array, geometry_from_node(node), node.GetName())
+
+
+def array_of(node: Any) -> np.ndarray:
+    """Voxels (k, j, i), and components where there are several, of a volume node; the node's own, not a copy.
+
+    Raises:
+        InputError: There is no image in the node.
+    """
     if node.GetImageData() is None or min(node.GetImageData().GetDimensions()) < 1:
-        raise InputError(f"The volume {name} holds no image: load it again, or choose another.")
-    array = slicer.util.arrayFromVolume(node)
-    check_voxels(array, f"The volume {name}")
-    return Volume(array, geometry_from_node(node), name)
+        raise InputError(f"The volume {node.GetName()} holds no image: load it again, or choose another.")
+    return slicer.util.arrayFromVolume(node)
+
+
+def is_segmentation(node: Any) -> bool:
+    """Whether a node has segments; a labelmap is a volume."""
+    return bool(node.IsA("vtkMRMLSegmentationNode"))
 
 
 def geometry_from_node(node: Any) -> Geometry:
     """Where a volume node's voxels lie in the world, in LPS.
 
     Raises:
-        InputError: Its transform is not linear, or shears.
+        InputError: There is no image in it, or its transform is not linear, or shears.
     """
-    k, j, i = slicer.util.arrayFromVolume(node).shape[:3]
+    k, j, i = array_of(node).shape[:3]
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     to_world = RAS_TO_LPS @ _world_matrix(node) @ slicer.util.arrayFromVTKMatrix(matrix)

@@ -34,7 +34,8 @@ class NodesTable:
         table.setColumnCount(len(columns))
         table.setHorizontalHeaderLabels([title for title, _classes, _tip in columns])
         table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
-        table.verticalHeader().setVisible(False)
+        # Rows are selected by their numbers at the side: every cell is filled by a widget.
+        table.verticalHeader().setVisible(True)
 
     def nodes(self) -> list[Row]:
         """The nodes of each row, in the order of the columns."""
@@ -74,7 +75,7 @@ class NodesTable:
         self._on_change()
 
     def remove(self) -> None:
-        """Remove the selected rows, or the last one."""
+        """Remove the selected rows; the last one where none is."""
         selected = {index.row() for index in self._table.selectionModel().selectedRows()}
         rows = self.nodes()
         dropped = selected or {len(rows) - 1}

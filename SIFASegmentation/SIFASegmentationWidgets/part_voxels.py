@@ -18,7 +18,7 @@ import vtk
 from SIFASegmentationLib.boxes import Box
 from SIFASegmentationLib.volumes import Volume
 
-from .nodes import BINARY_LABELMAP, geometry_from_node
+from .nodes import BINARY_LABELMAP, array_of, geometry_from_node, is_segmentation
 
 Shape = tuple[int, ...]
 
@@ -33,11 +33,13 @@ class PartVoxels:
         array: (k, j, i), maybe with other parts in it; not a copy.
         value: The part's.
         where: The box of the volume's grid that the array fills; outside of it the part has no voxel.
+        resampled: Whether the node's voxels are not those of the volume's grid.
     """
 
     array: np.ndarray
     value: int
     where: Box
+    resampled: bool = False
 
     def count(self) -> int:
         """Number of voxels."""
@@ -50,15 +52,16 @@ class PartVoxels:
         np.equal(self.array, self.value, out=mask[within])
         return mask
 
-    def paint(self, labels: np.ndarray, value: int) -> int:
-        """Set the part's voxels to a value in labels (k, j, i) of the whole grid; how many had one already."""
-        overlap = 0
+    def paint(self, labels: np.ndarray, value: int) -> tuple[int, int]:
+        """Set the part's voxels to a value in labels (k, j, i) of the whole grid; how many, and how many had one."""
+        count = overlap = 0
         # Slice by slice: what is made for one stays in the processor's cache.
         for plane, painted in zip(self.array, labels[self.where], strict=True):
             mask = plane == self.value
+            count += int(np.count_nonzero(mask))
             overlap += int(np.count_nonzero(painted[mask]))
             painted[mask] = value
-        return overlap
+        return count, overlap
 
 
 def voxels_of(node: Any, keys: Iterable[str], volume_node: Any) -> Iterator[tuple[str, PartVoxels]]:
@@ -67,22 +70,39 @@ def voxels_of(node: Any, keys: Iterable[str], volume_node: Any) -> Iterator[tupl
     Raises:
         InputError: The transform of the node or the volume can't be used.
     """
-    if node.IsA("vtkMRMLSegmentationNode"):
+    if is_segmentation(node):
         for key in keys:
             yield key, _voxels_of_segment(node, key, volume_node)
         return
-    labels = _labels_on_grid(node, volume_node)
+    labels, resampled = _labels_on_grid(node, volume_node)
     for key in keys:
-        yield key, PartVoxels(labels, int(key), _all_of(labels.shape))
+        yield key, PartVoxels(labels, int(key), _all_of(labels.shape), resampled)
 
 
-def _labels_on_grid(node: Any, volume_node: Any) -> np.ndarray:
-    """The array (k, j, i) of a labelmap node, resampled by nearest neighbour where it is on another grid."""
+def is_empty(node: Any, key: str) -> bool:
+    """Whether a part has no voxel, or no point, of its own."""
+    if not is_segmentation(node):
+        return not (array_of(node) == int(key)).any()
+    segmentation = node.GetSegmentation()
+    segment = segmentation.GetSegment(key)
+    if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
+        source = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
+        return source is None or (source.IsA("vtkPolyData") and source.GetNumberOfPoints() == 0)
+    layer = segment.GetRepresentation(BINARY_LABELMAP)
+    if layer is None or min(layer.GetDimensions()) < 1:
+        return True
+    return not (slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key) == segment.GetLabelValue()).any()
+
+
+def _labels_on_grid(node: Any, volume_node: Any) -> tuple[np.ndarray, bool]:
+    """The array (k, j, i) of a labelmap node, and whether it was resampled (by nearest neighbour) from another grid."""
     from SIFASegmentationLib.labelmaps import resample_labelmap, same_grid  # noqa: PLC0415  pydantic comes from pip
 
-    labels = Volume(slicer.util.arrayFromVolume(node), geometry_from_node(node), node.GetName())
+    labels = Volume(array_of(node), geometry_from_node(node), node.GetName())
     wanted = geometry_from_node(volume_node)
-    return (labels if same_grid(labels.geometry, wanted) else resample_labelmap(labels, wanted)).array
+    if same_grid(labels.geometry, wanted):
+        return labels.array, False
+    return resample_labelmap(labels, wanted).array, True
 
 
 def _voxels_of_segment(node: Any, key: str, volume_node: Any) -> PartVoxels:
@@ -90,7 +110,7 @@ def _voxels_of_segment(node: Any, key: str, volume_node: Any) -> PartVoxels:
     if found is not None:
         return found
     exported = slicer.util.arrayFromSegmentBinaryLabelmap(node, key, volume_node) > 0
-    return PartVoxels(exported, 1, _all_of(exported.shape))
+    return PartVoxels(exported, 1, _all_of(exported.shape), not is_empty(node, key))
 
 
 def _voxels_in_layer(node: Any, key: str, volume_node: Any) -> PartVoxels | None:
@@ -108,7 +128,7 @@ def _voxels_in_layer(node: Any, key: str, volume_node: Any) -> PartVoxels | None
     if start is None:
         return None
     array = slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key)
-    inside, where = _overlap(start, array.shape, slicer.util.arrayFromVolume(volume_node).shape)
+    inside, where = _overlap(start, array.shape, slicer.util.arrayFromVolume(volume_node).shape[:3])
     return PartVoxels(array[inside], segment.GetLabelValue(), where)
 
 

@@ -16,7 +16,8 @@ import vtk
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
 
-from .part_voxels import voxels_of
+from .nodes import array_of, is_segmentation
+from .part_voxels import is_empty, voxels_of
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,24 @@ class Labels:
     Attributes:
         array: uint8 (k, j, i), the task's values.
         notes: What is to be known about them, such as overlaps.
+        structures: Names of those that the node can have: all for a labelmap; the segments of a segmentation, which
+            may be empty.
     """
 
     array: np.ndarray
     notes: tuple[str, ...] = ()
+    structures: frozenset[str] = frozenset()
 
 
 def parts_of(node: Any) -> list[Part]:
     """The segments of a segmentation node, or the values (without 0) of a labelmap node."""
-    if node.IsA("vtkMRMLSegmentationNode"):
+    if is_segmentation(node):
         segmentation = node.GetSegmentation()
         segments = [(key, segmentation.GetSegment(key)) for key in segmentation.GetSegmentIDs()]
         return [Part(key, segment.GetName(), _entry(segment)) for key, segment in segments]
     display = node.GetDisplayNode()
     colors = display.GetColorNode() if display is not None else None
-    values = [value for value in values_in(slicer.util.arrayFromVolume(node)) if value != 0]
+    values = [value for value in values_in(array_of(node)) if value != 0]
     return [Part(str(value), (colors.GetColorName(value) or "") if colors is not None else "") for value in values]
 
 
@@ -108,12 +112,22 @@ def labels_from_node(
             f"{', '.join(structure.name for structure in task.structures)}."
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
-    overlap = 0
+    overlap, resampled, outside = 0, False, []
     for key, voxels in voxels_of(node, [part.key for part in chosen], volume_node):
-        overlap += voxels.paint(labels, matched[key].value)
+        count, overlapping = voxels.paint(labels, matched[key].value)
+        overlap += overlapping
+        resampled |= voxels.resampled
+        if count == 0 and not is_empty(node, key):
+            outside.append(matched[key].name)
     if overlap:
         notes.append(f"segments of {node.GetName()} overlap in {overlap} voxels, the later one has them")
-    return Labels(labels, tuple(notes))
+    if outside:
+        notes.append(f"{', '.join(outside)} of {node.GetName()} does not lie on {volume_node.GetName()}")
+    elif resampled:
+        notes.append(f"{node.GetName()} resampled to the grid of {volume_node.GetName()}")
+    of_segments = {structure.name for structure in matched.values() if structure is not None}
+    drawn = of_segments if is_segmentation(node) else {structure.name for structure in task.structures}
+    return Labels(labels, tuple(notes), frozenset(drawn))
 
 
 def _entry(segment: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,136 @@ def test_segmentations_whose_volume_is_not_loaded_are_compared_on_the_grid_that_
     assert table == expected
     assert [row.scores.dice for row in table.rows] == [1.0] * 4
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+def test_an_output_of_another_volume_is_refused(module: Any, patient: tuple[Any, Any]) -> None:
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other patient")
+    slicer.util.updateVolumeFromArray(other, np.zeros((4, 16, 16), np.int16))
+    use_sample(module)
+    choose(module, patient[0])
+    module.ui.outputSelector.setCurrentNode(segmentation_of(other, "result of another", {"liver": box(0)}))
+    assert not module.ui.applyButton.enabled
+    assert "result of another was drawn on other patient" in module.ui.applyButton.toolTip
+
+
+def test_a_reference_with_some_of_the_structures_scores_those(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
+    volume, reference = patient
+    alone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "liver alone")
+    alone.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segmentation = reference.GetSegmentation()
+    alone.GetSegmentation().CopySegmentFromSegmentation(segmentation, segmentation.GetNthSegmentID(0))
+    table = module.logic.evaluate([(reference, alone, volume)], sample_model)
+    assert [(row.structure, row.note) for row in table.rows] == [
+        ("liver", ""), *((name, "not in the reference") for name in ("right kidney", "left kidney", "spleen")),
+    ]  # fmt: skip
+    assert table.mean("dice") == 1.0
+    assert table.rows[3].scores.prediction_ml > 0
+
+
+def test_a_reference_that_lies_elsewhere_or_on_another_grid_is_noted(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    volume, reference = patient
+    task = load_task("abdomen")
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    labels.SetSpacing(7, 7, 7)
+    labels.SetOrigin(-70, -70, -70)
+    slicer.util.updateVolumeFromArray(labels, np.ones((20, 20, 20), np.uint8))
+    (_by_number, note) = labels_from_node(labels, volume, task).notes
+    assert note == "labels resampled to the grid of SIFAAbdomenCT"
+    labels.SetOrigin(5000, 0, 0)
+    table = module.logic.evaluate([(reference, labels, volume)], sample_model)
+    assert "liver of labels does not lie on SIFAAbdomenCT" in table.rows[0].note
+    labels.SetAndObserveImageData(None)
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    with pytest.raises(InputError, match="labels holds no image"):
+        module.logic.compare(labels, reference)
+
+
+def test_what_slicer_can_not_export_is_said(
+    module: Any, patient: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    def fails(*_arguments: Any) -> Any:
+        raise RuntimeError("export")
+
+    ui = module.ui
+    ui.firstSelector.setCurrentNode(patient[1])
+    ui.secondSelector.setCurrentNode(segmentation_of(patient[0], "second", {"liver": box(3)}))
+    monkeypatch.setattr(sys.modules["SIFASegmentationWidgets.comparison"], "voxels_of", fails)
+    ui.compareButton.click()
+    process_events_until(lambda: ui.compareButton.enabled)
+    assert "could not be compared: see the error log" in ui.statusLabel.text
+
+
+def test_the_confidence_of_a_slice_is_at_its_place(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
+    volume, _reference = patient
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    slices = slicer.util.arrayFromVolume(volume).shape[0]
+    upper_half = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "upper half")
+    middle = (bounds[4] + bounds[5]) / 2
+    upper_half.SetCenterWorld(
+        (bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2, (middle + bounds[5]) / 2
+    )
+    upper_half.SetSizeWorld(bounds[1] - bounds[0], bounds[3] - bounds[2], bounds[5] - middle)
+    (result,) = module.logic.process([volume], sample_model, regions=[upper_half])
+    assert len(result.confidence) == slices
+    assert result.slice_axis == 0
+    seen = [index for index, value in enumerate(result.confidence) if value is not None]
+    assert seen == list(range(slices // 2, slices))
+    labels = slicer.util.arrayFromSegmentBinaryLabelmap(
+        result.segmentation, result.segmentation.GetSegmentation().GetNthSegmentID(0), volume
+    )
+    assert set(np.flatnonzero(labels.any(axis=(1, 2)))) <= set(seen)
+    module.widget._results = [result]
+    assert all(index in seen for _result, index, _value in module.widget._unsure_slices())
+
+
+def test_warnings_stay_with_the_result(module: Any, sample_model: Path, process_events_until: Any) -> None:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    mr, _reference = load_patient("SIFAAbdomenMR")
+    begin(module, mr)
+    process_events_until(lambda: module.widget.run is None, 60)
+    label = module.ui.warningsLabel
+    assert "SIFAAbdomenMR" in label.text
+    (result,) = module.widget._results
+    assert all(sentence in label.text for sentence in result.warnings)
+    assert module.ui.statusLabel.text == "Segmented."
+
+
+def test_one_volume_need_not_be_a_list(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
+    (result,) = module.logic.process(patient[0], sample_model)
+    assert names_of(result.segmentation)
+
+
+def test_the_row_that_is_selected_by_its_number_is_removed(module: Any, patient: tuple[Any, Any]) -> None:
+    volume, reference = patient
+    choose(module, volume)
+    module.widget.volumes.add(None, None, reference)
+    table = module.ui.volumesTable
+    table.selectRow(0)
+    module.ui.removeRowButton.click()
+    assert [row[2] for row in module.widget.volumes.nodes()] == [reference]
+
+
+def test_packages_that_are_too_old_are_installed(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("numpy>=1\npydantic>=99\n")
+    assert [line.split()[0] for line in dependencies.outdated_packages(requirements)] == ["pydantic"]
+    asked: list[list[str]] = []
+    monkeypatch.setattr(dependencies, "_install", lambda packages, _requester: asked.append(packages))
+    with pytest.raises(InputError, match=r'-m pip install "numpy>=1" "pydantic>=99"'):
+        dependencies.ensure_packages(("pydantic",), requirements, "a test")
+    assert asked == [["numpy>=1", "pydantic>=99"]]
