@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from .field_of_view import BoxMM
-from .preprocessing import Preprocessing, place_volume, sample_z_scores
+from .preprocessing import Placement, Preprocessing, place_volume, sample_z_scores
 from .volumes import Volume
 
 _RANGE_TOLERANCE = 0.35  # Of the range of z-scores that the training volumes had.
 _CT_AIR_HU = -500  # Every CT with air around the body reaches below.
 _SMALL_SHARE = 0.4  # Of the grid's width: a limb, or a crop.
 _LARGE_SHARE = 1.15  # Parts of the body lie outside the networks' grid.
+_UNLIKE_SPACING = 2  # Times as far apart, or as near.
 
 
 def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> list[str]:
@@ -39,6 +40,7 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
                 f"{volume.name} is {max(placement.extent_mm):.0f} mm wide, less than half of what the model was "
                 "trained on: check that it shows the same part of the body."
             )
+    sentences += _unlike_spacings(volume.name, placement, preprocessing)
     intensity = preprocessing.intensity
     if intensity.window is not None and float(volume.array.min()) > _CT_AIR_HU:
         sentences.append(
@@ -53,3 +55,28 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
             "sequence."
         )
     return sentences
+
+
+def _unlike_spacings(name: str, placement: Placement, preprocessing: Preprocessing) -> list[str]:
+    """Sentences about slices too far apart or too near, and pixels too far apart; finer pixels lose nothing."""
+    between_slices, *between_pixels = placement.spacings
+    sentences = []
+    if preprocessing.slice_spacings is not None:
+        near, far = preprocessing.slice_spacings
+        if not near / _UNLIKE_SPACING <= between_slices <= far * _UNLIKE_SPACING:
+            sentences.append(
+                f"{name} has slices {between_slices:.3g} mm apart, the model was trained on {_range(near, far)} mm: "
+                "check the plane and the series."
+            )
+    if preprocessing.pixel_spacings is not None:
+        near, far = preprocessing.pixel_spacings
+        if max(between_pixels) > far * _UNLIKE_SPACING:
+            sentences.append(
+                f"{name} has pixels of {max(between_pixels):.3g} mm, the model was trained on {_range(near, far)} mm: "
+                "load a series of higher resolution."
+            )
+    return sentences
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"

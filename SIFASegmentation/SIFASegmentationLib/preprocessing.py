@@ -39,6 +39,8 @@ class Preprocessing(BaseModel):
         spacing: Distance of its pixels, in mm; None stretches the field of view to the grid, as the paper did.
         field_of_view: The body's box, found automatically, or the full slice. A region of interest overrides both.
         intensity: From voxel values to [-1, 1].
+        slice_spacings: Smallest and largest distance of slices among the volumes trained on, in mm; None if unknown.
+        pixel_spacings: The same of their pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,8 @@ class Preprocessing(BaseModel):
     spacing: FiniteFloat | None = Field(default=None, gt=0)
     field_of_view: Literal["body", "full"] = "body"
     intensity: IntensitySettings = IntensitySettings()
+    slice_spacings: tuple[FiniteFloat, FiniteFloat] | None = None
+    pixel_spacings: tuple[FiniteFloat, FiniteFloat] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,15 @@ class Placement:
     @property
     def extent_mm(self) -> tuple[float, float]:
         """Height and width of the field of view, in mm."""
-        _, row_spacing, column_spacing = self.orientation.reorder(self.geometry.spacing)
+        _, row_spacing, column_spacing = self.spacings
         _, rows, columns = self.field_of_view.shape
         return rows * row_spacing, columns * column_spacing
+
+    @property
+    def spacings(self) -> tuple[float, float, float]:
+        """Distance of slices, rows and columns in mm."""
+        slices, rows, columns = self.orientation.reorder(self.geometry.spacing)
+        return slices, rows, columns
 
     def view(self, array: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """The field of view (n, rows, columns) of an array (k, j, i); writing to it writes to the array."""

@@ -22,7 +22,7 @@ from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
+from SIFASegmentationLib.intensity import estimate_intensity_range
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -222,8 +222,7 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
     if spacing is None and not preparation.stretch:
         spacing = choose_spacing([extent for name in DOMAINS for extent in measured[name].extents_mm], preparation.size)
     final = {
-        name: settings[name].model_copy(update={"spacing": spacing, "intensity": measured[name].intensity})
-        for name in DOMAINS
+        name: settings[name].model_copy(update={"spacing": spacing, **measured[name].of_domain}) for name in DOMAINS
     }
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
@@ -255,11 +254,12 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the first pass finds of a set: slices in all, heights and widths of the fields of view, intensities."""
+    """What the first pass finds of a set: slices in all, heights and widths of the fields of view, and what of the
+    preprocessing belongs to the domain."""
 
     slices: int
     extents_mm: list[tuple[float, float]]
-    intensity: IntensitySettings
+    of_domain: dict[str, Any]
 
 
 def _measure(
@@ -271,10 +271,16 @@ def _measure(
         placements.append(place_volume(volume, preprocessing, region))
         samples.append(sample_z_scores(volume, preprocessing, region))
     low, high = estimate_intensity_range(samples)
+    of_slices = [placement.spacings[0] for placement in placements]
+    of_pixels = [spacing for placement in placements for spacing in placement.spacings[1:]]
     return _Measured(
         sum(len(placement) for placement in placements),
         [placement.extent_mm for placement in placements],
-        preprocessing.intensity.model_copy(update={"z_low": low, "z_high": high}),
+        {
+            "intensity": preprocessing.intensity.model_copy(update={"z_low": low, "z_high": high}),
+            "slice_spacings": (min(of_slices), max(of_slices)),
+            "pixel_spacings": (min(of_pixels), max(of_pixels)),
+        },
     )
 
 

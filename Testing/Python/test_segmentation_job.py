@@ -125,6 +125,16 @@ def test_volumes_unlike_the_training_data_are_warned_of(
     assert any("Hounsfield" in sentence for sentence in unlike_training(shifted, windowed))
     finer = preprocessing.model_copy(update={"spacing": preprocessing.spacing and preprocessing.spacing / 2})
     assert any("mm wide" in sentence for sentence in unlike_training(volume, finer))
+    slices, pixels, _ = volume.geometry.spacing[::-1]
+    assert preprocessing.slice_spacings is not None
+    near, far = preprocessing.slice_spacings
+    assert near <= slices <= far
+    coarse = preprocessing.model_copy(
+        update={"slice_spacings": (slices / 5, slices / 3), "pixel_spacings": (pixels / 4, pixels / 3)}
+    )
+    apart, blurred = unlike_training(volume, coarse)
+    assert f"slices {slices:.3g} mm apart, the model was trained on {slices / 5:.3g} to {slices / 3:.3g} mm" in apart
+    assert f"pixels of {pixels:.3g} mm" in blurred
     job = make_job(tmp_path / "job", bundle, [mr])
     run_segmentation(job)
     warning = job.last("warning")
