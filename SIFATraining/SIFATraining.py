@@ -7,6 +7,7 @@ moment of need.
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -70,6 +71,7 @@ from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
+_UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # In the name of a folder, on some system.
 # Where the scene's volumes are written, in the job's folder.
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
 TARGET_COHORT = Path("data", "target", "cohort.csv")
@@ -294,7 +296,8 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         )  # fmt: skip
         try:
             if source_rows is not None:
-                write_source(source_rows, task, folder / SOURCE_COHORT.parent, progress)
+                for note in write_source(source_rows, task, folder / SOURCE_COHORT.parent, progress):
+                    job.emit("warning", message=note)
             if target_rows is not None:
                 write_target(target_rows, task, folder / TARGET_COHORT.parent, progress)
             self.resume(job)
@@ -486,7 +489,11 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         if self._parameters.task is not TaskChoice.own:
             return load_task(self._parameters.task.value)
-        return Task.model_validate_json(self._parameters.ownTask) if self._parameters.ownTask else None
+        try:
+            return Task.model_validate_json(self._parameters.ownTask)
+        except ValueError:
+            # None are chosen yet, or the scene is from a SIFA that wrote them otherwise.
+            return None
 
     def options(self) -> TrainingOptions:
         """What the window says.
@@ -568,7 +575,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p, reason = self._parameters, ""
         if self._starting:
             reason = _("The training is being prepared.")
-        elif p.task is TaskChoice.own and not p.ownTask:
+        elif p.task is TaskChoice.own and self.task() is None:
             reason = _("Choose your structures first: add a source segmentation, then press My structures.")
         elif not p.sourceFolder and not self._source_rows():
             reason = _("Add labelled source volumes first.")
@@ -578,6 +585,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("Add unlabelled target volumes first.")
         elif p.size % 8:
             reason = _("The grid must be a multiple of 8 pixels.")
+        elif _UNSAFE.search(p.name):
+            reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
         self.ui.startButton.enabled = not reason
         self.ui.checkButton.enabled = not reason
         tip = reason or _("Runs in the background, and goes on when Slicer is closed.")
@@ -673,7 +682,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self.logic.ensure_dependencies()
             options = self.options()
-            name = p.name or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
                 p.sourceFolder or self._source_rows(), p.targetFolder or self._target_rows(),
                 Path(p.outputFolder) / name, options, progress=self._show_writing,
@@ -725,6 +734,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_state(self) -> None:
         """Everything about the job that is shown, but for what the monitor shows."""
         job = self.job
+        self._show_warnings()
         behind = self._follower is not None and self._follower.behind
         # Of a long training, what was told last happened long ago.
         state = self._follower.state if self._follower is not None and not behind else None
@@ -768,6 +778,11 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(f"{state}: {last_words(job)}", error=True)
         else:
             self._say(status_text(self.monitor.latest, str(state)))
+
+    def _show_warnings(self) -> None:
+        warnings = self.monitor.warnings
+        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {warning}" for warning in warnings)
+        self.ui.warningsLabel.visible = bool(warnings)
 
     def _stop(self) -> None:
         assert self.logic is not None

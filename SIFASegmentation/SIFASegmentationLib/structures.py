@@ -15,6 +15,9 @@ from .orientation import Plane
 
 _PRESETS = Path(__file__).parent / "tasks"
 
+GENERIC_TISSUE = "85756007"
+"""SNOMED CT's concept Tissue."""
+
 _T = TypeVar("_T")
 Channel = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
@@ -47,9 +50,15 @@ class Terminology(_Frozen):
 
     def is_in(self, entry: str) -> bool:
         """Whether Slicer's entry of a segment says the same type and modifier, whatever the names of its lists."""
-        fields = [field.split("^")[:2] for field in entry.split("~")[2:4]]
         wanted = [["SCT", self.type.code], ["SCT", self.modifier.code] if self.modifier else ["", ""]]
-        return fields == wanted
+        return codes_of(entry) == wanted
+
+
+def codes_of(entry: str) -> list[list[str]] | None:
+    """Scheme and code of type and modifier of Slicer's entry of a segment; None for one that says nothing, such as the
+    generic `Tissue` that Slicer gives to every new segment."""
+    codes = [fields.split("^")[:2] for fields in entry.split("~")[2:4]]
+    return codes if len(codes) == 2 and codes[0][-1] not in (GENERIC_TISSUE, "") else None
 
 
 class Structure(_Frozen):

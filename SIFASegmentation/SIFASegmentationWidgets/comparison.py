@@ -85,15 +85,10 @@ def _same_terminology_and_name(one: Part, other: Part) -> bool:
 
 
 def _same_terminology(one: Part, other: Part) -> bool:
-    codes = _codes(one)
-    return codes is not None and codes == _codes(other)
+    from SIFASegmentationLib.structures import codes_of  # noqa: PLC0415  needs pydantic, which comes from pip
 
-
-def _codes(part: Part) -> list[list[str]] | None:
-    """Scheme and code of type and modifier; None for what says nothing, such as Slicer's generic `Tissue`."""
-    codes = [fields.split("^")[:2] for fields in part.entry.split("~")[2:4]]
-    generic = {"85756007", ""}  # Tissue, which Slicer gives to every new segment.
-    return codes if len(codes) == 2 and codes[0][-1] not in generic else None
+    codes = codes_of(one.entry)
+    return codes is not None and codes == codes_of(other.entry)
 
 
 def _equal_name(one: Part, other: Part) -> bool:

@@ -174,6 +174,16 @@ def is_result(node: Any) -> bool:
     return node.GetAttribute(_RESULT) is not None
 
 
+def lie_apart(one: Any, other: Any) -> bool:
+    """Whether the boxes around two nodes in the world have nothing in common; an empty node lies nowhere."""
+    first, second = [0.0] * 6, [0.0] * 6
+    one.GetRASBounds(first)
+    other.GetRASBounds(second)
+    if not all(bounds[axis] < bounds[axis + 1] for bounds in (first, second) for axis in (0, 2, 4)):
+        return False
+    return any(first[a] > second[a + 1] or second[a] > first[a + 1] for a in (0, 2, 4))
+
+
 def unique_names(nodes: Iterable[Any]) -> dict[str, str]:
     """What to call nodes where they are told apart by name, by ID: their names, numbered where several share one."""
     names: dict[str, str] = {}

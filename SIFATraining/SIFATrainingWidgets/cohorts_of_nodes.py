@@ -80,13 +80,17 @@ def found_structures(node: Any, task: Any) -> list[str]:
     return [structure.name for structure in task.structures if structure.name in named]
 
 
-def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> None:
+def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:
     """Write labelled volumes.
+
+    Returns:
+        What is to be known about their labels, such as overlaps.
 
     Raises:
         InputError: A volume or its labels can't be used; names the node.
     """
-    cases = []
+    cases: list[_Case] = []
+    notes: list[str] = []
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
@@ -98,10 +102,12 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
             raise InputError(
                 f"{row.labels.GetName()} labels no voxel of {volume.name}: check that the two belong together."
             )
+        notes += labels.notes
         _write(volume, folder / f"{name}_image.mha", tell)
         _write(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
+    return notes
 
 
 def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> None:
@@ -205,9 +211,11 @@ def _color(node: Any, key: str) -> list[int]:
 
 def _terminology(entry: str) -> dict[str, Any]:
     """Category, type and modifier of Slicer's entry; the generic tissue where it says nothing."""
+    from SIFASegmentationLib.structures import GENERIC_TISSUE  # noqa: PLC0415  needs pydantic, which comes from pip
+
     codes = [field.split("^") for field in entry.split("~")[1:4]]
     valid = [{"code": c[1], "meaning": c[2]} if len(c) == 3 and c[0] == "SCT" and c[1] else None for c in codes]
     if len(valid) < 2 or valid[0] is None or valid[1] is None:
-        tissue = {"code": "85756007", "meaning": "Tissue"}
+        tissue = {"code": GENERIC_TISSUE, "meaning": "Tissue"}
         return {"category": tissue, "type": tissue}
     return {"category": valid[0], "type": valid[1], "modifier": valid[2] if len(valid) > 2 else None}

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
-from SIFASegmentationWidgets.nodes import volume_from_node
+from SIFASegmentationWidgets.nodes import lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
@@ -92,6 +92,10 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
             message = _("{count}, without {missing}").format(count=count, missing=", ".join(missing))
             fix = _("where it is in the picture, an unlabelled structure teaches that it is background")
             findings.append(Finding("warning", row.labels.GetName(), message, fix))
+        if lie_apart(row.volume, row.labels):
+            message = _("does not lie on {volume}").format(volume=name)
+            fix = _("choose the segmentation of this volume")
+            findings.append(Finding("error", row.labels.GetName(), message, fix))
     never = [structure.name for structure in task.structures if structure.name not in seen]
     if rows and seen and never:
         fix = _("label it in some source volume, or choose another task")

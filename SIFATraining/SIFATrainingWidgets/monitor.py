@@ -18,6 +18,7 @@ from SIFASegmentationWidgets.score_tables import hide_plot, make_line_plot
 _VIEW = "SIFA losses view"
 _PLOT_HEIGHT = 260  # Pixels.
 _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
+_WARNINGS = 5  # Shown at most; the log has all.
 _TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
@@ -76,6 +77,7 @@ class TrainingMonitor:
         self._curves = LossCurves(_SHOWN)
         self._previews: list[Path] = []
         self.latest: dict[str, Any] = {}
+        self.warnings: list[str] = []
         # Made here: Slicer has no designer plugin for it, so a .ui file would give a plain widget.
         self._plot = slicer.qMRMLPlotView()
         self._plot.setMinimumSize(0, _PLOT_HEIGHT)
@@ -88,7 +90,7 @@ class TrainingMonitor:
     def show(self, job: Job | None) -> None:
         """Begin with a job, or with none."""
         self._job = job
-        self._curves, self._previews, self.latest = LossCurves(_SHOWN), [], {}
+        self._curves, self._previews, self.latest, self.warnings = LossCurves(_SHOWN), [], {}, []
         self._ui.logEdit.setPlainText("")
         self._ui.previewLabel.setText(_("The first preview comes after the first iterations."))
         self._ui.previewSlider.setRange(0, 0)
@@ -104,6 +106,9 @@ class TrainingMonitor:
         previews = [event.data["file"] for event in events if event.kind == "preview"]
         if previews and self._job is not None:
             self._add_previews([self._job.folder / name for name in previews])
+        told = [event.data["message"] for event in events if event.kind == "warning"]
+        # Each once: a disk that is full fails every checkpoint.
+        self.warnings = list(dict.fromkeys([*self.warnings, *told]))[-_WARNINGS:]
         for event in events:
             # Beside the training's progress, which its export does not undo.
             self.latest["export" if event.data.get("stage") == "exporting" else event.kind] = event.data

@@ -218,6 +218,21 @@ def test_a_structure_of_a_task_with_one_code_for_two_goes_by_its_name(
     assert np.bincount(labels.ravel(), minlength=5)[1:].tolist() == [0, 0, 27, 8]
 
 
+def test_the_generic_tissue_says_nothing_of_what_a_segment_is(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.structures import Task, load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import Part, structure_of  # noqa: PLC0415
+
+    tissue = "list~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~list~^^~^^"
+    content = load_task("abdomen").model_dump()
+    code = {"code": "85756007", "meaning": "Tissue"}
+    content["structures"] = [
+        {**content["structures"][0], "name": "tumour", "aliases": (), "terminology": {"category": code, "type": code}}
+    ]
+    task = Task.model_validate({**content, "label_codes": {}})
+    assert structure_of(Part("1", "liver", tissue), task) is None
+    assert structure_of(Part("1", "Tumour", tissue), task) == task.structures[0]
+
+
 def test_segmentations_whose_volume_is_not_loaded_are_compared_on_the_grid_that_they_remember(
     module: Any, patient: tuple[Any, Any]
 ) -> None:

@@ -142,6 +142,47 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
     assert (config["ema_decay"], config["loss_weights"]["cycle"], config["width"]) == (0.9, 5.0, 0.25)
 
 
+def test_what_the_rows_hold_that_is_odd_is_said(
+    module: Any, patients: dict[str, Any], tmp_path: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow  # noqa: PLC0415
+    from SIFATrainingWidgets.findings import check_rows  # noqa: PLC0415
+
+    ui, (volume, labels) = module.ui, patients["mr"][0]
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "away")
+    matrix = slicer.util.arrayFromTransformMatrix(transform)
+    matrix[0, 3] = 5000
+    slicer.util.updateTransformMatrixFromArray(transform, matrix)
+    labels.SetAndObserveTransformNodeID(transform.GetID())
+    wrong = [f for f in check_rows([SourceRow(volume, labels)], None, load_task("abdomen")) if f.level == "error"]
+    assert [(f.subject, f.message) for f in wrong] == [(labels.GetName(), f"does not lie on {volume.GetName()}")]
+    labels.SetAndObserveTransformNodeID(None)
+    # Two segments that overlap: what was done about it is told as long as the training is shown.
+    segmentation = labels.GetSegmentation()
+    liver = slicer.util.arrayFromSegmentBinaryLabelmap(labels, segmentation.GetNthSegmentID(0), volume)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(liver, labels, segmentation.GetNthSegmentID(3), volume)
+    for column, node in enumerate((volume, labels)):
+        ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    job = start(module, patients, tmp_path / "job")
+    module.widget.show_job(job)
+    process_events_until(lambda: "overlap in" in ui.warningsLabel.text, 30)
+    module.widget.show_job(None)
+    assert ui.warningsLabel.text == ""
+    # The name of a training becomes a folder.
+    assert ui.startButton.enabled
+    ui.nameEdit.setText("../elsewhere")
+    assert "leave out" in ui.startButton.toolTip
+    ui.nameEdit.setText("Lauf ä 1")
+    assert ui.startButton.enabled
+    # Structures of a scene that can't be read.
+    parameters = module.logic.getParameterNode()
+    parameters.ownTask = '{"name": 5}'
+    parameters.task = module.python.TaskChoice.own
+    assert "Choose your structures first" in ui.startButton.toolTip
+
+
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
