@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -186,6 +187,8 @@ class SegmentationRun:
         # Not their IDs, which another scene gives to other nodes.
         self.rows, self.output = list(rows), output
         self.warnings: dict[int, list[str]] = {}
+        self.device = ""
+        self.started = time.monotonic()
         self.results: list[SegmentationResult] = []
         self.pieces = Pieces()
         self._on_events, self._on_end = on_events, on_end
@@ -216,6 +219,8 @@ class SegmentationRun:
         for event in events:
             if event.kind == "warning":
                 self.warnings.setdefault(event.data["volume"], []).append(event.data["message"])
+            elif event.kind == "device":
+                self.device = event.data["name"]
             elif event.kind == "result":
                 self.pieces.add(self._import(event.data))
             elif event.kind == "refused":
@@ -823,7 +828,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if state is State.FINISHED and refused:
             self._say(" ".join([how_many, *refused]), error=True)
         elif state is State.FINISHED:
-            self._say(_("Segmented {done} volumes.").format(done=done) if done > 1 else _("Segmented."))
+            text = _("Segmented {done} volumes").format(done=done) if done > 1 else _("Segmented")
+            self._say(_("{text} in {seconds:.0f} s on {device}.").format(
+                text=text, seconds=time.monotonic() - run.started, device=run.device
+            ))  # fmt: skip
         elif state is State.STOPPED:
             self._say(_("Cancelled; {how_many}").format(how_many=how_many))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from .field_of_view import BoxMM
 from .files import write_atomically
 from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
+from .plausibility import unlike_training
 from .quality import Estimate, doubts_about_adaptation
 from .segmentation import Segmentation, Segmentor
 from .structures import Task
@@ -33,20 +34,33 @@ class Outputs:
     """What was written for one volume, and what is estimated of it.
 
     Attributes:
+        image: The volume's file.
         labelmap: Its file.
         probabilities: Files of the probability of each structure, where asked for.
         confidence: File of each slice's confidence, where asked for.
         baseline: Labelmap of the model without adaptation, where asked for.
         estimates: Estimated Dice by structure.
-        warning: Where the model without adaptation seems to be the better one for it.
+        warnings: What makes the result doubtful: how the volume is unlike those of the training, and where the model
+            without adaptation seems to be the better one for it.
     """
 
+    image: Path
     labelmap: Path
     probabilities: tuple[Path, ...]
     confidence: Path | None
     baseline: Path | None
     estimates: dict[str, Estimate]
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class SomeRefusedError(InputError):
+    """Some volumes could not be segmented; `outputs` are those of the others."""
+
+    def __init__(self, refused: dict[Path, InputError], outputs: list[Outputs]) -> None:
+        self.outputs = outputs
+        count = len(refused) + len(outputs)
+        reasons = "\n".join(str(error) for error in refused.values())
+        super().__init__(f"{len(refused)} of {count} volumes could not be segmented:\n{reasons}")
 
 
 def segment_files(
@@ -68,6 +82,8 @@ def segment_files(
 ) -> list[Outputs]:
     """Segment volumes with a bundle; one after the other, each file whole or not there.
 
+    One that can't be used does not end those after it.
+
     Args:
         bundle: From `sifa export`.
         volumes: Files, DICOM series folders, and folders of such (where there are `*_image.*`, those alone).
@@ -87,7 +103,8 @@ def segment_files(
         report: Called after each batch of slices.
 
     Raises:
-        InputError: The bundle, a volume or the folder can't be used, or the bundle is for other structures.
+        SomeRefusedError: Volumes among others can't be used; told when the others are done.
+        InputError: The bundle, the folder or the only volume can't be used, or the bundle is for other structures.
     """
     if suffix not in FORMATS:
         raise InputError(f"The format '{suffix}' can't be written: choose {', '.join(FORMATS)}.")
@@ -104,33 +121,76 @@ def segment_files(
         raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
     segmentor = Segmentor(opened, device, threads)
     unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
-    outputs = []
+    settings = _Settings(
+        Path(out), opened.manifest.task, region, domain, probabilities, confidence, largest_component, suffix
+    )
+    outputs: list[Outputs] = []
+    refused: dict[Path, InputError] = {}
     for name, path in zip(names, paths, strict=True):
-        volume = read_volume(path)
-        segmentation = segmentor.segment(
-            volume,
-            region=region,
-            domain=domain,
-            probabilities=probabilities,
-            largest_component=largest_component,
-            progress=None if report is None else _named(report, path.name),
-        )
-        written = _write(segmentation, name, Path(out), opened.manifest.task, suffix, confidence)
-        if unadapted is not None:
-            compared = unadapted.segment(
-                volume,
-                region=region,
-                domain=domain,
-                largest_component=largest_component,
-                progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
-            )
-            folder = Path(out) / "baseline"
-            labelmap = _write(compared, name, folder, opened.manifest.task, suffix, confidence=False).labelmap
-            warning = doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates)
-            written = replace(written, baseline=labelmap, warning=warning)
-        outputs.append(written)
-        _write_estimates(outputs, paths, Path(out) / ESTIMATES_FILE)
+        try:
+            made = _segment_file(segmentor, unadapted, path, settings, report)
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            refused[path] = error
+            continue
+        # Where the folder can't be written to, no volume need be tried any more.
+        outputs.append(_write(made, path, name, settings))
+        _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
+    if refused:
+        raise SomeRefusedError(refused, outputs)
     return outputs
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for every volume; see `segment_files`."""
+
+    out: Path
+    task: Task
+    region: BoxMM | None
+    domain: Domain | None
+    probabilities: bool
+    confidence: bool
+    largest_component: bool
+    suffix: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the models say of a volume, and what makes that doubtful."""
+
+    segmentation: Segmentation
+    baseline: Segmentation | None
+    warnings: tuple[str, ...]
+
+
+def _segment_file(
+    segmentor: Segmentor, unadapted: Segmentor | None, path: Path, settings: _Settings, report: Report | None
+) -> _Made:
+    volume = read_volume(path)
+    manifest = segmentor.manifest
+    warnings = unlike_training(volume, manifest.preprocessing[settings.domain or manifest.domain], settings.region)
+    segmentation = segmentor.segment(
+        volume,
+        region=settings.region,
+        domain=settings.domain,
+        probabilities=settings.probabilities,
+        largest_component=settings.largest_component,
+        progress=None if report is None else _named(report, path.name),
+    )
+    compared = None
+    if unadapted is not None:
+        compared = unadapted.segment(
+            volume,
+            region=settings.region,
+            domain=settings.domain,
+            largest_component=settings.largest_component,
+            progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
+        )
+        if doubts := doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates):
+            warnings.append(doubts)
+    return _Made(segmentation, compared, tuple(warnings))
 
 
 def labelmap_path(out: Path, image: Path, suffix: str = ".nii.gz") -> Path:
@@ -157,35 +217,44 @@ def _expand(path: Path) -> list[Path]:
         return [path]
 
 
-def _write(
-    segmentation: Segmentation, name: str, out: Path, task: Task, suffix: str, confidence: bool
-) -> Outputs:
-    labelmap = out / f"{name}_segmentation{suffix}"
-    if suffix == ".seg.nrrd":
-        write_slicer_segmentation(segmentation.labelmap, task, labelmap)
+def _labelmap_of(segmentation: Segmentation, name: str, folder: Path, settings: _Settings) -> Path:
+    """Write a labelmap; its file."""
+    path = folder / f"{name}_segmentation{settings.suffix}"
+    if settings.suffix == ".seg.nrrd":
+        write_slicer_segmentation(segmentation.labelmap, settings.task, path)
     else:
-        write_volume(segmentation.labelmap, labelmap)
+        write_volume(segmentation.labelmap, path)
+    return path
+
+
+def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
+    segmentation = made.segmentation
+    labelmap = _labelmap_of(segmentation, name, settings.out, settings)
     maps = []
     for structure, volume in segmentation.probabilities.items():
-        path = out / f"{name}_probability_{structure.replace(' ', '_')}.nii.gz"
+        path = settings.out / f"{name}_probability_{structure.replace(' ', '_')}.nii.gz"
         write_volume(Volume(volume.array / np.float32(255), volume.geometry, volume.name), path)
         maps.append(path)
-    table = out / f"{name}_confidence.csv"
-    if confidence:
+    table = settings.out / f"{name}_confidence.csv"
+    if settings.confidence:
         _write_confidence(segmentation, table)
-    return Outputs(labelmap, tuple(maps), table if confidence else None, None, segmentation.estimates)
+    baseline = None
+    if made.baseline is not None:
+        baseline = _labelmap_of(made.baseline, name, settings.out / "baseline", settings)
+    confidence = table if settings.confidence else None
+    return Outputs(image, labelmap, tuple(maps), confidence, baseline, segmentation.estimates, made.warnings)
 
 
-def _write_estimates(outputs: Sequence[Outputs], paths: Sequence[Path], path: Path) -> None:
+def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
     """A row for each volume and structure so far; no file where the model has no calibration."""
     if not any(one.estimates for one in outputs):
         return
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["volume", "structure", "estimated_dice", "low", "high"])
-        for image, one in zip(paths, outputs, strict=False):
+        for one in outputs:
             for structure, estimate in one.estimates.items():
-                writer.writerow([image.name, structure, *(f"{value:.4f}" for value in astuple(estimate))])
+                writer.writerow([one.image.name, structure, *(f"{value:.4f}" for value in astuple(estimate))])
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

@@ -118,6 +118,7 @@ def run_segmentation(job: Job) -> State:
         if specification.baseline:
             segmentors["baseline"] = Segmentor(bundle, specification.device, baseline=True)
         job.emit_state(State.RUNNING)
+        job.emit("device", name=segmentors["segmentation"].device)
         refused: list[InputError] = []
         try:
             for index, request in enumerate(specification.volumes):

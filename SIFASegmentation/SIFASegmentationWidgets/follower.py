@@ -9,6 +9,7 @@ from typing import Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 
@@ -132,4 +133,6 @@ def last_words(job: Job) -> str:
         return str(error.data["message"])
     log = job.folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1].strip() if lines else "it ended without a word"
+    if lines:
+        return lines[-1].strip()
+    return _("it was ended from outside: killed, or the computer had no memory left")

@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,9 @@ from .options import (
     takes,
 )
 from .variants import choose_variants
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.segment_files import Outputs
 
 app = typer.Typer(
     name="sifa",
@@ -238,24 +241,32 @@ def segment(
     ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
-    from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415
+    from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files  # noqa: PLC0415
 
     if domain not in ("source", "target"):
         raise InputError(f"The domain '{domain}' is unknown: choose target or source.")
     line = ProgressLine()
-    written = segment_files(
-        bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
-        probabilities=probabilities, confidence=confidence, largest_component=not keep_all, suffix=suffix,
-        task=load_task(task) if task else None, baseline=baseline,
-        report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
-    )  # fmt: skip
+    try:
+        written = segment_files(
+            bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
+            probabilities=probabilities, confidence=confidence, largest_component=not keep_all, suffix=suffix,
+            task=load_task(task) if task else None, baseline=baseline,
+            report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
+        )  # fmt: skip
+    except SomeRefusedError as error:
+        _show_outputs(error.outputs)
+        raise
+    _show_outputs(written)
+
+
+def _show_outputs(written: Sequence[Outputs]) -> None:
     for outputs in written:
         print(outputs.labelmap)
         if outputs.estimates:
             estimates = ", ".join(f"{name} {estimate}" for name, estimate in outputs.estimates.items())
             print(f"  estimated Dice: {estimates}")
-        if outputs.warning is not None:
-            print(f"  {outputs.warning}")
+        for warning in outputs.warnings:
+            print(f"  {warning}")
         if outputs.baseline is not None:
             print(outputs.baseline)
 

@@ -12,7 +12,7 @@ from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
-from SIFASegmentationLib.segment_files import segment_files
+from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import (
     CancelledError,
     Segmentor,
@@ -130,5 +130,10 @@ def test_bad_volumes(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     write_volume(flat, tmp_path / "flat.nii.gz")
     with pytest.raises(InputError, match="flat is constant"):
         segment_files(bundle.path, [tmp_path / "flat.nii.gz"], tmp_path / "out", device="cpu")
+    images = sorted((cohort / "ct").glob("*_image.nii.gz"))
+    with pytest.raises(SomeRefusedError, match=r"1 of 3 volumes could not be segmented:\n.*flat is constant") as caught:
+        segment_files(bundle.path, [images[0], tmp_path / "flat.nii.gz", images[1]], tmp_path / "some", device="cpu")
+    assert [outputs.image for outputs in caught.value.outputs] == images
+    assert all(outputs.labelmap.exists() for outputs in caught.value.outputs)
     with pytest.raises(InputError, match="Two volumes are called abdomen_ct_000"):
         segment_files(bundle.path, [cohort / "ct", cohort / "ct"], tmp_path / "out", device="cpu")
