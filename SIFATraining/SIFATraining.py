@@ -264,12 +264,16 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         """
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
+        from SIFATrainingLib.devices import choose_device  # noqa: PLC0415
         from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
         from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
         options, folder = options or TrainingOptions(), Path(folder)
+        choose_device(options.device)
         task = load_task(options.task) if isinstance(options.task, str) else options.task
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
+        if problem := _rows_problem(source_rows, target_rows):
+            raise InputError(problem)
         references = target_rows is not None and any(row.reference is not None for row in target_rows)
         preparation = make_preparation(
             source=SOURCE_COHORT if source_rows is not None else _resolved(source),
@@ -577,12 +581,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The training is being prepared.")
         elif p.task is TaskChoice.own and self.task() is None:
             reason = _("Choose your structures first: add a source segmentation, then press My structures.")
-        elif not p.sourceFolder and not self._source_rows():
-            reason = _("Add labelled source volumes first.")
-        elif not p.sourceFolder and any(row.labels is None for row in self._source_rows()):
-            reason = _("Choose a segmentation for each source volume.")
-        elif not p.targetFolder and not self._target_rows():
-            reason = _("Add unlabelled target volumes first.")
+        elif problem := _rows_problem(
+            None if p.sourceFolder else self._source_rows(), None if p.targetFolder else self._target_rows()
+        ):
+            reason = problem
+        elif (p.sourceWindow and p.sourceWindowLow >= p.sourceWindowHigh) or (
+            p.targetWindow and p.targetWindowLow >= p.targetWindowHigh
+        ):
+            reason = _("A CT window begins above its end: put the lower value first.")
         elif p.size % 8:
             reason = _("The grid must be a multiple of 8 pixels.")
         elif _UNSAFE.search(p.name):
@@ -647,7 +653,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if task is not None and not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
-            findings += check_rows(source, target, task)
+            findings += check_rows(source, target, task, p.region)
         self._show_findings(findings)
         if self._probe is not None:
             self._probe.abandon()
@@ -786,8 +792,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _stop(self) -> None:
         assert self.logic is not None
-        if self.job is not None:
+        if self.job is None:
+            return
+        try:
             self.logic.stop(self.job)
+        except OSError as error:
+            problem = _("{folder} can't be written to ({reason}): it can be killed instead.")
+            self._say(problem.format(folder=self.job.folder, reason=error.strerror), error=True)
+        else:
             self._say(_("Stopping: it finishes its iteration and saves."))
 
     def _resume(self) -> None:
@@ -896,6 +908,25 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say(self, text: str, *, error: bool = False) -> None:
         self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")
         self.ui.statusLabel.text = text
+
+
+def _rows_problem(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None) -> str:
+    """What is missing or wrong in rows of nodes, where they are not folders; empty if nothing is."""
+    if source is not None and not source:
+        return _("Add labelled source volumes first.")
+    bare = next((row.volume for row in source or () if row.labels is None), None)
+    if bare is not None:
+        problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
+        return problem.format(name=bare.GetName())
+    if target is not None and not target:
+        return _("Add unlabelled target volumes first.")
+    rows: list[SourceRow | TargetRow] = [*(source or ()), *(target or ())]
+    volumes = [row.volume for row in rows]
+    ids = [volume.GetID() for volume in volumes]
+    twice = next((volume for volume in volumes if ids.count(volume.GetID()) > 1), None)
+    if twice is not None:
+        return _("{name} is in the tables twice: remove one of its rows.").format(name=twice.GetName())
+    return ""
 
 
 def _segmentations_by_volume() -> dict[str, Any]:

@@ -44,8 +44,10 @@ def array_of(node: Any) -> np.ndarray:
     """Voxels (k, j, i), and components where there are several, of a volume node; the node's own, not a copy.
 
     Raises:
-        InputError: There is no image in the node.
+        InputError: The node is no volume, or there is no image in it.
     """
+    if not node.IsA("vtkMRMLVolumeNode"):
+        raise InputError(f"{node.GetName()} is no volume: choose one in its place.")
     if node.GetImageData() is None or min(node.GetImageData().GetDimensions()) < 1:
         raise InputError(f"The volume {node.GetName()} holds no image: load it again, or choose another.")
     return slicer.util.arrayFromVolume(node)

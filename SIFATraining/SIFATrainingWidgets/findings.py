@@ -20,7 +20,7 @@ _SIGNS = {"ok": ("#2e8b57", "&#10003;"), "warning": ("#b8860b", "!"), "error": (
 
 
 def check_rows(
-    source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, task: Any
+    source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, task: Any, region: Any | None = None
 ) -> list[Finding]:
     """Geometry, labels and numbers of the volumes in the two tables; nothing is written or resampled.
 
@@ -28,6 +28,7 @@ def check_rows(
         source: Rows with a volume; None where the source is a folder of files.
         target: The same of the target.
         task: The structures.
+        region: Markups ROI of every volume without one of its own.
     """
     findings: list[Finding] = []
     sources, targets = list(source or ()), list(target or ())
@@ -39,6 +40,7 @@ def check_rows(
     for kind, rows in ((_("source"), sources), (_("target"), targets)):
         unusable, slices = _check_volumes([row.volume for row in rows], task.plane)
         findings += unusable
+        findings += _check_regions(rows, region)
         if rows:
             few = slices < FEW_SLICES
             message = _("volumes: {volumes}, slices: {slices}").format(volumes=len(rows), slices=slices)
@@ -71,6 +73,16 @@ def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding],
         except InputError as error:
             findings.append(Finding.of(node.GetName(), error))
     return findings, slices
+
+
+def _check_regions(rows: Sequence[SourceRow | TargetRow], region: Any | None) -> list[Finding]:
+    findings = []
+    for row in rows:
+        chosen = row.region or region
+        if chosen is not None and lie_apart(row.volume, chosen):
+            message = _("does not lie on {volume}").format(volume=row.volume.GetName())
+            findings.append(Finding("error", chosen.GetName(), message, _("move it, or choose none")))
+    return findings
 
 
 def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:

@@ -192,7 +192,12 @@ def test_of_segments_that_overlap_the_later_one_has_the_voxel(export: Any, order
 
 def test_volumes_of_structures_are_counted_in_the_layers(export: Any, module: Any) -> None:
     volume = make_volume()
-    rows = module.python._volume_rows(draw(volume, boxes()), volume)
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+
+    task = load_task("abdomen")
+    structures = [s.model_copy(update={"name": name}) for s, name in zip(task.structures, boxes(), strict=False)]
+    task = task.model_copy(update={"structures": tuple(structures)})
+    rows = module.python._volume_rows(draw(volume, boxes()), volume, task, "")
     ml = float(np.prod(SPACING)) / 1000
     assert {row.structure: row.scores.prediction_ml for row in rows} == pytest.approx(
         {name: mask.sum() * ml for name, mask in boxes().items()}

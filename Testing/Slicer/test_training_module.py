@@ -170,6 +170,19 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     process_events_until(lambda: "overlap in" in ui.warningsLabel.text, 30)
     module.widget.show_job(None)
     assert ui.warningsLabel.text == ""
+    elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "elsewhere")
+    elsewhere.SetCenterWorld(5000, 0, 0)
+    elsewhere.SetSizeWorld(100, 100, 100)
+    far = [f for f in check_rows([SourceRow(volume, labels, elsewhere)], None, load_task("abdomen")) if f.fix]
+    assert ("elsewhere", f"does not lie on {volume.GetName()}") in [(f.subject, f.message) for f in far]
+    # A volume is of one modality.
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(volume)
+    assert f"{volume.GetName()} is in the tables twice" in ui.startButton.toolTip
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    parameters = module.logic.getParameterNode()
+    parameters.targetWindow, parameters.targetWindowLow = True, 900
+    assert "lower value first" in ui.startButton.toolTip
+    parameters.targetWindow = False
     # The name of a training becomes a folder.
     assert ui.startButton.enabled
     ui.nameEdit.setText("../elsewhere")
@@ -177,10 +190,38 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     ui.nameEdit.setText("Lauf ä 1")
     assert ui.startButton.enabled
     # Structures of a scene that can't be read.
-    parameters = module.logic.getParameterNode()
     parameters.ownTask = '{"name": 5}'
     parameters.task = module.python.TaskChoice.own
     assert "Choose your structures first" in ui.startButton.toolTip
+
+
+def test_rows_that_make_no_training_are_refused(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    (volume, labels), (other, _labels) = patients["mr"][0], patients["ct"][0]
+    for source, target, words in (
+        ([], [other], "Add labelled source volumes"),
+        ([(volume, labels)], [], "Add unlabelled target volumes"),
+        ([(volume, labels)], [volume], "in the tables twice"),
+        ([volume], [other], "has no segmentation: choose one"),
+        ([(labels, volume)], [other], f"{labels.GetName()} is no volume"),
+    ):
+        with pytest.raises(InputError, match=words):
+            module.logic.start(source, target, tmp_path / "job", options(module))
+        assert not (tmp_path / "job").exists()
+    with pytest.raises(InputError, match="The device 'gpu' is unknown"):
+        start(module, patients, tmp_path / "job", device="gpu")
+
+
+def test_a_training_whose_folder_went_is_no_fault(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    job = start(module, patients, tmp_path / "job")
+    module.widget.show_job(job)
+    module.logic.kill(job)
+    job.folder.rename(tmp_path / "elsewhere")
+    module.widget._stop()
+    assert "can't be written to" in module.ui.statusLabel.text
+    module.widget._show_jobs()
+    module.widget.enter()
 
 
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
