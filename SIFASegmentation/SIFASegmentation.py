@@ -527,7 +527,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._least_sure = 0
         self._reason = ""
         self._filling = False
-        self._starting = self._comparing = False
+        self._starting = self._comparing = self._cancelled = False
         self._pieces = Pieces()
 
     def setup(self) -> None:
@@ -699,7 +699,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):  # fmt: skip
             widget.enabled = not busy
         self.ui.progressBar.visible = busy
-        self.ui.cancelButton.visible = self.run is not None and self.run.follower.state not in ENDED
+        running = self.run is not None and self.run.follower.state not in ENDED
+        self.ui.cancelButton.visible = running or self._starting
 
     def _say(self, text: str, *, error: bool = False) -> None:
         color = "color:#c0392b" if error else ""
@@ -756,7 +757,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tolerance = parameters.tolerance
         problem = _("It could not be started, by a fault of SIFA: see the error log.")
         # Before anything that lets events in: a second click must find the button disabled.
-        self._starting = True
+        self._starting, self._cancelled = True, False
         try:
             self._refresh()
             self._say(_("Preparing..."))
@@ -781,6 +782,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_writing(self, name: str) -> None:
         self._say(_("Preparing {name}...").format(name=name))
         slicer.app.processEvents()
+        if self._cancelled:
+            raise InputError(_("Cancelled."))
 
     def _show_events(self, events: list[Event]) -> None:
         if any(event.kind == "warning" for event in events) and self.run is not None:
@@ -796,8 +799,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.warningsLabel.visible = bool(sentences)
 
     def _show_progress(self, data: dict[str, Any]) -> None:
-        self.ui.progressBar.setRange(0, data["total"])
-        self.ui.progressBar.setValue(data["done"])
+        self.ui.progressBar.setRange(0, data["total"] * data["volumes"])
+        self.ui.progressBar.setValue(data["total"] * data["volume"] + data["done"])
         which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
         self._say(
             _("{which}predicting {done} of {total}, {seconds} s left").format(
@@ -806,6 +809,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _cancel(self) -> None:
+        # While volumes are still written, that ends it.
+        self._cancelled = True
         if self.run is not None:
             self._say(_("Cancelling after the slices at hand..."))
             self.run.cancel()
@@ -893,8 +898,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.leastSureButton.enabled = bool(unsure)
         self.ui.confidencePlotButton.enabled = bool(unsure)
         if unsure:
-            _result, index, value = unsure[self._least_sure % len(unsure)]
-            self.ui.leastSureButton.text = _("Least sure: slice {index} ({value:.2f})").format(index=index, value=value)
+            result, index, value = unsure[self._least_sure % len(unsure)]
+            which = f"{result.volume.GetName()}, " if len(self._results) > 1 else ""
+            text = _("Least sure: {which}slice {index} ({value:.2f})")
+            self.ui.leastSureButton.text = text.format(which=which, index=index, value=value)
 
     def _table_node(self) -> Any:
         return score_tables.named_node("vtkMRMLTableNode", _("SIFA scores"))

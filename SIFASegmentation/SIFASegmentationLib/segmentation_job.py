@@ -120,10 +120,11 @@ def run_segmentation(job: Job) -> State:
         job.emit_state(State.RUNNING)
         job.emit("device", name=segmentors["segmentation"].device)
         refused: list[InputError] = []
+        started = time.monotonic()
         try:
             for index, request in enumerate(specification.volumes):
                 try:
-                    _segment(job, specification, segmentors, index, request)
+                    _segment(job, specification, segmentors, index, request, started)
                 except InputError as error:
                     refused.append(error)
                     job.emit("refused", volume=index, message=str(error))
@@ -142,6 +143,7 @@ def _segment(
     segmentors: dict[str, Segmentor],
     index: int,
     request: VolumeRequest,
+    started: float,
 ) -> None:
     volume = replace(read_volume(job.folder / request.image), name=request.name)
     manifest = segmentors["segmentation"].manifest
@@ -150,7 +152,6 @@ def _segment(
         job.emit("warning", volume=index, message=sentence)
     written: dict[str, Any] = {}
     estimates: dict[str, dict[str, Estimate]] = {}
-    started = time.monotonic()
     for step, (kind, segmentor) in enumerate(segmentors.items()):
         segmentation = segmentor.segment(
             volume,
@@ -171,11 +172,13 @@ def _segment(
 def _progress(
     job: Job, index: int, volumes: int, step: int, steps: int, started: float
 ) -> Callable[[int, int], None]:
-    """Emits progress over all models of a volume as one count of slices; the time left is that of this volume."""
+    """Emits progress over all models of a volume as one count of slices, and the time left for all volumes, as if they
+    were alike."""
 
     def emit(done: int, total: int) -> None:
         overall, all_slices = step * total + done, steps * total
-        seconds = (time.monotonic() - started) / overall * (all_slices - overall)
+        share = (index + overall / all_slices) / volumes
+        seconds = (time.monotonic() - started) * (1 - share) / share
         job.emit("progress", volume=index, volumes=volumes, done=overall, total=all_slices, eta_seconds=seconds)
 
     return emit

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from SIFASegmentationLib.boxes import common_box
 from SIFASegmentationLib.errors import InputError
@@ -42,15 +43,17 @@ def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[Sc
     pairs = match_pairs(ours, theirs)
     if not pairs:
         raise InputError(
-            f"No part of {first.GetName()} ({_names(ours)}) has a counterpart of its terminology or name in "
-            f"{second.GetName()} ({_names(theirs)}): rename the segments."
+            _(
+                "No part of {first} ({ours}) has a counterpart of its terminology or name in {second} ({theirs}): "
+                "rename the segments."
+            ).format(first=first.GetName(), ours=_names(ours), second=second.GetName(), theirs=_names(theirs))
         )
     i, j, k = geometry_from_node(grid).spacing
     subject = f"{first.GetName()} / {second.GetName()}"
-    predicted = voxels_of(first, [one.key for one, _ in pairs], grid)
-    referred = voxels_of(second, [other.key for _, other in pairs], grid)
+    predicted = voxels_of(first, [one.key for one, _other in pairs], grid)
+    referred = voxels_of(second, [other.key for _one, other in pairs], grid)
     rows = []
-    for (one, _other), (_, ours_in), (_, theirs_in) in zip(pairs, predicted, referred, strict=True):
+    for (one, _other), (_key, ours_in), (_its_key, theirs_in) in zip(pairs, predicted, referred, strict=True):
         box = common_box(ours_in.where, theirs_in.where)
         # As labelmaps with one value, which are cropped to what has it.
         masks = ours_in.mask(box).view(np.uint8), theirs_in.mask(box).view(np.uint8)
@@ -58,7 +61,7 @@ def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[Sc
         scores = scored[1]
         empty = [who for who, ml in ((first.GetName(), scores.prediction_ml), (second.GetName(), scores.reference_ml))
                  if ml == 0]  # fmt: skip
-        note = f"{' and '.join(empty)} empty" if empty else ""
+        note = _("{names} empty").format(names=_(" and ").join(empty)) if empty else ""
         rows.append(Row(subject, one.name or f"label {one.key}", scores, note))
         yield
     # By identity, since keys of the two nodes may be equal.
@@ -106,7 +109,7 @@ def _same_number(one: Part, other: Part) -> bool:
 
 
 def _names(parts: list[Part]) -> str:
-    return ", ".join(part.name or part.key for part in parts) or "no part"
+    return ", ".join(part.name or part.key for part in parts) or _("no part")
 
 
 @contextmanager
@@ -124,8 +127,10 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
     made = _remembered_grid(first) or _remembered_grid(second)
     if made is None:
         raise InputError(
-            f"Neither {first.GetName()} nor {second.GetName()} knows the volume that it was drawn on: set a source "
-            "volume in the Segment Editor."
+            _(
+                "Neither {first} nor {second} knows the volume that it was drawn on: set a source volume in the "
+                "Segment Editor."
+            ).format(first=first.GetName(), second=second.GetName())
         )
     slicer.mrmlScene.AddNode(made)
     try:

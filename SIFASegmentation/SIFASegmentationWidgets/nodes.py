@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
 from SIFASegmentationLib.boxes import Box, labelled_box, values_in
@@ -36,7 +37,7 @@ def volume_from_node(node: Any) -> Volume:
             not linear or shears; names the node.
     """
     array = array_of(node)
-    check_voxels(array, f"The volume {node.GetName()}")
+    check_voxels(array, _("The volume {name}").format(name=node.GetName()))
     return Volume(array, geometry_from_node(node), node.GetName())
 
 
@@ -47,9 +48,10 @@ def array_of(node: Any) -> np.ndarray:
         InputError: The node is no volume, or there is no image in it.
     """
     if not node.IsA("vtkMRMLVolumeNode"):
-        raise InputError(f"{node.GetName()} is no volume: choose one in its place.")
+        raise InputError(_("{name} is no volume: choose one in its place.").format(name=node.GetName()))
     if node.GetImageData() is None or min(node.GetImageData().GetDimensions()) < 1:
-        raise InputError(f"The volume {node.GetName()} holds no image: load it again, or choose another.")
+        problem = _("The volume {name} holds no image: load it again, or choose another.")
+        raise InputError(problem.format(name=node.GetName()))
     return slicer.util.arrayFromVolume(node)
 
 
@@ -76,8 +78,10 @@ def geometry_from_node(node: Any) -> Geometry:
     directions = columns / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
         raise InputError(
-            f"The volume {node.GetName()} lies under a transform that shears it: harden the transform and resample "
-            "the volume to a rectangular grid (module Resample Scalar/Vector/DWI Volume)."
+            _(
+                "The volume {name} lies under a transform that shears it: harden the transform and resample the volume "
+                "to a rectangular grid (module Resample Scalar/Vector/DWI Volume)."
+            ).format(name=node.GetName())
         )
     return Geometry(
         (i, j, k),
@@ -98,7 +102,8 @@ def region_from_node(node: Any) -> BoxMM:
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
     if not all(bounds[axis] < bounds[axis + 1] for axis in (0, 2, 4)):
-        raise InputError(f"The region of interest {node.GetName()} has no volume: place it, or choose none.")
+        problem = _("The region of interest {name} has no volume: place it, or choose none.")
+        raise InputError(problem.format(name=node.GetName()))
     left, right, posterior, anterior, inferior, superior = bounds
     return BoxMM(minimum=(-right, -anterior, inferior), maximum=(-left, -posterior, superior))
 
@@ -224,8 +229,10 @@ def _world_matrix(node: Any) -> np.ndarray:
         return np.eye(4)
     if not transform.IsTransformToWorldLinear():
         raise InputError(
-            f"The volume {node.GetName()} lies under a transform that is not linear: harden it (right-click the "
-            "volume in the module Data, Harden transform), then choose it again."
+            _(
+                "The volume {name} lies under a transform that is not linear: harden it (right-click the volume in the "
+                "module Data, Harden transform), then choose it again."
+            ).format(name=node.GetName())
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)

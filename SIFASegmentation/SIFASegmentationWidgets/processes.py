@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from slicer.i18n import tr as _
+
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
 
@@ -44,7 +46,8 @@ def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Pop
     try:
         log = path.open("ab")
     except OSError as error:
-        raise InputError(f"{path} can't be written to: check the folder's permissions and the free space.") from error
+        problem = _("{path} can't be written to: check the folder's permissions and the free space.")
+        raise InputError(problem.format(path=path)) from error
     with log:
         return start_program(module, arguments, log, job.folder)
 

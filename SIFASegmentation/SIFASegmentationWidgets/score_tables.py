@@ -14,9 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, Scores, ScoreTable, formatted, formatted_estimate
 
-METHOD = "method"
-COLUMNS = ("subject", "structure", METHOD, "Dice", "estimated Dice", "ASD mm", "HD95 mm", "surface Dice",
-           "predicted ml", "reference ml", "volume difference", "note")  # fmt: skip
+_METHOD_COLUMN = 2
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
@@ -35,9 +33,10 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
         if count and (count.both_empty or count.one_empty):
             note += _("; empty in both {both}, in one {one}").format(both=count.both_empty, one=count.one_empty)
         cells.append(_cells(summary.statistic, summary.structure, summary.method, summary.scores, "", note))
-    columns = dict(zip(COLUMNS, zip(*cells, strict=True) if cells else ((),) * len(COLUMNS), strict=True))
+    titles = _titles()
+    columns = dict(zip(titles, zip(*cells, strict=True) if cells else ((),) * len(titles), strict=True))
     if not any(table.methods):
-        del columns[METHOD]
+        del columns[titles[_METHOD_COLUMN]]
     modified = node.StartModify()
     _fill(node, columns)
     node.SetUseColumnTitleAsColumnHeader(True)
@@ -45,8 +44,16 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
     node.EndModify(modified)
 
 
+def _titles() -> tuple[str, ...]:
+    """Of the columns."""
+    return (
+        _("subject"), _("structure"), _("method"), _("Dice"), _("estimated Dice"), _("ASD mm"), _("HD95 mm"),
+        _("surface Dice"), _("predicted ml"), _("reference ml"), _("volume difference"), _("note"),
+    )  # fmt: skip
+
+
 def _cells(subject: str, structure: str, method: str, scores: Scores, estimate: str, note: str) -> tuple[str, ...]:
-    """A row, in the order of `COLUMNS`."""
+    """A row, in the order of the titles."""
     dice, *others = formatted(scores)
     return (subject, structure, method, dice, estimate, *others, note)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
@@ -101,15 +102,16 @@ def labels_from_node(
     if mapping is None:
         matched, by_number = match_parts(parts, task)
         if by_number:
-            notes.append(f"labels of {node.GetName()} matched by number")
+            notes.append(_("labels of {name} matched by number").format(name=node.GetName()))
     else:
         matched = {key: task.structure_named(name) for key, name in mapping.items()}
     chosen = [part for part in parts if matched.get(part.key) is not None]
     if not chosen:
         names = ", ".join(part.name or part.key for part in parts) or "(none)"
         raise InputError(
-            f"{node.GetName()} has the parts {names}, none of which is a structure of the task: name them "
-            f"{', '.join(structure.name for structure in task.structures)}."
+            _("{name} has the parts {names}, none of which is a structure of the task: name them {wanted}.").format(
+                name=node.GetName(), names=names, wanted=", ".join(structure.name for structure in task.structures)
+            )
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
     overlap, resampled, outside = 0, False, []
@@ -120,11 +122,14 @@ def labels_from_node(
         if count == 0 and not is_empty(node, key):
             outside.append(matched[key].name)
     if overlap:
-        notes.append(f"segments of {node.GetName()} overlap in {overlap} voxels, the later one has them")
+        note = _("segments of {name} overlap in {voxels} voxels, the later one has them")
+        notes.append(note.format(name=node.GetName(), voxels=overlap))
     if outside:
-        notes.append(f"{', '.join(outside)} of {node.GetName()} does not lie on {volume_node.GetName()}")
+        note = _("{parts} of {name} does not lie on {volume}")
+        notes.append(note.format(parts=", ".join(outside), name=node.GetName(), volume=volume_node.GetName()))
     elif resampled:
-        notes.append(f"{node.GetName()} resampled to the grid of {volume_node.GetName()}")
+        note = _("{name} resampled to the grid of {volume}")
+        notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
     of_segments = {structure.name for structure in matched.values() if structure is not None}
     drawn = of_segments if is_segmentation(node) else {structure.name for structure in task.structures}
     return Labels(labels, tuple(notes), frozenset(drawn))

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from slicer.i18n import tr as _
+
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
@@ -96,11 +98,14 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
         tell()
         volume = volume_from_node(row.volume)
         if row.labels is None:
-            raise InputError(f"The source volume {volume.name} has no segmentation: choose one, or remove the row.")
+            problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
+            raise InputError(problem.format(name=volume.name))
         labels = labels_from_node(row.labels, row.volume, task, _chosen_mapping(row.labels))
         if not labels.array.any():
             raise InputError(
-                f"{row.labels.GetName()} labels no voxel of {volume.name}: check that the two belong together."
+                _("{labels} labels no voxel of {volume}: check that the two belong together.").format(
+                    labels=row.labels.GetName(), volume=volume.name
+                )
             )
         notes += labels.notes
         _write(volume, folder / f"{name}_image.mha", tell)
@@ -150,7 +155,8 @@ def task_from_parts(node: Any) -> Any:
             {"name": part.name, "value": value, "color": color, "terminology": _terminology(part.entry)}
         )
     if not structures:
-        raise InputError(f"The segmentation {node.GetName()} has no segment: draw the structures first.")
+        problem = _("The segmentation {name} has no segment: draw the structures first.")
+        raise InputError(problem.format(name=node.GetName()))
     name = re.sub(r"\W+", "_", node.GetName()).strip("_").lower() or "own"
     try:
         return Task.model_validate(
@@ -158,7 +164,8 @@ def task_from_parts(node: Any) -> Any:
         )
     except ValidationError as error:
         _field, reason = first_fault(error)
-        raise InputError(f"The segments of {node.GetName()} make no task: {reason}.") from error
+        problem = _("The segments of {name} make no task: {reason}.")
+        raise InputError(problem.format(name=node.GetName(), reason=reason)) from error
 
 
 def _chosen_mapping(node: Any) -> dict[str, str] | None:
@@ -200,7 +207,8 @@ def _write_csv(path: Path, cases: list[_Case]) -> None:
             writer.writerow(["patient", "image", "label", "region"])
             writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
     except OSError as error:
-        raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
+        problem = _("{path} can't be written: check the folder's permissions and the free space.")
+        raise InputError(problem.format(path=path)) from error
 
 
 def _color(node: Any, key: str) -> list[int]:

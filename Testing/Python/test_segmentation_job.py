@@ -58,6 +58,9 @@ def test_results_are_those_of_the_segmentor_and_events_tell_of_them(
     progress = [event.data for event in events if event.kind == "progress"]
     assert progress[-1]["done"] == progress[-1]["total"] == len(volume.array)
     assert progress[-1]["eta_seconds"] == 0
+    # Of both volumes, while the first is segmented.
+    first = [data for data in progress if data["volume"] == 0][-1]
+    assert first["eta_seconds"] > 0
 
 
 def test_as_a_process(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:

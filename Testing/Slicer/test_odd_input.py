@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qt
 import slicer
 
 from clicks import begin, choose, use_sample
@@ -160,6 +161,27 @@ def test_a_result_that_can_not_be_shown_is_kept(
     process_events_until(lambda: module.widget.run is None, 60)
     assert str(run.job.folder) in module.ui.statusLabel.text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
+
+
+def test_cancelling_while_volumes_are_written_leaves_nothing(
+    module: Any, patient: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib import metaimage  # noqa: PLC0415
+
+    monkeypatch.setattr(metaimage, "PORTION_BYTES", 1)
+    before = set(Path(slicer.app.temporaryPath).glob("SIFA-*"))
+    use_sample(module)
+    choose(module, patient[0])
+    timer = qt.QTimer()
+    timer.setInterval(0)
+    timer.connect("timeout()", lambda: module.ui.cancelButton.click())  # noqa: PLW0108  PythonQt and a bound method
+    timer.start()
+    module.ui.applyButton.click()
+    timer.stop()
+    assert module.widget.run is None
+    assert module.ui.statusLabel.text == "Cancelled."
+    assert module.ui.applyButton.enabled
+    assert set(Path(slicer.app.temporaryPath).glob("SIFA-*")) == before
 
 
 def test_probabilities_are_no_images_to_segment(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
