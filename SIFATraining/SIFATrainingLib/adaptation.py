@@ -6,7 +6,7 @@ x_sts = U(E(x_st)), x_tst = G_t(x_ts). In the code: `target_like` x_st, `source_
 
 | moved          | by                                                                                          |
 |----------------|---------------------------------------------------------------------------------------------|
-| G_t            | 10 cyc_s + 10 cyc_t + adv(D_t)                                                              |
+| G_t            | 10 cyc_s + 10 cyc_t + adv(D_t); beyond the paper, structure (`structure.py`)                 |
 | D_t            | real x_t against pooled x_st                                                                |
 | E, C1, C2      | seg1 + 0.1 seg2 + 0.1 (10 cyc_s + 10 cyc_t + adv_s) + 0.1 adv_p1 + 0.01 adv_p2 + 0.1 adv_aux |
 | U              | 10 cyc_s + 10 cyc_t + adv_s                                                                 |
@@ -30,6 +30,7 @@ from .networks import Networks
 from .players import Player, adversary, load_optimiser_states, optimiser_states
 from .pool import ImagePool
 from .prediction_alignment import PredictionAlignment
+from .structure import structure_loss
 
 
 class AdaptationIteration(PredictionAlignment):
@@ -60,7 +61,9 @@ class AdaptationIteration(PredictionAlignment):
         cycles, losses = self._cycles(x_s, source_cycle, x_t, n.generator(source_like.detach()))
         fooled = self.adversarial.generator(n.target_discriminator(target_like))
         losses["adversarial_target"] = fooled.detach()
-        self.generator.move(self.generator.gradients(cycles + fooled))
+        structure, terms = self._structure(target_like, x_s)
+        losses |= terms
+        self.generator.move(self.generator.gradients(cycles + fooled + structure))
         losses |= self._move_target_discriminator(x_t, target_like)
 
         with torch.no_grad():
@@ -115,10 +118,12 @@ class AdaptationIteration(PredictionAlignment):
         losses["adversarial_target"] = fooled_target.detach()
         losses["adversarial_source"] = fooled_source.detach()
         losses["auxiliary"] = auxiliary.detach()
+        structure, terms = self._structure(target_like, x_s)
+        losses |= terms
 
         generator, decoder = self.generator.parameters, self.decoder.parameters
         image = torch.autograd.grad(
-            cycles + fooled_target + fooled_source,
+            cycles + fooled_target + fooled_source + structure,
             [*generator, *decoder, target_like, features_st, features_t],
             retain_graph=True,
         )
@@ -158,6 +163,14 @@ class AdaptationIteration(PredictionAlignment):
         source, target = cycle_loss(source_cycle, x_s), cycle_loss(target_cycle, x_t)
         total = self.config.loss_weights.cycle * (source + target)
         return total, {"cycle_source": source.detach(), "cycle_target": target.detach()}
+
+    def _structure(self, target_like: Tensor, x_s: Tensor) -> tuple[Tensor, Losses]:
+        """The weighted loss that keeps edges in place, nothing where its weight is 0."""
+        weight = self.config.loss_weights.structure
+        if weight == 0:
+            return target_like.new_zeros(()), {}
+        loss = structure_loss(target_like, x_s)
+        return weight * loss, {"structure": loss.detach()}
 
     def _move_target_discriminator(self, x_t: Tensor, target_like: Tensor) -> Losses:
         fakes = self.target_like_pool.exchange(target_like)

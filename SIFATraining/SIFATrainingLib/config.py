@@ -48,6 +48,9 @@ class LossWeights(_Settings):
     prediction: float = Field(0.1, ge=0, description="D_p1 against E and C1 (paper, lambda_adv p1).")
     lower_prediction: float = Field(0.01, ge=0, description="D_p2 against E and C2 (paper, lambda_adv p2).")
     auxiliary: float = Field(0.1, ge=0, description="Auxiliary task of D_s against E, eq. 5 (paper, lambda_adv s~).")
+    structure: float = Field(
+        0.0, ge=0, description="Edges of translated source slices stay in place (`structure.py`; paper: none)."
+    )
 
 
 class AugmentationSettings(_Settings):

@@ -17,6 +17,7 @@ from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.players import Player
 from SIFATrainingLib.prediction_alignment import OutputAlignmentIteration
+from SIFATrainingLib.structure import structure_loss
 
 CLASSES = 3
 GROUPS = {
@@ -129,6 +130,23 @@ def test_every_group_gets_the_gradient_of_its_own_losses(monkeypatch: pytest.Mon
     for group in GROUPS:
         for ours, expected in zip(recorder.gradients[group], expected_gradients(networks, group), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
+def test_structure_moves_the_generator_alone(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+    networks, batch = small_networks(), small_batch()
+    iteration = AdaptationIteration(networks, config(schedule=schedule, loss_weights={"structure": 3.0}))
+    recorder = Recorder(monkeypatch, iteration, moving=False)
+    losses = iteration.step(batch)
+    loss = structure_loss(networks.generator(batch.source), batch.source)
+    assert float(losses["structure"]) == pytest.approx(loss.item())
+    more = torch.autograd.grad(3.0 * loss, parameters_of(networks, "generator"))
+    for group in GROUPS:
+        expected = list(expected_gradients(networks, group))
+        if group == "generator":
+            expected = [a + b for a, b in zip(expected, more, strict=True)]
+        for ours, theirs in zip(recorder.gradients[group], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_sequential_updates_in_the_order_of_the_paper_each_from_what_the_last_became(
