@@ -763,11 +763,11 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(_("Preparing..."))
             slicer.app.processEvents()
             self.logic.ensure_dependencies()
-            self._show_warnings(None)
             self.run = self.logic.start(
                 rows, model, options, output=output, on_writing=self._show_writing, on_events=self._show_events,
                 on_end=self._ended,
             )  # fmt: skip
+            self._show_warnings(self.run)
             models.remember_model(Path(model))
             self.ui.progressBar.setRange(0, 0)
             problem = ""
@@ -1085,6 +1085,8 @@ def _score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, 
         tolerance=tolerance,
         notes=(*predicted.notes, *truth.notes),
     )
+    if len(scored) == len(task.structures):
+        return list(scored)
     # What nobody drew in the reference is no structure that is not there.
     unscored = _volume_rows(segmentation, volume, task, _("not in the reference"))
     rows = {row.structure: row for row in (*unscored, *scored)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,26 @@ def test_warnings_stay_with_the_result(module: Any, sample_model: Path, process_
     (result,) = module.widget._results
     assert all(sentence in label.text for sentence in result.warnings)
     assert re.fullmatch(r"Segmented in \d+ s on (cpu|cuda)\.", module.ui.statusLabel.text)
+
+
+def test_a_model_without_a_baseline_says_so(
+    module: Any, patient: tuple[Any, Any], sample_model: Path, tmp_path: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.bundle import manifest_json, read_bundle  # noqa: PLC0415
+
+    shutil.copytree(sample_model, tmp_path / "model")
+    manifest = read_bundle(sample_model).manifest
+    files = {name: digest for name, digest in manifest.files.items() if "baseline" not in name}
+    without = manifest.model_copy(update={"baseline": None, "files": files})
+    (tmp_path / "model" / "manifest.json").write_text(manifest_json(without), encoding="utf-8")
+    module.widget.use_model(tmp_path / "model")
+    choose(module, patient[0])
+    module.ui.baselineCheckBox.checked = True
+    module.ui.applyButton.click()
+    assert module.widget.run is not None, module.ui.statusLabel.text
+    assert "no unadapted baseline" in module.ui.warningsLabel.text
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert "no unadapted baseline" in module.ui.warningsLabel.text
 
 
 def test_one_volume_need_not_be_a_list(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
