@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from math import isnan, nan
 from typing import Any
 
@@ -15,6 +16,11 @@ from vtk.util.numpy_support import numpy_to_vtk
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, Scores, ScoreTable, formatted, formatted_estimate
 
 _METHOD_COLUMN = 2
+_COLORS = (
+    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0), (140, 86, 75),
+    (127, 127, 127),
+)  # fmt: skip
+"""Of series, told apart by the colour-blind too (Okabe and Ito); Slicer's own are random, and black twice."""
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
@@ -113,8 +119,10 @@ def _make_plot(
         chart.RemoveAllPlotSeriesNodeIDs()
         for one in series:
             slicer.mrmlScene.RemoveNode(one)
-        for column in shown:
-            chart.AddAndObservePlotSeriesNodeID(_make_series(column, values, kind, x).GetID())
+        for column, color in zip(shown, cycle(_COLORS)):
+            series_node = _make_series(column, values, kind, x)
+            series_node.SetColor(*(channel / 255 for channel in color))
+            chart.AddAndObservePlotSeriesNodeID(series_node.GetID())
     if chart.GetTitle() != title:
         chart.SetTitle(title)
     return chart
@@ -128,7 +136,6 @@ def _make_series(column: str, values: Any, kind: int, x: str) -> Any:
     series.SetYColumnName(column)
     series.SetPlotType(kind)
     series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
-    series.SetUniqueColor()
     return series
 
 

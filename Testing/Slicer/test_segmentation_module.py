@@ -267,6 +267,8 @@ def test_a_plot_made_again_shows_what_it_is_given_now(module: Any) -> None:
     assert again.GetID() == first.GetID()
     assert [(one.GetName(), one.GetYColumnName()) for one in series_of(again)] == [("b", "b")]
     assert len(slicer.util.getNodesByClass("vtkMRMLPlotSeriesNode")) == 1
+    many = make_line_plot("slice", {"slice": [0.0], **{str(index): [1.0] for index in range(9)}}, "many", "Title")
+    assert len({one.GetColor() for one in series_of(many)}) == 9
 
 
 def test_volumes_of_one_name_are_two_subjects(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
