@@ -17,8 +17,8 @@ from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, Scores, ScoreTable, f
 
 _METHOD_COLUMN = 2
 _COLORS = (
-    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0), (140, 86, 75),
-    (127, 127, 127),
+    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0),
+    (140, 86, 75), (127, 127, 127),
 )  # fmt: skip
 """Of series, told apart by the colour-blind too (Okabe and Ito); Slicer's own are random, and black twice."""
 
