@@ -268,7 +268,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
         from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
-        options, folder = options or TrainingOptions(), Path(folder)
+        options, folder = options or TrainingOptions(), Path(folder).resolve()
         choose_device(options.device)
         task = load_task(options.task) if isinstance(options.task, str) else options.task
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
@@ -326,12 +326,13 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: It runs on another machine.
         """
-        beat = job.last_beat()
+        # A process number of long ago may be another program's by now.
+        beat = job.last_beat() if job.is_alive() else None
         if beat is not None and beat["host"] != socket.gethostname():
             raise InputError(_("The training runs on {host}: stop it instead.").format(host=beat["host"]))
         own = self._processes.get(job.folder)
         processes = {beat["process"]} if beat is not None else set()
-        if own is not None:
+        if own is not None and own.poll() is None:
             processes.add(own.pid)
         for process in processes:
             kill_process(process)
@@ -339,8 +340,12 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             own.wait()
 
     def process_of(self, job: Job) -> subprocess.Popen[bytes] | None:
-        """The process of a job that is at work or was started here; None if another window or machine started it."""
-        return self._processes.get(job.folder)
+        """The process of a job that was last started here; None if another window or machine started it."""
+        process = self._processes.get(job.folder)
+        if process is not None and process.poll() is not None and job.is_alive():
+            # It has ended, and somebody else has resumed the job.
+            return None
+        return process
 
 
 class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -356,7 +361,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
         self._starting = False
-        self._resumed: Path | None = None
+        self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
         self._probe: DeviceProbe | None = None
 
     def setup(self) -> None:
@@ -714,6 +719,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def show_job(self, job: Job | None) -> None:
         """Follow a training, or show none."""
         self._unfollow()
+        if job is None or (self._resumed is not None and self._resumed[0] != job.folder):
+            self._resumed = None
         self.job = job
         self.monitor.show(job)
         self.ui.progressSection.collapsed = job is None
@@ -744,7 +751,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         behind = self._follower is not None and self._follower.behind
         # Of a long training, what was told last happened long ago.
         state = self._follower.state if self._follower is not None and not behind else None
-        running = state is not None and state not in ENDED
+        waiting = self._resumed is not None and job is not None and _size_of(job) == self._resumed[1]
+        running = state is not None and state not in ENDED and not waiting
         bundle = job.folder / "result" / "bundle" if job is not None else None
         has_model = bundle is not None and is_bundle(bundle)
         self.ui.progressBar.visible = running
@@ -757,10 +765,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressSection.visible = job is not None
         self.ui.modelSection.visible = has_model
         self.ui.stopButton.enabled = running
-        self.ui.killButton.enabled = running
         process = self.logic.process_of(job) if job is not None and self.logic is not None else None
         # Just resumed, it has not said so yet; just stopped, it has not ended yet.
         at_work = process is not None and process.poll() is None
+        self.ui.killButton.enabled = running or (waiting and at_work)
         self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
         self.ui.forgetButton.enabled = job is not None and not running
         for button in (self.ui.useButton, self.ui.fineTuneButton, self.ui.saveModelButton):
@@ -775,11 +783,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         index = self.ui.jobsComboBox.findData(str(job.folder))
         if index >= 0:
             self.ui.jobsComboBox.setItemText(index, _job_title(job, state))
-        if self._resumed == job.folder and state not in ENDED:
+        if self._resumed is not None and _size_of(job) != self._resumed[1]:
             self._resumed = None
-        if self._resumed == job.folder and at_work:
+        if self._resumed is not None and at_work:
             # Until its new process says something, the last word is that of the one before.
             self._say(_("Starting again..."))
+        elif self._resumed is not None:
+            log = job.folder / "log.txt"
+            self._say(_("It could not be started again: see {log}.").format(log=log), error=True)
         elif state in (State.FAILED, State.LOST):
             self._say(f"{state}: {last_words(job)}", error=True)
         else:
@@ -807,11 +818,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.job is not None:
             try:
                 self.logic.ensure_dependencies()
+                self._resumed = self.job.folder, _size_of(self.job)
                 self.logic.resume(self.job)
             except InputError as error:
+                self._resumed = None
                 self._say(str(error), error=True)
                 return
-            self._resumed = self.job.folder
             self.show_job(self.job)
 
     def _kill(self) -> None:
@@ -847,7 +859,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _select_job(self, index: int) -> None:
         folder = self.ui.jobsComboBox.itemData(index)
-        self.show_job(Job(Path(folder)) if folder else None)
+        try:
+            job = Job(Path(folder)) if folder else None
+        except InputError as error:
+            # It went since the list was made.
+            self._show_jobs()
+            self._say(str(error), error=True)
+            return
+        self.show_job(job)
         self._refresh()
 
     def _open_job(self) -> None:
@@ -942,6 +961,14 @@ def _segmentations_by_volume() -> dict[str, Any]:
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """A callable without parameters: PythonQt would put a signal's arguments into a lambda's defaults."""
     return lambda: function(*arguments)
+
+
+def _size_of(job: Job) -> int:
+    """Bytes of a job's events; 0 where there are none."""
+    try:
+        return job.events_path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _job_title(job: Job, state: State) -> str:

@@ -90,6 +90,10 @@ class Job:
             raise InputError(
                 f"{self.folder} is not a job folder (it has no job.json): give the folder that `sifa train` made."
             ) from None
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} can't be read ({error.strerror}): check the folder's permissions and its disk."
+            ) from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InputError(f"{self.folder / 'job.json'} is damaged ({error}): start the job anew.") from None
         if version != SCHEMA_VERSION:

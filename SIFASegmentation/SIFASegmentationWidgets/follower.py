@@ -128,8 +128,9 @@ def ignore(_news: Any) -> None:
 
 def last_words(job: Job) -> str:
     """Why a job failed, in one line: its error, or the last line that it printed."""
-    error = job.last("error")
-    if error is not None:
+    error, state = job.last("error"), job.last("state")
+    # Of a job that was resumed and then went without a word, an error is that of the run before.
+    if error is not None and state is not None and State(state.data["state"]) in ENDED:
         return str(error.data["message"])
     log = job.folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []

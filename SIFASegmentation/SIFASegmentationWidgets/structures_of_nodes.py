@@ -58,6 +58,8 @@ def parts_of(node: Any) -> list[Part]:
         segmentation = node.GetSegmentation()
         segments = [(key, segmentation.GetSegment(key)) for key in segmentation.GetSegmentIDs()]
         return [Part(key, segment.GetName(), _entry(segment)) for key, segment in segments]
+    if node.GetImageData() is None:
+        return []
     display = node.GetDisplayNode()
     colors = display.GetColorNode() if display is not None else None
     values = [value for value in values_in(array_of(node)) if value != 0]

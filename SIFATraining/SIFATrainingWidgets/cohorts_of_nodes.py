@@ -68,12 +68,16 @@ def store_mapping(node: Any, mapping: dict[str, str] | None) -> None:
 
 
 def shown_mapping(node: Any, task: Any) -> dict[str, str]:
-    """Structure name (empty for none) of each part of a node by its key: what was said, else what matches."""
-    stored = stored_mapping(node)
-    if stored is not None:
-        return {part.key: stored.get(part.key, "") for part in parts_of(node)}
+    """Structure name (empty for none) of each part of a node by its key: what was said, else what matches.
+
+    What was said for a task with other structures is not meant for this one.
+    """
     matched, _by_number = match_parts(parts_of(node), task)
-    return {key: structure.name if structure is not None else "" for key, structure in matched.items()}
+    mapping = {key: structure.name if structure is not None else "" for key, structure in matched.items()}
+    stored = stored_mapping(node) or {}
+    if all(not name or task.structure_named(name) is not None for name in stored.values()):
+        mapping |= {key: name for key, name in stored.items() if key in mapping}
+    return mapping
 
 
 def found_structures(node: Any, task: Any) -> list[str]:
@@ -100,7 +104,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
         if row.labels is None:
             problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
             raise InputError(problem.format(name=volume.name))
-        labels = labels_from_node(row.labels, row.volume, task, _chosen_mapping(row.labels))
+        labels = labels_from_node(row.labels, row.volume, task, _chosen_mapping(row.labels, task))
         if not labels.array.any():
             raise InputError(
                 _("{labels} labels no voxel of {volume}: check that the two belong together.").format(
@@ -129,7 +133,7 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
         _write(volume, folder / f"{name}_image.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", "", region_text(row.region)))
         if row.reference is not None:
-            labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference))
+            labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference, task))
             # In a folder of its own: nothing that trains ever looks into it.
             _write(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha", tell)
             monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
@@ -168,9 +172,11 @@ def task_from_parts(node: Any) -> Any:
         raise InputError(problem.format(name=node.GetName(), reason=reason)) from error
 
 
-def _chosen_mapping(node: Any) -> dict[str, str] | None:
-    stored = stored_mapping(node)
-    return {key: name for key, name in stored.items() if name} if stored is not None else None
+def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:
+    """What the table of segments shows, where a user has said something; None leaves it to the matching."""
+    if stored_mapping(node) is None:
+        return None
+    return {key: name for key, name in shown_mapping(node, task).items() if name}
 
 
 def _names(rows: Sequence[Any]) -> list[str]:

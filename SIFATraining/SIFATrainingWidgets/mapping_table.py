@@ -9,7 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from SIFASegmentationWidgets.nodes_table import fit_height
-from SIFASegmentationWidgets.structures_of_nodes import parts_of
+from SIFASegmentationWidgets.structures_of_nodes import Part, parts_of
 
 from .cohorts_of_nodes import shown_mapping, store_mapping
 
@@ -32,9 +32,10 @@ class MappingTable:
 
     def show(self, label_nodes: Sequence[Any], task: Any | None) -> None:
         """A row for each part of these nodes; nothing is done where the table shows that already."""
-        content = [] if task is None else [
-            (node, part, shown_mapping(node, task).get(part.key, "")) for node in label_nodes for part in parts_of(node)
-        ]  # fmt: skip
+        content: list[tuple[Any, Part, str]] = []
+        for node in label_nodes if task is not None else ():
+            mapping = shown_mapping(node, task)
+            content += [(node, part, mapping.get(part.key, "")) for part in parts_of(node)]
         names = [] if task is None else [structure.name for structure in task.structures]
         signature = ([(node.GetID(), node.GetName(), part, said) for node, part, said in content], names)
         if signature == self._shown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,6 +223,108 @@ def test_a_training_whose_folder_went_is_no_fault(module: Any, patients: dict[st
     assert "can't be written to" in module.ui.statusLabel.text
     module.widget._show_jobs()
     module.widget.enter()
+
+
+def test_a_mapping_is_of_its_task_and_leaves_new_segments_to_their_names(
+    module: Any, patients: dict[str, Any]
+) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import shown_mapping, store_mapping, task_from_parts  # noqa: PLC0415
+
+    _volume, labels = patients["mr"][0]
+    task, segmentation = load_task("abdomen"), labels.GetSegmentation()
+    keys = list(segmentation.GetSegmentIDs())
+    segmentation.GetSegment(keys[0]).SetName("Leber")
+    store_mapping(labels, {keys[0]: "spleen", keys[3]: ""})
+    # What was said counts; what nothing was said of goes by its name.
+    assert list(shown_mapping(labels, task).values()) == ["spleen", "right kidney", "left kidney", ""]
+    own = task_from_parts(labels)
+    assert list(shown_mapping(labels, own).values()) == ["spleen", "right kidney", "left kidney", ""]
+    segmentation.GetSegment(keys[3]).SetName("Milz")
+    own = task_from_parts(labels)
+    assert list(shown_mapping(labels, own).values()) == ["Leber", "right kidney", "left kidney", "Milz"]
+
+
+def test_jobs_that_are_no_more_what_they_were(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFATrainingWidgets.known_jobs import known_jobs, remember_job  # noqa: PLC0415
+
+    first, second = (Job.create(tmp_path / name, "train", {}) for name in ("first", "second"))
+    for job in (first, second):
+        job.emit("error", message="a disk was full")
+        job.emit_state(State.STOPPED)
+        module.widget.open_job(job.folder)
+    # One that went since the list was made.
+    first.folder.rename(tmp_path / "elsewhere")
+    index = module.ui.jobsComboBox.findData(str(first.folder))
+    module.ui.jobsComboBox.setCurrentIndex(index)
+    module.widget._select_job(index)
+    assert "is not a job folder" in module.ui.statusLabel.text
+    assert module.ui.jobsComboBox.itemData(module.ui.jobsComboBox.currentIndex) == str(second.folder)
+    # One whose place is a file now.
+    remember_job(second)
+    (tmp_path / "third").write_text("")
+    with pytest.raises(InputError, match="can't be read"):
+        Job(tmp_path / "third" / "job")
+    assert [job.folder for job in known_jobs()] == [second.folder]
+    # A process that dies before its first word.
+    monkeypatch.setattr(module.logic, "ensure_dependencies", lambda: None)
+    monkeypatch.setattr(
+        module.python, "start_process",
+        lambda job, _module, _arguments: subprocess.Popen([sys.executable, "-c", "raise ImportError"], cwd=job.folder),
+    )  # fmt: skip
+    module.widget.open_job(second.folder)
+    process_events_until(lambda: module.ui.resumeButton.enabled)
+    module.ui.resumeButton.click()
+    process_events_until(lambda: "could not be started again" in module.ui.statusLabel.text, 30)
+    assert module.ui.resumeButton.enabled
+
+
+def test_an_old_sign_of_life_is_nobody_to_kill_and_an_old_error_is_no_reason(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFASegmentationWidgets.follower import last_words  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    job.emit("error", message="a disk was full")
+    job.emit_state(State.FAILED)
+    assert last_words(job) == "a disk was full"
+    job.emit_state(State.RUNNING)
+    beat = {"host": socket.gethostname(), "process": 1234567, "started": 0.0, "time": 0.0}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    killed: list[int] = []
+    monkeypatch.setattr(module.python, "kill_process", killed.append)
+    module.logic.kill(job)
+    assert killed == []
+    assert "no memory left" in last_words(job)
+
+
+def test_a_labelmap_without_an_image_leaves_the_window_alive(module: Any, patients: dict[str, Any]) -> None:
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "empty")
+    module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(patients["mr"][0][0])
+    module.ui.sourceTable.cellWidget(0, 1).setCurrentNode(empty)
+    module.widget._refresh()
+    assert module.ui.startButton.toolTip == "Add unlabelled target volumes first."
+
+
+def test_a_relative_folder_is_where_one_is(
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started: list[list[str]] = []
+
+    def start_nothing(job: Any, _module: str, arguments: list[str]) -> Any:
+        started.append(arguments)
+        return subprocess.Popen([sys.executable, "-c", ""], cwd=job.folder)
+
+    monkeypatch.setattr(module.python, "start_process", start_nothing)
+    job = start(module, patients, Path("trainings") / "abdomen")
+    assert started == [["run", str(tmp_path / "trainings" / "abdomen")]]
+    module.logic.process_of(job).wait()
 
 
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
