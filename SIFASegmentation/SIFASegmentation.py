@@ -244,6 +244,8 @@ class SegmentationRun:
     def _into_scene(self, result: SegmentationResult, data: dict[str, Any]) -> Work[None]:
         output = self.output if data["volume"] == 0 else None
         result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output)
+        if result.segmentation is not None:
+            nodes.mark_as_result(result.segmentation)
         yield
         if result.segmentation is not None and self.options.surfaces:
             yield from nodes.surfaces_in_pieces(result.segmentation)

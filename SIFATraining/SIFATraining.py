@@ -40,7 +40,7 @@ from SIFASegmentationWidgets import models
 from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
-from SIFASegmentationWidgets.nodes import region_from_node
+from SIFASegmentationWidgets.nodes import is_result, region_from_node
 from SIFASegmentationWidgets.nodes_table import (
     REFERENCES,
     REGIONS,
@@ -594,6 +594,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             p.targetWindow and p.targetWindowLow >= p.targetWindowHigh
         ):
             reason = _("A CT window begins above its end: put the lower value first.")
+        elif not Path(p.outputFolder).is_absolute():
+            reason = _("Choose an output folder under Advanced.")
         elif p.size % 8:
             reason = _("The grid must be a multiple of 8 pixels.")
         elif _UNSAFE.search(p.name):
@@ -949,11 +951,11 @@ def _rows_problem(source: Sequence[SourceRow] | None, target: Sequence[TargetRow
 
 
 def _segmentations_by_volume() -> dict[str, Any]:
-    """The first segmentation that was drawn on each volume, by the volume's node ID."""
+    """The first segmentation on each volume, by the volume's node ID; those that a model made are left out."""
     drawn_on: dict[str, Any] = {}
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        if node.GetNodeReferenceID(role):
+        if node.GetNodeReferenceID(role) and not is_result(node):
             drawn_on.setdefault(node.GetNodeReferenceID(role), node)
     return drawn_on
 

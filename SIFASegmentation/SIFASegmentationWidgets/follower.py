@@ -83,9 +83,13 @@ class JobFollower:
 
     def _look(self) -> None:
         # Before the events are read: a process that is gone by then has written its last one.
-        gone = not self._behind and self._is_gone()
-        start, was_behind = self._offset, self._behind
-        events, self._offset = self.job.events(start, PORTION_BYTES)
+        try:
+            gone = not self._behind and self._is_gone()
+            start, was_behind = self._offset, self._behind
+            events, self._offset = self.job.events(start, PORTION_BYTES)
+        except OSError:
+            # A share on the network that is away for a while: the next look may find it again.
+            return
         self._behind = self._offset - start >= PORTION_BYTES
         self._timer.setInterval(0 if self._behind else POLL_MS)
         for event in events:
@@ -128,12 +132,13 @@ def ignore(_news: Any) -> None:
 
 def last_words(job: Job) -> str:
     """Why a job failed, in one line: its error, or the last line that it printed."""
-    error, state = job.last("error"), job.last("state")
-    # Of a job that was resumed and then went without a word, an error is that of the run before.
-    if error is not None and state is not None and State(state.data["state"]) in ENDED:
+    error, told = job.last("error"), job.last("state")
+    state = State(told.data["state"]) if told is not None else State.QUEUED
+    if state in (State.PREPARING, State.RUNNING, State.EXPORTING):
+        # It went without a word: errors, and what else it said, are of before.
+        return _("it was ended from outside: killed, or the computer had no memory left")
+    if error is not None:
         return str(error.data["message"])
     log = job.folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    if lines:
-        return lines[-1].strip()
-    return _("it was ended from outside: killed, or the computer had no memory left")
+    return lines[-1].strip() if lines else _("it ended without a word")

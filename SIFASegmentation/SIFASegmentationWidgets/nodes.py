@@ -172,12 +172,12 @@ def if_in_scene(node: Any | None) -> Any | None:
 
 
 def mark_as_result(node: Any) -> None:
-    """Tell a volume that was made here from the images that can be segmented."""
+    """Tell what a model made from images that can be segmented, and from segmentations that can be learnt from."""
     node.SetAttribute(_RESULT, "1")
 
 
 def is_result(node: Any) -> bool:
-    """Whether a volume was made here."""
+    """Whether a model made it."""
     return node.GetAttribute(_RESULT) is not None
 
 

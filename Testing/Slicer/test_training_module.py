@@ -184,6 +184,9 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     parameters.targetWindow, parameters.targetWindowLow = True, 900
     assert "lower value first" in ui.startButton.toolTip
     parameters.targetWindow = False
+    kept, parameters.outputFolder = parameters.outputFolder, ""
+    assert "Choose an output folder" in ui.startButton.toolTip
+    parameters.outputFolder = kept
     # The name of a training becomes a folder.
     assert ui.startButton.enabled
     ui.nameEdit.setText("../elsewhere")
@@ -325,6 +328,17 @@ def test_a_relative_folder_is_where_one_is(
     job = start(module, patients, Path("trainings") / "abdomen")
     assert started == [["run", str(tmp_path / "trainings" / "abdomen")]]
     module.logic.process_of(job).wait()
+
+
+def test_what_a_model_made_is_not_learnt_from(module: Any, patients: dict[str, Any]) -> None:
+    from SIFASegmentationWidgets.nodes import mark_as_result  # noqa: PLC0415
+
+    for _volume, reference in patients["ct"]:
+        mark_as_result(reference)
+    module.ui.sourceAddAllButton.click()
+    assert [row[0] for row in module.widget.source.nodes()] == [volume for volume, _labels in patients["mr"]]
+    module.ui.targetAddAllButton.click()
+    assert [row[0] for row in module.widget.target.nodes()] == [volume for volume, _labels in patients["ct"]]
 
 
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
