@@ -313,7 +313,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
     def resume(self, job: Job) -> None:
         """Start the process of a job that is queued, was stopped, or was cut off."""
         remember_job(job)
-        process = start_process(job, "SIFATrainingLib", ["run", str(job.folder)])
+        process = start_process(job, "SIFATrainingLib", ["run", str(job.folder.resolve())])
         self._processes[job.folder] = process
 
     def stop(self, job: Job) -> None:
@@ -584,7 +584,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         p, reason = self._parameters, ""
         if self._starting:
             reason = _("The training is being prepared.")
-        elif p.task is TaskChoice.own and self.task() is None:
+        elif p.task is TaskChoice.own and not missing_packages(("pydantic",)) and self.task() is None:
             reason = _("Choose your structures first: add a source segmentation, then press My structures.")
         elif problem := _rows_problem(
             None if p.sourceFolder else self._source_rows(), None if p.targetFolder else self._target_rows()
@@ -921,10 +921,33 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _fine_tune(self) -> None:
         if self.job is not None and self._parameters is not None:
+            self._take_up(self.job)
             self._parameters.initial = str(self.job.folder / "result" / "bundle")
             self.ui.advancedSection.collapsed = False
             self.show_job(None)
             self._refresh()
+
+    def _take_up(self, job: Job) -> None:
+        """Choose structures, grid and networks as those of a training, which a model that starts from it must have."""
+        from SIFASegmentationLib.structures import load_task, preset_names  # noqa: PLC0415
+        from SIFATrainingLib.specification import TrainingSpecification  # noqa: PLC0415
+
+        assert self._parameters is not None
+        specification = TrainingSpecification.of(job)
+        width = next((name for name, value in WIDTHS.items() if value == specification.config.width), None)
+        if width is not None:
+            self._parameters.width = Width(width)
+        preparation = specification.preparation
+        if preparation is None:
+            return
+        task = preparation.loaded_task()
+        self._parameters.size = preparation.size
+        self._parameters.plane = Plane(preparation.plane or Plane.task.value)
+        if task.name in preset_names() and task == load_task(task.name):
+            self._parameters.task = TaskChoice(task.name)
+        else:
+            self._parameters.ownTask = task.model_dump_json()
+            self._parameters.task = TaskChoice.own
 
     def _say(self, text: str, *, error: bool = False) -> None:
         self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")

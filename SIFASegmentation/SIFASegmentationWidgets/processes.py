@@ -88,11 +88,23 @@ def _import_path() -> list[str]:
 
 
 def kill_process(process: int) -> None:
-    """Kill a process with all of its group (its tree on Windows); one that is gone already is no error."""
+    """Kill a process, with its group where it leads one (its tree on Windows); one that is gone already is no error.
+
+    Those that are started here lead one. Others share the group of a shell's script, which is not ours to kill.
+
+    Raises:
+        InputError: It is another user's.
+    """
     if _WINDOWS:
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process)], check=False, capture_output=True)
         return
     try:
-        os.killpg(os.getpgid(process), signal.SIGKILL)
+        if os.getpgid(process) == process:
+            os.killpg(process, signal.SIGKILL)
+        else:
+            os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
         return
+    except PermissionError as error:
+        problem = _("The process {number} is another user's: ask who started it.")
+        raise InputError(problem.format(number=process)) from error

@@ -17,7 +17,7 @@ from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
-from SIFASegmentationWidgets.nodes import region_from_node, volume_from_node
+from SIFASegmentationWidgets.nodes import if_in_scene, region_from_node, volume_from_node
 from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, match_parts, parts_of
 
 _MAPPING = "SIFA.structures"
@@ -100,6 +100,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
+        _check_there(row)
         volume = volume_from_node(row.volume)
         if row.labels is None:
             problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
@@ -129,6 +130,7 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
+        _check_there(row)
         volume = volume_from_node(row.volume)
         _write(volume, folder / f"{name}_image.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", "", region_text(row.region)))
@@ -170,6 +172,18 @@ def task_from_parts(node: Any) -> Any:
         _field, reason = first_fault(error)
         problem = _("The segments of {name} make no task: {reason}.")
         raise InputError(problem.format(name=node.GetName(), reason=reason)) from error
+
+
+def _check_there(row: SourceRow | TargetRow) -> None:
+    """While one volume is written the scene may be closed: then transforms are gone, and what is left lies elsewhere.
+
+    Raises:
+        InputError: A node of the row has left the scene.
+    """
+    for node in row:
+        if node is not None and if_in_scene(node) is None:
+            problem = _("{name} left the scene while volumes were written: nothing was started.")
+            raise InputError(problem.format(name=node.GetName()))
 
 
 def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:

@@ -341,6 +341,39 @@ def test_what_a_model_made_is_not_learnt_from(module: Any, patients: dict[str, A
     assert [row[0] for row in module.widget.target.nodes()] == [volume for volume, _labels in patients["ct"]]
 
 
+def test_a_scene_closed_while_volumes_are_written_starts_nothing(
+    module: Any, patients: dict[str, Any], tmp_path: Path
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    def close(_name: str, done: int, _total: int) -> None:
+        if done == 1:
+            slicer.mrmlScene.Clear()
+
+    targets = [volume for volume, _reference in patients["ct"]]
+    with pytest.raises(InputError, match="left the scene while volumes were written"):
+        module.logic.start(patients["mr"], targets, tmp_path / "job", options(module), progress=close)
+    assert not (tmp_path / "job").exists()
+
+
+def test_fine_tuning_takes_up_what_must_be_the_same(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFATrainingWidgets.cohorts_of_nodes import task_from_parts  # noqa: PLC0415
+
+    _volume, labels = patients["mr"][0]
+    labels.GetSegmentation().GetSegment(labels.GetSegmentation().GetNthSegmentID(3)).SetName("Milz")
+    own = task_from_parts(labels)
+    parameters = module.logic.getParameterNode()
+    for folder, task, plane, chosen in (("own", own, "coronal", "own"), ("preset", "abdomen", None, "abdomen")):
+        job = start(module, patients, tmp_path / folder, task=task, width=0.125, plane=plane)
+        module.logic.kill(job)
+        module.widget.show_job(job)
+        module.widget._fine_tune()
+        assert parameters.initial == str(job.folder / "result" / "bundle")
+        assert (parameters.width.value, parameters.size) == ("eighth", 32)
+        assert (parameters.task.value, parameters.plane.value) == (chosen, plane or "task")
+    assert module.widget.task().name == "abdomen"
+
+
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
