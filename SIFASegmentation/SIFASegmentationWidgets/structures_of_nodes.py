@@ -62,8 +62,22 @@ def parts_of(node: Any) -> list[Part]:
         return []
     display = node.GetDisplayNode()
     colors = display.GetColorNode() if display is not None else None
-    values = [value for value in values_in(array_of(node)) if value != 0]
+    values = [value for value in _values_of(node) if value != 0]
     return [Part(str(value), (colors.GetColorName(value) or "") if colors is not None else "") for value in values]
+
+
+_values: dict[str, tuple[int, list[int]]] = {}
+"""Of labelmap nodes by ID, with when their voxels were changed last: windows ask again at every change of theirs."""
+
+
+def _values_of(node: Any) -> list[int]:
+    image = node.GetImageData()
+    changed = max(image.GetMTime(), image.GetPointData().GetMTime())
+    known = _values.get(node.GetID())
+    if known is None or known[0] != changed:
+        known = changed, list(values_in(array_of(node)))
+        _values[node.GetID()] = known
+    return known[1]
 
 
 def structure_of(part: Part, task: Any) -> Any | None:

@@ -213,5 +213,9 @@ def test_the_parts_of_a_labelmap_are_the_values_in_it(dtype: Any) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
     slicer.util.updateVolumeFromArray(node, array)
     assert [part.key for part in parts_of(node)] == ["3", "7", "120"]
+    # In place as well: what is remembered of a labelmap is of its voxels as they are.
+    slicer.util.arrayFromVolume(node)[0, 0, 1] = 9
+    slicer.util.arrayFromVolumeModified(node)
+    assert [part.key for part in parts_of(node)] == ["3", "7", "9", "120"]
     slicer.util.updateVolumeFromArray(node, np.zeros(SHAPE, dtype))
     assert parts_of(node) == []
