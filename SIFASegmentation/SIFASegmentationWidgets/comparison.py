@@ -16,7 +16,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.scores import Row, ScoreTable
 from SIFASegmentationLib.work import Work
 
-from .nodes import geometry_from_node, if_in_scene
+from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
 from .part_voxels import voxels_of
 from .structures_of_nodes import Part, parts_of
 
@@ -39,6 +39,9 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
 def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[ScoreTable]:
     from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
 
+    for node in (first, second):
+        if not is_segmentation(node):
+            array_of(node)  # One without an image has no parts, which would be told as names that don't match.
     ours, theirs = parts_of(first), parts_of(second)
     pairs = match_pairs(ours, theirs)
     if not pairs:
