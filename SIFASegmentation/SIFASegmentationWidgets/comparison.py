@@ -146,7 +146,7 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
 
 def _grid_of(node: Any) -> Any | None:
     """A volume node whose grid a node was drawn on: itself for a labelmap."""
-    if not node.IsA("vtkMRMLSegmentationNode"):
+    if not is_segmentation(node):
         return node
     return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
 

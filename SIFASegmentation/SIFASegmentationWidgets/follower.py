@@ -88,7 +88,11 @@ class JobFollower:
             start, was_behind = self._offset, self._behind
             events, self._offset = self.job.events(start, PORTION_BYTES)
         except OSError:
-            # A share on the network that is away for a while: the next look may find it again.
+            # A share on the network that is away for a while: the next look may find it again. Nobody waits for ever
+            # for a process that has ended.
+            if self._process is not None and self._process.poll() is not None:
+                self._state = self._state if self._state in ENDED else State.LOST
+                self._end(self._state)
             return
         self._behind = self._offset - start >= PORTION_BYTES
         self._timer.setInterval(0 if self._behind else POLL_MS)

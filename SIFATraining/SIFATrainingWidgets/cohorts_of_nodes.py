@@ -17,7 +17,7 @@ from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
-from SIFASegmentationWidgets.nodes import if_in_scene, region_from_node, volume_from_node
+from SIFASegmentationWidgets.nodes import if_in_scene, is_segmentation, region_from_node, volume_from_node
 from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, match_parts, parts_of
 
 _MAPPING = "SIFA.structures"
@@ -232,7 +232,7 @@ def _write_csv(path: Path, cases: list[_Case]) -> None:
 
 
 def _color(node: Any, key: str) -> list[int]:
-    if not node.IsA("vtkMRMLSegmentationNode"):
+    if not is_segmentation(node):
         return [200, 120, 80]
     return [round(255 * channel) for channel in node.GetSegmentation().GetSegment(key).GetColor()]
 

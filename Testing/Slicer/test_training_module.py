@@ -306,6 +306,25 @@ def test_an_old_sign_of_life_is_nobody_to_kill_and_an_old_error_is_no_reason(
     assert "no memory left" in last_words(job)
 
 
+def test_a_folder_that_can_not_be_read_is_waited_for_but_not_for_ever(
+    module: Any, tmp_path: Path
+) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFASegmentationWidgets.follower import JobFollower  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "share" / "job", "train", {})
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ended: list[State] = []
+    follower = JobFollower(job, lambda _events: None, ended.append, process)
+    (tmp_path / "share").rename(tmp_path / "away")
+    (tmp_path / "share").write_text("")
+    follower.poll()
+    assert ended == []
+    process.communicate(b"\n")
+    follower.wait()
+    assert ended == [State.LOST]
+
+
 def test_a_labelmap_without_an_image_leaves_the_window_alive(module: Any, patients: dict[str, Any]) -> None:
     empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "empty")
     module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(patients["mr"][0][0])
