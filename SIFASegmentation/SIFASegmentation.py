@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from SIFASegmentationLib.quality import Estimate
     from SIFASegmentationLib.scores import Row, ScoreTable
 
-PACKAGES = ("onnxruntime", "pydantic")
+PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
 
 

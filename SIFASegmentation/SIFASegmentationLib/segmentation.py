@@ -16,12 +16,14 @@ from .field_of_view import BoxMM
 from .preprocessing import prepare_volume
 from .quality import Estimate, ExpectedDice
 from .volumes import Volume
+from .winograd import with_fast_convolutions
 
 Float32Array = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Gets the number of slices done and in all."""
 
-_BATCH = 8
+BATCH = 4
+"""Slices at a time: on a processor 8 are hardly faster, and the first are seen twice as late."""
 _SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
 
 
@@ -133,10 +135,10 @@ class Segmentor:
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
-        for start in range(0, len(prepared), _BATCH):
+        for start in range(0, len(prepared), BATCH):
             if cancelled():
                 raise CancelledError
-            stop = min(start + _BATCH, len(prepared))
+            stop = min(start + BATCH, len(prepared))
             predicted = self.predict(prepared.batch(start, stop))
             confidence[start:stop] = slice_confidence(predicted)
             expected.add(predicted)
@@ -187,10 +189,18 @@ def slice_confidence(probabilities: Float32Array) -> Float32Array:
 
 
 def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> onnxruntime.InferenceSession:
-    """ONNX Runtime with a model; from bytes, so that what was checked is what runs, and can't name other files."""
+    """ONNX Runtime with a model; from bytes, so that what was checked is what runs, and can't name other files.
+
+    Processors get its convolutions in the form that is fast there (`winograd`); GPUs have forms of their own.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if list(providers) == ["CPUExecutionProvider"]:
+        fast = with_fast_convolutions(model)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in fast.filters.values()]
+        options.add_external_initializers(list(fast.filters), values)
+        model = fast.model
     return onnxruntime.InferenceSession(model, options, providers=list(providers))
 
 

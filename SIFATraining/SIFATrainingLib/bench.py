@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.segmentation import device_of, open_session, providers_of
+from SIFASegmentationLib.segmentation import BATCH, device_of, open_session, providers_of
 
 from .config import TrainingConfig
 from .devices import describe_device, make_fabric, out_of_memory
@@ -21,7 +21,6 @@ from .iteration import Batch
 from .loop import Model
 from .networks import ENCODER_STRIDE, Segmentor
 
-_SEGMENTED = 8  # Slices in a batch of the segmentation.
 _MOST_STEPS = 50
 
 
@@ -120,10 +119,10 @@ def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
     example = torch.rand(2, 1, size, size) * 2 - 1
     exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
     session = open_session(exported, providers_of("auto"))
-    slices = np.random.default_rng(0).uniform(-1, 1, (_SEGMENTED, 1, size, size)).astype(np.float32)
+    slices = np.random.default_rng(0).uniform(-1, 1, (BATCH, 1, size, size)).astype(np.float32)
     times = []
     for _ in range(4):
         started = time.perf_counter()
         session.run(None, {"slices": slices})
         times.append(time.perf_counter() - started)
-    return device_of(session), _SEGMENTED / min(times[1:])
+    return device_of(session), BATCH / min(times[1:])

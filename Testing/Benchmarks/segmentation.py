@@ -16,8 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
@@ -40,6 +43,7 @@ from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
+from SIFASegmentationLib.winograd import FastModel
 from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
@@ -84,26 +88,37 @@ def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
     path = folder / "volume.nii.gz"
     write_volume(volume, path)
     segmentor = Segmentor(read_bundle(bundle), "cpu")
-    rounds: dict[str, list[float]] = {"loop": [], "product": []}
+    with plain_convolutions():
+        direct = Segmentor(read_bundle(bundle), "cpu")
+    rounds: dict[str, list[float]] = {"loop": [], "direct": [], "product": []}
     for _ in range(arguments.rounds):
         rounds["loop"].append(seconds_of_loop(torch_model, volume, segmentor, arguments.loop_slices))
+        rounds["direct"].append(seconds_of_product(direct, volume))
         rounds["product"].append(seconds_of_product(segmentor, volume))
     best = {name: min(seconds) for name, seconds in rounds.items()}
     flop = 2 * 29.12e9 * arguments.width**2 * SLICES
     size = " x ".join(map(str, volume.geometry.size))
     print(f"A volume of {size} voxels, width {arguments.width:g}. Best of {arguments.rounds} rounds that alternate.\n")
-    print("| what | seconds | times as fast as the loop | GFLOP/s |\n|---|---|---|---|")
+    print("| what | seconds | times as fast as the loop | GFLOP/s of plain convolutions |\n|---|---|---|---|")
     labels = {
         "loop": f"plain loop of torch ({arguments.loop_slices} slices, scaled to {SLICES})",
-        "product": "the product: ONNX Runtime, batches, batch norm folded",
+        "direct": "ONNX Runtime, batches, batch norm folded",
+        "product": "the product: the same, with Winograd's filtering",
     }
     for name, label in labels.items():
         print(f"| {label} | {best[name]:.1f} | {best['loop'] / best[name]:.2f} | {flop / best[name] / 1e9:.0f} |")
     first = first_slice(bundle, path, folder)
-    print(f"\nFrom the start of a process to its first slices (a batch of {segmentation._BATCH}): {first:.1f} s.")
+    print(f"\nFrom the start of a process to its first slices (a batch of {segmentation.BATCH}): {first:.1f} s.")
     if arguments.large:
         print(f"\nPeak memory of a process that segments 1024 x 1024 x 1000 voxels of int16, from file to file: "
               f"{large_volume_gigabytes(folder):.1f} GB.")  # fmt: skip
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Sessions opened within keep the model's own convolutions."""
+    with patch.object(segmentation, "with_fast_convolutions", lambda model: FastModel(model, {})):
+        yield
 
 
 def make_bundle(folder: Path, width: float) -> tuple[TorchSegmentor, Path]:

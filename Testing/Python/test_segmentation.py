@@ -14,6 +14,7 @@ from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import (
+    BATCH,
     CancelledError,
     Segmentor,
     slice_confidence,
@@ -65,7 +66,7 @@ def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
     segmentor = Segmentor(bundle, "cpu")
     with pytest.raises(CancelledError):
         segmentor.segment(volume, progress=lambda *done: seen.append(done), cancelled=lambda: len(seen) >= 2)
-    assert seen == [(8, len(volume.array)), (16, len(volume.array))]
+    assert seen == [(BATCH, len(volume.array)), (2 * BATCH, len(volume.array))]
 
 
 def test_confidence_looks_at_what_is_not_surely_background() -> None:

@@ -36,7 +36,7 @@ REQUIREMENTS = [
     ROOT / "SIFASegmentation" / "Resources" / "requirements.txt",
     ROOT / "SIFATraining" / "Resources" / "requirements-training.txt",
 ]
-NEEDED = ("pydantic", "onnxruntime")
+NEEDED = ("pydantic", "onnx", "onnxruntime")
 # Slicer's standard output has no file behind it, and a folder of the repository may not be writable.
 PYTEST_OPTIONS = ["--capture=no", "--color=no", "-p", "no:faulthandler", "-p", "no:cacheprovider"]
 
