@@ -18,6 +18,7 @@ analysis and improving the accuracy of Winograd convolution for deep neural netw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -173,11 +174,19 @@ def with_fast_convolutions(model: bytes) -> FastModel:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*kept, *rewriting.constants.values()])
-    return FastModel(rewritten.SerializeToString(), rewriting.filters)
+    with ThreadPoolExecutor() as pool:
+        filters = pool.map(transformed_filters, rewriting.filters.values())
+        return FastModel(rewritten.SerializeToString(), dict(zip(rewriting.filters, filters, strict=True)))
 
 
 class _Rewriting:
-    """The nodes in place of those of a graph, with the constants that they need."""
+    """The nodes in place of those of a graph.
+
+    Attributes:
+        constants: New initializers that the nodes need.
+        filters: To be transformed, by the name of the result.
+        replaced: Initializers that are needed no longer.
+    """
 
     def __init__(self, graph: Any) -> None:
         self.constants: dict[str, Any] = {}
@@ -216,15 +225,14 @@ class _Rewriting:
 
     def _convolution(self, node: Any, dilation: int) -> list[Any]:
         weights = node.input[1]
-        filters = np.asarray(numpy_helper.to_array(self._weights[weights]), np.float32)
-        outputs, inputs = filters.shape[:2]
+        outputs, inputs = self._weights[weights].dims[:2]
         height, width = self._shapes[node.input[0]][2:]
         down, across = tiling(height, dilation), tiling(width, dilation)
         places = len(down.scatter) // down.tiles
         transformed = f"{weights}_winograd"
         if transformed not in self.filters:
-            self.filters[transformed] = transformed_filters(filters)
-            self.constants[transformed] = _declared(transformed, self.filters[transformed])
+            self.filters[transformed] = numpy_helper.to_array(self._weights[weights])
+            self.constants[transformed] = _declared(transformed, (places * places, inputs, outputs))
             if self._uses.count(weights) == 1:
                 self.replaced.add(weights)
         chain = _Chain(node.input[0], node.output[0], self.constants)
@@ -283,9 +291,9 @@ class _Chain:
         return name
 
 
-def _declared(name: str, array: Float32Array) -> Any:
+def _declared(name: str, shape: tuple[int, ...]) -> Any:
     """An initializer whose values are given to the session, not written into the model."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.FLOAT)
+    tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=name)
     return tensor

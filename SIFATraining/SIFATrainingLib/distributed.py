@@ -52,11 +52,6 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def mean_with_gradient(x: Tensor) -> Tensor:
-    """Mean of `x` over the processes, differentiable as `sum_with_gradient`."""
-    return sum_with_gradient(x) / world_size()
-
-
 def average_gradients(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Mean of each gradient over the processes, in one message."""
     if world_size() == 1:

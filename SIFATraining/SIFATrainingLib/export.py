@@ -39,13 +39,14 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
+from .batch_norm import BatchNorm
 from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
 from .dataset import DOMAINS, DomainName, PreparedDataset
 from .devices import choose_device
 from .loop import averaged_modules
-from .networks import BatchNorm, Networks, ResidualBlock, Segmentor, reestimate_batch_norm
+from .networks import Networks, ResidualBlock, Segmentor, reestimate_batch_norm
 from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
 from .steps import Report, Step, say_nothing

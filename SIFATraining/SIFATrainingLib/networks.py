@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import distributed
+from .batch_norm import BatchNorm
 
 ENCODER_STRIDE = 8
 
@@ -27,53 +27,6 @@ ENCODER_STRIDE = 8
 def scaled(channels: int, width: float) -> int:
     """Channels at a fraction of the paper's width: a multiple of 4, so that zero-padded shortcuts split evenly."""
     return max(4, 4 * round(channels * width / 4))
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation (eps 1e-3, momentum 0.1) that says when its running statistics may move.
-
-    In training it always normalises by the statistics of the batch at hand. The running statistics, which only the
-    exported model uses, follow when `tracking` is set: SIFA's encoder sees two domains, and the exported model one.
-
-    Over several processes the statistics are those of the whole batch, on any device: torch's own SyncBatchNorm
-    exists for GPUs alone, and two processes of batch B must compute what one of batch 2B computes.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-3, momentum=0.1)
-        self.tracking = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and distributed.world_size() > 1:
-            return self._forward_over_processes(x)
-        tracked = self.tracking or not self.training
-        return functional.batch_norm(
-            x,
-            self.running_mean if tracked else None,
-            self.running_var if tracked else None,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
-
-    def _forward_over_processes(self, x: Tensor) -> Tensor:
-        # Every process holds the same number of slices, so the mean of means is the mean.
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        moments = torch.stack([precise.mean((0, 2, 3)), precise.square().mean((0, 2, 3))])
-        mean, square = distributed.mean_with_gradient(moments)
-        variance = square - mean.square()
-        if self.tracking and self.running_mean is not None and self.running_var is not None:
-            count = x.numel() // x.shape[1] * distributed.world_size()
-            momentum = self.momentum or 0.0
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * count / (count - 1), momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        normalised: Tensor = x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
-        return normalised
 
 
 class InstanceNorm(nn.InstanceNorm2d):

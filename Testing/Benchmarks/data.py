@@ -11,17 +11,16 @@ this process, with the slices on the device and with a budget that holds a tenth
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from datetime import date
 from pathlib import Path
 
 import torch
+from peak_memory import peak_gigabytes
 from stretching import stretched
 
 from SIFASegmentationLib.image_files import write_volume
@@ -54,9 +53,9 @@ def main() -> None:
           f"{2 * VOLUMES} volumes of {' x '.join(map(str, VOXELS[::-1]))} voxels, grid 256 x 256.\n")  # fmt: skip
     draw(out)
     files = ["--source", str(out / "mr"), "--target", str(out / "ct"), "--target-window=-150,300"]
-    prepared = gigabytes_of("prepare", *files, "--out", str(out / "prepared"))
+    prepared = peak_gigabytes("prepare", *files, "--out", str(out / "prepared"))
     settings = ["--width", str(arguments.width), "--batch", str(arguments.batch), "--device", arguments.device]
-    trained = gigabytes_of("train", str(out / "prepared"), "--out", str(out / "job"), "--iterations", "5", *settings)
+    trained = peak_gigabytes("train", str(out / "prepared"), "--out", str(out / "job"), "--iterations", "5", *settings)
     dataset = PreparedDataset(out / "prepared")
     slices = len(dataset.slices("source")) + len(dataset.slices("target"))
     size = sum(path.stat().st_size for path in (out / "prepared").iterdir()) / 1e9
@@ -80,17 +79,6 @@ def draw(out: Path) -> None:
                 write_volume(stretched(volume, VOXELS), first)
                 for copy in range(seed + DRAWN, VOLUMES, DRAWN):
                     shutil.copyfile(first, first.with_name(f"{copy:02}_{kind}.nii.gz"))
-
-
-def gigabytes_of(*command: str) -> float:
-    """Peak resident memory of a `sifa` command, in GB."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "SIFATrainingLib", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"sifa {command[0]} failed")
-    return usage.ru_maxrss * 1024 / 1e9
 
 
 def time_batches(arguments: argparse.Namespace, dataset: PreparedDataset) -> list[str]:

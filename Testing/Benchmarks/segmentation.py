@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import onnxruntime
 import torch
+from peak_memory import peak_gigabytes
 from stretching import stretched
 
 from SIFASegmentationLib import __version__, segmentation
@@ -183,9 +183,7 @@ def large_volume_gigabytes(folder: Path) -> float:
     _, bundle = make_bundle(folder / "narrow", 0.125)
     path = folder / "large.nii.gz"
     write_volume(synthetic_volume(1024, 1000), path)
-    command = [sys.executable, "-m", "SIFATrainingLib", "segment", str(bundle), str(path), "--out", str(folder / "out")]
-    subprocess.run([*command, "--device", "cpu"], check=True, capture_output=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    return peak_gigabytes("segment", str(bundle), str(path), "--out", str(folder / "out"), "--device", "cpu")
 
 
 if __name__ == "__main__":

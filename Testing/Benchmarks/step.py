@@ -5,7 +5,8 @@
 
 Every variant does the same losses on the same slices with networks of the same width. Rounds of all variants alternate,
 so that a machine that gets slower does so for all; a variant's time is its median. The arithmetic of a step is counted
-by torch's formulas (`flop_registry`), the machine's rate measured by products of matrices in the same precision.
+by torch's formulas (`flop_registry`), the machine's rate measured by products of matrices in the same precision. What
+share of a step its convolutions take, which do nearly all of the arithmetic, is told by torch's profiler.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from reference_step import ReferenceStep
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -47,6 +49,7 @@ class Variant:
     seconds: list[float]
     flop: float = 0.0
     peak_bytes: int = 0
+    convolving: float = 0.0  # Share of the time.
 
     @property
     def median(self) -> float:
@@ -92,6 +95,8 @@ def main() -> None:
         for variant in variants:
             variant.seconds.append(seconds_of(variant.step, arguments.steps, device))
             print(f"round {number + 1}: {variant.name}: {variant.seconds[-1]:.3f} s", file=sys.stderr)
+    for variant in variants:
+        variant.convolving = share_of_convolutions(variant.step, device)
     rates = {precision: matrix_rate(precision, device) for precision in dict.fromkeys(v.precision for v in variants)}
     print("\n".join(report(arguments, variants, rates)))
 
@@ -143,6 +148,19 @@ def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> 
     return (time.perf_counter() - started) / steps
 
 
+def share_of_convolutions(step: Callable[[], object], device: torch.device) -> float:
+    """Share of a step's time that the device spends in convolutions, forwards and backwards."""
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device.type == "cuda")]) as profiler:
+        step()
+        wait(device)
+    times = {
+        event.key: event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if event.key.startswith("aten::")
+    }
+    return sum(time for key, time in times.items() if "convolution" in key) / sum(times.values())
+
+
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     """Memory of the device at the peak of a step; 0 on a CPU, where torch keeps no count."""
     if device.type != "cuda":
@@ -172,15 +190,17 @@ def report(arguments: argparse.Namespace, variants: list[Variant], rates: dict[s
         f"of {arguments.rounds} rounds.",
         f"Matrix products: {', '.join(f'{rate / 1e9:,.0f} GFLOP/s in {name}' for name, rate in rates.items())}.\n",
         "| step | precision | seconds | times as fast as the reference | GFLOP | GFLOP/s | share of the matrix rate | "
-        "memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "time in convolutions | their share of the matrix rate | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for v in variants:
         rate = v.flop / v.median
+        share = rate / rates[v.precision]
         memory = f"{v.peak_bytes / 1e9:.1f} GB" if v.peak_bytes else "-"
         lines.append(
             f"| {v.name} | {v.precision} | {v.median:.3f} | {reference / v.median:.2f} | {v.flop / 1e9:,.0f} | "
-            f"{rate / 1e9:,.0f} | {100 * rate / rates[v.precision]:.0f} % | {memory} |"
+            f"{rate / 1e9:,.0f} | {100 * share:.0f} % | {100 * v.convolving:.0f} % | "
+            f"{100 * share / v.convolving:.0f} % | {memory} |"
         )
     return lines
 

@@ -1,0 +1,154 @@
+"""How well several processes train together: slices a second of N processes against N times those of one.
+
+    python Testing/Benchmarks/scaling.py > scaling.md                              # two processes of one thread each
+    python Testing/Benchmarks/scaling.py --device cuda --width 1 --batch 8 --size 256 --processes 2 > scaling_cuda.md
+
+Every process does the product's iterations on a batch of the same size, as `torchrun -m SIFATrainingLib train` does.
+Rounds of one process, of all side by side without a word to one another, and of all together alternate: what the second
+lose against the first is the machine's (shared memory, caches, cores), what the third lose against the second is ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch import multiprocessing as mp
+
+from SIFATrainingLib.config import make_config
+from SIFATrainingLib.devices import describe_device
+from SIFATrainingLib.estimate import wait
+from SIFATrainingLib.iteration import Batch
+from SIFATrainingLib.loop import Model
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each process does."""
+
+    device: str
+    size: int
+    batch: int
+    width: float
+    processes: int
+    rounds: int
+    steps: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=4, help="Slices of each domain in every process.")
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="In a round.")
+    work = Work(**vars(parser.parse_args()))
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(run, (work, folder), nprocs=work.processes)
+        alone, apart, together = torch.load(Path(folder) / "seconds.pt")
+    print("\n".join(report(work, alone, apart, together)))
+
+
+def run(rank: int, work: Work, folder: str) -> None:
+    """One of the processes; the first writes the seconds of a step, by round, of the three ways."""
+    if work.device == "cuda":
+        torch.cuda.set_device(rank)
+    else:
+        torch.set_num_threads(1)
+    step = make_step(work, rank)
+    step()
+    seconds: list[list[float]] = [[], [], []]
+    for number in range(work.rounds + 1):
+        waiting(folder, work, rank, f"alone_{number}")
+        if rank == 0:
+            seconds[0].append(seconds_of(step, work))
+        waiting(folder, work, rank, f"apart_{number}")
+        seconds[1].append(seconds_of(step, work))
+        waiting(folder, work, rank, f"together_{number}")
+        distributed.init_process_group(
+            "nccl" if work.device == "cuda" else "gloo", init_method=f"file://{folder}/rendezvous_{number}",
+            rank=rank, world_size=work.processes,
+        )  # fmt: skip
+        step()
+        seconds[2].append(seconds_of(step, work))
+        distributed.destroy_process_group()
+    if rank == 0:
+        # The first round warms up.
+        torch.save([measured[1:] for measured in seconds], Path(folder) / "seconds.pt")
+
+
+def waiting(folder: str, work: Work, rank: int, name: str) -> None:
+    """Go on when all processes have come here; without a group of processes, which would count as training together."""
+    (Path(folder) / f"{name}_{rank}").touch()
+    while not all((Path(folder) / f"{name}_{other}").exists() for other in range(work.processes)):
+        time.sleep(0.002)
+
+
+def make_step(work: Work, rank: int) -> Callable[[], object]:
+    """An iteration of the product on random slices."""
+    device = torch.device(work.device, rank if work.device == "cuda" else None)
+    config = make_config(width=work.width, batch=work.batch, precision="auto")
+    torch.manual_seed(rank)
+    shape = (work.batch, 1, work.size, work.size)
+    source, target = (
+        (torch.rand(shape, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )
+    labels = torch.randint(0, CLASSES, (work.batch, work.size, work.size), dtype=torch.uint8, device=device)
+    model = Model.create(CLASSES, config, device)
+    batch = Batch(source, labels, target)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            model.iteration.step(batch)
+        wait(device)
+
+    return step
+
+
+def seconds_of(step: Callable[[], object], work: Work) -> float:
+    started = time.perf_counter()
+    for _ in range(work.steps):
+        step()
+    return (time.perf_counter() - started) / work.steps
+
+
+def report(work: Work, alone: list[float], apart: list[float], together: list[float]) -> list[str]:
+    """The table as lines of Markdown."""
+    one = statistics.median(alone)
+    rows = [
+        ("one process alone", 1, one),
+        (f"{work.processes} processes, each for itself", work.processes, statistics.median(apart)),
+        (f"{work.processes} processes, one training", work.processes, statistics.median(together)),
+    ]
+    lines = [
+        "# Several processes\n",
+        f"Made by `python Testing/Benchmarks/scaling.py {' '.join(sys.argv[1:])}`, {date.today()}, "
+        f"{describe_device(work.device) if work.device == 'cuda' else 'cpu: one thread a process'}, "
+        f"{platform.machine()}, torch {torch.__version__}.",
+        f"{work.batch} slices of {work.size} x {work.size} a process, width {work.width:g}; medians of {work.rounds} "
+        "rounds that alternate.\n",
+        "| what | seconds of an iteration | slices a second | efficiency |",
+        "|---|---|---|---|",
+    ]
+    for name, processes, seconds in rows:
+        speed = processes * work.batch / seconds
+        lines.append(f"| {name} | {seconds:.3f} | {speed:.2f} | {100 * one / seconds:.0f} % |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
