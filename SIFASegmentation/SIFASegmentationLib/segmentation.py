@@ -13,6 +13,7 @@ from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .components import keep_largest_components
 from .errors import InputError
 from .field_of_view import BoxMM
+from .pipeline import ahead
 from .preprocessing import prepare_volume
 from .quality import Estimate, ExpectedDice
 from .volumes import Volume
@@ -122,7 +123,7 @@ class Segmentor:
             probabilities: Keep the probability of each structure.
             largest_component: Of each structure keep the largest connected part alone.
             progress: Called after each batch of slices.
-            cancelled: Asked before each batch of slices.
+            cancelled: Asked after each batch of slices.
 
         Raises:
             InputError: The region lies outside the volume, or the volume is constant.
@@ -135,20 +136,22 @@ class Segmentor:
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
-        for start in range(0, len(prepared), BATCH):
+        # Three stages at the same time: a GPU, above all, does not wait for what comes before and after it.
+        starts = range(0, len(prepared), BATCH)
+        slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
+        batches = ahead((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
+        for slab, predicted in ahead((slab, self.predict(slices)) for slab, slices in batches):
             if cancelled():
                 raise CancelledError
-            stop = min(start + BATCH, len(prepared))
-            predicted = self.predict(prepared.batch(start, stop))
-            confidence[start:stop] = slice_confidence(predicted)
+            confidence[slab] = slice_confidence(predicted)
             expected.add(predicted)
             restored = placement.restore_probabilities(predicted)
-            labels_view[start:stop] = restored.argmax(1)
+            labels_view[slab] = restored.argmax(1)
             for structure in self.manifest.task.structures:
                 if probabilities:
-                    maps[structure.name][1][start:stop] = np.rint(255 * restored[:, structure.value])
+                    maps[structure.name][1][slab] = np.rint(255 * restored[:, structure.value])
             if progress is not None:
-                progress(stop, len(prepared))
+                progress(slab.stop, len(prepared))
         if largest_component:
             keep_largest_components(labels, [s.value for s in self.manifest.task.structures])
         return Segmentation(

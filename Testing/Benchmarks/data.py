@@ -75,10 +75,10 @@ def draw(out: Path) -> None:
             image, label = make_patient("abdomen", modality, seed, size=256)
             parts = [(image, "image"), *([(label, "label")] if modality == "mr" else [])]
             for volume, kind in parts:
-                first = out / modality / f"{seed:02}_{kind}.nii.gz"
+                first = out / modality / f"{modality}_{seed:02}_{kind}.nii.gz"
                 write_volume(stretched(volume, VOXELS), first)
                 for copy in range(seed + DRAWN, VOLUMES, DRAWN):
-                    shutil.copyfile(first, first.with_name(f"{copy:02}_{kind}.nii.gz"))
+                    shutil.copyfile(first, first.with_name(f"{modality}_{copy:02}_{kind}.nii.gz"))
 
 
 def time_batches(arguments: argparse.Namespace, dataset: PreparedDataset) -> list[str]:

@@ -1,0 +1,50 @@
+"""Stages that work at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from SIFASegmentationLib.pipeline import ahead
+
+
+def test_items_come_in_order_through_several_stages() -> None:
+    doubled = ahead(2 * item for item in ahead(range(20)))
+    assert list(doubled) == list(range(0, 40, 2))
+    assert list(ahead([])) == []
+    assert list(ahead([None, 0, ""])) == [None, 0, ""], "items that count as false do not end it"
+
+
+def test_the_next_item_is_made_while_one_is_used_and_no_further() -> None:
+    made = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    for number in ahead(items()):
+        if number < 3:
+            assert made[number + 1].wait(10), "nobody asked for it yet"
+        assert not any(event.is_set() for event in made[number + 2 :])
+
+
+def test_errors_reach_the_caller_at_their_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("the second")
+
+    stage = ahead(items())
+    assert next(stage) == 1
+    with pytest.raises(ValueError, match="the second"):
+        next(stage)
+
+
+def test_no_thread_is_left_when_the_caller_stops_early() -> None:
+    before = threading.active_count()
+    for item in ahead(ahead(range(100))):
+        if item == 3:
+            break
+    assert threading.active_count() == before
