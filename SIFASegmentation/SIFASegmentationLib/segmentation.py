@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ from .errors import InputError
 from .field_of_view import BoxMM
 from .pipeline import ahead
 from .preprocessing import prepare_volume
+from .probability_maps import ProbabilityMaps
 from .quality import Estimate, ExpectedDice
 from .volumes import Volume
 from .winograd import with_fast_convolutions
@@ -38,7 +40,7 @@ class Segmentation:
 
     Attributes:
         labelmap: uint8, the task's values, on the volume's grid.
-        probabilities: By structure name, uint8 from 0 to 255 (probability 1), on the volume's grid; if asked for.
+        probabilities: Of each structure, if asked for; else empty.
         confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
@@ -47,7 +49,7 @@ class Segmentation:
     """
 
     labelmap: Volume
-    probabilities: dict[str, Volume]
+    probabilities: ProbabilityMaps
     confidence: Float32Array
     slice_axis: int
     estimates: dict[str, Estimate]
@@ -132,33 +134,31 @@ class Segmentor:
         prepared = prepare_volume(volume, self.manifest.preprocessing[domain or self.manifest.domain], region)
         placement = prepared.placement
         labels, labels_view = placement.canvas(np.uint8)
-        maps = {s.name: placement.canvas(np.uint8) for s in self.manifest.task.structures} if probabilities else {}
+        structures = self.manifest.task.structures
+        maps = ProbabilityMaps([s.name for s in structures if probabilities], placement, volume.name)
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
-        # Three stages at the same time: a GPU, above all, does not wait for what comes before and after it.
+        # A GPU does not wait for what comes before and after it; a processor would only share its cores.
+        stage: Callable[[Iterable[Any]], Iterator[Any]] = ahead if self.device == "cuda" else iter
         starts = range(0, len(prepared), BATCH)
         slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
-        batches = ahead((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
-        for slab, predicted in ahead((slab, self.predict(slices)) for slab, slices in batches):
+        batches = stage((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
+        for slab, predicted in stage((slab, self.predict(slices)) for slab, slices in batches):
             if cancelled():
                 raise CancelledError
             confidence[slab] = slice_confidence(predicted)
             expected.add(predicted)
             restored = placement.restore_probabilities(predicted)
             labels_view[slab] = restored.argmax(1)
-            for structure in self.manifest.task.structures:
-                if probabilities:
-                    maps[structure.name][1][slab] = np.rint(255 * restored[:, structure.value])
+            maps.add(slab, restored)
             if progress is not None:
                 progress(slab.stop, len(prepared))
         if largest_component:
-            keep_largest_components(labels, [s.value for s in self.manifest.task.structures])
+            keep_largest_components(labels, [s.value for s in structures])
         return Segmentation(
             labelmap=Volume(labels, volume.geometry, volume.name),
-            probabilities={
-                name: Volume(array, volume.geometry, f"{volume.name} {name}") for name, (array, _) in maps.items()
-            },
+            probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
             estimates=self._estimates(expected),

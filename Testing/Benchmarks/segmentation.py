@@ -1,6 +1,8 @@
 """Segmentation by the product against a plain loop of torch, side by side in one run.
 
     python Testing/Benchmarks/segmentation.py > segmentation.md
+    python Testing/Benchmarks/segmentation.py --large >> segmentation.md                      # memory
+    python Testing/Benchmarks/segmentation.py --device cuda --whole > segmentation_cuda.md
 
 The loop is what one would write first: the networks that trained, float32, one slice of the whole grid after the other,
 and the same way there and back. The networks are of full width with random weights, the volume is a synthetic CT of
@@ -44,6 +46,7 @@ from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationLib.winograd import FastModel
+from SIFATrainingLib.devices import describe_device
 from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
@@ -60,7 +63,7 @@ def report(name, done, total):
     print(time.time() - started)
     raise Done
 try:
-    segment_files(sys.argv[1], [sys.argv[2]], sys.argv[4], device="cpu", report=report)
+    segment_files(sys.argv[1], [sys.argv[2]], sys.argv[4], device=sys.argv[5], report=report)
 except Done:
     pass
 """
@@ -68,17 +71,22 @@ except Done:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loop-slices", type=int, default=20, help="Of the plain loop, whose time is extrapolated.")
-    parser.add_argument("--large", action="store_true", help="Also the peak memory of 1024 x 1024 x 1000 voxels.")
+    parser.add_argument("--whole", action="store_true", help="Also the seconds of 512 x 512 x 300 voxels.")
+    parser.add_argument("--large", action="store_true", help="Instead, the peak memory of 1024 x 1024 x 1000 voxels.")
     arguments = parser.parse_args()
-    print("# Segmentation\n")
+    print("\n# Memory of segmentation\n" if arguments.large else "# Segmentation\n")
     print(f"Made by `python Testing/Benchmarks/segmentation.py {' '.join(sys.argv[1:])}`, {date.today()}, "
-          f"{platform.machine()}, {torch.get_num_threads()} threads, onnxruntime {onnxruntime.__version__}, torch "
+          f"{platform.machine()}, {describe_device(arguments.device)}, onnxruntime {onnxruntime.__version__}, torch "
           f"{torch.__version__}.\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        measure_speed(arguments, Path(folder))
+        if arguments.large:
+            measure_memory(Path(folder))
+        else:
+            measure_speed(arguments, Path(folder))
 
 
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
@@ -87,12 +95,13 @@ def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
     volume = synthetic_volume()
     path = folder / "volume.nii.gz"
     write_volume(volume, path)
-    segmentor = Segmentor(read_bundle(bundle), "cpu")
+    segmentor = Segmentor(read_bundle(bundle), arguments.device)
     with plain_convolutions():
-        direct = Segmentor(read_bundle(bundle), "cpu")
+        direct = Segmentor(read_bundle(bundle), arguments.device)
+    torch_model.to(arguments.device)
     rounds: dict[str, list[float]] = {"loop": [], "direct": [], "product": []}
     for _ in range(arguments.rounds):
-        rounds["loop"].append(seconds_of_loop(torch_model, volume, segmentor, arguments.loop_slices))
+        rounds["loop"].append(seconds_of_loop(torch_model, volume, segmentor, arguments))
         rounds["direct"].append(seconds_of_product(direct, volume))
         rounds["product"].append(seconds_of_product(segmentor, volume))
     best = {name: min(seconds) for name, seconds in rounds.items()}
@@ -103,15 +112,19 @@ def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
     labels = {
         "loop": f"plain loop of torch ({arguments.loop_slices} slices, scaled to {SLICES})",
         "direct": "ONNX Runtime, batches, batch norm folded",
-        "product": "the product: the same, with Winograd's filtering",
+        "product": f"the product: the same{', with the filtering of Winograd' if arguments.device == 'cpu' else ''}",
     }
     for name, label in labels.items():
         print(f"| {label} | {best[name]:.1f} | {best['loop'] / best[name]:.2f} | {flop / best[name] / 1e9:.0f} |")
-    first = first_slice(bundle, path, folder)
+    first = first_slice(bundle, path, folder, arguments.device)
     print(f"\nFrom the start of a process to its first slices (a batch of {segmentation.BATCH}): {first:.1f} s.")
-    if arguments.large:
-        print(f"\nPeak memory of a process that segments 1024 x 1024 x 1000 voxels of int16, from file to file: "
-              f"{large_volume_gigabytes(folder):.1f} GB.")  # fmt: skip
+    if arguments.whole:
+        whole, seconds = synthetic_volume(512, 300), []
+        for _ in range(arguments.rounds):
+            started = time.perf_counter()
+            write_volume(segmentor.segment(whole).labelmap, folder / "whole.nii.gz")
+            seconds.append(time.perf_counter() - started)
+        print(f"\n512 x 512 x 300 voxels resampled, predicted, resampled back and written: {min(seconds):.1f} s.")
 
 
 @contextmanager
@@ -152,16 +165,19 @@ def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
 
 
 @torch.no_grad()
-def seconds_of_loop(model: TorchSegmentor, volume: Volume, segmentor: Segmentor, slices: int) -> float:
-    """Seconds that the plain loop takes for all slices, from those that `slices` of them take."""
+def seconds_of_loop(
+    model: TorchSegmentor, volume: Volume, segmentor: Segmentor, arguments: argparse.Namespace
+) -> float:
+    """Seconds that the plain loop takes for all slices, from those that some of them take."""
     prepared = prepare_volume(volume, segmentor.manifest.preprocessing["target"])
     labels, view = prepared.placement.canvas(np.uint8)
     started = time.perf_counter()
-    for index in range(slices):
-        probabilities = model(torch.from_numpy(prepared.batch(index, index + 1))[:, None]).numpy()
+    for index in range(arguments.loop_slices):
+        slices = torch.from_numpy(prepared.batch(index, index + 1))[:, None].to(arguments.device)
+        probabilities = model(slices).cpu().numpy()
         view[index : index + 1] = prepared.placement.restore_probabilities(probabilities).argmax(1)
     assert labels.shape == volume.array.shape
-    return (time.perf_counter() - started) / slices * len(prepared)
+    return (time.perf_counter() - started) / arguments.loop_slices * len(prepared)
 
 
 def seconds_of_product(segmentor: Segmentor, volume: Volume) -> float:
@@ -171,19 +187,20 @@ def seconds_of_product(segmentor: Segmentor, volume: Volume) -> float:
     return time.perf_counter() - started
 
 
-def first_slice(bundle: Path, volume: Path, folder: Path) -> float:
+def first_slice(bundle: Path, volume: Path, folder: Path, device: str) -> float:
     """Seconds from the start of a process to the first slices that it has segmented."""
     command = [sys.executable, "-c", FIRST_SLICE, str(bundle), str(volume), repr(time.time()), str(folder / "out")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, device], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
-def large_volume_gigabytes(folder: Path) -> float:
-    """Peak resident memory of `sifa segment` on a large volume, with a model an eighth as wide."""
+def measure_memory(folder: Path) -> None:
+    """Print the peak resident memory of `sifa segment` on a large volume, with a model an eighth as wide."""
     _, bundle = make_bundle(folder / "narrow", 0.125)
     path = folder / "large.nii.gz"
     write_volume(synthetic_volume(1024, 1000), path)
-    return peak_gigabytes("segment", str(bundle), str(path), "--out", str(folder / "out"), "--device", "cpu")
+    peak = peak_gigabytes("segment", str(bundle), str(path), "--out", str(folder / "out"), "--device", "cpu")
+    print(f"Of a process that segments 1024 x 1024 x 1000 voxels of int16, from file to file: {peak:.1f} GB at most.")
 
 
 if __name__ == "__main__":

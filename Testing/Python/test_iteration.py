@@ -259,3 +259,26 @@ def test_losses_are_reported_by_name_and_finite() -> None:
     losses = make_iteration(small_networks(), config()).step(small_batch())
     assert {"segmentation", "cycle_source", "cycle_target", "adversarial_target", "prediction"} <= set(losses)
     assert all(torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
+
+
+@pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
+def test_losses_in_bfloat16_are_those_of_float32(schedule: str) -> None:
+    """Each of them, the GAN's above all, from fresh networks and while they move; weights stay in float32."""
+    followed = []
+    for mixed in (False, True):
+        torch.manual_seed(3)
+        networks = Networks(CLASSES, width=0.125, decoder_dropout=0.0)
+        iteration = make_iteration(networks, config(schedule=schedule))
+        batch = small_batch()
+        single = Batch(batch.source.float(), batch.labels, batch.target.float())
+        losses = []
+        for _ in range(5):
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                losses.append(iteration.step(single))
+        followed.append(losses)
+        assert all(parameter.dtype == torch.float32 for parameter in networks.parameters())
+    for exact, rounded in zip(*followed, strict=True):
+        assert {"adversarial_target", "target_discriminator", "prediction_discriminator"} <= set(exact)
+        for name, value in exact.items():
+            assert rounded[name].dtype == torch.float32, name
+            assert float(rounded[name]) == pytest.approx(float(value), rel=0.06, abs=0.006), name

@@ -69,6 +69,21 @@ def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
     assert seen == [(BATCH, len(volume.array)), (2 * BATCH, len(volume.array))]
 
 
+def test_stages_at_the_same_time_give_the_same(
+    bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; one that is stopped ends as well."""
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    segmentor = Segmentor(bundle, "cpu")
+    one = segmentor.segment(volume, probabilities=True)
+    monkeypatch.setattr(Segmentor, "device", "cuda")
+    other = segmentor.segment(volume, probabilities=True)
+    assert (one.labelmap.array == other.labelmap.array).all()
+    assert all((one.probabilities[name].array == other.probabilities[name].array).all() for name in one.probabilities)
+    with pytest.raises(CancelledError):
+        segmentor.segment(volume, cancelled=lambda: True)
+
+
 def test_confidence_looks_at_what_is_not_surely_background() -> None:
     probabilities = np.zeros((3, 2, 2, 2), np.float32)
     probabilities[:, 0] = 1.0

@@ -1,0 +1,50 @@
+"""Probabilities of many structures, kept compressed: most of a map is 0; a hundred maps are not a hundred volumes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .preprocessing import Placement
+from .volumes import Volume
+
+_FASTEST = 1  # Zeros shrink to nothing at any level.
+
+
+class ProbabilityMaps(Mapping[str, Volume]):
+    """Map of each structure by its name: uint8 from 0 to 255 (probability 1), on the volume's grid.
+
+    A map is made anew each time that it is asked for: take one after the other.
+    """
+
+    def __init__(self, structures: Sequence[str], placement: Placement, name: str) -> None:
+        """
+        Args:
+            structures: Names in the order of their values, from 1.
+            placement: Of the volume.
+            name: Of the volume.
+        """
+        self._slabs: dict[str, list[tuple[slice, tuple[int, ...], bytes]]] = {name: [] for name in structures}
+        self._placement = placement
+        self._name = name
+
+    def add(self, slab: slice, probabilities: NDArray[np.float32]) -> None:
+        """Class probabilities (b, K, rows, columns) on the field of view, of the slices of `slab`."""
+        for value, slabs in enumerate(self._slabs.values(), 1):
+            rounded = np.rint(255 * probabilities[:, value]).astype(np.uint8)
+            slabs.append((slab, rounded.shape, zlib.compress(rounded.tobytes(), _FASTEST)))
+
+    def __getitem__(self, structure: str) -> Volume:
+        array, view = self._placement.canvas(np.uint8)
+        for slab, shape, compressed in self._slabs[structure]:
+            view[slab] = np.frombuffer(zlib.decompress(compressed), np.uint8).reshape(shape)
+        return Volume(array, self._placement.geometry, f"{self._name} {structure}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slabs)
+
+    def __len__(self) -> int:
+        return len(self._slabs)
