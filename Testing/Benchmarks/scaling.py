@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import distributed
@@ -59,12 +60,14 @@ def main() -> None:
     work = Work(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(run, (work, folder), nprocs=work.processes)
-        alone, apart, together = torch.load(Path(folder) / "seconds.pt")
+        (alone, apart, together), messages = torch.load(Path(folder) / "measured.pt")
     print("\n".join(report(work, alone, apart, together)))
+    print(f"\nIn an iteration each process sends {len(messages)} messages, {sum(messages) / 1e6:.1f} MB in all, "
+          f"{sum(size < 1e5 for size in messages)} of them smaller than 0.1 MB.")  # fmt: skip
 
 
 def run(rank: int, work: Work, folder: str) -> None:
-    """One of the processes; the first writes the seconds of a step, by round, of the three ways."""
+    """One of the processes; the first writes the seconds of a step, by round, of the three ways, and its messages."""
     if work.device == "cuda":
         torch.cuda.set_device(rank)
     else:
@@ -83,12 +86,26 @@ def run(rank: int, work: Work, folder: str) -> None:
             "nccl" if work.device == "cuda" else "gloo", init_method=f"file://{folder}/rendezvous_{number}",
             rank=rank, world_size=work.processes,
         )  # fmt: skip
-        step()
+        messages = messages_of(step)
         seconds[2].append(seconds_of(step, work))
         distributed.destroy_process_group()
     if rank == 0:
         # The first round warms up.
-        torch.save([measured[1:] for measured in seconds], Path(folder) / "seconds.pt")
+        torch.save(([measured[1:] for measured in seconds], messages), Path(folder) / "measured.pt")
+
+
+def messages_of(step: Callable[[], object]) -> list[int]:
+    """Bytes of each message that a step sends."""
+    sizes: list[int] = []
+    all_reduce = distributed.all_reduce
+
+    def counted(tensor: torch.Tensor) -> None:
+        sizes.append(tensor.numel() * tensor.element_size())
+        all_reduce(tensor)
+
+    with patch.object(distributed, "all_reduce", counted):
+        step()
+    return sizes
 
 
 def waiting(folder: str, work: Work, rank: int, name: str) -> None:
@@ -136,7 +153,7 @@ def report(work: Work, alone: list[float], apart: list[float], together: list[fl
     ]
     lines = [
         "# Several processes\n",
-        f"Made by `python Testing/Benchmarks/scaling.py {' '.join(sys.argv[1:])}`, {date.today()}, "
+        f"Made by `python {' '.join(['Testing/Benchmarks/scaling.py', *sys.argv[1:]])}`, {date.today()}, "
         f"{describe_device(work.device) if work.device == 'cuda' else 'cpu: one thread a process'}, "
         f"{platform.machine()}, torch {torch.__version__}.",
         f"{work.batch} slices of {work.size} x {work.size} a process, width {work.width:g}; medians of {work.rounds} "

@@ -188,6 +188,6 @@ def test_packages_of_slicer_are_installed_only_where_they_are_missing(
     requirements = load_module("SIFASegmentation").python.REQUIREMENTS
     from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
 
-    assert dependencies.packages_to_install(requirements) == ["onnx>=1.16", "onnxruntime>=1.17", "pydantic>=2.6"]
+    assert dependencies.packages_to_install(requirements) == ["onnx>=1.16", "onnxruntime>=1.18", "pydantic>=2.6"]
     monkeypatch.setattr(dependencies, "SLICERS_OWN", ("scipy", "no_such_package"))
     assert dependencies.packages_to_install(requirements)[3:] == ["no_such_package"]
