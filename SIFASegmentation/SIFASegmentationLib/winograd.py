@@ -209,10 +209,12 @@ class _Rewriting:
         if node.op_type != "Conv" or node.input[1] not in self._weights:
             return None
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        outputs, inputs, *kernel = self._weights[node.input[1]].dims
+        weights = self._weights[node.input[1]]
+        outputs, inputs, *kernel = weights.dims
         dilations = list(attributes.get("dilations", (1, 1)))
         usual = (
-            kernel == [_TAPS, _TAPS]
+            weights.data_type == onnx.TensorProto.FLOAT
+            and kernel == [_TAPS, _TAPS]
             and attributes.get("group", 1) == 1
             and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
             and list(attributes.get("strides", (1, 1))) == [1, 1]

@@ -303,6 +303,10 @@ def compare_methods(
         typer.Option(metavar="TITLE: NAME=VALUE ...", help="A further row: SIFA with these settings. Can be repeated."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds, from 0.")] = 1,
+    odd: Annotated[
+        list[str] | None,
+        typer.Option(help="Scored patient that is known to be odd and is also reported apart. Can be repeated."),
+    ] = None,
     iterations: Annotated[int, typer.Option(help="Of the rows that adapt.")] = 20_000,
     bound_iterations: Annotated[
         int | None, typer.Option(help="Of the rows that train on labels alone; the same unless given.")
@@ -328,7 +332,7 @@ def compare_methods(
     comparison = compare(
         out, preparation, choose_variants(row or (), also or ()),
         common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-        bound_iterations=bound_iterations or iterations, seeds=range(seeds), device=device,
+        bound_iterations=bound_iterations or iterations, seeds=range(seeds), odd=odd or (), device=device,
         time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
     )  # fmt: skip
     write_comparison(out, comparison, preparation.target_coding)

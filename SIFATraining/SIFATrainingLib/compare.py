@@ -19,7 +19,7 @@ and settings are enough: the rest can be deleted, and is missed by the pictures 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,11 +69,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is of a comparison: results by row, then seed; and the volumes that were scored."""
+    """What there is of a comparison: results by row, then seed; and the volumes that were scored.
+
+    Attributes:
+        task: Of all rows.
+        results: By row, then seed.
+        cases: The volumes that were scored.
+        odd: Patients among them that are known to be unlike the others, and are reported apart as well.
+    """
 
     task: Task
     results: tuple[Result, ...]
     cases: tuple[Case, ...]
+    odd: frozenset[str] = frozenset()
 
     def of(self, name: str) -> list[Result]:
         """The results of a row, one for each seed."""
@@ -94,6 +102,7 @@ def compare(
     iterations: int,
     bound_iterations: int,
     seeds: Sequence[int] = (0,),
+    odd: Collection[str] = (),
     device: str = "auto",
     time_limit_seconds: float = math.inf,
     report: Report = lambda *_: None,
@@ -111,16 +120,20 @@ def compare(
         iterations: Of the rows that adapt.
         bound_iterations: Of the rows that train E and C1 on labels alone.
         seeds: Of the trainings; each row is trained once for each.
+        odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
         time_limit_seconds: Of each training; after it the training is stopped and its last weights are scored.
         report: Told of what goes on.
 
     Raises:
-        InputError: There is nothing to score, `out` holds a comparison of other volumes or settings, or a volume or
-            setting can't be used.
+        InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
+            or settings, or a volume or setting can't be used.
     """
     task = preparation.loaded_task()
     cases = tested_cases(preparation)
+    scored = [case.patient for case in cases]
+    if unknown := sorted(set(odd) - set(scored)):
+        raise InputError(f"The odd patient '{unknown[0]}' is not among those that are scored: {', '.join(scored)}.")
     # Before the first hours: a row whose settings are not usable.
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
@@ -144,7 +157,7 @@ def compare(
                 table = _score(folder, config, cases, task, preparation.target_coding, device)
             report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
             results.append(Result(variant, seed, folder, table))
-    return Comparison(task, tuple(results), cases)
+    return Comparison(task, tuple(results), cases, frozenset(odd))
 
 
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:

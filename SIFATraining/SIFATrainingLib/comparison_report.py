@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
@@ -78,14 +78,23 @@ def _means(results: Sequence[Result], score: str) -> dict[str, float]:
     return {name: float(np.mean([values[name] for values in by_seed])) for name in by_seed[0]}
 
 
-def _mean_dice(results: Sequence[Result]) -> float:
-    return float(np.mean([result.table.mean("dice") for result in results])) if results else nan
+def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = None) -> float:
+    """Mean over the seeds, of the means of all subjects or of some; not a number where there are none."""
+    means = [
+        row.scores.dice
+        for result in results
+        for row in result.table.subject_means()
+        if (subjects is None or row.subject in subjects) and not isnan(row.scores.dice)
+    ]
+    return float(np.mean(means)) if means else nan
 
 
 def markdown(comparison: Comparison) -> str:
-    """Two tables: by structure, and by subject."""
+    """Tables by structure, by subject, and of typical and odd subjects where some are said to be odd."""
     head, rows = _cells(comparison)
     parts = [_markdown_table(head, rows), "Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
+    if comparison.odd:
+        parts += [f"Apart from the odd subjects ({_odd(comparison)}):", _markdown_table(*_group_cells(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,6 +125,35 @@ def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         means = [100 * np.mean([values[subject] for values in by_seed]) for subject in subjects]
         rows.append([variant.title, *(_number(float(mean), "{:.1f}") for mean in means)])
     return ["", *subjects], rows
+
+
+def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Mean Dice and share of the gap closed of the typical and of the odd subjects."""
+    subjects = {case.patient for case in comparison.cases}
+    groups = {"typical": subjects - comparison.odd, "odd": subjects & comparison.odd}
+    head = ["", *(f"{name}, {what}" for name in groups for what in ("mean Dice", "gap closed"))]
+    rows = []
+    for variant in comparison.variants:
+        cells = []
+        for group in groups.values():
+            low, high, dice = (
+                _mean_dice(comparison.of(name), group) for name in (LOWER_BOUND, UPPER_BOUND, variant.name)
+            )
+            closed = (dice - low) / (high - low) if high != low else nan
+            cells += [_number(100 * dice, "{:.1f}"), _number(closed, "{:.0%}")]
+        rows.append([variant.title, *cells])
+    return head, rows
+
+
+def _apart(comparison: Comparison) -> list[str]:
+    """Of the page; empty where no subject is odd."""
+    if not comparison.odd:
+        return []
+    return [f"<h2>Apart from the odd subjects ({html.escape(_odd(comparison))})</h2>", table(*_group_cells(comparison))]
+
+
+def _odd(comparison: Comparison) -> str:
+    return ", ".join(sorted(comparison.odd))
 
 
 def _number(value: float, form: str) -> str:
@@ -152,6 +190,7 @@ def write_comparison(out: Path, comparison: Comparison, target_coding: str | Non
         table(head, rows),
         "<h2>By subject</h2>",
         table(*_subject_cells(comparison)),
+        *_apart(comparison),
         "<h2>Distribution over subjects and seeds</h2>",
         picture(draw_scores(_pooled(comparison), "dice", "Dice"), "Dice; box: quartiles, line: median."),
         picture(draw_scores(_pooled(comparison), "asd", "ASD, mm"), "Average symmetric surface distance."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,31 @@ def test_the_table_by_hand() -> None:
 def test_without_both_bounds_no_share_of_the_gap_is_given() -> None:
     comparison = Comparison(load_task("abdomen"), (result("sifa", 0, (0.6, 0.8)),), ())
     assert isnan(table_lines(comparison)[0].closed)
+
+
+def test_odd_subjects_are_reported_apart() -> None:
+    def of_subjects(name: str, typical: float, odd: float) -> Result:
+        rows = tuple(
+            Row(subject, "liver", scores(dice, 1.0)) for subject, dice in (("a", typical), ("b", typical), ("odd", odd))
+        )
+        return Result(Variant(name, name, {"method": name}), 0, Path(), ScoreTable(rows))
+
+    results = (
+        of_subjects("without_adaptation", 0.2, 0.1), of_subjects("sifa", 0.7, 0.4), of_subjects("supervised", 0.8, 0.1),
+    )  # fmt: skip
+    cases = tuple(Case(subject, Path(f"{subject}.nii.gz"), None) for subject in ("a", "b", "odd"))
+    comparison = Comparison(load_task("abdomen"), results, cases, frozenset({"odd"}))
+    text = markdown(comparison)
+    assert "Apart from the odd subjects (odd):" in text
+    assert "|  | typical, mean Dice | typical, gap closed | odd, mean Dice | odd, gap closed |" in text
+    # Of the odd one there is no gap to close.
+    assert "| sifa | 70.0 | 83% | 40.0 | - |" in text
+    assert "Apart" not in markdown(replace(comparison, odd=frozenset()))
+
+
+def test_an_odd_subject_must_be_scored(volumes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'abdomen_ct_000' is not among those that are scored: abdomen_ct_002"):
+        run(tmp_path / "out", volumes, odd=("abdomen_ct_000",))
 
 
 def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison]) -> None:

@@ -59,24 +59,25 @@ def test_a_line_of_tiles_is_a_padded_convolution(length: int, dilation: int) -> 
 
 def convolution_model(
     inputs: int = 256, outputs: int = 128, size: tuple[int, int] = (12, 20), bias: bool = True, kernel: int = 3,
-    twice: bool = False, **attributes: Any,
+    twice: bool = False, dtype: type[np.floating[Any]] = np.float32, **attributes: Any,
 ) -> bytes:  # fmt: skip
     """One convolution, or two with the same filters, after a node that is no convolution."""
     generator = np.random.default_rng(0)
     group = attributes.get("group", 1)
     weights = generator.normal(0, 1 / np.sqrt(9 * inputs), (outputs, inputs // group, kernel, kernel))
-    constants = [numpy_helper.from_array(weights.astype(np.float32), "weights")]
+    constants = [numpy_helper.from_array(weights.astype(dtype), "weights")]
     names = ["weights"]
     if bias:
-        constants.append(numpy_helper.from_array(generator.normal(size=outputs).astype(np.float32), "bias"))
+        constants.append(numpy_helper.from_array(generator.normal(size=outputs).astype(dtype), "bias"))
         names.append("bias")
     nodes = [helper.make_node("Relu", ["x"], ["positive"])]
     ends = ["first", "y"] if twice else ["y"]
     for start, end in zip(["positive", *ends], ends, strict=False):
         nodes.append(helper.make_node("Conv", [start, *names], [end], **attributes))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
-        nodes, "graph", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", inputs, *size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", outputs, None, None])], constants,
+        nodes, "graph", [helper.make_tensor_value_info("x", kind, ["b", inputs, *size])],
+        [helper.make_tensor_value_info("y", kind, ["b", outputs, None, None])], constants,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model).SerializeToString()
@@ -125,6 +126,7 @@ def test_a_rewritten_convolution_computes_the_same(settings: dict[str, Any], bat
         {"pads": [1, 1, 1, 1], "inputs": 1024, "outputs": 1024, "group": 2},
         {"auto_pad": "SAME_UPPER"},
         {"kernel": 1},
+        {"pads": [1, 1, 1, 1], "dtype": np.float16},
         {"pads": [1, 1, 1, 1], "size": ("height", 12)},
     ],
     ids=str,
