@@ -56,7 +56,7 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     ui.baselineCheckBox.checked = True
     assert ui.applyButton.enabled, ui.applyButton.toolTip
     ui.applyButton.click()
-    process_events_until(lambda: segmentation.widget.run is None, 120)
+    process_events_until(lambda: segmentation.widget.run is None, 300)
     assert ui.statusLabel.text.startswith("Segmented"), ui.statusLabel.text
     table = slicer.util.getNode("SIFA scores")
     rows = [[table.GetCellText(row, column) for column in (1, 3, 5, 2)] for row in range(8)]

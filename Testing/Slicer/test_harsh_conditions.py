@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up_while_volumes_are_prepared_fails_the_training(
     assert not list(job.folder.glob("*prepared*"))
     disk.clear()
     training.ui.resumeButton.click()
-    process_events_until(lambda: job.state() is State.FINISHED, 120)
+    process_events_until(lambda: job.state() is State.FINISHED, 300)
 
 
 def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_before(
@@ -259,7 +259,7 @@ def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_b
     (checkpoint,) = sizes_as_written(example / "checkpoints")
     # Room for two and a half; the process is far from its first one yet.
     disk.fill(sum(sizes_as_written(example / "prepared")) + checkpoint * 5 // 2)
-    process_events_until(lambda: training.ui.resumeButton.enabled, 120)
+    process_events_until(lambda: training.ui.resumeButton.enabled, 300)
     assert job.state() is State.FAILED, (job.folder / "log.txt").read_text()
     assert_tells_of_a_full_disk(training.ui.statusLabel.text, disk.folder)
     kept = [path.name for path in (job.folder / "checkpoints").iterdir()]
@@ -267,7 +267,7 @@ def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_b
     before = job.events_path.stat().st_size
     disk.clear()
     training.ui.resumeButton.click()
-    process_events_until(lambda: job.state() is State.FINISHED, 120)
+    process_events_until(lambda: job.state() is State.FINISHED, 300)
     # From the checkpoint of iteration 4, not from the start.
     assert next(event.data["iteration"] for event in job.events(before)[0] if event.kind == "losses") == 5
     process_events_until(lambda: training.ui.useButton.enabled, 10)
@@ -285,7 +285,7 @@ def test_a_disk_too_full_for_the_model_fails_the_training_that_made_it(
     model, weights, _manifest = sizes_as_written(example / "result" / "bundle")
     # Room for all but half of the weights; the process is far from its first slice yet.
     disk.fill(before + model + weights // 2)
-    process_events_until(lambda: training.ui.resumeButton.enabled, 120)
+    process_events_until(lambda: training.ui.resumeButton.enabled, 300)
     assert job.state() is State.FAILED, (job.folder / "log.txt").read_text()
     assert job.last("losses").data["iteration"] == 2
     assert_tells_of_a_full_disk(training.ui.statusLabel.text, disk.folder)
@@ -302,7 +302,7 @@ def test_a_disk_full_to_the_last_byte_still_tells_why_the_training_failed(
 
     disk = small_disk(tmp_path / "disk")
     job = start_quick(training, disk.folder / "job", ENDLESS)
-    process_events_until(lambda: list(job.folder.glob("checkpoints/iteration_*.pt")), 120)
+    process_events_until(lambda: list(job.folder.glob("checkpoints/iteration_*.pt")), 300)
     with disk.filled():
         process_events_until(lambda: training.ui.resumeButton.enabled, 60)
         assert job.state() is State.FAILED
@@ -310,7 +310,7 @@ def test_a_disk_full_to_the_last_byte_still_tells_why_the_training_failed(
     done = iteration(training)
     assert done > 0
     training.ui.resumeButton.click()
-    process_events_until(lambda: iteration(training) > done, 120)
+    process_events_until(lambda: iteration(training) > done, 300)
 
 
 @pytest.fixture
@@ -369,7 +369,7 @@ def test_two_trainings_at_once_both_finish(training: Any, process_events_until: 
     assert first.state() not in ENDED
     assert [title.split()[0] for title in listed(training)] == ["second", "first"]
     assert "second" in training.ui.jobsComboBox.currentText
-    process_events_until(lambda: {first.state(), second.state()} <= ENDED, 120)
+    process_events_until(lambda: {first.state(), second.state()} <= ENDED, 300)
     for job, iterations in ((first, 4), (second, 6)):
         choose_job(training, job)
         assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
@@ -386,7 +386,7 @@ def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, pr
     other = click_start(training, "other", ENDLESS, seed=2)
     for job, iterations in ((stopped, ENDLESS - 1), (other, ENDLESS)):
         choose_job(training, job)
-        process_events_until(lambda: iteration(training) > 0, 120)
+        process_events_until(lambda: iteration(training) > 0, 300)
         # Each its own: neither the numbers nor the curve of the other.
         assert training.ui.progressBar.maximum == iterations
         assert f"of {iterations:,}" in training.ui.statusLabel.text
@@ -426,9 +426,9 @@ def test_a_segmentation_while_a_training_runs(training: Any, segmentation: Any, 
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     job = click_start(training, "long", ENDLESS)
-    process_events_until(lambda: iteration(training) > 0, 120)
+    process_events_until(lambda: iteration(training) > 0, 300)
     segmentation.ui.applyButton.click()
-    process_events_until(lambda: segmentation.widget.run is None, 120)
+    process_events_until(lambda: segmentation.widget.run is None, 300)
     assert segmentation.ui.statusLabel.text.startswith("Segmented in ")
     done = iteration(training)
     process_events_until(lambda: iteration(training) > done, 60)
@@ -469,8 +469,8 @@ def test_a_training_outlives_the_process_that_started_it(
         assert module.widget.job is not None
         assert module.widget.job.folder == folder
         assert listed(module)[0].startswith("job ")
-        process_events_until(lambda: iteration(module) > 0, 120)
-        process_events_until(lambda: module.ui.useButton.enabled, 120)
+        process_events_until(lambda: iteration(module) > 0, 300)
+        process_events_until(lambda: module.ui.useButton.enabled, 300)
         assert iteration(module) == 40
         assert job.state() is State.FINISHED
         assert module.ui.jobsComboBox.currentText == "job (finished)"

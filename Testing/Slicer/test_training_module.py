@@ -59,7 +59,7 @@ def test_from_nodes_to_a_bundle_without_a_window(
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     job = start(module, patients, tmp_path / "job ä", baseline_iterations=2)
-    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 120)
+    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 300)
     assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
     manifest = read_bundle(job.folder / "result" / "bundle").manifest
     assert manifest.training.iterations == 4
@@ -458,7 +458,7 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
 
     def checked() -> list[Any]:
         widget.check()
-        process_events_until(lambda: any(finding.subject == "disk" for finding in widget.findings), 120)
+        process_events_until(lambda: any(finding.subject == "disk" for finding in widget.findings), 300)
         return [finding for finding in widget.findings if finding.level == "error"]
 
     assert [finding.subject for finding in checked()] == ["1_label.nii.gz", "2_label.nii.gz", "source"]
@@ -467,7 +467,7 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     assert checked() == []
     ui.startButton.click()
     job = widget.job
-    process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 120)
+    process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 300)
     assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
     # Codes of another task are not taken along.
     parameters.task = module.python.TaskChoice.cardiac
@@ -549,7 +549,7 @@ def test_start_stop_resume_and_kill_by_the_window(
     ui.startButton.click()
     job = widget.job
     assert job is not None, ui.statusLabel.text
-    process_events_until(lambda: "losses" in widget.monitor.latest, 120)
+    process_events_until(lambda: "losses" in widget.monitor.latest, 300)
     assert "left" in ui.statusLabel.text
     assert ui.progressBar.value > 0
     assert slicer.util.getNode("SIFA losses").GetNumberOfPlotSeriesNodes() > 4
@@ -559,7 +559,7 @@ def test_start_stop_resume_and_kill_by_the_window(
     assert "stopped" in ui.jobsComboBox.currentText
     done = widget.monitor.latest["progress"]["iteration"]
     ui.resumeButton.click()
-    process_events_until(lambda: widget.monitor.latest.get("progress", {}).get("iteration", 0) > done, 120)
+    process_events_until(lambda: widget.monitor.latest.get("progress", {}).get("iteration", 0) > done, 300)
     ui.killButton.click()
     process_events_until(lambda: job.state() is State.LOST, 60)
     process_events_until(lambda: ui.resumeButton.enabled, 10)
@@ -603,7 +603,7 @@ def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
     job = start(module, patients, tmp_path / "job", iterations=100000)
     try:
         module.widget.show_job(job)
-        process_events_until(lambda: job.last("losses") is not None, 120)
+        process_events_until(lambda: job.last("losses") is not None, 300)
         slicer.mrmlScene.Clear()
         seen = module.widget.monitor.latest["losses"]["iteration"]
         process_events_until(lambda: module.widget.monitor.latest["losses"]["iteration"] > seen, 60)
@@ -623,7 +623,7 @@ def test_a_damaged_events_file_is_no_fault(
     module: Any, patients: dict[str, Any], tmp_path: Path, process_events_until: Any
 ) -> None:
     job = start(module, patients, tmp_path / "job")
-    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 120)
+    process_events_until(lambda: module.logic.process_of(job).poll() is not None, 300)
     content = job.events_path.read_bytes()
     job.events_path.write_bytes(content[: len(content) // 2] + b"\x00{ half\n" + content[len(content) // 2 :])
     module.widget.open_job(job.folder)
