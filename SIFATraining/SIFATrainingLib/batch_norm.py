@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
     def _over_processes(self, x: Tensor) -> Tensor:
-        mean, variance = _moments(x, distributed.world_size())
+        mean, variance = _moments(x)
         if self.tracking and self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1] * distributed.world_size()
             momentum = self.momentum or 0.0
@@ -55,14 +55,14 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 @torch.no_grad()
-def _moments(x: Tensor, processes: int) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of the slices (b, C, H, W) of all processes, each of which has as many."""
     # The kernel for CPUs returns them in the precision of its input, that for GPUs in float32 at least.
     precise = x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_cpu else x
     mean, variance = torch.ops.aten.batch_norm_update_stats(precise, None, None, 0.0)
     moments = torch.stack([mean, variance + mean.square()])
     torch_distributed.all_reduce(moments)
-    mean, square = moments / processes
+    mean, square = moments / distributed.world_size()
     return mean, square - mean.square()
 
 

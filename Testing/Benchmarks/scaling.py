@@ -17,35 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from step import CLASSES, channels_last, random_batch, seconds_of
 from torch import distributed
 from torch import multiprocessing as mp
 
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.devices import describe_device
-from SIFATrainingLib.estimate import wait
-from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model
-
-CLASSES = 5
-
-
-@dataclass(frozen=True)
-class Work:
-    """What each process does."""
-
-    device: str
-    size: int
-    batch: int
-    width: float
-    processes: int
-    rounds: int
-    steps: int
 
 
 def main() -> None:
@@ -57,7 +40,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="In a round.")
-    work = Work(**vars(parser.parse_args()))
+    work = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(run, (work, folder), nprocs=work.processes)
         (alone, apart, together), messages = torch.load(Path(folder) / "measured.pt")
@@ -66,28 +49,29 @@ def main() -> None:
           f"{sum(size < 1e5 for size in messages)} of them smaller than 0.1 MB.")  # fmt: skip
 
 
-def run(rank: int, work: Work, folder: str) -> None:
+def run(rank: int, work: argparse.Namespace, folder: str) -> None:
     """One of the processes; the first writes the seconds of a step, by round, of the three ways, and its messages."""
+    device = torch.device(work.device, rank if work.device == "cuda" else None)
     if work.device == "cuda":
         torch.cuda.set_device(rank)
     else:
         torch.set_num_threads(1)
-    step = make_step(work, rank)
+    step = make_step(work, device)
     step()
     seconds: list[list[float]] = [[], [], []]
     for number in range(work.rounds + 1):
         waiting(folder, work, rank, f"alone_{number}")
         if rank == 0:
-            seconds[0].append(seconds_of(step, work))
+            seconds[0].append(seconds_of(step, work.steps, device))
         waiting(folder, work, rank, f"apart_{number}")
-        seconds[1].append(seconds_of(step, work))
+        seconds[1].append(seconds_of(step, work.steps, device))
         waiting(folder, work, rank, f"together_{number}")
         distributed.init_process_group(
             "nccl" if work.device == "cuda" else "gloo", init_method=f"file://{folder}/rendezvous_{number}",
             rank=rank, world_size=work.processes,
         )  # fmt: skip
         messages = messages_of(step)
-        seconds[2].append(seconds_of(step, work))
+        seconds[2].append(seconds_of(step, work.steps, device))
         distributed.destroy_process_group()
     if rank == 0:
         # The first round warms up.
@@ -108,42 +92,27 @@ def messages_of(step: Callable[[], object]) -> list[int]:
     return sizes
 
 
-def waiting(folder: str, work: Work, rank: int, name: str) -> None:
+def waiting(folder: str, work: argparse.Namespace, rank: int, name: str) -> None:
     """Go on when all processes have come here; without a group of processes, which would count as training together."""
     (Path(folder) / f"{name}_{rank}").touch()
     while not all((Path(folder) / f"{name}_{other}").exists() for other in range(work.processes)):
         time.sleep(0.002)
 
 
-def make_step(work: Work, rank: int) -> Callable[[], object]:
+def make_step(work: argparse.Namespace, device: torch.device) -> Callable[[], object]:
     """An iteration of the product on random slices."""
-    device = torch.device(work.device, rank if work.device == "cuda" else None)
-    config = make_config(width=work.width, batch=work.batch, precision="auto")
-    torch.manual_seed(rank)
-    shape = (work.batch, 1, work.size, work.size)
-    source, target = (
-        (torch.rand(shape, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last) for _ in range(2)
-    )
-    labels = torch.randint(0, CLASSES, (work.batch, work.size, work.size), dtype=torch.uint8, device=device)
+    config = make_config(width=work.width, batch=work.batch)
+    batch = channels_last(random_batch(work, device))
     model = Model.create(CLASSES, config, device)
-    batch = Batch(source, labels, target)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             model.iteration.step(batch)
-        wait(device)
 
     return step
 
 
-def seconds_of(step: Callable[[], object], work: Work) -> float:
-    started = time.perf_counter()
-    for _ in range(work.steps):
-        step()
-    return (time.perf_counter() - started) / work.steps
-
-
-def report(work: Work, alone: list[float], apart: list[float], together: list[float]) -> list[str]:
+def report(work: argparse.Namespace, alone: list[float], apart: list[float], together: list[float]) -> list[str]:
     """The table as lines of Markdown."""
     one = statistics.median(alone)
     rows = [

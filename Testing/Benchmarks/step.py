@@ -104,15 +104,8 @@ def main() -> None:
 def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[Variant]:
     """The reference in float32, and the product's schedules in every precision that the device has."""
     torch.manual_seed(0)
-    shape = (arguments.batch, 1, arguments.size, arguments.size)
-    slices = [torch.rand(shape, device=device) * 2 - 1 for _ in range(2)]
-    labels = torch.randint(0, CLASSES, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
-    batch = Batch(slices[0], labels, slices[1])
-    laid_out = Batch(
-        batch.source.contiguous(memory_format=torch.channels_last),
-        labels,
-        batch.target.contiguous(memory_format=torch.channels_last),
-    )
+    batch = random_batch(arguments, device)
+    laid_out = channels_last(batch)
     settings = {"width": arguments.width, "batch": arguments.batch}
     plain = Networks(CLASSES, arguments.width).to(device)
     for module in plain.modules():
@@ -125,6 +118,20 @@ def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[V
             config = make_config(schedule=schedule, precision=precision, **settings)
             variants.append(Variant(schedule, precision, _product_step(config, laid_out, device), []))
     return variants
+
+
+def random_batch(arguments: argparse.Namespace, device: torch.device) -> Batch:
+    """Slices of noise, in torch's default layout."""
+    shape = (arguments.batch, 1, arguments.size, arguments.size)
+    slices = [torch.rand(shape, device=device) * 2 - 1 for _ in range(2)]
+    labels = torch.randint(0, CLASSES, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
+    return Batch(slices[0], labels, slices[1])
+
+
+def channels_last(batch: Batch) -> Batch:
+    """The batch in the layout that the product trains in."""
+    source, target = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.target))
+    return Batch(source, batch.labels, target)
 
 
 def _product_step(config: TrainingConfig, batch: Batch, device: torch.device) -> Callable[[], None]:
