@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .calibration import QualityCalibration
+from .doubts import MillilitreRange
 from .errors import InputError, first_fault
 from .preprocessing import Preprocessing
 from .structures import Task
@@ -101,6 +102,7 @@ class BundleManifest(_Frozen):
         training: The card.
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
+        structures_ml: Least and most of each structure in the labelled volumes; empty in bundles of before.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
@@ -115,6 +117,7 @@ class BundleManifest(_Frozen):
     training: TrainingSummary
     verification: Verification
     quality: QualityCalibration | None = None
+    structures_ml: dict[str, MillilitreRange] = {}
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 

@@ -18,19 +18,23 @@ Numbers = NDArray[np.signedinteger[Any]]
 """Number of the part that a voxel belongs to, from 1; 0 outside."""
 
 
-def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) -> None:
+def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) -> dict[int, int]:
     """Of each structure keep the largest part connected by faces, edges or corners; the rest becomes 0, in place.
+
+    Gives the number of voxels that became 0, by value.
 
     Args:
         labels: Labelmap (k, j, i).
         values: Of the structures; of two parts as large, the one that comes first in memory is kept.
     """
+    removed = dict.fromkeys(values, 0)
     for value, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None and value in values:
-            _keep_largest(labels[box], value)
+            removed[value] = _keep_largest(labels[box], value)
+    return removed
 
 
-def _keep_largest(part: NDArray[np.uint8], value: int) -> None:
+def _keep_largest(part: NDArray[np.uint8], value: int) -> int:
     thickness = max(1, _SLAB_VOXELS // part[0].size)
     starts = range(0, len(part), thickness)
     slabs = [part[start : start + thickness] for start in starts]
@@ -46,15 +50,17 @@ def _keep_largest(part: NDArray[np.uint8], value: int) -> None:
             joins.append(_touching(before, numbers[0]) + firsts)
         before, offset = numbers[-1].copy(), offset + count
     if offset < 2:
-        return
+        return 0
     whole = _joined(offset, joins)
-    kept = np.bincount(whole, weights=np.concatenate(sizes)).argmax() == whole
+    voxels = np.bincount(whole, weights=np.concatenate(sizes))
+    kept = voxels.argmax() == whole
     offset = 0
     for slab, (numbers, count) in zip(slabs, only or _each(slabs, value), strict=True):
         # Number 0 is what has another value.
         lost = np.array([False, *~kept[offset : offset + count]])
         slab[lost[numbers]] = 0
         offset += count
+    return int(voxels.sum() - voxels.max())
 
 
 def _each(slabs: Sequence[NDArray[np.uint8]], value: int) -> Iterator[tuple[Numbers, int]]:

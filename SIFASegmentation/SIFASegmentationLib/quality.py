@@ -8,13 +8,10 @@ ways, and stands in the bundle as a `calibration.QualityCalibration`. No label o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-_WORSE = 0.05  # Of the mean Dice: less can be chance.
 
 
 @dataclass(frozen=True)
@@ -27,21 +24,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.dice:.2f} ({self.low:.2f}-{self.high:.2f})"
-
-
-def doubts_about_adaptation(
-    name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]
-) -> str | None:
-    """A sentence where the model without adaptation seems to be the better one for a volume; None where not."""
-    if not adapted or not unadapted:
-        return None
-    means = [float(np.mean([estimate.dice for estimate in some.values()])) for some in (adapted, unadapted)]
-    if means[1] - means[0] < _WORSE:
-        return None
-    return (
-        f"{name}: adaptation seems to have made it worse, the estimated Dice is {means[0]:.2f} with and {means[1]:.2f} "
-        "without: compare the two segmentations."
-    )
 
 
 class ExpectedDice:

@@ -11,13 +11,14 @@ import numpy as np
 
 from .bundle import Domain, read_bundle
 from .cohorts import IMAGE_SUFFIX, find_cases
+from .doubts import doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
 from .field_of_view import BoxMM
 from .files import write_atomically
 from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
 from .plausibility import unlike_training
-from .quality import Estimate, doubts_about_adaptation
+from .quality import Estimate
 from .segmentation import Segmentation, Segmentor
 from .structures import Task
 from .volumes import Volume, volume_name
@@ -40,8 +41,9 @@ class Outputs:
         confidence: File of each slice's confidence, where asked for.
         baseline: Labelmap of the model without adaptation, where asked for.
         estimates: Estimated Dice by structure.
-        warnings: What makes the result doubtful: how the volume is unlike those of the training, and where the model
-            without adaptation seems to be the better one for it.
+        warnings: What makes the result doubtful: how the volume and the structures in it are unlike those of the
+            training, and where the model without adaptation seems to be the better one for it.
+        doubtful: Structures that a warning is about.
     """
 
     image: Path
@@ -51,6 +53,7 @@ class Outputs:
     baseline: Path | None
     estimates: dict[str, Estimate]
     warnings: tuple[str, ...] = ()
+    doubtful: frozenset[str] = frozenset()
 
 
 class SomeRefusedError(InputError):
@@ -87,7 +90,8 @@ def segment_files(
     Args:
         bundle: From `sifa export`.
         volumes: Files, DICOM series folders, and folders of such (where there are `*_image.*`, those alone).
-        out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band), and on
+        out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
+            whether a warning is about it), and on
             request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
             confidence).
         device: auto, cpu or cuda.
@@ -163,6 +167,7 @@ class _Made:
     segmentation: Segmentation
     baseline: Segmentation | None
     warnings: tuple[str, ...]
+    doubtful: frozenset[str]
 
 
 def _segment_file(
@@ -179,6 +184,8 @@ def _segment_file(
         largest_component=settings.largest_component,
         progress=None if report is None else _named(report, path.name),
     )
+    doubts = doubts_about_structures(path.name, segmentation.found, manifest.structures_ml)
+    warnings += doubts.values()
     compared = None
     if unadapted is not None:
         compared = unadapted.segment(
@@ -188,9 +195,8 @@ def _segment_file(
             largest_component=settings.largest_component,
             progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
         )
-        if doubts := doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates):
-            warnings.append(doubts)
-    return _Made(segmentation, compared, tuple(warnings))
+        warnings += doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates)
+    return _Made(segmentation, compared, tuple(warnings), frozenset(doubts))
 
 
 def labelmap_path(out: Path, image: Path, suffix: str = ".nii.gz") -> Path:
@@ -242,7 +248,8 @@ def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
     if made.baseline is not None:
         baseline = _labelmap_of(made.baseline, name, settings.out / "baseline", settings)
     confidence = table if settings.confidence else None
-    return Outputs(image, labelmap, tuple(maps), confidence, baseline, segmentation.estimates, made.warnings)
+    estimates, warnings, doubtful = segmentation.estimates, made.warnings, made.doubtful
+    return Outputs(image, labelmap, tuple(maps), confidence, baseline, estimates, warnings, doubtful)
 
 
 def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
@@ -251,10 +258,11 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
         return
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["volume", "structure", "estimated_dice", "low", "high"])
+        writer.writerow(["volume", "structure", "estimated_dice", "low", "high", "doubtful"])
         for one in outputs:
             for structure, estimate in one.estimates.items():
-                writer.writerow([one.image.name, structure, *(f"{value:.4f}" for value in astuple(estimate))])
+                values = (f"{value:.4f}" for value in astuple(estimate))
+                writer.writerow([one.image.name, structure, *values, "yes" if structure in one.doubtful else "no"])
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .components import keep_largest_components
+from .doubts import Found
 from .errors import InputError
 from .field_of_view import BoxMM
 from .pipeline import ahead
@@ -46,6 +47,7 @@ class Segmentation:
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
         estimates: Estimated Dice of each structure by name (`quality`), of what the model says before the largest parts
             are chosen; empty for bundles without a calibration.
+        found: Of each structure by name.
     """
 
     labelmap: Volume
@@ -53,6 +55,7 @@ class Segmentation:
     confidence: Float32Array
     slice_axis: int
     estimates: dict[str, Estimate]
+    found: dict[str, Found]
 
 
 class Segmentor:
@@ -139,6 +142,7 @@ class Segmentor:
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
+        voxels = np.zeros(self.manifest.classes, np.int64)
         # A GPU does not wait for what comes before and after it; a processor would only share its cores.
         stage: Callable[[Iterable[Any]], Iterator[Any]] = ahead if self.device == "cuda" else iter
         starts = range(0, len(prepared), BATCH)
@@ -150,18 +154,27 @@ class Segmentor:
             confidence[slab] = slice_confidence(predicted)
             expected.add(predicted)
             restored = placement.restore_probabilities(predicted)
-            labels_view[slab] = restored.argmax(1)
+            labels_view[slab] = predicted_labels = restored.argmax(1)
+            voxels += np.bincount(predicted_labels.ravel(), minlength=len(voxels))
             maps.add(slab, restored)
             if progress is not None:
                 progress(slab.stop, len(prepared))
-        if largest_component:
-            keep_largest_components(labels, [s.value for s in structures])
+        values = [s.value for s in structures]
+        removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
+        millilitres = float(np.prod(volume.geometry.spacing)) / 1000
         return Segmentation(
             labelmap=Volume(labels, volume.geometry, volume.name),
             probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
             estimates=self._estimates(expected),
+            found={
+                s.name: Found(
+                    ml=(voxels[s.value] - removed[s.value]) * millilitres,
+                    in_largest_part=1 - removed[s.value] / max(int(voxels[s.value]), 1),
+                )
+                for s in structures
+            },
         )
 
     def _estimates(self, expected: ExpectedDice) -> dict[str, Estimate]:

@@ -25,12 +25,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle import Domain, read_bundle
+from .doubts import doubts_about_adaptation, doubts_about_structures
 from .errors import InputError, first_fault
 from .field_of_view import BoxMM
 from .image_files import read_volume, write_volume
 from .jobs import Job, State
 from .plausibility import unlike_training
-from .quality import Estimate, doubts_about_adaptation
+from .quality import Estimate
 from .segmentation import CancelledError, Segmentation, Segmentor
 
 KIND = "segment"
@@ -151,6 +152,7 @@ def _segment(
     for sentence in unlike_training(volume, preprocessing, request.region):
         job.emit("warning", volume=index, message=sentence)
     written: dict[str, Any] = {}
+    doubts: list[str] = []
     estimates: dict[str, dict[str, Estimate]] = {}
     for step, (kind, segmentor) in enumerate(segmentors.items()):
         segmentation = segmentor.segment(
@@ -164,8 +166,11 @@ def _segment(
         )
         written |= _write(job, index, kind, segmentation, segmentor)
         estimates[kind] = segmentation.estimates
-    if doubts := doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {})):
-        job.emit("warning", volume=index, message=doubts)
+        if kind == "segmentation":
+            doubts += doubts_about_structures(request.name, segmentation.found, manifest.structures_ml).values()
+    doubts += doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {}))
+    for sentence in doubts:
+        job.emit("warning", volume=index, message=sentence)
     job.emit("result", volume=index, **written)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.preprocessing import Preprocessing
@@ -53,11 +54,19 @@ class VolumeEntry(_Frozen):
 
 
 class DomainEntry(_Frozen):
-    """One domain of a prepared data set, or the monitor set; `labelled` says whether its labels were stored."""
+    """One domain of a prepared data set, or the monitor set.
+
+    Attributes:
+        preprocessing: Of its volumes.
+        volumes: In the order of their slices.
+        labelled: Whether its labels were stored.
+        structures_ml: Least and most of each structure in its labelled volumes.
+    """
 
     preprocessing: Preprocessing
     volumes: tuple[VolumeEntry, ...]
     labelled: bool
+    structures_ml: dict[str, MillilitreRange] = {}
 
     @property
     def slices(self) -> int:

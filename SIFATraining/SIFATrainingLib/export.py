@@ -129,6 +129,7 @@ def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name:
             training=trained.summary(),
             verification=verification,
             quality=trained.quality(say),
+            structures_ml=trained.dataset.entry(labelled_domain(trained.config)).structures_ml,
             baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE, say_of_baseline),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
+from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import estimate_intensity_range
-from SIFASegmentationLib.labelmaps import match_grid, read_labelmap
+from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, structures_ml
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,
@@ -303,6 +304,7 @@ class _Writer:
     ) -> DomainEntry:
         """Fill the arrays; the set's entry of the manifest."""
         entries: list[VolumeEntry] = []
+        volumes_ml: list[dict[str, float]] = []
         start = 0
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
@@ -310,12 +312,22 @@ class _Writer:
             _fill(self.slices, start, np.rint(prepared.slices * FULL_SCALE))
             if self.task is not None and case.label is not None:
                 labelmap = match_grid(read_labelmap(case.label, self.task, coding), volume)
+                volumes_ml.append(structures_ml(labelmap, self.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
         return DomainEntry(
-            preprocessing=self.preprocessing, volumes=tuple(entries), labelled=self.task is not None
+            preprocessing=self.preprocessing,
+            volumes=tuple(entries),
+            labelled=self.task is not None,
+            structures_ml=_ranges(volumes_ml),
         )
+
+
+def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
+    """Least and most of each structure over the volumes."""
+    names = volumes_ml[0] if volumes_ml else {}
+    return {name: (min(one[name] for one in volumes_ml), max(one[name] for one in volumes_ml)) for name in names}
 
 
 def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> None:

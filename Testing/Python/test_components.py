@@ -21,7 +21,7 @@ def test_by_hand() -> None:
     labels[3, 0, 7] = 3
     expected = labels.copy()
     expected[3, 5, 7] = 0
-    keep_largest_components(labels, [1, 2, 3])
+    assert keep_largest_components(labels, [1, 2, 3, 4]) == {1: 1, 2: 0, 3: 0, 4: 0}
     assert np.array_equal(labels, expected)
 
 
@@ -30,7 +30,7 @@ def test_by_hand() -> None:
 def test_slabs_make_no_difference(seed: int, density: float, voxels: int) -> None:
     rng = np.random.default_rng(seed)
     labels = (rng.random((9, 7, 8)) < density).astype(np.uint8) * rng.integers(1, 4, (9, 7, 8), np.uint8)
-    expected = labels.copy()
+    before, expected = labels.copy(), labels.copy()
     for value in (1, 3):
         parts, count = ndimage.label(labels == value, np.ones((3, 3, 3)))
         if count:
@@ -38,5 +38,6 @@ def test_slabs_make_no_difference(seed: int, density: float, voxels: int) -> Non
             expected[(parts > 0) & (parts != largest)] = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(components, "_SLAB_VOXELS", voxels)
-        keep_largest_components(labels, [1, 3])
+        removed = keep_largest_components(labels, [1, 3])
     assert np.array_equal(labels, expected)
+    assert removed == {value: int((before == value).sum() - (labels == value).sum()) for value in (1, 3)}

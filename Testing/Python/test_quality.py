@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from math import nan
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
+from SIFASegmentationLib.doubts import Found, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.quality import Estimate, ExpectedDice, doubts_about_adaptation
+from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
+from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
@@ -73,12 +76,27 @@ def test_without_a_spread_the_slope_stays_one() -> None:
 def test_a_better_unadapted_model_is_told_of() -> None:
     adapted = {"liver": Estimate(0.6, 0.5, 0.7), "spleen": Estimate(0.5, 0.4, 0.6)}
     better = {"liver": Estimate(0.7, 0.6, 0.8), "spleen": Estimate(0.52, 0.4, 0.6)}
-    sentence = doubts_about_adaptation("ct_1", adapted, better)
-    assert sentence is not None
+    (sentence,) = doubts_about_adaptation("ct_1", adapted, better)
     assert "0.55 with and 0.61 without" in sentence
-    assert doubts_about_adaptation("ct_1", better, adapted) is None
-    assert doubts_about_adaptation("ct_1", adapted, adapted) is None
-    assert doubts_about_adaptation("ct_1", adapted, {}) is None
+    assert doubts_about_adaptation("ct_1", better, adapted) == []
+    assert doubts_about_adaptation("ct_1", adapted, adapted) == []
+    assert doubts_about_adaptation("ct_1", adapted, {}) == []
+
+
+def test_structures_unlike_organs_are_told_of() -> None:
+    usual = {"liver": (1000.0, 2000.0), "spleen": (100.0, 300.0), "left kidney": (120.0, 220.0)}
+    found = {
+        "liver": Found(1500.0, 0.6),
+        "spleen": Found(50.0),
+        "left kidney": Found(0.0),
+        "right kidney": Found(3.0),
+    }
+    told = doubts_about_structures("ct_1", found, usual)
+    assert set(told) == {"liver", "spleen", "left kidney"}
+    assert told["liver"].startswith("ct_1, liver: 40% of what was found lay apart")
+    assert "50 ml were found, the labelled volumes had 100 to 300 ml" in told["spleen"]
+    assert "nothing was found, the labelled volumes had 120 to 220 ml" in told["left kidney"]
+    assert doubts_about_structures("ct_1", {"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
 
 
 def test_damages_grow_from_nothing() -> None:
@@ -118,9 +136,31 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     assert outputs.estimates == segmentation.estimates
     lines = (tmp_path / "estimated_dice.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "volume,structure,estimated_dice,low,high"
+    assert lines[0] == "volume,structure,estimated_dice,low,high,doubtful"
     assert lines[1].startswith(f"abdomen_ct_000_image.nii.gz,liver,{segmentation.estimates['liver'].dice:.4f},")
     assert len(lines) == 5
+
+
+def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    labelled = [read_labelmap(path, bundle.manifest.task) for path in sorted((cohort / "mr").glob("*_label*"))]
+    livers = [float((one.array == 1).sum()) * float(np.prod(one.geometry.spacing)) / 1000 for one in labelled]
+    assert bundle.manifest.structures_ml["liver"] == pytest.approx((min(livers), max(livers)))
+    image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
+    (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
+    found = Segmentor(bundle, "cpu").segment(read_volume(image)).found
+    labels = read_labelmap(outputs.labelmap, bundle.manifest.task, allow_empty=True)
+    assert {name: one.ml for name, one in found.items()} == pytest.approx(structures_ml(labels, bundle.manifest.task))
+    every_part = Segmentor(bundle, "cpu").segment(read_volume(image), largest_component=False)
+    assert {one.in_largest_part for one in every_part.found.values()} == {1.0}
+    for name, one in found.items():
+        assert one.ml == pytest.approx(one.in_largest_part * every_part.found[name].ml)
+    told = doubts_about_structures(image.name, found, bundle.manifest.structures_ml)
+    assert told
+    assert set(told.values()) <= set(outputs.warnings)
+    assert outputs.doubtful == set(told)
+    with (tmp_path / "estimated_dice.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["structure"] for row in rows if row["doubtful"] == "yes"} == set(told)
 
 
 def test_a_baseline_has_a_calibration_of_its_own(prepared: Path, tmp_path: Path) -> None:

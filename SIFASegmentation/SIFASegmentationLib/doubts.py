@@ -1,0 +1,75 @@
+"""What speaks against a segmentation that has no reference: sentences for who has to look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .quality import Estimate
+
+_WORSE = 0.05  # Of the mean Dice: less can be chance.
+_IN_PIECES = 0.7  # Of what was found: a smaller share in the largest part is hardly one organ.
+_UNUSUAL = 1.5  # Times the largest of the labelled volumes, or a part of the smallest.
+
+MillilitreRange = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model found of a structure.
+
+    Attributes:
+        ml: Volume in the labelmap.
+        in_largest_part: Share, in [0, 1], of what was found that lies in its largest connected part, where that alone
+            is in the labelmap; else 1.
+    """
+
+    ml: float
+    in_largest_part: float = 1.0
+
+
+def doubts_about_structures(
+    name: str, found: Mapping[str, Found], usual_ml: Mapping[str, MillilitreRange]
+) -> dict[str, str]:
+    """A sentence by structure, where one is unlike an organ of the labelled volumes: missing, in pieces, or of an
+    unusual size.
+
+    Args:
+        name: Of the volume.
+        found: By structure.
+        usual_ml: Least and most that the labelled volumes had, by structure; there may be none.
+    """
+    sentences = {structure: _doubt(one, usual_ml.get(structure)) for structure, one in found.items()}
+    return {
+        structure: f"{name}, {structure}: {sentence}: check its segmentation."
+        for structure, sentence in sentences.items()
+        if sentence is not None
+    }
+
+
+def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
+    if found.in_largest_part < _IN_PIECES:
+        return (
+            f"{1 - found.in_largest_part:.0%} of what was found lay apart from the largest part, which alone was kept"
+        )
+    if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
+        return None
+    usual = f"the labelled volumes had {usual_ml[0]:.3g} to {usual_ml[1]:.3g} ml"
+    return f"nothing was found, {usual}" if found.ml == 0 else f"{found.ml:.3g} ml were found, {usual}"
+
+
+def doubts_about_adaptation(
+    name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]
+) -> list[str]:
+    """A sentence where the model without adaptation seems to be the better one for a volume; none where not."""
+    if not adapted or not unadapted:
+        return []
+    means = [float(np.mean([estimate.dice for estimate in some.values()])) for some in (adapted, unadapted)]
+    if means[1] - means[0] < _WORSE:
+        return []
+    return [
+        f"{name}: adaptation seems to have made it worse, the estimated Dice is {means[0]:.2f} with and {means[1]:.2f} "
+        "without: compare the two segmentations."
+    ]

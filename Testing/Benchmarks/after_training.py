@@ -1,0 +1,151 @@
+"""What the choices are worth that need no other training: which weights, batch norm, flips, shifts, clean-up in 3D.
+
+    python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
+
+COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows. Each choice is made alone, against
+what is exported and segmented unless one says otherwise; the last row makes none of what is done by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.evaluation import score_pair
+from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.segmentation import Float32Array, Segmentor
+from SIFASegmentationLib.structures import Task
+from SIFATrainingLib.compare import tested_cases
+from SIFATrainingLib.export import export
+from SIFATrainingLib.prepare import Preparation
+from SIFATrainingLib.specification import TrainingSpecification
+from SIFATrainingLib.training import create_job
+
+SHIFT = 4
+"""Half of the encoder's stride: the classifier's grid then lies between its own points."""
+
+EXPORTS = {
+    "as exported": ("average", True),
+    "raw weights, no moving average": ("raw", True),
+    "batch norm as the training left it": ("average", False),
+    "raw weights, batch norm as the training left it": ("raw", False),
+}
+
+
+class FlippedSegmentor(Segmentor):
+    """Means of what the model says of a slice and of its mirror image, right and left structures exchanged."""
+
+    def predict(self, slices: Float32Array) -> Float32Array:
+        mirrored = super().predict(np.ascontiguousarray(slices[..., ::-1]))[:, self._exchanged()]
+        mean: Float32Array = (super().predict(slices) + mirrored[..., ::-1]) / 2
+        return mean
+
+    def _exchanged(self) -> list[int]:
+        """Of each class the one that it is in a mirror."""
+        values = {structure.name: structure.value for structure in self.manifest.task.structures}
+        other = {"right": "left", "left": "right"}
+        names = {value: " ".join(other.get(word, word) for word in name.split()) for name, value in values.items()}
+        return [0, *(values.get(names[value], value) for value in sorted(names))]
+
+
+class ShiftedSegmentor(Segmentor):
+    """Means over the slice and its copies that are moved by half a cell of the classifier's grid along either axis."""
+
+    def predict(self, slices: Float32Array) -> Float32Array:
+        said = [self._predict_shifted(slices, down, right) for down in (0, SHIFT) for right in (0, SHIFT)]
+        mean: Float32Array = np.mean(said, axis=0)
+        return mean
+
+    def _predict_shifted(self, slices: Float32Array, down: int, right: int) -> Float32Array:
+        # The grid's margin is air: what a shift moves out on one side and in on the other is the same.
+        moved = super().predict(np.ascontiguousarray(np.roll(slices, (down, right), (-2, -1))))
+        back: Float32Array = np.roll(moved, (-down, -right), (-2, -1))
+        return back
+
+
+SEGMENTORS: Mapping[str, tuple[type[Segmentor], bool]] = {
+    "as exported": (Segmentor, True),
+    "without the largest parts alone": (Segmentor, False),
+    "with mirrored slices": (FlippedSegmentor, True),
+    "with shifted slices": (ShiftedSegmentor, True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", type=Path)
+    parser.add_argument("rows", nargs="+")
+    arguments = parser.parse_args()
+    preparation = Preparation.model_validate_json((arguments.comparison / "prepared.json").read_text(encoding="utf-8"))
+    preparation = preparation.below(Path.cwd())
+    print("# Choices after the training\n")
+    print(
+        f"Made by `python Testing/Benchmarks/after_training.py {arguments.comparison.name} {' '.join(arguments.rows)}`,"
+    )
+    print(f"{date.today()}. Mean Dice in %, and mean ASD in mm.")
+    for row in arguments.rows:
+        print_choices(row, arguments.comparison / row / "seed_0" / "job", preparation)
+
+
+def print_choices(title: str, job: Path, preparation: Preparation) -> None:
+    """The table of one training."""
+    cases, task = tested_cases(preparation), preparation.loaded_task()
+    structures = [structure.name for structure in task.structures]
+    print(f"\n## {title}\n\n| choice | {' | '.join(structures)} | mean Dice | mean ASD |")
+    print(f"|---|{'---|' * (len(structures) + 2)}", flush=True)
+    for choice, segmentor, largest in segmentors(job):
+        table = scores(segmentor, largest, cases, task, preparation.target_coding)
+        dice = [np.mean([row.scores.dice for row in table.rows if row.structure == name]) for name in structures]
+        cells = " | ".join(f"{100 * value:.1f}" for value in (*dice, table.mean("dice")))
+        print(f"| {choice} | {cells} | {table.mean('asd'):.1f} |", flush=True)
+
+
+def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, bool]]:
+    """What to segment with, by choice, and whether the largest parts are kept alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {name: exported(job, Path(folder) / str(number), *choice)
+                   for number, (name, choice) in enumerate(EXPORTS.items())}  # fmt: skip
+        for name, bundle in bundles.items():
+            yield name, Segmentor(bundle), True
+        for name, (kind, largest) in list(SEGMENTORS.items())[1:]:
+            yield name, kind(bundles["as exported"]), largest
+        yield (
+            "none of all that: raw weights, batch norm and parts as they are",
+            Segmentor(list(bundles.values())[-1]),
+            False,
+        )
+
+
+def exported(job: Path, out: Path, weights: str, reestimate: bool) -> Bundle:
+    """The bundle of a training's last checkpoint, as if its setting of the batch norm had been another."""
+    specification = TrainingSpecification.of(Job(job))
+    config = specification.config.model_copy(update={"reestimate_batch_norm": reestimate})
+    copy = create_job(specification.prepared, out / "job", config)
+    (copy.folder / "checkpoints").symlink_to((job / "checkpoints").resolve())
+    return export(copy.folder, out / "bundle", weights=weights)
+
+
+def scores(segmentor: Segmentor, largest: bool, cases: tuple[Case, ...], task: Task, coding: str | None) -> ScoreTable:
+    """Of all test volumes."""
+    names = {structure.value: structure.name for structure in task.structures}
+    rows: list[Row] = []
+    for case in cases:
+        if case.label is None:
+            raise ValueError(f"{case.image} has no labelmap")
+        predicted = segmentor.segment(read_volume(case.image), largest_component=largest).labelmap
+        rows += score_pair(case.patient, predicted, read_labelmap(case.label, task, coding, allow_empty=True), names)
+    return ScoreTable(tuple(rows))
+
+
+if __name__ == "__main__":
+    main()
