@@ -8,6 +8,7 @@ ROW/seed_0/bundle/           its model
 ROW/seed_0/labelmaps/        of the test volumes
 ROW/seed_0/scores.json
 ROW/seed_0/settings.json     what it was trained with
+ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
 comparison.md  comparison.csv  comparison.html
 ```
 
@@ -18,6 +19,7 @@ and settings are enough: the rest can be deleted, and is missed by the pictures 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ Report = Callable[[str, str, dict[str, Any]], None]
 `scored`, with the mean `dice` and `asd`."""
 
 _WITHOUT_LABELS, _WITH_LABELS = "prepared", "prepared_with_labels"
-_SCORES, _SETTINGS = "scores.json", "settings.json"
+_SCORES, _SETTINGS, _WATCHED = "scores.json", "settings.json", "watched.json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Result:
     def labelmap(self, case: Case) -> Path:
         """File of the prediction for one of the volumes."""
         return labelmap_path(self.folder / "labelmaps", case.image)
+
+    def watched(self) -> list[tuple[int, float]]:
+        """Iteration and mean Dice of the monitor volumes, as the training went on; empty where it was not watched."""
+        path = self.folder / _WATCHED
+        if not path.exists():
+            return []
+        events = json.loads(path.read_text(encoding="utf-8"))
+        return [(event["iteration"], event["dice"]["mean"]) for event in events if event["dice"]]
 
 
 @dataclass(frozen=True)
@@ -257,6 +267,10 @@ def _score(
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    watched = [event.data for event in Job(folder / "job").events()[0] if event.kind == "monitor"]
+    if watched:
+        with write_atomically(folder / _WATCHED) as temporary:
+            temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
     table.write(folder / _SCORES)
     return table
 

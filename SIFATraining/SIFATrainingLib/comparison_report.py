@@ -19,12 +19,16 @@ from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
 from .compare import Comparison, Result
 from .config import TRANSLATING_METHODS
-from .figures import draw_overlays, draw_scores
+from .figures import draw_overlays, draw_scores, draw_watched
 from .html_report import picture, picture_of_file, table, write_page
 from .report import PREVIEW_CAPTION
 from .variants import LOWER_BOUND, UPPER_BOUND
 
 _PICTURED = 3  # Volumes with slices on the page.
+_WATCHED_CAPTION = (
+    "Mean Dice (%) of the monitor volumes, on the networks' grid, by what would have been exported there. No training "
+    "learns from it, stops by it or chooses a checkpoint by it: what is exported is the last."
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def markdown(comparison: Comparison) -> str:
     parts = [_markdown_table(head, rows), "Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
     if comparison.odd:
         parts += [f"Apart from the odd subjects ({_odd(comparison)}):", _markdown_table(*_group_cells(comparison))]
+    if _watched(comparison):
+        parts += [_WATCHED_CAPTION, _markdown_table(*_watched_cells(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,6 +151,35 @@ def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def _watched(comparison: Comparison) -> list[tuple[Result, list[tuple[int, float]]]]:
+    """The trainings that were watched by labelled volumes of the target, and what was seen."""
+    watched = [(result, result.watched()) for result in comparison.results]
+    return [(result, points) for result, points in watched if points]
+
+
+def _watched_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for result, points in _watched(comparison):
+        iteration, best = max(points, key=lambda point: point[1])
+        last = points[-1][1]
+        dice = [f"{100 * value:.1f}" for value in (best, last, best - last)]
+        rows.append([f"{result.variant.title}, seed {result.seed}", dice[0], f"{iteration:,}", *dice[1:]])
+    return ["", "best mean Dice", "at iteration", "last", "lost"], rows
+
+
+def _curves(comparison: Comparison) -> list[str]:
+    """Of the page; empty where no training was watched."""
+    watched = _watched(comparison)
+    if not watched:
+        return []
+    curves = [(f"{result.variant.title}, seed {result.seed}", points) for result, points in watched]
+    return [
+        "<h2>As the trainings went on</h2>",
+        table(*_watched_cells(comparison)),
+        picture(draw_watched(curves), _WATCHED_CAPTION),
+    ]
+
+
 def _apart(comparison: Comparison) -> list[str]:
     """Of the page; empty where no subject is odd."""
     if not comparison.odd:
@@ -191,6 +226,7 @@ def write_comparison(out: Path, comparison: Comparison, target_coding: str | Non
         "<h2>By subject</h2>",
         table(*_subject_cells(comparison)),
         *_apart(comparison),
+        *_curves(comparison),
         "<h2>Distribution over subjects and seeds</h2>",
         picture(draw_scores(_pooled(comparison), "dice", "Dice"), "Dice; box: quartiles, line: median."),
         picture(draw_scores(_pooled(comparison), "asd", "ASD, mm"), "Average symmetric surface distance."),

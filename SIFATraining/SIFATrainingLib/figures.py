@@ -61,6 +61,18 @@ def draw_losses(job_folder: Path) -> Figure:
     return figure
 
 
+def draw_watched(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """Mean Dice of the monitor volumes over the iterations, of titled trainings."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axis = figure.subplots()
+    for title, points in curves:
+        axis.plot(*zip(*points, strict=True), label=title)
+    axis.set(xlabel="iteration", ylabel="mean Dice", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
 def _outline(axis: Axes, truth: NDArray[np.uint8], labels: NDArray[np.uint8], task: Task) -> None:
     for structure in task.structures:
         color = tuple(channel / 255 for channel in structure.color)

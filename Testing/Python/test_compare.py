@@ -282,3 +282,18 @@ def test_scores_and_settings_of_a_row_are_enough(
     (kept / "prepared.json").unlink()
     with pytest.raises(InputError, match="scores of other volumes"):
         run(kept, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
+
+
+def test_a_training_that_is_watched_shows_what_the_last_weights_lost(volumes: Path, tmp_path: Path) -> None:
+    watched = {"preparation": {"monitor": volumes / "ct"}, "common": {"monitor_every": 1}}
+    comparison = run(tmp_path / "out", volumes, rows=("without_adaptation",), **watched)
+    (result,) = comparison.results
+    points = result.watched()
+    assert [iteration for iteration, _ in points] == [1, 2, 3]
+    best, last = max(dice for _, dice in points), points[-1][1]
+    (line,) = [line for line in markdown(comparison).splitlines() if line.startswith("| without adaptation, seed 0 ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == f"{100 * best:.1f}"
+    assert cells[3:] == [f"{100 * last:.1f}", f"{100 * (best - last):.1f}"]
+    write_comparison(tmp_path / "out", comparison)
+    assert "As the trainings went on" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
