@@ -13,61 +13,66 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .config import AugmentationSettings
+from .config import AugmentationSettings, IntensitySettings
 
 
 @dataclass(frozen=True)
-class Transforms:
-    """What happens to each of n slices.
+class IntensityChanges:
+    """What happens to the intensities of each of n slices.
 
     Attributes:
-        affine: (n, 2, 3), from an output position to the input position, both in [-1, 1] (x, y) over the slice.
         gamma: (n,), exponent on the scale [0, 1].
         contrast: (n,), factor about mid-grey.
         brightness: (n,), offset on the scale [-1, 1].
         noise: (n,), standard deviation on the scale [-1, 1].
     """
 
-    affine: Tensor
     gamma: Tensor
     contrast: Tensor
     brightness: Tensor
     noise: Tensor
 
-    def share(self, start: int, stop: int, device: torch.device) -> Transforms:
+    def share(self, start: int, stop: int, device: torch.device) -> IntensityChanges:
         """Those of slices `start` up to and without `stop`, on a device."""
-        parts = (self.affine, self.gamma, self.contrast, self.brightness, self.noise)
-        return Transforms(*(part[start:stop].to(device) for part in parts))
+        parts = (self.gamma, self.contrast, self.brightness, self.noise)
+        return IntensityChanges(*(part[start:stop].to(device) for part in parts))
 
 
-def draw_transforms(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Transforms:
-    """Transforms of `count` slices, each parameter uniform in its range (`AugmentationSettings`)."""
+def draw_affine(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
+    """Affine maps of `count` slices (n, 2, 3), each parameter uniform in its range.
 
-    def uniform(limit: float) -> Tensor:
-        return limit * (2 * torch.rand(count, generator=generator) - 1)
-
-    angle = uniform(math.radians(settings.rotation_degrees))
-    scale = 1 + uniform(settings.scaling)
-    shear = torch.tan(uniform(math.radians(settings.shear_degrees)))
+    Each is from an output position to the input position, both in [-1, 1] (x, y) over the slice.
+    """
+    angle = _uniform(math.radians(settings.rotation_degrees), count, generator)
+    scale = 1 + _uniform(settings.scaling, count, generator)
+    shear = torch.tan(_uniform(math.radians(settings.shear_degrees), count, generator))
     # A shift of half the slice is 1 on the scale [-1, 1].
-    shift = torch.stack([uniform(2 * settings.translation), uniform(2 * settings.translation)], 1)
+    shift = torch.stack([_uniform(2 * settings.translation, count, generator) for _ in range(2)], 1)
     cosine, sine = angle.cos(), angle.sin()
     turned = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
     sheared = torch.eye(2).repeat(count, 1, 1)
     sheared[:, 0, 1] = shear
     linear = turned @ sheared / scale[:, None, None]
-    return Transforms(
-        affine=torch.cat([linear, shift[:, :, None]], 2),
-        gamma=uniform(settings.gamma).exp(),
-        contrast=1 + uniform(settings.contrast),
-        brightness=uniform(settings.brightness),
+    return torch.cat([linear, shift[:, :, None]], 2)
+
+
+def draw_intensity_changes(count: int, settings: IntensitySettings, generator: torch.Generator) -> IntensityChanges:
+    """Changes of `count` slices, each parameter uniform in its range."""
+    return IntensityChanges(
+        gamma=_uniform(settings.gamma, count, generator).exp(),
+        contrast=1 + _uniform(settings.contrast, count, generator),
+        brightness=_uniform(settings.brightness, count, generator),
         noise=settings.noise * torch.rand(count, generator=generator),
     )
 
 
-def sampling_grid(transforms: Transforms, shape: torch.Size) -> Tensor:
+def _uniform(limit: float, count: int, generator: torch.Generator) -> Tensor:
+    return limit * (2 * torch.rand(count, generator=generator) - 1)
+
+
+def sampling_grid(affine: Tensor, shape: torch.Size) -> Tensor:
     """Where each output pixel of slices (n, 1, H, W) comes from: (n, H, W, 2), for slices and labels alike."""
-    return functional.affine_grid(transforms.affine, list(shape), align_corners=False)
+    return functional.affine_grid(affine, list(shape), align_corners=False)
 
 
 def warp_slices(slices: Tensor, grid: Tensor) -> Tensor:
@@ -81,18 +86,18 @@ def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
     return warped[:, 0].to(labels.dtype)
 
 
-def change_intensities(slices: Tensor, transforms: Transforms, noise: Tensor) -> Tensor:
+def change_intensities(slices: Tensor, changes: IntensityChanges, noise: Tensor) -> Tensor:
     """Gamma, contrast, brightness and noise on slices (n, 1, H, W) in [-1, 1]; the result is clipped to [-1, 1].
 
     Args:
         slices: The slices.
-        transforms: Of as many slices.
+        changes: Of as many slices.
         noise: Standard normal, shape of the slices.
     """
 
     def each(parameter: Tensor) -> Tensor:
         return parameter[:, None, None, None]
 
-    bent = 2 * ((slices + 1) / 2).clamp(0, 1) ** each(transforms.gamma) - 1
-    changed = bent * each(transforms.contrast) + each(transforms.brightness) + noise * each(transforms.noise)
+    bent = 2 * ((slices + 1) / 2).clamp(0, 1) ** each(changes.gamma) - 1
+    changed = bent * each(changes.contrast) + each(changes.brightness) + noise * each(changes.noise)
     return changed.clamp(-1, 1)

@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .augmentation import change_intensities, draw_transforms, sampling_grid, warp_labels, warp_slices
+from .augmentation import (
+    change_intensities,
+    draw_affine,
+    draw_intensity_changes,
+    sampling_grid,
+    warp_labels,
+    warp_slices,
+)
 from .config import AugmentationSettings
 from .dataset import FULL_SCALE, DomainName, PreparedDataset
 from .iteration import Batch
@@ -154,14 +161,15 @@ class BatchSource:
         return _Stored(self._labelled.read(labelled), self._labels.read(labelled), self._target.read(target))
 
     def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
-        drawn = draw_transforms(self._total, self._settings, host)
-        mine = drawn.share(self._start, self._stop, self._device)
-        grid = sampling_grid(mine, slices.shape)
+        affine = draw_affine(self._total, self._settings, host)
+        changes = draw_intensity_changes(self._total, self._settings, host)
+        grid = sampling_grid(affine[self._start : self._stop].to(self._device), slices.shape)
         # Drawn for the whole batch on the device, where it costs little; from a seed that the host drew.
         noise_seed = int(torch.randint(2**62, (), generator=host))
         generator = torch.Generator(self._device).manual_seed(noise_seed)
         shape = (self._total, *slices.shape[1:])
         noise = torch.randn(shape, generator=generator, device=self._device)[self._start : self._stop]
+        mine = changes.share(self._start, self._stop, self._device)
         changed = change_intensities(warp_slices(slices, grid), mine, noise)
         return changed.contiguous(memory_format=torch.channels_last), grid
 

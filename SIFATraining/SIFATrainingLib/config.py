@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -53,17 +53,28 @@ class LossWeights(_Settings):
     )
 
 
-class AugmentationSettings(_Settings):
+Gamma = Annotated[float, Field(ge=0, description="Of the intensities: gamma exp(u), u uniform, plus or minus.")]
+Contrast = Annotated[float, Field(ge=0, lt=1, description="The same: factor about mid-grey, 1 plus or minus.")]
+Brightness = Annotated[float, Field(ge=0, le=1, description="The same: offset on the scale [-1, 1], plus or minus.")]
+Noise = Annotated[float, Field(ge=0, le=1, description="Largest standard deviation of Gaussian noise.")]
+
+
+class IntensitySettings(_Settings):
+    """Random changes of intensities, drawn anew for every slice at every iteration."""
+
+    gamma: Gamma = 0.2
+    contrast: Contrast = 0.1
+    brightness: Brightness = 0.1
+    noise: Noise = 0.02
+
+
+class AugmentationSettings(IntensitySettings):
     """Random transforms, drawn anew for every slice at every iteration (the authors baked a few offline)."""
 
     rotation_degrees: float = Field(15.0, ge=0, le=180, description="Rotation, plus or minus.")
     scaling: float = Field(0.15, ge=0, lt=1, description="Scale factor, 1 plus or minus.")
     shear_degrees: float = Field(5.0, ge=0, le=45, description="Shear, plus or minus.")
     translation: float = Field(0.05, ge=0, le=0.5, description="Shift along either axis, share of the grid.")
-    gamma: float = Field(0.2, ge=0, description="Gamma exp(u), u uniform, plus or minus.")
-    contrast: float = Field(0.1, ge=0, lt=1, description="Factor about mid-grey, 1 plus or minus.")
-    brightness: float = Field(0.1, ge=0, le=1, description="Offset on the scale [-1, 1], plus or minus.")
-    noise: float = Field(0.02, ge=0, le=1, description="Largest standard deviation of Gaussian noise.")
 
 
 NO_AUGMENTATION = AugmentationSettings(
@@ -71,17 +82,20 @@ NO_AUGMENTATION = AugmentationSettings(
 )
 
 
-class SelfTrainingSettings(_Settings):
-    """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`)."""
+class SelfTrainingSettings(IntensitySettings):
+    """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`).
+
+    The intensities are those of the slices that the networks are shown; the moving average sees them as they are.
+    """
 
     share: float = Field(0.2, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
     weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
-    gamma: float = Field(0.6, ge=0, description="Of the slices shown: gamma exp(u), u uniform, plus or minus.")
-    contrast: float = Field(0.3, ge=0, lt=1, description="The same: factor about mid-grey, 1 plus or minus.")
-    brightness: float = Field(0.2, ge=0, le=1, description="The same: offset on the scale [-1, 1], plus or minus.")
-    noise: float = Field(0.05, ge=0, le=1, description="The same: largest standard deviation of Gaussian noise.")
+    gamma: Gamma = 0.6
+    contrast: Contrast = 0.3
+    brightness: Brightness = 0.2
+    noise: Noise = 0.05
 
 
 class TrainingConfig(_Settings):

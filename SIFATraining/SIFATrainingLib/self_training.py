@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .augmentation import change_intensities, draw_transforms
-from .config import AugmentationSettings, SelfTrainingSettings, TrainingConfig
+from .augmentation import change_intensities, draw_intensity_changes
+from .config import SelfTrainingSettings, TrainingConfig
 from .iteration import Batch, Losses
 from .losses import IGNORED, segmentation_loss
 from .networks import Networks
@@ -39,10 +39,6 @@ class SelfTrainingIteration:
         """
         self.networks, self.config = networks, config
         self.segmentor, self.teacher = segmentor, teacher
-        settings = config.self_training
-        self._intensities = AugmentationSettings(
-            gamma=settings.gamma, contrast=settings.contrast, brightness=settings.brightness, noise=settings.noise
-        )
 
     def step(self, batch: Batch) -> Losses:
         n, w, settings = self.networks, self.config.loss_weights, self.config.self_training
@@ -67,7 +63,7 @@ class SelfTrainingIteration:
 
     def _changed(self, slices: Tensor) -> Tensor:
         """Slices (B, 1, H, W) with other intensities; drawn from torch's global generators."""
-        drawn = draw_transforms(len(slices), self._intensities, torch.default_generator)
+        drawn = draw_intensity_changes(len(slices), self.config.self_training, torch.default_generator)
         changed = change_intensities(
             slices.float(), drawn.share(0, len(slices), slices.device), torch.randn_like(slices, dtype=torch.float32)
         )
