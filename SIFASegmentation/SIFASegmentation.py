@@ -131,6 +131,7 @@ class SegmentationResult:
         slice_axis: Axis (k, j, i) of the slices.
         estimates: Estimated Dice by structure.
         baseline_estimates: The same of the baseline.
+        doubts: What speaks against a structure, where something does.
         files: Folder that keeps what could not be put into the scene.
         error: Why the volume could not be segmented; empty if it was.
         warnings: What makes the result doubtful.
@@ -144,6 +145,7 @@ class SegmentationResult:
     slice_axis: int = 0
     estimates: dict[str, Estimate] = field(default_factory=dict)
     baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
     files: Path | None = None
     error: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -232,7 +234,7 @@ class SegmentationRun:
         result = SegmentationResult(
             self.rows[data["volume"]].volume, confidence=data["confidence"], slice_axis=data["slice_axis"],
             estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
-            warnings=self.warnings.get(data["volume"], []),
+            doubts=data["doubts"], warnings=self.warnings.get(data["volume"], []),
         )  # fmt: skip
         try:
             yield from self._into_scene(result, data)
@@ -483,9 +485,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         compares = any(result.baseline is not None for result in run.results)
         for result, volume in there:
             reference = references.get(volume.GetID()) if volume is not None else None
-            for segmentation, estimates, method in (
-                (result.segmentation, result.estimates, _("adapted") if compares else ""),
-                (result.baseline, result.baseline_estimates, _("without adaptation")),
+            for segmentation, estimates, doubts, method in (
+                (result.segmentation, result.estimates, result.doubts, _("adapted") if compares else ""),
+                (result.baseline, result.baseline_estimates, {}, _("without adaptation")),
             ):
                 if volume is None or segmentation is None:
                     continue
@@ -499,9 +501,12 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                         # One reference that can't be used does not take the others' scores away.
                         made = _volume_rows(segmentation, volume, run.task, str(error))
                 rows += [
-                    replace(row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure))
+                    replace(
+                        row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure),
+                        note="; ".join(filter(None, (row.note, doubts.get(row.structure)))),
+                    )
                     for row in made
-                ]
+                ]  # fmt: skip
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:

@@ -31,22 +31,22 @@ class Found:
 
 
 def doubts_about_structures(
-    name: str, found: Mapping[str, Found], usual_ml: Mapping[str, MillilitreRange]
+    found: Mapping[str, Found], usual_ml: Mapping[str, MillilitreRange]
 ) -> dict[str, str]:
-    """A sentence by structure, where one is unlike an organ of the labelled volumes: missing, in pieces, or of an
-    unusual size.
+    """What speaks against it, by structure, where one is unlike an organ of the labelled volumes: missing, in pieces,
+    or of an unusual size.
 
     Args:
-        name: Of the volume.
         found: By structure.
         usual_ml: Least and most that the labelled volumes had, by structure; there may be none.
     """
-    sentences = {structure: _doubt(one, usual_ml.get(structure)) for structure, one in found.items()}
-    return {
-        structure: f"{name}, {structure}: {sentence}: check its segmentation."
-        for structure, sentence in sentences.items()
-        if sentence is not None
-    }
+    doubts = {structure: _doubt(one, usual_ml.get(structure)) for structure, one in found.items()}
+    return {structure: doubt for structure, doubt in doubts.items() if doubt is not None}
+
+
+def as_sentences(name: str, doubts: Mapping[str, str]) -> list[str]:
+    """Doubts about the structures of a volume of that name, each a sentence of its own."""
+    return [f"{name}, {structure}: {doubt}: check its segmentation." for structure, doubt in doubts.items()]
 
 
 def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:

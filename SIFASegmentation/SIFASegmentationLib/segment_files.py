@@ -11,7 +11,7 @@ import numpy as np
 
 from .bundle import Domain, read_bundle
 from .cohorts import IMAGE_SUFFIX, find_cases
-from .doubts import doubts_about_adaptation, doubts_about_structures
+from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
 from .field_of_view import BoxMM
 from .files import write_atomically
@@ -184,8 +184,8 @@ def _segment_file(
         largest_component=settings.largest_component,
         progress=None if report is None else _named(report, path.name),
     )
-    doubts = doubts_about_structures(path.name, segmentation.found, manifest.structures_ml)
-    warnings += doubts.values()
+    doubts = doubts_about_structures(segmentation.found, manifest.structures_ml)
+    warnings += as_sentences(path.name, doubts)
     compared = None
     if unadapted is not None:
         compared = unadapted.segment(

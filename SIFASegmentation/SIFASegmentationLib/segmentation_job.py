@@ -8,9 +8,9 @@ result/N_probability_V.mha    probability of the structure with value V, uint8 f
 ```
 
 Run by `python -m SIFASegmentationLib JOB`. Events: progress (volume, volumes, done, total, eta_seconds) after each
-batch of slices, warning (volume, message) where a volume is unlike the training data or adaptation seems to have made
-it worse, and result (volume, labelmap, baseline, probabilities, confidence, slice_axis, estimates, baseline_estimates)
-after each volume.
+batch of slices, warning (volume, message) where a volume or a structure in it is unlike those of the training or
+adaptation seems to have made it worse, and result (volume, labelmap, baseline, probabilities, confidence, slice_axis,
+estimates, baseline_estimates, doubts) after each volume.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .bundle import Domain, read_bundle
-from .doubts import doubts_about_adaptation, doubts_about_structures
+from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError, first_fault
 from .field_of_view import BoxMM
 from .image_files import read_volume, write_volume
@@ -152,7 +152,7 @@ def _segment(
     for sentence in unlike_training(volume, preprocessing, request.region):
         job.emit("warning", volume=index, message=sentence)
     written: dict[str, Any] = {}
-    doubts: list[str] = []
+    warnings: list[str] = []
     estimates: dict[str, dict[str, Estimate]] = {}
     for step, (kind, segmentor) in enumerate(segmentors.items()):
         segmentation = segmentor.segment(
@@ -167,9 +167,11 @@ def _segment(
         written |= _write(job, index, kind, segmentation, segmentor)
         estimates[kind] = segmentation.estimates
         if kind == "segmentation":
-            doubts += doubts_about_structures(request.name, segmentation.found, manifest.structures_ml).values()
-    doubts += doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {}))
-    for sentence in doubts:
+            doubts = doubts_about_structures(segmentation.found, manifest.structures_ml)
+            written["doubts"] = doubts
+            warnings += as_sentences(request.name, doubts)
+    warnings += doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {}))
+    for sentence in warnings:
         job.emit("warning", volume=index, message=sentence)
     job.emit("result", volume=index, **written)
 

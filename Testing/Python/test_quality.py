@@ -14,7 +14,7 @@ import torch
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
-from SIFASegmentationLib.doubts import Found, doubts_about_adaptation, doubts_about_structures
+from SIFASegmentationLib.doubts import Found, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
 from SIFASegmentationLib.quality import Estimate, ExpectedDice
@@ -91,12 +91,13 @@ def test_structures_unlike_organs_are_told_of() -> None:
         "left kidney": Found(0.0),
         "right kidney": Found(3.0),
     }
-    told = doubts_about_structures("ct_1", found, usual)
+    told = doubts_about_structures(found, usual)
     assert set(told) == {"liver", "spleen", "left kidney"}
-    assert told["liver"].startswith("ct_1, liver: 40% of what was found lay apart")
+    assert told["liver"].startswith("40% of what was found lay apart")
+    assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of what was found lay apart")
     assert "50 ml were found, the labelled volumes had 100 to 300 ml" in told["spleen"]
     assert "nothing was found, the labelled volumes had 120 to 220 ml" in told["left kidney"]
-    assert doubts_about_structures("ct_1", {"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
+    assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
 
 
 def test_damages_grow_from_nothing() -> None:
@@ -154,9 +155,9 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     assert {one.in_largest_part for one in every_part.found.values()} == {1.0}
     for name, one in found.items():
         assert one.ml == pytest.approx(one.in_largest_part * every_part.found[name].ml)
-    told = doubts_about_structures(image.name, found, bundle.manifest.structures_ml)
+    told = doubts_about_structures(found, bundle.manifest.structures_ml)
     assert told
-    assert set(told.values()) <= set(outputs.warnings)
+    assert set(as_sentences(image.name, told)) <= set(outputs.warnings)
     assert outputs.doubtful == set(told)
     with (tmp_path / "estimated_dice.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
