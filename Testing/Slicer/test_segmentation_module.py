@@ -235,6 +235,25 @@ def test_the_window_from_model_to_table(
     assert "right kidney\t" in slicer.app.clipboard().text()
 
 
+def test_what_speaks_against_a_structure_stands_in_its_row(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    volume, reference = patient
+    use_sample(module)
+    choose(module, volume, None, reference)
+    module.widget.ui.applyButton.click()
+    run = module.widget.run
+    process_events_until(lambda: module.widget.run is None, 60)
+    from SIFASegmentationLib.work import result_of  # noqa: PLC0415
+
+    (result,) = run.results
+    result.doubts = {"spleen": "nothing was found"}
+    table = result_of(module.widget.logic.score_in_pieces(run))
+    notes = {row.structure: row.note for row in table.rows}
+    assert notes["spleen"].endswith("nothing was found")
+    assert "nothing was found" not in notes["liver"]
+
+
 def test_scores_are_saved(
     module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any
 ) -> None:
