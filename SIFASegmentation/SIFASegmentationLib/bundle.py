@@ -102,7 +102,7 @@ class BundleManifest(_Frozen):
         training: The card.
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
-        structures_ml: Least and most of each structure in the labelled volumes; empty in bundles of before.
+        structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """

@@ -11,7 +11,7 @@ from .quality import Estimate
 
 _WORSE = 0.05  # Of the mean Dice: less can be chance.
 _IN_PIECES = 0.7  # Of what was found: a smaller share in the largest part is hardly one organ.
-_UNUSUAL = 1.5  # Times the largest of the labelled volumes, or a part of the smallest.
+_UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
 
 MillilitreRange = tuple[float, float]
 
@@ -38,7 +38,7 @@ def doubts_about_structures(
 
     Args:
         found: By structure.
-        usual_ml: Least and most that the labelled volumes had, by structure; there may be none.
+        usual_ml: Range that most labelled volumes had, by structure; there may be none.
     """
     doubts = {structure: _doubt(one, usual_ml.get(structure)) for structure, one in found.items()}
     return {structure: doubt for structure, doubt in doubts.items() if doubt is not None}
@@ -56,7 +56,7 @@ def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
         )
     if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
         return None
-    usual = f"the labelled volumes had {usual_ml[0]:.3g} to {usual_ml[1]:.3g} ml"
+    usual = f"most labelled volumes had {usual_ml[0]:.3g} to {usual_ml[1]:.3g} ml"
     return f"nothing was found, {usual}" if found.ml == 0 else f"{found.ml:.3g} ml were found, {usual}"
 
 

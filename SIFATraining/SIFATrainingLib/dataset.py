@@ -60,7 +60,7 @@ class DomainEntry(_Frozen):
         preprocessing: Of its volumes.
         volumes: In the order of their slices.
         labelled: Whether its labels were stored.
-        structures_ml: Least and most of each structure in its labelled volumes.
+        structures_ml: Of each structure, the range of volume that most of its labelled volumes had.
     """
 
     preprocessing: Preprocessing

@@ -48,6 +48,8 @@ from .dataset import (
 )
 from .steps import Report, Step
 
+_USUAL = (5, 95)  # Percentiles of the volumes of a structure.
+
 
 class Preparation(BaseModel):
     """What to prepare, and how.
@@ -325,9 +327,12 @@ class _Writer:
 
 
 def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
-    """Least and most of each structure over the volumes."""
-    names = volumes_ml[0] if volumes_ml else {}
-    return {name: (min(one[name] for one in volumes_ml), max(one[name] for one in volumes_ml)) for name in names}
+    """Of each structure, the range that most volumes had: one shrunken kidney does not make such kidneys usual."""
+    ranges = {}
+    for name in volumes_ml[0] if volumes_ml else {}:
+        low, high = np.percentile([one[name] for one in volumes_ml], _USUAL)
+        ranges[name] = (float(low), float(high))
+    return ranges
 
 
 def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> None:

@@ -95,8 +95,8 @@ def test_structures_unlike_organs_are_told_of() -> None:
     assert set(told) == {"liver", "spleen", "left kidney"}
     assert told["liver"].startswith("40% of what was found lay apart")
     assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of what was found lay apart")
-    assert "50 ml were found, the labelled volumes had 100 to 300 ml" in told["spleen"]
-    assert "nothing was found, the labelled volumes had 120 to 220 ml" in told["left kidney"]
+    assert "50 ml were found, most labelled volumes had 100 to 300 ml" in told["spleen"]
+    assert "nothing was found, most labelled volumes had 120 to 220 ml" in told["left kidney"]
     assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
 
 
@@ -145,7 +145,7 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
 def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     labelled = [read_labelmap(path, bundle.manifest.task) for path in sorted((cohort / "mr").glob("*_label*"))]
     livers = [float((one.array == 1).sum()) * float(np.prod(one.geometry.spacing)) / 1000 for one in labelled]
-    assert bundle.manifest.structures_ml["liver"] == pytest.approx((min(livers), max(livers)))
+    assert bundle.manifest.structures_ml["liver"] == pytest.approx(tuple(np.percentile(livers, (5, 95))))
     image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     found = Segmentor(bundle, "cpu").segment(read_volume(image)).found
