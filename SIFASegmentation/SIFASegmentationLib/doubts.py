@@ -56,8 +56,12 @@ def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
         )
     if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
         return None
-    usual = f"most labelled volumes had {usual_ml[0]:.3g} to {usual_ml[1]:.3g} ml"
-    return f"nothing was found, {usual}" if found.ml == 0 else f"{found.ml:.3g} ml were found, {usual}"
+    usual = f"most labelled volumes had {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
+    return f"nothing was found, {usual}" if found.ml == 0 else f"{_rounded(found.ml)} ml were found, {usual}"
+
+
+def _rounded(ml: float) -> str:
+    return f"{ml:,.0f}" if ml >= 10 else f"{ml:.1g}"
 
 
 def doubts_about_adaptation(

@@ -97,6 +97,8 @@ def test_structures_unlike_organs_are_told_of() -> None:
     assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of what was found lay apart")
     assert "50 ml were found, most labelled volumes had 100 to 300 ml" in told["spleen"]
     assert "nothing was found, most labelled volumes had 120 to 220 ml" in told["left kidney"]
+    told = doubts_about_structures({"liver": Found(0.0341)}, {"liver": (1083.6, 1991.7)})
+    assert told["liver"] == "0.03 ml were found, most labelled volumes had 1,084 to 1,992 ml"
     assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
 
 
