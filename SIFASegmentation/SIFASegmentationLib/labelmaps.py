@@ -119,7 +119,7 @@ def structures_ml(labelmap: Volume, task: Task) -> dict[str, float]:
     voxels = np.zeros(256, np.int64)
     for plane in labelmap.array:
         voxels += np.bincount(plane.ravel(), minlength=256)
-    voxel_ml = float(np.prod(labelmap.geometry.spacing)) / 1000
+    voxel_ml = labelmap.geometry.voxel_volume_ml
     return {structure.name: float(voxels[structure.value]) * voxel_ml for structure in task.structures}
 
 

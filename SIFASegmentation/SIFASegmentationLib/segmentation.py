@@ -161,7 +161,7 @@ class Segmentor:
                 progress(slab.stop, len(prepared))
         values = [s.value for s in structures]
         removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
-        millilitres = float(np.prod(volume.geometry.spacing)) / 1000
+        millilitres = volume.geometry.voxel_volume_ml
         return Segmentation(
             labelmap=Volume(labels, volume.geometry, volume.name),
             probabilities=maps,

@@ -263,7 +263,7 @@ def _score(
     rows = []
     for case, outputs in zip(cases, written, strict=True):
         predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
-        rows += score_pair(case.patient, predicted, _reference(case, task, coding), names)
+        rows += score_pair(case.patient, predicted, reference_of(case, task, coding), names)
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -275,7 +275,8 @@ def _score(
     return table
 
 
-def _reference(case: Case, task: Task, coding: str | None) -> Volume:
+def reference_of(case: Case, task: Task, coding: str | None) -> Volume:
+    """The labelmap that a case is scored against; `coding` is that of its file."""
     if case.label is None:
         raise ValueError(f"{case.image} has no labelmap")
     return read_labelmap(case.label, task, coding, allow_empty=True)

@@ -21,11 +21,10 @@ from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import Row, ScoreTable
 from SIFASegmentationLib.segmentation import Float32Array, Segmentor
 from SIFASegmentationLib.structures import Task
-from SIFATrainingLib.compare import tested_cases
+from SIFATrainingLib.compare import reference_of, tested_cases
 from SIFATrainingLib.export import export
 from SIFATrainingLib.prepare import Preparation
 from SIFATrainingLib.specification import TrainingSpecification
@@ -74,7 +73,6 @@ class ShiftedSegmentor(Segmentor):
 
 
 SEGMENTORS: Mapping[str, tuple[type[Segmentor], bool]] = {
-    "as exported": (Segmentor, True),
     "without the largest parts alone": (Segmentor, False),
     "with mirrored slices": (FlippedSegmentor, True),
     "with shifted slices": (ShiftedSegmentor, True),
@@ -117,7 +115,7 @@ def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, bool]]:
                    for number, (name, choice) in enumerate(EXPORTS.items())}  # fmt: skip
         for name, bundle in bundles.items():
             yield name, Segmentor(bundle), True
-        for name, (kind, largest) in list(SEGMENTORS.items())[1:]:
+        for name, (kind, largest) in SEGMENTORS.items():
             yield name, kind(bundles["as exported"]), largest
         yield (
             "none of all that: raw weights, batch norm and parts as they are",
@@ -140,10 +138,8 @@ def scores(segmentor: Segmentor, largest: bool, cases: tuple[Case, ...], task: T
     names = {structure.value: structure.name for structure in task.structures}
     rows: list[Row] = []
     for case in cases:
-        if case.label is None:
-            raise ValueError(f"{case.image} has no labelmap")
         predicted = segmentor.segment(read_volume(case.image), largest_component=largest).labelmap
-        rows += score_pair(case.patient, predicted, read_labelmap(case.label, task, coding, allow_empty=True), names)
+        rows += score_pair(case.patient, predicted, reference_of(case, task, coding), names)
     return ScoreTable(tuple(rows))
 
 
