@@ -8,7 +8,8 @@ x_sts = U(E(x_st)), x_tst = G_t(x_ts). In the code: `target_like` x_st, `source_
 |----------------|---------------------------------------------------------------------------------------------|
 | G_t            | 10 cyc_s + 10 cyc_t + adv(D_t); beyond the paper, structure (`structure.py`)                 |
 | D_t            | real x_t against pooled x_st                                                                |
-| E, C1, C2      | seg1 + 0.1 seg2 + 0.1 (10 cyc_s + 10 cyc_t + adv_s) + 0.1 adv_p1 + 0.01 adv_p2 + 0.1 adv_aux |
+| E, C1, C2      | seg1 + 0.1 seg2 + 0.1 (10 cyc_s + 10 cyc_t + adv_s) + 0.1 adv_p1 + 0.01 adv_p2 + 0.1 adv_aux; |
+|                | beyond the paper, seg1 + 0.1 seg2 in random contrasts (`random_contrast.py`)                 |
 | U              | 10 cyc_s + 10 cyc_t + adv_s                                                                 |
 | D_s            | real x_s against pooled x_ts; auxiliary: x_sts as 1 against pooled x_ts as 0                |
 | D_p1, D_p2     | prediction on x_st as 1 against prediction on x_t as 0                                      |
@@ -30,6 +31,7 @@ from .networks import Networks
 from .players import Player, adversary, load_optimiser_states, optimiser_states
 from .pool import ImagePool
 from .prediction_alignment import PredictionAlignment
+from .random_contrast import loss_in_random_contrast
 from .structure import structure_loss
 
 
@@ -76,7 +78,10 @@ class AdaptationIteration(PredictionAlignment):
         auxiliary = self.adversarial.generator(scores[:, 1:])
         heads, terms = self._heads(self._predict(features_st, lower_st, features_t, lower_t), batch.labels)
         losses |= terms | {"auxiliary": auxiliary.detach()}
-        self.segmentor.move(self.segmentor.gradients(heads + w.encoder_image * image + w.auxiliary * auxiliary))
+        further, terms = loss_in_random_contrast(n, self.config, [x_s, target_like], batch.labels)
+        losses |= terms
+        total = heads + w.encoder_image * image + w.auxiliary * auxiliary + further
+        self.segmentor.move(self.segmentor.gradients(total))
 
         with torch.no_grad():
             features_st, lower_st = n.encoder(target_like)
@@ -153,9 +158,14 @@ class AdaptationIteration(PredictionAlignment):
 
         after_generator = len(generator)
         self.generator.move([a + b for a, b in zip(image, through_target_like, strict=False)])
-        self.segmentor.move([*encoder, *heads[:-4]])
+        further, contrast_terms = loss_in_random_contrast(n, self.config, [x_s, target_like], batch.labels)
+        losses |= terms | contrast_terms
+        moves = [*encoder, *heads[:-4]]
+        if contrast_terms:
+            moves = [a + b for a, b in zip(moves, self.segmentor.gradients(further), strict=True)]
+        self.segmentor.move(moves)
         self.decoder.move(image[after_generator:-3])
-        losses |= terms | self._move_target_discriminator(x_t, target_like)
+        losses |= self._move_target_discriminator(x_t, target_like)
         losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
         return losses | self._move_prediction_discriminators(predictions)
 

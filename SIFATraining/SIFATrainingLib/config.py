@@ -51,6 +51,9 @@ class LossWeights(_Settings):
     structure: float = Field(
         0.0, ge=0, description="Edges of translated source slices stay in place (`structure.py`; paper: none)."
     )
+    random_contrast: float = Field(
+        0.0, ge=0, description="Segmentation in contrasts that no scanner has (`random_contrast.py`; paper: none)."
+    )
 
 
 Gamma = Annotated[float, Field(ge=0, description="Of the intensities: gamma exp(u), u uniform, plus or minus.")]
@@ -92,6 +95,7 @@ class SelfTrainingSettings(IntensitySettings):
     weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
+    random_contrast: float = Field(0.0, ge=0, le=1, description="Share of slices shown in another contrast.")
     gamma: Gamma = 0.6
     contrast: Contrast = 0.3
     brightness: Brightness = 0.2
@@ -168,6 +172,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 METHOD_WEIGHTS: dict[str, dict[str, float]] = {
+    # The bounds are the paper's.
+    "without_adaptation": {"random_contrast": 0.0},
+    "supervised": {"random_contrast": 0.0},
     # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
     "image_alignment": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0},
     "image_and_prediction_alignment": {"auxiliary": 0.0},
@@ -177,18 +184,15 @@ METHOD_WEIGHTS: dict[str, dict[str, float]] = {
 
 
 def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
-    """The preset, with `settings` in its place; nested settings as dictionaries.
+    """The preset, with the weights of the method and then `settings` in its place; nested settings as dictionaries.
 
     Raises:
         InputError: Unknown preset or setting, or a value out of bounds; names the setting.
     """
     if preset not in PRESETS:
         raise InputError(f"The preset '{preset}' is unknown: choose {' or '.join(PRESETS)}.")
-    merged = _merge(PRESETS[preset], settings)
-    method = merged.get("method", "sifa")
-    weights = METHOD_WEIGHTS.get(method, {})
-    if weights:
-        merged = _merge(merged, {"loss_weights": weights})
+    own_weights = METHOD_WEIGHTS.get(settings.get("method", "sifa"), {})
+    merged = _merge(_merge(PRESETS[preset], {"loss_weights": own_weights}), settings)
     try:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:

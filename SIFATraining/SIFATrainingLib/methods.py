@@ -11,6 +11,7 @@ from .losses import segmentation_loss
 from .networks import Networks
 from .players import Player, load_optimiser_states, optimiser_states, segmentor
 from .prediction_alignment import OutputAlignmentIteration
+from .random_contrast import loss_in_random_contrast
 
 
 class SegmentationIteration:
@@ -25,10 +26,11 @@ class SegmentationIteration:
         features, lower = n.encoder(batch.source, tracking=True)
         segmentation = segmentation_loss(n.classifier(features), batch.labels, floor)
         lower_segmentation = segmentation_loss(n.lower_classifier(lower), batch.labels, floor)
-        self.player.move(
-            self.player.gradients(w.segmentation * segmentation + w.lower_segmentation * lower_segmentation)
-        )
-        return {"segmentation": segmentation.detach(), "lower_segmentation": lower_segmentation.detach()}
+        loss = w.segmentation * segmentation + w.lower_segmentation * lower_segmentation
+        further, terms = loss_in_random_contrast(n, self.config, [batch.source], batch.labels)
+        self.player.move(self.player.gradients(loss + further))
+        losses = {"segmentation": segmentation.detach(), "lower_segmentation": lower_segmentation.detach()}
+        return losses | terms
 
     def players(self) -> dict[str, Player]:
         return {"segmentor": self.player}

@@ -19,6 +19,7 @@ from .iteration import Batch, Losses
 from .losses import AdversarialLoss, LeastSquaresAdversarial, LogAdversarial, segmentation_loss
 from .networks import Networks
 from .players import Player, adversary, load_optimiser_states, optimiser_states, segmentor
+from .random_contrast import loss_in_random_contrast
 
 ADVERSARIAL_LOSSES: dict[str, type[AdversarialLoss]] = {
     "least_squares": LeastSquaresAdversarial,
@@ -113,8 +114,9 @@ class OutputAlignmentIteration(PredictionAlignment):
         encoded_t = n.encoder(batch.target, tracking=True)
         predictions = self._predict(*encoded_s, *encoded_t)
         loss, losses = self._heads(predictions, batch.labels)
-        self.segmentor.move(self.segmentor.gradients(loss))
-        return losses | self._move_prediction_discriminators(predictions)
+        further, terms = loss_in_random_contrast(n, self.config, [batch.source], batch.labels)
+        self.segmentor.move(self.segmentor.gradients(loss + further))
+        return losses | terms | self._move_prediction_discriminators(predictions)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimisers": optimiser_states(self.players())}

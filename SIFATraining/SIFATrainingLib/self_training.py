@@ -22,6 +22,7 @@ from .iteration import Batch, Losses
 from .losses import IGNORED, segmentation_loss
 from .networks import Networks
 from .players import Player
+from .random_contrast import in_random_contrast
 
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 
@@ -67,7 +68,9 @@ class SelfTrainingIteration:
         changed = change_intensities(
             slices.float(), drawn.share(0, len(slices), slices.device), torch.randn_like(slices, dtype=torch.float32)
         )
-        return changed.contiguous(memory_format=torch.channels_last)
+        chosen = torch.rand(len(slices), 1, 1, 1, device=slices.device) < self.config.self_training.random_contrast
+        shown = torch.where(chosen, in_random_contrast(changed), changed)
+        return shown.contiguous(memory_format=torch.channels_last)
 
 
 def confident_labels(logits: Tensor, settings: SelfTrainingSettings) -> Tensor:
