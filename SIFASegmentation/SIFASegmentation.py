@@ -106,6 +106,7 @@ class SIFASegmentationParameterNode:
     model: str = ""
     device: Device = Device.auto
     largestComponent: bool = True  # noqa: N815  the name of its widget's dynamic property, in Slicer's style
+    refine: bool = False
     probabilities: bool = False
     baseline: bool = False
     surfaces: bool = True
@@ -157,6 +158,7 @@ class SegmentationOptions:
 
     device: str = "auto"
     largest_component: bool = True
+    refine: bool = False
     probabilities: bool = False
     baseline: bool = False
     surfaces: bool = True
@@ -385,6 +387,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             volumes=tuple(requests),
             device=options.device,
             largest_component=options.largest_component,
+            refine=options.refine,
             probabilities=options.probabilities,
             baseline=options.baseline and manifest.baseline is not None,
         )
@@ -757,6 +760,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         options = SegmentationOptions(
             device=parameters.device.value,
             largest_component=parameters.largestComponent,
+            refine=parameters.refine,
             probabilities=parameters.probabilities,
             baseline=parameters.baseline,
             surfaces=parameters.surfaces,

@@ -78,6 +78,7 @@ def segment_files(
     probabilities: bool = False,
     confidence: bool = False,
     largest_component: bool = True,
+    refine: bool = False,
     suffix: str = ".nii.gz",
     task: Task | None = None,
     baseline: bool = False,
@@ -101,6 +102,7 @@ def segment_files(
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
         largest_component: Of each structure keep the largest connected part alone.
+        refine: Ask the models twice, for finer borders (`Segmentor.predict_refined`).
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.
         baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`.
@@ -126,7 +128,7 @@ def segment_files(
     segmentor = Segmentor(opened, device, threads)
     unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
     settings = _Settings(
-        Path(out), opened.manifest.task, region, domain, probabilities, confidence, largest_component, suffix
+        Path(out), opened.manifest.task, region, domain, probabilities, confidence, largest_component, refine, suffix
     )
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
@@ -157,6 +159,7 @@ class _Settings:
     probabilities: bool
     confidence: bool
     largest_component: bool
+    refine: bool
     suffix: str
 
 
@@ -182,6 +185,7 @@ def _segment_file(
         domain=settings.domain,
         probabilities=settings.probabilities,
         largest_component=settings.largest_component,
+        refine=settings.refine,
         progress=None if report is None else _named(report, path.name),
     )
     doubts = doubts_about_structures(segmentation.found, manifest.structures_ml)
@@ -193,6 +197,7 @@ def _segment_file(
             region=settings.region,
             domain=settings.domain,
             largest_component=settings.largest_component,
+            refine=settings.refine,
             progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
         )
         warnings += doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates)

@@ -28,6 +28,8 @@ Progress = Callable[[int, int], None]
 
 BATCH = 4
 """Slices at a time: on a processor 8 are hardly faster, and the first are seen twice as late."""
+_HALF_CELL = 4
+"""Half of the cells of 8 x 8 pixels to which E comes down, and between whose centres C1's map is interpolated."""
 _SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
 
 
@@ -108,6 +110,19 @@ class Segmentor:
         result: Float32Array = probabilities
         return result
 
+    def predict_refined(self, slices: Float32Array) -> Float32Array:
+        """As `predict`, averaged with what is said of a copy moved by half a cell along both axes, moved back.
+
+        Where `predict` interpolates between the centres of four cells, the copy has a centre. Pixels that move out of
+        the grid keep the one opinion.
+        """
+        moved = np.full_like(slices, -1)
+        moved[..., _HALF_CELL:, _HALF_CELL:] = slices[..., :-_HALF_CELL, :-_HALF_CELL]
+        mean = self.predict(slices)
+        mean[..., :-_HALF_CELL, :-_HALF_CELL] += self.predict(moved)[..., _HALF_CELL:, _HALF_CELL:]
+        mean[..., :-_HALF_CELL, :-_HALF_CELL] /= 2
+        return mean
+
     def segment(
         self,
         volume: Volume,
@@ -116,6 +131,7 @@ class Segmentor:
         domain: Domain | None = None,
         probabilities: bool = False,
         largest_component: bool = True,
+        refine: bool = False,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Segmentation:
@@ -127,6 +143,7 @@ class Segmentor:
             domain: Whose preprocessing to use; the manifest's `domain` unless given.
             probabilities: Keep the probability of each structure.
             largest_component: Of each structure keep the largest connected part alone.
+            refine: Ask twice, for finer borders (`predict_refined`).
             progress: Called after each batch of slices.
             cancelled: Asked after each batch of slices.
 
@@ -148,7 +165,8 @@ class Segmentor:
         starts = range(0, len(prepared), BATCH)
         slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
         batches = stage((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
-        for slab, predicted in stage((slab, self.predict(slices)) for slab, slices in batches):
+        predict = self.predict_refined if refine else self.predict
+        for slab, predicted in stage((slab, predict(slices)) for slab, slices in batches):
             if cancelled():
                 raise CancelledError
             confidence[slab] = slice_confidence(predicted)

@@ -64,6 +64,7 @@ class SegmentationSpecification(_Frozen):
         device: auto, cpu or cuda.
         domain: Whose preprocessing to use; the model's own unless given.
         largest_component: Of each structure keep the largest connected part alone.
+        refine: Ask the models twice, for finer borders.
         probabilities: Write the probability of each structure.
         baseline: Segment with the bundle's model without adaptation as well.
     """
@@ -73,6 +74,7 @@ class SegmentationSpecification(_Frozen):
     device: str = "auto"
     domain: Domain | None = None
     largest_component: bool = True
+    refine: bool = False
     probabilities: bool = False
     baseline: bool = False
 
@@ -161,6 +163,7 @@ def _segment(
             domain=specification.domain,
             probabilities=specification.probabilities and kind == "segmentation",
             largest_component=specification.largest_component,
+            refine=specification.refine,
             progress=_progress(job, index, len(specification.volumes), step, len(segmentors), started),
             cancelled=lambda: job.stop_requested,
         )

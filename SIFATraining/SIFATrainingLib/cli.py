@@ -234,6 +234,7 @@ def segment(
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest.")
     ] = False,
+    refine: Annotated[bool, typer.Option("--refine", help="Finer borders, in twice the time.")] = False,
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",
     task: Annotated[str | None, typer.Option(help="Refuse a bundle that is for other structures.")] = None,
     baseline: Annotated[
@@ -249,8 +250,8 @@ def segment(
     try:
         written = segment_files(
             bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
-            probabilities=probabilities, confidence=confidence, largest_component=not keep_all, suffix=suffix,
-            task=load_task(task) if task else None, baseline=baseline,
+            probabilities=probabilities, confidence=confidence, largest_component=not keep_all, refine=refine,
+            suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
             report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
         )  # fmt: skip
     except SomeRefusedError as error:

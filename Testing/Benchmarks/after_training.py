@@ -30,9 +30,6 @@ from SIFATrainingLib.prepare import Preparation
 from SIFATrainingLib.specification import TrainingSpecification
 from SIFATrainingLib.training import create_job
 
-SHIFT = 4
-"""Half of the encoder's stride: the classifier's grid then lies between its own points."""
-
 EXPORTS = {
     "as exported": ("average", True),
     "raw weights, no moving average": ("raw", True),
@@ -57,25 +54,10 @@ class FlippedSegmentor(Segmentor):
         return [0, *(values.get(names[value], value) for value in sorted(names))]
 
 
-class ShiftedSegmentor(Segmentor):
-    """Means over the slice and its copies that are moved by half a cell of the classifier's grid along either axis."""
-
-    def predict(self, slices: Float32Array) -> Float32Array:
-        said = [self._predict_shifted(slices, down, right) for down in (0, SHIFT) for right in (0, SHIFT)]
-        mean: Float32Array = np.mean(said, axis=0)
-        return mean
-
-    def _predict_shifted(self, slices: Float32Array, down: int, right: int) -> Float32Array:
-        # The grid's margin is air: what a shift moves out on one side and in on the other is the same.
-        moved = super().predict(np.ascontiguousarray(np.roll(slices, (down, right), (-2, -1))))
-        back: Float32Array = np.roll(moved, (-down, -right), (-2, -1))
-        return back
-
-
-SEGMENTORS: Mapping[str, tuple[type[Segmentor], bool]] = {
-    "without the largest parts alone": (Segmentor, False),
-    "with mirrored slices": (FlippedSegmentor, True),
-    "with shifted slices": (ShiftedSegmentor, True),
+SEGMENTORS: Mapping[str, tuple[type[Segmentor], dict[str, bool]]] = {
+    "without the largest parts alone": (Segmentor, {"largest_component": False}),
+    "with mirrored slices": (FlippedSegmentor, {}),
+    "with refined borders (slices shifted by half a cell)": (Segmentor, {"refine": True}),
 }
 
 
@@ -101,26 +83,26 @@ def print_choices(title: str, job: Path, preparation: Preparation) -> None:
     structures = [structure.name for structure in task.structures]
     print(f"\n## {title}\n\n| choice | {' | '.join(structures)} | mean Dice | mean ASD |")
     print(f"|---|{'---|' * (len(structures) + 2)}", flush=True)
-    for choice, segmentor, largest in segmentors(job):
-        table = scores(segmentor, largest, cases, task, preparation.target_coding)
+    for choice, segmentor, options in segmentors(job):
+        table = scores(segmentor, options, cases, task, preparation.target_coding)
         dice = [np.mean([row.scores.dice for row in table.rows if row.structure == name]) for name in structures]
         cells = " | ".join(f"{100 * value:.1f}" for value in (*dice, table.mean("dice")))
         print(f"| {choice} | {cells} | {table.mean('asd'):.1f} |", flush=True)
 
 
-def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, bool]]:
-    """What to segment with, by choice, and whether the largest parts are kept alone."""
+def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, dict[str, bool]]]:
+    """What to segment with, by choice, and the options of `Segmentor.segment`."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = {name: exported(job, Path(folder) / str(number), *choice)
                    for number, (name, choice) in enumerate(EXPORTS.items())}  # fmt: skip
         for name, bundle in bundles.items():
-            yield name, Segmentor(bundle), True
-        for name, (kind, largest) in SEGMENTORS.items():
-            yield name, kind(bundles["as exported"]), largest
+            yield name, Segmentor(bundle), {}
+        for name, (kind, options) in SEGMENTORS.items():
+            yield name, kind(bundles["as exported"]), options
         yield (
             "none of all that: raw weights, batch norm and parts as they are",
             Segmentor(list(bundles.values())[-1]),
-            False,
+            {"largest_component": False},
         )
 
 
@@ -133,12 +115,14 @@ def exported(job: Path, out: Path, weights: str, reestimate: bool) -> Bundle:
     return export(copy.folder, out / "bundle", weights=weights)
 
 
-def scores(segmentor: Segmentor, largest: bool, cases: tuple[Case, ...], task: Task, coding: str | None) -> ScoreTable:
+def scores(
+    segmentor: Segmentor, options: dict[str, bool], cases: tuple[Case, ...], task: Task, coding: str | None
+) -> ScoreTable:
     """Of all test volumes."""
     names = {structure.value: structure.name for structure in task.structures}
     rows: list[Row] = []
     for case in cases:
-        predicted = segmentor.segment(read_volume(case.image), largest_component=largest).labelmap
+        predicted = segmentor.segment(read_volume(case.image), **options).labelmap
         rows += score_pair(case.patient, predicted, reference_of(case, task, coding), names)
     return ScoreTable(tuple(rows))
 

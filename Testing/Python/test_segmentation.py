@@ -84,6 +84,36 @@ def test_stages_at_the_same_time_give_the_same(
         segmentor.segment(volume, cancelled=lambda: True)
 
 
+def test_refining_asks_again_half_a_cell_away(
+    bundle: Bundle, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmentor = Segmentor(bundle, "cpu")
+    size = segmentor.manifest.preprocessing["target"].size
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, size, size)).astype(np.float32)
+    moved = np.full_like(slices, -1)
+    moved[:, 4:, 4:] = slices[:, :-4, :-4]
+    refined, plain, there = segmentor.predict_refined(slices), segmentor.predict(slices), segmentor.predict(moved)
+    np.testing.assert_allclose(refined[..., 5, 9], (plain[..., 5, 9] + there[..., 9, 13]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(refined[..., -4:, :], plain[..., -4:, :])
+    np.testing.assert_array_equal(refined[..., -4:], plain[..., -4:])
+    np.testing.assert_allclose(refined.sum(1), 1, atol=1e-5)
+
+    image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
+    plainly, finely = (
+        segment_files(bundle.path, [image], tmp_path / name, device="cpu", refine=refine)[0].labelmap
+        for name, refine in (("plain", False), ("fine", True))
+    )
+    assert (read_volume(plainly).array != read_volume(finely).array).any()
+
+    # What depends on nothing but the pixel itself comes back to its place.
+    def by_pixel(_self: Segmentor, shown: np.ndarray) -> np.ndarray:
+        one = (shown + 1) / 2
+        return np.stack([1 - one, one], 1)
+
+    monkeypatch.setattr(Segmentor, "predict", by_pixel)
+    np.testing.assert_allclose(segmentor.predict_refined(slices), by_pixel(segmentor, slices), atol=1e-6)
+
+
 def test_confidence_looks_at_what_is_not_surely_background() -> None:
     probabilities = np.zeros((3, 2, 2, 2), np.float32)
     probabilities[:, 0] = 1.0

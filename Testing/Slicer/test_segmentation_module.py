@@ -506,6 +506,7 @@ def test_parameters_are_saved_with_the_scene(
     use_sample(module)
     choose(module, patient[0], None, patient[1])
     module.widget.ui.largestComponentCheckBox.checked = False
+    module.widget.ui.refineCheckBox.checked = True
     path = tmp_path / "scene.mrml"
     slicer.mrmlScene.SetURL(str(path))
     slicer.mrmlScene.Commit(str(path))
@@ -515,6 +516,7 @@ def test_parameters_are_saved_with_the_scene(
     parameters = module.logic.getParameterNode()
     assert parameters.model == str(sample_model)
     assert parameters.largestComponent is False
+    assert parameters.refine is True
 
 
 def test_all_volumes_of_the_scene_in_one_batch(
