@@ -1001,9 +1001,9 @@ def _job_title(job: Job, state: State) -> str:
 
 
 def _settings_help() -> str:
-    from SIFATrainingLib.config import TrainingConfig, describe  # noqa: PLC0415
+    from SIFATrainingLib.config import describe, make_config  # noqa: PLC0415
 
-    names = "<br>".join(f"{name}={default}" for name, default, _about in describe(TrainingConfig()))
+    names = "<br>".join(f"{name}={default}" for name, default, _about in describe(make_config()))
     return _("Any further settings, NAME=VALUE with spaces between. They are, by default:") + f"<br><br>{names}"
 
 

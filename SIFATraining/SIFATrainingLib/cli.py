@@ -188,9 +188,9 @@ def watch(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
 @app.command()
 def settings() -> None:
     """List every setting of a training with its default and where it comes from."""
-    from .config import TrainingConfig, describe  # noqa: PLC0415
+    from .config import describe, make_config  # noqa: PLC0415
 
-    for name, default, description in describe(TrainingConfig()):
+    for name, default, description in describe(make_config()):
         print(f"{name} = {default}\n    {description}")
 
 

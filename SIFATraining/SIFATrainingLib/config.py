@@ -1,7 +1,7 @@
 """Every setting of a training, once: type, bounds, default, and where the default comes from.
 
 "Paper" is Chen et al., IEEE TMI 2020; "code" is the authors' public TensorFlow program. The defaults are the preset
-`recommended`; the preset `paper` takes the authors' choice wherever the two differ.
+`recommended`, but for what that adds (`PRESETS`); the preset `paper` takes the authors' choice wherever the two differ.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SelfTrainingSettings(IntensitySettings):
     The intensities are those of the slices that the networks are shown; the moving average sees them as they are.
     """
 
-    share: float = Field(0.2, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
+    share: float = Field(0.25, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
     weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
@@ -112,7 +112,7 @@ class TrainingConfig(_Settings):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")
     decay_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the iterations, at the end, in which rates fall to 0 (paper: 0)."
+        0.25, ge=0, le=1, description="Share of the iterations, at the end, in which rates fall to 0 (paper: 0)."
     )
     weight_decay: float = Field(1e-4, ge=0, description="Times half the squared weights of E, C1, C2 (code).")
     decoupled_weight_decay: bool = Field(False, description="AdamW's form in place of L2 in the loss (code: L2).")
@@ -159,45 +159,60 @@ def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "recommended": {},
+    # Not by default: jobs and bundles of before random contrasts say nothing of them, and had none.
+    "recommended": {"loss_weights": {"random_contrast": 1.0}, "self_training": {"random_contrast": 0.5}},
     "paper": {
         "schedule": "sequential",
         "probability_floor": 0.005,
         "batch_norm_statistics": "mixed",
         "reestimate_batch_norm": False,
         "ema_decay": 0.0,
+        "decay_share": 0.0,
         "self_training": {"share": 0.0},
         "augmentation": {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0},
     },
 }
 
-METHOD_WEIGHTS: dict[str, dict[str, float]] = {
+NOTHING_NEW: dict[str, Any] = {
+    "decay_share": 0.0,
+    "loss_weights": {"random_contrast": 0.0},
+    "self_training": {"share": 0.0, "random_contrast": 0.0},
+}
+"""What `recommended` adds to the losses and the course of a training, left out again."""
+
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     # The bounds are the paper's.
-    "without_adaptation": {"random_contrast": 0.0},
-    "supervised": {"random_contrast": 0.0},
+    "without_adaptation": NOTHING_NEW,
+    "supervised": NOTHING_NEW,
     # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
-    "image_alignment": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0},
-    "image_and_prediction_alignment": {"auxiliary": 0.0},
+    "image_alignment": {"loss_weights": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0}},
+    "image_and_prediction_alignment": {"loss_weights": {"auxiliary": 0.0}},
     # Chen et al., AAAI 2019: no second classifier, no D_p2.
-    "prior_sifa": {"lower_segmentation": 0.0, "lower_prediction": 0.0},
+    "prior_sifa": {"loss_weights": {"lower_segmentation": 0.0, "lower_prediction": 0.0}},
 }
 
 
 def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
-    """The preset, with the weights of the method and then `settings` in its place; nested settings as dictionaries.
+    """The preset, with what the method asks for and then `settings` in its place; nested settings as dictionaries.
 
     Raises:
         InputError: Unknown preset or setting, or a value out of bounds; names the setting.
     """
     if preset not in PRESETS:
         raise InputError(f"The preset '{preset}' is unknown: choose {' or '.join(PRESETS)}.")
-    own_weights = METHOD_WEIGHTS.get(settings.get("method", "sifa"), {})
-    merged = _merge(_merge(PRESETS[preset], {"loss_weights": own_weights}), settings)
+    of_method = METHOD_SETTINGS.get(settings.get("method", "sifa"), {})
+    merged = _merge(_merge(PRESETS[preset], of_method), settings)
     try:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
         field, message = first_fault(error)
         raise InputError(f"The setting '{field}' is not usable: {message.lower()}.") from None
+
+
+def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
+    """Settings of the training without adaptation that one with `config` compares itself with."""
+    own = {"method": "without_adaptation", "iterations": iterations}
+    return TrainingConfig.model_validate(_merge(config.model_dump(), METHOD_SETTINGS["without_adaptation"] | own))
 
 
 def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:

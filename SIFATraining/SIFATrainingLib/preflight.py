@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from SIFASegmentationLib.errors import InputError
 
-from .config import TrainingConfig
+from .config import TrainingConfig, baseline_config
 from .dataset import DomainName
 from .findings import Finding
 from .prepare import Preparation
 from .steps import Report
-from .training import baseline_config
 from .volume_checks import VolumeChecks
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.structures import Task
 
-from .config import METHOD_WEIGHTS, TrainingConfig, labelled_domain
+from .config import TrainingConfig, baseline_config, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
 from .initial import read_initial
 from .prepare import Preparation, run_preparation
@@ -289,12 +289,6 @@ def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> I
         return None
     name, _ = read_initial(folder, task, config)
     return InitialModel(folder=folder.resolve(), name=name)
-
-
-def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
-    """Settings of the training without adaptation that one with `config` compares itself with."""
-    weights = config.loss_weights.model_copy(update=METHOD_WEIGHTS["without_adaptation"])
-    return config.model_copy(update={"method": "without_adaptation", "iterations": iterations, "loss_weights": weights})
 
 
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:

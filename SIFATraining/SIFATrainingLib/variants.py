@@ -9,7 +9,7 @@ from typing import Any
 
 from SIFASegmentationLib.errors import InputError
 
-from .config import SEGMENTATION_METHODS, TrainingConfig, make_config, with_settings
+from .config import NOTHING_NEW, SEGMENTATION_METHODS, TrainingConfig, make_config, with_settings
 
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
 """Between these two lies the gap that adaptation can close."""
@@ -41,20 +41,24 @@ class Variant:
         return make_config(self.preset, **{"iterations": due, **common, **self.settings, "seed": seed})
 
 
-_PLAIN: dict[str, Any] = {"self_training": {"share": 0.0}}
-"""What the paper's parts are compared without: what is new here."""
-
 VARIANTS = (
     Variant(LOWER_BOUND, "without adaptation", {"method": "without_adaptation"}),
-    Variant("output_alignment", "alignment of predictions, no translation", {"method": "output_alignment"}),
-    Variant("image_alignment", "image alignment", {"method": "image_alignment", **_PLAIN}),
     Variant(
-        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment", **_PLAIN}
+        "random_contrasts",
+        "random contrasts of the source alone",
+        {"method": LOWER_BOUND, "loss_weights": {"random_contrast": 1.0}},
     ),
-    Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **_PLAIN}),
-    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **_PLAIN}),
+    Variant(
+        "output_alignment", "alignment of predictions, no translation", {"method": "output_alignment", **NOTHING_NEW}
+    ),
+    Variant("image_alignment", "image alignment", {"method": "image_alignment", **NOTHING_NEW}),
+    Variant(
+        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment", **NOTHING_NEW}
+    ),
+    Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **NOTHING_NEW}),
+    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **NOTHING_NEW}),
     Variant("sifa_paper", "SIFA, paper", {"method": "sifa"}, preset="paper"),
-    Variant("sifa", "SIFA, recommended (+ self-training)", {"method": "sifa"}),
+    Variant("sifa", "SIFA, recommended", {"method": "sifa"}),
     Variant(UPPER_BOUND, "supervised on the target", {"method": "supervised"}),
 )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from SIFATrainingLib.adaptation import AdaptationIteration
-from SIFATrainingLib.config import METHOD_WEIGHTS, SEGMENTATION_METHODS, TrainingConfig, make_config
+from SIFATrainingLib.config import METHOD_SETTINGS, SEGMENTATION_METHODS, TrainingConfig, make_config
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.losses import LeastSquaresAdversarial, cycle_loss, segmentation_loss
 from SIFATrainingLib.methods import make_iteration
@@ -49,8 +49,10 @@ def small_batch() -> Batch:
     )
 
 
-def config(**settings: object) -> TrainingConfig:
-    return make_config(width=0.0625, batch=2, pool=0, decoder_dropout=0.0, **settings)
+def config(*, loss_weights: Mapping[str, float] | None = None, **settings: object) -> TrainingConfig:
+    """Nothing random in the iteration."""
+    weights = {"random_contrast": 0.0, **(loss_weights or {})}
+    return make_config(width=0.0625, batch=2, pool=0, decoder_dropout=0.0, loss_weights=weights, **settings)
 
 
 def parameters_of(networks: Networks, group: str) -> list[nn.Parameter]:
@@ -187,12 +189,12 @@ def test_the_segmentation_loss_never_moves_the_generator(monkeypatch: pytest.Mon
         assert same == (group != "segmentor"), group
 
 
-@pytest.mark.parametrize("method", sorted(set(METHOD_WEIGHTS) - SEGMENTATION_METHODS))
+@pytest.mark.parametrize("method", sorted(set(METHOD_SETTINGS) - SEGMENTATION_METHODS))
 def test_ablations_leave_their_discriminators_alone(method: str) -> None:
     networks = small_networks()
     before = copy.deepcopy(networks)
     losses = make_iteration(networks, config(method=method)).step(small_batch())
-    off = {name for name, weight in METHOD_WEIGHTS[method].items() if weight == 0}
+    off = {name for name, weight in METHOD_SETTINGS[method]["loss_weights"].items() if weight == 0}
     for weight, discriminator in (
         ("prediction", "prediction_discriminator"),
         ("lower_prediction", "lower_prediction_discriminator"),

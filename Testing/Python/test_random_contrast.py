@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quick import quick_config
 from SIFATrainingLib import random_contrast
-from SIFATrainingLib.config import make_config
+from SIFATrainingLib.config import TrainingConfig, baseline_config, make_config
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.losses import segmentation_loss
 from SIFATrainingLib.methods import make_iteration
@@ -16,7 +16,6 @@ from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.prediction_alignment import PredictionAlignment
 from SIFATrainingLib.random_contrast import in_random_contrast, loss_in_random_contrast
 from SIFATrainingLib.self_training import SelfTrainingIteration
-from SIFATrainingLib.training import baseline_config
 
 REACH = 4
 """Pixels from which a pixel's new intensity may come: four layers of 3 x 3 at most."""
@@ -114,14 +113,26 @@ def test_self_training_shows_a_share_of_the_slices_so(monkeypatch: pytest.Monkey
 
 
 def test_the_bounds_do_without_unless_asked() -> None:
-    recommended = make_config("recommended", loss_weights={"random_contrast": 1.0})
-    assert baseline_config(recommended, 10).loss_weights.random_contrast == 0
-    for method in ("without_adaptation", "supervised"):
-        assert make_config(method=method).loss_weights.random_contrast == 0
+    recommended = make_config("recommended")
+    assert recommended.loss_weights.random_contrast > 0
+    assert recommended.decay_share > 0
+    for bound in (
+        baseline_config(recommended, 10),
+        *(make_config(method=m) for m in ("without_adaptation", "supervised")),
+    ):
+        assert (bound.loss_weights.random_contrast, bound.decay_share) == (0, 0)
+    assert baseline_config(recommended, 10).iterations == 10
     asked = make_config(method="without_adaptation", loss_weights={"random_contrast": 2.0})
     assert asked.loss_weights.random_contrast == 2
-    assert make_config("paper").loss_weights.random_contrast == 0
-    assert make_config("paper").self_training.share == 0
+    paper = make_config("paper")
+    assert (paper.loss_weights.random_contrast, paper.self_training.share, paper.decay_share) == (0, 0, 0)
+
+
+def test_a_job_of_before_goes_on_without() -> None:
+    old = make_config("recommended").model_dump()
+    del old["loss_weights"]["random_contrast"], old["self_training"]["random_contrast"]
+    read = TrainingConfig.model_validate(old)
+    assert (read.loss_weights.random_contrast, read.self_training.random_contrast) == (0, 0)
 
 
 @pytest.mark.parametrize("method", ["without_adaptation", "output_alignment", "sifa", "prior_sifa"])
