@@ -18,11 +18,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path, help="Folder of NAME_image.nii.gz.")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--refine", action="store_true", help="As `sifa segment --refine`.")
     arguments = parser.parse_args()
     cases = find_cases(arguments.images, labelled=False)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        written = segment_files(arguments.bundle, [case.image for case in cases], folder)
+        written = segment_files(arguments.bundle, [case.image for case in cases], folder, refine=arguments.refine)
         for case, outputs in zip(cases, written, strict=True):
             path = labelmap_path(Path(folder), case.image)
             (arguments.out / f"{case.patient}.nii.gz").write_bytes(path.read_bytes())
