@@ -74,6 +74,14 @@ class FlopCounter(TorchDispatchMode):
         return result
 
 
+COURSES = (
+    ("sequential", "sequential", 0.0),
+    ("simultaneous", "simultaneous", 0.0),
+    ("simultaneous, and random contrasts", "simultaneous", 1.0),
+)
+"""What the product's steps are called, their schedules, and the weight of what is beyond the paper."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -114,9 +122,10 @@ def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[V
     reference = ReferenceStep(plain, make_config("paper", **settings))
     variants = [Variant("reference: seven passes", "float32", lambda: reference.step(batch), [])]
     for precision in ("float32", "bfloat16") if computes_in_bfloat16(device.type) else ("float32",):
-        for schedule in ("sequential", "simultaneous"):
-            config = make_config(schedule=schedule, precision=precision, **settings)
-            variants.append(Variant(schedule, precision, _product_step(config, laid_out, device), []))
+        for name, schedule, weight in COURSES:
+            weights = {"random_contrast": weight}
+            config = make_config(schedule=schedule, precision=precision, loss_weights=weights, **settings)
+            variants.append(Variant(name, precision, _product_step(config, laid_out, device), []))
     return variants
 
 
