@@ -22,7 +22,7 @@ _WARNINGS = 5  # Shown at most; the log has all.
 _TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
-    "auxiliary", "prediction", "structure", "self_training",
+    "auxiliary", "prediction", "structure", "random_contrast", "self_training",
 )  # fmt: skip
 _CAPTION = (
     "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
