@@ -29,12 +29,12 @@ _LEAST_SPAN = 1e-5
 def in_random_contrast(slices: Tensor) -> Tensor:
     """Slices (n, 1, H, W) in [-1, 1], each in another contrast, from its least to its greatest intensity as before.
 
-    Each is the mean of itself and of what a random network makes of it, at a weight that is uniform in [0, 1]. Float32,
-    contiguous in the channels-last order; drawn from torch's global generators.
+    Each is the mean of itself and of what a random network makes of it, at a weight that is uniform in [0, 1]. Float32
+    (float64 for float64), contiguous in the channels-last order; drawn from torch's global generators.
     """
     count, _, height, width = slices.shape
     device = slices.device
-    original = slices.float()
+    original = slices.to(torch.promote_types(slices.dtype, torch.float32))
     made = original.reshape(1, count, height, width)
     channels = 1
     # The slices are the groups of one convolution, so that each has weights of its own.
@@ -43,14 +43,14 @@ def in_random_contrast(slices: Tensor) -> Tensor:
             last = layer == _LAYERS - 1
             size = _KERNELS[int(torch.randint(len(_KERNELS), ()))]
             following = 1 if last else _CHANNELS
-            weight = torch.randn(count * following, channels, size, size, device=device)
-            bias = torch.randn(count * following, device=device)
+            weight = torch.randn(count * following, channels, size, size, device=device).to(original)
+            bias = torch.randn(count * following, device=device).to(original)
             bordered = functional.pad(made, [size // 2] * 4, mode="replicate")
             made = functional.conv2d(bordered, weight, bias, groups=count)
             if not last:
                 made = functional.leaky_relu(made, _SLOPE)
             channels = following
-    share = torch.rand(count, 1, 1, 1, device=device)
+    share = torch.rand(count, 1, 1, 1, device=device).to(original)
     mixed = torch.lerp(original, _spanning(made.reshape(original.shape), original.new_tensor((-1.0, 1.0))), share)
     span = torch.stack([original.amin((1, 2, 3), keepdim=True), original.amax((1, 2, 3), keepdim=True)])
     return _spanning(mixed, span).contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,8 @@ def loss_in_random_contrast(
         return torch.zeros((), device=labels.device), {}
     count, device = len(labels), labels.device
     taken = torch.randint(len(choices), (count,), device=device)
-    slices = torch.stack([choice.detach().float() for choice in choices])[taken, torch.arange(count, device=device)]
+    offered = torch.stack([choice.detach().to(choices[0].dtype) for choice in choices])
+    slices = offered[taken, torch.arange(count, device=device)]
     features, lower = networks.encoder(in_random_contrast(slices))
     segmentation = segmentation_loss(networks.classifier(features), labels, floor)
     lower_segmentation = segmentation_loss(networks.lower_classifier(lower), labels, floor)

@@ -20,9 +20,12 @@ from SIFATrainingLib.players import Player
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
-    """Gradients that every optimiser gets in one step, after they were averaged; dropout and pools off."""
+    """Gradients that every optimiser gets in one step, after they were averaged; what processes draw for themselves is
+    off: dropout, pools, random contrasts."""
     torch.set_num_threads(1)
-    config = quick_config(batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule)
+    config = quick_config(
+        batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule, loss_weights={"random_contrast": 0.0}
+    )
     torch.manual_seed(0)
     networks = Networks(5, config.width, 0.0).double()
     dataset = PreparedDataset(Path(prepared))

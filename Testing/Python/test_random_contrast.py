@@ -73,6 +73,8 @@ def test_half_precision_outside_makes_no_difference() -> None:
         found = in_random_contrast(slices)
     assert found.dtype == torch.float32
     assert found.equal(expected)
+    assert in_random_contrast(slices.to(torch.bfloat16)).dtype == torch.float32
+    assert in_random_contrast(slices.double()).dtype == torch.float64
 
 
 def test_the_loss_is_that_of_one_of_the_choices_at_each_place(monkeypatch: pytest.MonkeyPatch) -> None:
