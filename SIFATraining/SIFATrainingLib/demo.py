@@ -30,7 +30,7 @@ CT_WINDOWS = {"abdomen": (-150.0, 300.0), "cardiac": (-150.0, 450.0)}
 
 # The smallest training that shows the point on two CPU cores within ten minutes, and no longer on slower ones.
 SETTINGS: dict[str, Any] = {"width": 0.25, "batch": 4, "log_every": 20, "preview_every": 200, "checkpoint_every": 200}
-ITERATIONS = {"without_adaptation": 600, "sifa": 1600}
+ITERATIONS = {"without_adaptation": 600, "sifa": 1000}
 TIME_LIMITS = {"without_adaptation": 90.0, "sifa": 390.0}
 BUNDLES = {"without_adaptation": "bundle_without_adaptation", "sifa": "bundle"}
 SEGMENTATIONS = {"without_adaptation": "segmentations_without_adaptation", "sifa": "segmentations"}
