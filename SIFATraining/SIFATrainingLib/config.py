@@ -158,27 +158,26 @@ def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
     return "target" if config.method == "supervised" else "source"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Not by default: jobs and bundles of before random contrasts say nothing of them, and had none.
-    "recommended": {"loss_weights": {"random_contrast": 1.0}, "self_training": {"random_contrast": 0.5}},
-    "paper": {
-        "schedule": "sequential",
-        "probability_floor": 0.005,
-        "batch_norm_statistics": "mixed",
-        "reestimate_batch_norm": False,
-        "ema_decay": 0.0,
-        "decay_share": 0.0,
-        "self_training": {"share": 0.0},
-        "augmentation": {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0},
-    },
-}
-
 NOTHING_NEW: dict[str, Any] = {
     "decay_share": 0.0,
     "loss_weights": {"random_contrast": 0.0},
     "self_training": {"share": 0.0, "random_contrast": 0.0},
 }
 """What `recommended` adds to the losses and the course of a training, left out again."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Not by default: jobs and bundles of before random contrasts say nothing of them, and had none.
+    "recommended": {"loss_weights": {"random_contrast": 1.0}, "self_training": {"random_contrast": 0.5}},
+    "paper": {
+        **NOTHING_NEW,
+        "schedule": "sequential",
+        "probability_floor": 0.005,
+        "batch_norm_statistics": "mixed",
+        "reestimate_batch_norm": False,
+        "ema_decay": 0.0,
+        "augmentation": {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "noise": 0.0},
+    },
+}
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     # The bounds are the paper's.

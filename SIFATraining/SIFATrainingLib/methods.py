@@ -7,11 +7,11 @@ from typing import Any
 from .adaptation import AdaptationIteration
 from .config import SEGMENTATION_METHODS, TrainingConfig
 from .iteration import Batch, Iteration, Losses
-from .losses import segmentation_loss
 from .networks import Networks
 from .players import Player, load_optimiser_states, optimiser_states, segmentor
 from .prediction_alignment import OutputAlignmentIteration
 from .random_contrast import loss_in_random_contrast
+from .supervision import supervise
 
 
 class SegmentationIteration:
@@ -22,11 +22,9 @@ class SegmentationIteration:
         self.player = segmentor(networks, config)
 
     def step(self, batch: Batch) -> Losses:
-        n, w, floor = self.networks, self.config.loss_weights, self.config.probability_floor
-        features, lower = n.encoder(batch.source, tracking=True)
-        segmentation = segmentation_loss(n.classifier(features), batch.labels, floor)
-        lower_segmentation = segmentation_loss(n.lower_classifier(lower), batch.labels, floor)
-        loss = w.segmentation * segmentation + w.lower_segmentation * lower_segmentation
+        n = self.networks
+        encoded = n.encoder(batch.source, tracking=True)
+        loss, segmentation, lower_segmentation = supervise(n, self.config, encoded, batch.labels)
         further, terms = loss_in_random_contrast(n, self.config, [batch.source], batch.labels)
         self.player.move(self.player.gradients(loss + further))
         losses = {"segmentation": segmentation.detach(), "lower_segmentation": lower_segmentation.detach()}

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from .config import TrainingConfig
 from .iteration import Losses
-from .losses import segmentation_loss
 from .networks import Networks
+from .supervision import supervise
 
 _LAYERS, _CHANNELS, _KERNELS = 4, 2, (1, 3)
 _SLOPE = 0.1
@@ -67,18 +67,15 @@ def loss_in_random_contrast(
         choices: Slices (B, 1, H, W) of the same anatomy; at each place in the batch one of them is taken at random.
         labels: Of all of them, (B, H, W).
     """
-    w, floor = config.loss_weights, config.probability_floor
-    if w.random_contrast == 0:
+    weight = config.loss_weights.random_contrast
+    if weight == 0:
         return torch.zeros((), device=labels.device), {}
     count, device = len(labels), labels.device
     taken = torch.randint(len(choices), (count,), device=device)
     offered = torch.stack([choice.detach().to(choices[0].dtype) for choice in choices])
     slices = offered[taken, torch.arange(count, device=device)]
-    features, lower = networks.encoder(in_random_contrast(slices))
-    segmentation = segmentation_loss(networks.classifier(features), labels, floor)
-    lower_segmentation = segmentation_loss(networks.lower_classifier(lower), labels, floor)
-    loss = w.segmentation * segmentation + w.lower_segmentation * lower_segmentation
-    return w.random_contrast * loss, {"random_contrast": segmentation.detach()}
+    loss, segmentation, _ = supervise(networks, config, networks.encoder(in_random_contrast(slices)), labels)
+    return weight * loss, {"random_contrast": segmentation.detach()}
 
 
 def _spanning(slices: Tensor, span: Tensor) -> Tensor:

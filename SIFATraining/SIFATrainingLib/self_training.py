@@ -4,7 +4,7 @@ The adversaries and the decoder have done their work and rest. A mean teacher (T
 the moving average of E and C1, labels x_t; of each class the pixels count that it is surest of (Zou et al., "Domain
 adaptation for semantic segmentation via class-balanced self-training", ECCV 2018), so that small structures are not
 crowded out. The networks learn these labels, and the true ones of x_st, on slices whose intensities are changed
-strongly.
+strongly, a share of them in random contrasts (`random_contrast.py`).
 
 | moved     | by                                                             |
 |-----------|----------------------------------------------------------------|
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from .augmentation import change_intensities, draw_intensity_changes
 from .config import SelfTrainingSettings, TrainingConfig
 from .iteration import Batch, Losses
-from .losses import IGNORED, segmentation_loss
+from .losses import IGNORED
 from .networks import Networks
 from .players import Player
 from .random_contrast import in_random_contrast
+from .supervision import supervise
 
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 
@@ -42,24 +43,23 @@ class SelfTrainingIteration:
         self.segmentor, self.teacher = segmentor, teacher
 
     def step(self, batch: Batch) -> Losses:
-        n, w, settings = self.networks, self.config.loss_weights, self.config.self_training
+        n, settings = self.networks, self.config.self_training
         with torch.no_grad():
             target_like = n.generator(batch.source)
             features, _ = self.teacher["encoder"](batch.target)
             labels = confident_labels(self.teacher["classifier"](features), settings)
         shown_st, shown_t = self._changed(target_like), self._changed(batch.target)
-        features_st, lower_st = n.encoder(shown_st, tracking=self.config.batch_norm_statistics == "mixed")
-        features_t, lower_t = n.encoder(shown_t, tracking=True)
-        floor = self.config.probability_floor
-        losses = {
-            "segmentation": segmentation_loss(n.classifier(features_st), batch.labels, floor),
-            "lower_segmentation": segmentation_loss(n.lower_classifier(lower_st), batch.labels, floor),
-            "self_training": segmentation_loss(n.classifier(features_t), labels, floor),
-            "lower_self_training": segmentation_loss(n.lower_classifier(lower_t), labels, floor),
-        }
-        own = w.segmentation * losses["segmentation"] + w.lower_segmentation * losses["lower_segmentation"]
-        taught = w.segmentation * losses["self_training"] + w.lower_segmentation * losses["lower_self_training"]
+        encoded_st = n.encoder(shown_st, tracking=self.config.batch_norm_statistics == "mixed")
+        encoded_t = n.encoder(shown_t, tracking=True)
+        own, segmentation, lower_segmentation = supervise(n, self.config, encoded_st, batch.labels)
+        taught, self_training, lower_self_training = supervise(n, self.config, encoded_t, labels)
         self.segmentor.move(self.segmentor.gradients(own + settings.weight * taught))
+        losses = {
+            "segmentation": segmentation,
+            "lower_segmentation": lower_segmentation,
+            "self_training": self_training,
+            "lower_self_training": lower_self_training,
+        }
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _changed(self, slices: Tensor) -> Tensor:
@@ -68,9 +68,11 @@ class SelfTrainingIteration:
         changed = change_intensities(
             slices.float(), drawn.share(0, len(slices), slices.device), torch.randn_like(slices, dtype=torch.float32)
         )
-        chosen = torch.rand(len(slices), 1, 1, 1, device=slices.device) < self.config.self_training.random_contrast
-        shown = torch.where(chosen, in_random_contrast(changed), changed)
-        return shown.contiguous(memory_format=torch.channels_last)
+        share = self.config.self_training.random_contrast
+        if share > 0:
+            chosen = torch.rand(len(slices), 1, 1, 1, device=slices.device) < share
+            changed = torch.where(chosen, in_random_contrast(changed), changed)
+        return changed.contiguous(memory_format=torch.channels_last)
 
 
 def confident_labels(logits: Tensor, settings: SelfTrainingSettings) -> Tensor:

@@ -474,6 +474,7 @@ def test_a_training_outlives_the_process_that_started_it(
         assert iteration(module) == 40
         # The model is there a moment before the last event is.
         process_events_until(lambda: job.state() is State.FINISHED, 60)
+        assert job.state() is State.FINISHED
         assert module.ui.jobsComboBox.currentText == "job (finished)"
     finally:
         starter.kill()
