@@ -302,7 +302,10 @@ class Job:
 def _parse(line: bytes, offset: int) -> Event:
     try:
         content = json.loads(line)
-        return Event(float(content["time"]), str(content["kind"]), dict(content["data"]))
+        event = Event(float(content["time"]), str(content["kind"]), dict(content["data"]))
+        if event.kind == "state":
+            State(event.data["state"])
+        return event
     except (ValueError, KeyError, TypeError):
         return Event(0.0, "warning", {"message": f"the events file is damaged at byte {offset}; the line is skipped"})
 

@@ -146,6 +146,17 @@ def test_an_error_ends_as_failed_and_is_told_and_logged(job: Job) -> None:
     assert "ZeroDivisionError" in (job.folder / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("data", [{"state": "dreaming"}, {}, {"state": None}])
+def test_a_state_that_is_none_is_damage_and_the_one_before_holds(job: Job, data: dict[str, object]) -> None:
+    job.emit_state(State.FINISHED)
+    offset = job.events_path.stat().st_size
+    job.emit("state", **data)
+    assert job.state() is State.FINISHED
+    (event,), _ = job.events(offset)
+    assert event.kind == "warning"
+    assert f"damaged at byte {offset}" in event.data["message"]
+
+
 def test_a_stop_is_asked_for_and_withdrawn(job: Job) -> None:
     assert not job.stop_requested
     job.request_stop()

@@ -235,6 +235,26 @@ def test_the_window_from_model_to_table(
     assert "right kidney\t" in slicer.app.clipboard().text()
 
 
+def test_refined_in_the_window_is_what_the_library_gives_refined(
+    module: Any, patient: tuple[Any, Any], sample_model: Path, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+    from SIFASegmentationLib.segmentation import Segmentor  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import volume_from_node  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    volume, _reference = patient
+    bundle = read_bundle(sample_model)
+    module.widget.ui.refineCheckBox.checked = True
+    run = begin(module, volume)
+    process_events_until(lambda: module.widget.run is None, 60)
+    (result,) = run.results
+    found = labels_from_node(result.segmentation, volume, bundle.manifest.task).array
+    segmentor, image = Segmentor(bundle, "cpu"), volume_from_node(volume)
+    assert np.array_equal(found, segmentor.segment(image, refine=True).labelmap.array)
+    assert not np.array_equal(found, segmentor.segment(image).labelmap.array)
+
+
 def test_what_speaks_against_a_structure_stands_in_its_row(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
