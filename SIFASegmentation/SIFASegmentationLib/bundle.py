@@ -2,7 +2,8 @@
 
 ```
 manifest.json        structures, preprocessing of both domains, what it was trained on, SHA-256 of the files
-model.onnx           E and C1: slices (b, 1, size, size) in [-1, 1] -> class probabilities (b, K, size, size)
+model.onnx           E and C1: slices (b, 1, size, size) in [-1, 1] -> class probabilities (b, K, size, size);
+                     or the mean of what several trainings came to
 weights.safetensors  all networks, to fine-tune from; not needed to segment
 baseline.onnx        the same as model.onnx, trained without adaptation, to compare with; not always there
 ```
@@ -99,7 +100,8 @@ class BundleManifest(_Frozen):
         task: The structures.
         domain: Of which domain volumes are expected: the target's.
         preprocessing: For each domain; the grid is the same.
-        training: The card.
+        training: The card; of the first of several trainings.
+        members: Number of trainings whose mean the model is; 1 in bundles of before.
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
         structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
@@ -115,6 +117,7 @@ class BundleManifest(_Frozen):
     domain: Domain
     preprocessing: dict[Domain, Preprocessing]
     training: TrainingSummary
+    members: int = 1
     verification: Verification
     quality: QualityCalibration | None = None
     structures_ml: dict[str, MillilitreRange] = {}

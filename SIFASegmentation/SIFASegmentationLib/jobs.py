@@ -302,12 +302,12 @@ class Job:
 def _parse(line: bytes, offset: int) -> Event:
     try:
         content = json.loads(line)
-        event = Event(float(content["time"]), str(content["kind"]), dict(content["data"]))
-        if event.kind == "state":
-            State(event.data["state"])
-        return event
+        moment, kind, data = float(content["time"]), str(content["kind"]), dict(content["data"])
+        if kind == "state":
+            data["state"] = State(data["state"])
     except (ValueError, KeyError, TypeError):
         return Event(0.0, "warning", {"message": f"the events file is damaged at byte {offset}; the line is skipped"})
+    return Event(moment, kind, data)
 
 
 def _lines_from_the_end(file: BinaryIO, word: bytes) -> Iterator[tuple[bytes, int]]:

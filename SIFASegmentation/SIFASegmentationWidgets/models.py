@@ -80,6 +80,8 @@ def _model_card(path: Path, _changed: int) -> str:
         _("{plane} slices of {size} x {size} pixels").format(plane=grid.plane, size=grid.size)
         + (f", {grid.spacing:g} mm" if grid.spacing else ""),
     ]
+    if manifest.members > 1:
+        lines.append(_("the mean of {count} trainings").format(count=manifest.members))
     if manifest.baseline is not None:
         lines.append(_("carries the unadapted baseline too"))
     return "<br>".join(lines)

@@ -16,10 +16,10 @@ from SIFASegmentationLib.segmentation import BATCH, device_of, open_session, pro
 from .config import TrainingConfig
 from .devices import describe_device, make_fabric, out_of_memory
 from .estimate import Estimate, measure, wait
-from .export import fold_batch_norm, to_onnx
 from .iteration import Batch
 from .loop import Model
 from .networks import ENCODER_STRIDE, Segmentor
+from .onnx_model import fold_batch_norm, to_onnx
 
 _MOST_STEPS = 50
 

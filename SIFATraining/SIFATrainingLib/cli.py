@@ -196,7 +196,10 @@ def settings() -> None:
 
 @app.command()
 def export(
-    job: Annotated[Path, typer.Argument(help="Job folder with a checkpoint.")],
+    jobs: Annotated[
+        list[Path],
+        typer.Argument(metavar="JOB...", help="Job folder with a checkpoint; of several the model is the mean."),
+    ],
     out: Annotated[Path, typer.Option(help="Bundle to make or replace: a folder, or a file NAME.zip.")],
     name: Annotated[str | None, typer.Option(help="What lists of models show.")] = None,
     weights: Annotated[str, typer.Option(help="average (moving average of the weights) or raw.")] = "average",
@@ -210,8 +213,9 @@ def export(
 
     line = ProgressLine()
     bundle = run(
-        job, out, name=name, weights=weights, baseline=baseline, device=device, report=lambda step: line.show(str(step))
-    )
+        jobs[0], out, others=jobs[1:], name=name, weights=weights, baseline=baseline, device=device,
+        report=lambda step: line.show(str(step)),
+    )  # fmt: skip
     check = bundle.manifest.verification
     line.show(
         f"{out}: {bundle.manifest.name}; ONNX against torch on {check.slices} slices: probabilities differ by at most "

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
@@ -39,14 +35,14 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
-from .batch_norm import BatchNorm
 from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
-from .dataset import DOMAINS, DomainName, PreparedDataset
+from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
 from .loop import averaged_modules
-from .networks import Networks, ResidualBlock, Segmentor, reestimate_batch_norm
+from .networks import MeanOfSegmentors, Networks, Segmentor, reestimate_batch_norm
+from .onnx_model import ExportError, fold_batch_norm, largest_difference, to_onnx
 from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
 from .steps import Report, Step, say_nothing
@@ -56,14 +52,11 @@ _VERIFIED_SLICES = 8
 _BATCH_NORM_SLICES = 512  # More change the averages by less than their last digits.
 
 
-class ExportError(RuntimeError):
-    """The ONNX model computes something else than the networks: a fault of ours, no bundle is written."""
-
-
 def export(
     job_folder: Path,
     out: Path,
     *,
+    others: Sequence[Path] = (),
     name: str | None = None,
     weights: str = "average",
     baseline: Path | None = None,
@@ -75,6 +68,8 @@ def export(
     Args:
         job_folder: From `sifa train`; finished, stopped, or still running.
         out: Folder to make or replace; or a zip file of that name, which is easier to send.
+        others: Further jobs on the same prepared data set, of other seeds say: the bundle's model is the mean of all,
+            its card and its weights are the first one's.
         name: What lists of models show; the task, the method and the date unless given.
         weights: `average` (the moving average, where the training kept one) or `raw`.
         baseline: Job of a training without adaptation on the same task and grid, whose model goes into the bundle as
@@ -83,30 +78,37 @@ def export(
         report: Told of each step.
 
     Raises:
-        InputError: Unknown `weights` or device, no usable checkpoint, the prepared data set is gone, or the baseline
-            is not one.
+        InputError: Unknown `weights` or device, no usable checkpoint, the prepared data set is gone, the baseline is
+            not one, a job is given twice, or the jobs segment other structures or other slices.
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown: choose average or raw.")
     place = torch.device(choose_device(device))
-    trained = _Trained.load(Job(job_folder), weights, place)
+    folders = [job_folder, *others]
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise InputError(f"A job is given twice among {', '.join(map(str, folders))}: give each once.")
+    model = _Model(tuple(_Trained.load(Job(folder), weights) for folder in folders), place)
+    trained = model.first
+    for other in model.members[1:]:
+        _check_members(trained, other)
     own = trained.job.folder / BASELINE_FOLDER
     if baseline is None and checkpoint_paths(own / "checkpoints"):
         baseline = own
-    compared = None if baseline is None else _Trained.load(Job(baseline), weights, place)
-    if compared is not None:
-        _check_comparable(compared, trained)
+    compared = None
+    if baseline is not None:
+        compared = _Model((_Trained.load(Job(baseline), weights),), place)
+        _check_baseline(compared.first, trained)
     name = name or f"{trained.dataset.manifest.task.name}, {trained.config.method}, {datetime.now():%d %b %Y}"
     if out.suffix.lower() != ARCHIVE_SUFFIX:
-        return _write_bundle(trained, compared, out, name, report)
+        return _write_bundle(model, compared, out, name, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
-        bundle = _write_bundle(trained, compared, Path(folder) / "bundle", name, report)
+        bundle = _write_bundle(model, compared, Path(folder) / "bundle", name, report)
         return pack_bundle(bundle.path, out)
 
 
-def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name: str, report: Report) -> Bundle:
+def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, report: Report) -> Bundle:
     """Make or replace the folder `out`."""
 
     def say(step: Step) -> None:
@@ -115,9 +117,10 @@ def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name:
     def say_of_baseline(step: Step) -> None:
         report(replace(step, message=f"model without adaptation, {step.message}"))
 
+    trained = model.first
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        verification = trained.write_model(partial / MODEL_FILE, say)
+        verification = model.write(partial / MODEL_FILE, say)
         trained.write_weights(partial / WEIGHTS_FILE)
         manifest = BundleManifest(
             name=name,
@@ -127,14 +130,25 @@ def _write_bundle(trained: _Trained, compared: _Trained | None, out: Path, name:
             domain="target",
             preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
             training=trained.summary(),
+            members=len(model.members),
             verification=verification,
-            quality=trained.quality(say),
+            quality=model.quality(say),
             structures_ml=trained.dataset.entry(labelled_domain(trained.config)).structures_ml,
-            baseline=None if compared is None else compared.write_baseline(partial / BASELINE_FILE, say_of_baseline),
+            baseline=None if compared is None else _write_baseline(compared, partial / BASELINE_FILE, say_of_baseline),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
         (partial / MANIFEST_FILE).write_text(manifest_json(manifest), encoding="utf-8")
     return read_bundle(out)
+
+
+def _write_baseline(compared: _Model, path: Path, report: Report) -> BaselineSummary:
+    """Write a model as a bundle's baseline; what the manifest says of it."""
+    return BaselineSummary(
+        verification=compared.write(path, report),
+        iterations=compared.first.done,
+        losses=compared.first.losses,
+        quality=compared.quality(report),
+    )
 
 
 @dataclass(frozen=True)
@@ -146,10 +160,9 @@ class _Trained:
     dataset: PreparedDataset
     networks: Networks
     done: int
-    device: torch.device
 
     @classmethod
-    def load(cls, job: Job, weights: str, device: torch.device) -> _Trained:
+    def load(cls, job: Job, weights: str) -> _Trained:
         """See `export` for `weights` and errors."""
         specification = TrainingSpecification.of(job)
         paths = checkpoint_paths(job.folder / "checkpoints")
@@ -163,51 +176,29 @@ class _Trained:
         networks.load_state_dict(state["networks"])
         if weights == "average" and state["average"]:
             averaged_modules(networks).load_state_dict(state["average"])
-        return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]), device)
+        return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))
 
     @property
     def config(self) -> TrainingConfig:
         """Every setting."""
         return self.specification.config
 
-    def write_model(self, path: Path, report: Report) -> Verification:
-        """Re-estimate batch norm, write E and C1 as ONNX, compare with torch."""
-        report(Step(0, 1, "writing it for ONNX Runtime"))
-        domain: DomainName = "source" if self.config.method == "without_adaptation" else "target"
-        slices = self.dataset.slices(domain)
+    @property
+    def segmented(self) -> NDArray[np.int16]:
+        """Slices (n, size, size), times 32767, of the domain that the model is for."""
+        return self.dataset.slices("source" if self.config.method == "without_adaptation" else "target")
+
+    def segmentor(self, device: torch.device) -> Segmentor:
+        """E and C1, with their batch norm as it is exported, on the CPU; computed on `device`."""
+        encoder, batch = self.networks.encoder, self.config.batch
         if self.config.reestimate_batch_norm:
-            encoder = self.networks.encoder.to(self.device)
-            reestimate_batch_norm(encoder, (batch.to(self.device) for batch in _batches(slices, self.config.batch)))
-            encoder.to("cpu")
-        segmentor = Segmentor(self.networks.encoder, self.networks.classifier).eval()
-        shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
-        model = to_onnx(fold_batch_norm(segmentor), shown[:2])
-        difference = largest_difference(model, segmentor, shown)
-        if not difference < LARGEST_DIFFERENCE:
-            raise ExportError(f"the exported model differs from the networks by {difference:g} in a probability")
-        path.write_bytes(model)
-        return Verification(slices=len(shown), largest_difference=difference)
+            reestimate_batch_norm(encoder.to(device), (some.to(device) for some in _batches(self.segmented, batch)))
+        return Segmentor(encoder.to("cpu"), self.networks.classifier).eval()
 
     def write_weights(self, path: Path) -> None:
-        """Write all networks; after `write_model`, with its batch norm."""
+        """Write all networks, with the batch norm of `segmentor` once that was asked for."""
         # Not by `save_file`, whose error on a full disk is not the system's.
         path.write_bytes(save({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}))
-
-    def write_baseline(self, path: Path, report: Report) -> BaselineSummary:
-        """Write the model as a bundle's baseline; what the manifest says of it."""
-        verification = self.write_model(path, report)
-        return BaselineSummary(
-            iterations=self.done, losses=self._losses(), verification=verification, quality=self.quality(report)
-        )
-
-    def quality(self, report: Report) -> QualityCalibration:
-        """What the model's probabilities are worth; after `write_model`, with its batch norm."""
-        segmentor = fold_batch_norm(Segmentor(self.networks.encoder, self.networks.classifier)).to(self.device)
-        translates = self.config.method in TRANSLATING_METHODS
-        generator = self.networks.generator.to(self.device) if translates else None
-        return calibrate_quality(
-            segmentor, self.dataset, labelled_domain(self.config), generator, self.device, report
-        )
 
     def summary(self) -> TrainingSummary:
         """The card."""
@@ -220,17 +211,62 @@ class _Trained:
             iterations=self.done,
             source_volumes=source,
             target_volumes=target,
-            losses=self._losses(),
+            losses=self.losses,
             settings=self.config.model_dump(),
             initial=initial.name if initial is not None else None,
         )
 
-    def _losses(self) -> dict[str, float]:
+    @property
+    def losses(self) -> dict[str, float]:
+        """The last that were reported."""
         last = self.job.last("losses")
         return last.data["losses"] if last else {}
 
 
-def _check_comparable(baseline: _Trained, trained: _Trained) -> None:
+@dataclass(frozen=True)
+class _Model:
+    """What a bundle segments by: one training, or the mean of several on the same slices."""
+
+    members: tuple[_Trained, ...]
+    device: torch.device
+
+    @property
+    def first(self) -> _Trained:
+        return self.members[0]
+
+    @cached_property
+    def segmentor(self) -> nn.Module:
+        """Slices to class probabilities, in `eval`, on the CPU."""
+        segmentors = [member.segmentor(self.device) for member in self.members]
+        return segmentors[0] if len(segmentors) == 1 else MeanOfSegmentors(segmentors).eval()
+
+    def write(self, path: Path, report: Report) -> Verification:
+        """Write it as ONNX, and compare with torch."""
+        report(Step(0, 1, "writing it for ONNX Runtime"))
+        slices = self.first.segmented
+        shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
+        model = to_onnx(fold_batch_norm(self.segmentor), shown[:2])
+        difference = largest_difference(model, self.segmentor, shown)
+        if not difference < LARGEST_DIFFERENCE:
+            raise ExportError(f"the exported model differs from the networks by {difference:g} in a probability")
+        path.write_bytes(model)
+        return Verification(slices=len(shown), largest_difference=difference)
+
+    def quality(self, report: Report) -> QualityCalibration:
+        """What its probabilities are worth."""
+        config = self.first.config
+        generator = self.first.networks.generator.to(self.device) if config.method in TRANSLATING_METHODS else None
+        return calibrate_quality(
+            fold_batch_norm(self.segmentor).to(self.device),
+            self.first.dataset,
+            labelled_domain(config),
+            generator,
+            self.device,
+            report,
+        )
+
+
+def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
     if baseline.config.method != "without_adaptation":
         raise InputError(
             f"{baseline.job.folder} was trained by the method {baseline.config.method}: give a job trained by "
@@ -248,6 +284,17 @@ def _check_comparable(baseline: _Trained, trained: _Trained) -> None:
         )
 
 
+def _check_members(first: _Trained, other: _Trained) -> None:
+    """Of one mean: they must be asked about the same slices, for the same structures."""
+    if _structures(first) != _structures(other) or any(
+        first.dataset.entry(domain).preprocessing != other.dataset.entry(domain).preprocessing for domain in DOMAINS
+    ):
+        raise InputError(
+            f"{other.job.folder} was not trained on the slices of {first.job.folder}: give jobs that were trained on "
+            "the same prepared data set."
+        )
+
+
 def _structures(trained: _Trained) -> list[str]:
     return [structure.name for structure in trained.dataset.manifest.task.structures]
 
@@ -256,77 +303,6 @@ def _grid(trained: _Trained) -> str:
     grid = trained.dataset.entry("target").preprocessing
     spaced = "stretched" if grid.spacing is None else f"{grid.spacing:g} mm"
     return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}"
-
-
-def fold_batch_norm(segmentor: Segmentor) -> Segmentor:
-    """A copy in which every batch norm has become part of the convolution before it; the same function, for `eval`."""
-    folded = copy.deepcopy(segmentor).eval()
-    for module in folded.modules():
-        if isinstance(module, ResidualBlock):
-            for convolution, norm in (("first", "first_norm"), ("second", "second_norm")):
-                _fold(module, convolution, norm)
-        elif isinstance(module, nn.Sequential):
-            for index in range(len(module) - 1):
-                if isinstance(module[index], nn.Conv2d) and isinstance(module[index + 1], BatchNorm):
-                    _fold(module, str(index), str(index + 1))
-    return folded
-
-
-def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
-    before, after = parent.get_submodule(convolution), parent.get_submodule(norm)
-    if not isinstance(before, nn.Conv2d) or not isinstance(after, BatchNorm):
-        raise TypeError(f"{convolution}, {norm} are not a convolution and its batch norm")
-    fused = nn.utils.fusion.fuse_conv_bn_eval(before, after)
-    parent.add_module(convolution, fused)
-    parent.add_module(norm, nn.Identity())
-
-
-def to_onnx(segmentor: Segmentor, example: Tensor) -> bytes:
-    """The segmentor as an ONNX model for any number of slices of the example's size.
-
-    Args:
-        segmentor: In `eval`.
-        example: Slices (b > 1, 1, H, W).
-    """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # The exporter's warnings concern its own insides.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            segmentor,
-            (example,),
-            dynamo=True,
-            verbose=False,
-            input_names=["slices"],
-            output_names=["probabilities"],
-            dynamic_shapes={"x": {0: torch.export.Dim("b")}},
-        )
-    if program is None:
-        raise ExportError("torch made no ONNX program")
-    model = program.model_proto
-    _forget_origin(model)
-    onnx.checker.check_model(model)
-    serialised: bytes = model.SerializeToString()
-    return serialised
-
-
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of where it ran: stack traces, with the paths of this computer's files."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
-                 *model.functions):  # fmt: skip
-        del part.metadata_props[:]
-
-
-@torch.no_grad()
-def largest_difference(model: bytes, segmentor: Segmentor, slices: Tensor) -> float:
-    """Largest absolute difference of any class probability between ONNX Runtime and torch, over slices (b, 1, H, W)."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for one in slices.split(1):
-        (exported,) = session.run(None, {"slices": one.numpy()})
-        largest = max(largest, float(np.abs(exported - segmentor(one).numpy()).max()))
-    return largest
 
 
 def _batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:

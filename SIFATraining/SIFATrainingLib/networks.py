@@ -264,6 +264,17 @@ class Segmentor(nn.Module):
         return torch.softmax(self.classifier(features), 1)
 
 
+class MeanOfSegmentors(nn.Module):
+    """What several segmentors say in the mean: (B, 1, H, W) -> (B, K, H, W), sum 1."""
+
+    def __init__(self, segmentors: Iterable[Segmentor]) -> None:
+        super().__init__()
+        self.segmentors = nn.ModuleList(segmentors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([segmentor(x) for segmentor in self.segmentors]).mean(0)
+
+
 @torch.no_grad()
 def reestimate_batch_norm(encoder: Encoder, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of `encoder` by their average over `batches` of slices (B, 1, H, W).

@@ -47,9 +47,9 @@ from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationLib.winograd import FastModel
 from SIFATrainingLib.devices import describe_device
-from SIFATrainingLib.export import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+from SIFATrainingLib.onnx_model import fold_batch_norm, largest_difference, to_onnx
 from SIFATrainingLib.phantoms import make_patient
 
 TASK = load_task("abdomen")

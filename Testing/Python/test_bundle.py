@@ -12,14 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quick import quick_config
 from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
-from SIFATrainingLib.export import export, fold_batch_norm
+from SIFATrainingLib.export import export
 from SIFATrainingLib.networks import Classifier, Encoder, Networks, reestimate_batch_norm
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+from SIFATrainingLib.onnx_model import fold_batch_norm
+from SIFATrainingLib.training import create_job, create_training_job, train
+from test_cli import sifa
+from test_training_job import preparation
 
 
 @pytest.fixture
@@ -197,10 +202,36 @@ def test_archives_that_are_not_whole(bundle: Bundle, tmp_path: Path, monkeypatch
         read_bundle(path)
 
 
-def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> None:
-    from quick import quick_config  # noqa: PLC0415
-    from SIFATrainingLib.training import create_job  # noqa: PLC0415
+def test_a_bundle_of_several_trainings_says_their_mean(
+    bundle: Bundle, finished_job: Path, prepared: Path, tmp_path: Path
+) -> None:
+    other = create_job(prepared, tmp_path / "other", quick_config(seed=1), "cpu")
+    train(other)
+    alone = export(other.folder, tmp_path / "alone")
+    told = sifa("export", finished_job, other.folder, "--out", tmp_path / "both.zip", "--device", "cpu")
+    assert told.returncode == 0, told.stderr
+    both = read_bundle(tmp_path / "both.zip")
+    assert (both.manifest.members, bundle.manifest.members) == (2, 1)
+    assert both.manifest.training == bundle.manifest.training
+    assert both.read(WEIGHTS_FILE) == bundle.read(WEIGHTS_FILE)
+    assert both.manifest.quality is not None
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
+    mean, one, two = (Segmentor(some, "cpu").predict(slices) for some in (both, bundle, alone))
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-5)
 
+
+def test_trainings_that_have_no_mean_are_refused(finished_job: Path, cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is given twice"):
+        export(finished_job, tmp_path / "bundle", others=[finished_job])
+    elsewhere = create_training_job(tmp_path / "job", preparation(cohort, size=40), quick_config(iterations=1), "cpu")
+    train(elsewhere)
+    with pytest.raises(InputError, match="was not trained on the slices of"):
+        export(finished_job, tmp_path / "bundle", others=[elsewhere.folder])
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> None:
     job = create_job(prepared, tmp_path / "job", quick_config())
     with pytest.raises(InputError, match="has no checkpoint yet"):
         export(job.folder, tmp_path / "bundle")

@@ -26,7 +26,8 @@ from SIFATrainingLib import training
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.config import TrainingConfig
 from SIFATrainingLib.dataset import PreparedDataset
-from SIFATrainingLib.export import ExportError, export
+from SIFATrainingLib.export import export
+from SIFATrainingLib.onnx_model import ExportError
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.training import create_job, create_training_job, train
 from test_cli import ENVIRONMENT, sifa
