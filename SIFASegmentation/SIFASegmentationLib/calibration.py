@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,12 @@ class QualityCalibration(BaseModel):
     """From the expected Dice to an estimate: logit(Dice) = offset + slope logit(expected), within `low` to `high`.
 
     Attributes:
-        offset: Of the straight line.
+        offset: Of the straight line, for structures that have none of their own.
         slope: Of the straight line.
         low: The residuals' 10th percentile, on the scale of logits.
         high: Their 90th.
+        offsets: Of structures, by name: the borders of a small one are seen less surely than they are found. Empty in
+            bundles of before.
         volumes: Number of volumes, in all damages, that it was found on.
     """
 
@@ -31,29 +34,75 @@ class QualityCalibration(BaseModel):
     slope: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
+    offsets: dict[str, FiniteFloat] = {}
     volumes: int
 
-    def estimate(self, expected: float) -> Estimate:
-        """The estimate for an expected Dice (`ExpectedDice`)."""
-        middle = self.offset + self.slope * _logit(expected)
+    def estimate(self, expected: float, structure: str) -> Estimate:
+        """The estimate for an expected Dice (`ExpectedDice`) of a structure."""
+        middle = self.offsets.get(structure, self.offset) + self.slope * _logit(expected)
         dice, low, high = (float(1 / (1 + np.exp(-x))) for x in (middle, middle + self.low, middle + self.high))
         return Estimate(dice, low, high)
 
 
-def fit_calibration(expected: Sequence[float], true: Sequence[float], volumes: int) -> QualityCalibration:
-    """The calibration that pairs of expected and true Dice of structures come to, by least squares.
+@dataclass(frozen=True)
+class Known:
+    """A structure in a volume whose labels are known.
 
-    Where the expected values hardly differ, the line keeps the slope 1. The slope is never negative.
+    Attributes:
+        structure: Its name.
+        group: Of the volume: what is of one group is not told apart from chance, such as the damages of one kind.
+        expected: What the probabilities let expect, in [0, 1].
+        true: Its Dice, in [0, 1].
     """
-    x, y = (_logit(np.asarray(values, dtype=np.float64)) for values in (expected, true))
-    spread = float(np.var(x))
-    slope = max(0.0, float(np.mean((x - x.mean()) * (y - y.mean()))) / spread) if spread > 1e-3 else 1.0
-    offset = float(y.mean() - slope * x.mean())
-    low, high = np.percentile(y - offset - slope * x, _BAND)
-    return QualityCalibration(offset=offset, slope=slope, low=min(0.0, low), high=max(0.0, high), volumes=volumes)
+
+    structure: str
+    group: int
+    expected: float
+    true: float
 
 
-def _logit(dice: float | NDArray[np.float64]) -> NDArray[np.float64]:
+def fit_calibration(known: Sequence[Known], volumes: int) -> QualityCalibration:
+    """The calibration that expected and true Dice come to: by least squares one slope, and an offset of each structure.
+
+    Where the expected values hardly differ, the slope is 1; it is never negative. The band holds four of five of the
+    residuals that each group has from the line of all others: it has to hold for what no group was like. One group
+    alone is measured by its own line.
+
+    Args:
+        known: At least one.
+        volumes: To tell, how many there were.
+    """
+    x, y = (_logit(np.array([getattr(one, name) for one in known])) for name in ("expected", "true"))
+    structures = np.array([one.structure for one in known])
+    groups = np.array([one.group for one in known])
+    slope, offset, offsets = _line(x, y, structures)
+    residuals = []
+    for group in np.unique(groups):
+        left_out = groups == group
+        kept = left_out if left_out.all() else ~left_out
+        its_slope, its_offset, its_offsets = _line(x[kept], y[kept], structures[kept])
+        middle = [its_offsets.get(structure, its_offset) for structure in structures[left_out]]
+        residuals.append(y[left_out] - middle - its_slope * x[left_out])
+    low, high = np.percentile(np.concatenate(residuals), _BAND)
+    return QualityCalibration(
+        offset=offset, slope=slope, low=min(0.0, low), high=max(0.0, high), offsets=offsets, volumes=volumes
+    )
+
+
+_Floats = NDArray[np.float64]
+
+
+def _line(x: _Floats, y: _Floats, structures: NDArray[np.str_]) -> tuple[float, float, dict[str, float]]:
+    """Slope within the structures, the mean offset, and the offset of each."""
+    means = {name: (x[structures == name].mean(), y[structures == name].mean()) for name in np.unique(structures)}
+    of_x, of_y = np.array([means[name] for name in structures]).T
+    spread = float(np.mean((x - of_x) ** 2))
+    slope = max(0.0, float(np.mean((x - of_x) * (y - of_y))) / spread) if spread > 1e-3 else 1.0
+    offsets = {str(name): float(mean_y - slope * mean_x) for name, (mean_x, mean_y) in means.items()}
+    return slope, float(y.mean() - slope * x.mean()), offsets
+
+
+def _logit(dice: float | _Floats) -> _Floats:
     clipped = np.clip(np.asarray(dice, dtype=np.float64), _LEAST, 1 - _LEAST)
-    logits: NDArray[np.float64] = np.log(clipped / (1 - clipped))
+    logits: _Floats = np.log(clipped / (1 - clipped))
     return logits

@@ -199,7 +199,10 @@ class Segmentor:
         if self._quality is None:
             return {}
         by_value = expected.of_structures()
-        return {s.name: self._quality.estimate(float(by_value[s.value - 1])) for s in self.manifest.task.structures}
+        return {
+            s.name: self._quality.estimate(float(by_value[s.value - 1]), s.name)
+            for s in self.manifest.task.structures
+        }
 
     def _check_model(self) -> None:
         size = self.manifest.preprocessing[self.manifest.domain].size

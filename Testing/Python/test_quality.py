@@ -13,7 +13,7 @@ import torch
 
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
-from SIFASegmentationLib.calibration import QualityCalibration, fit_calibration
+from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.doubts import Found, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
@@ -21,9 +21,10 @@ from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
+from SIFATrainingLib.damages import KINDS, damaged
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
-from SIFATrainingLib.quality_calibration import _damaged, calibrate_quality
+from SIFATrainingLib.quality_calibration import calibrate_quality
 from SIFATrainingLib.training import create_job, train
 
 
@@ -53,24 +54,50 @@ def test_where_probabilities_are_right_so_is_the_expectation() -> None:
     assert expected.of_structures()[0] == pytest.approx(dice, abs=0.005)
 
 
-def test_the_calibration_finds_the_line_and_its_band() -> None:
+def known(structure: str, group: int, expected: np.ndarray, true: np.ndarray) -> list[Known]:
+    """From logits."""
+    return [
+        Known(structure, group, float(1 / (1 + np.exp(-x))), float(1 / (1 + np.exp(-y))))
+        for x, y in zip(expected, true, strict=True)
+    ]
+
+
+def test_the_calibration_finds_the_lines_and_their_band() -> None:
     rng = np.random.default_rng(1)
-    x = rng.normal(1.0, 1.5, 4000)
-    residual = rng.normal(0, 0.5, 4000)
-    y = 0.3 + 0.8 * x + residual
-    sigmoid = [1 / (1 + np.exp(-values)) for values in (x, y)]
-    found = fit_calibration(sigmoid[0].tolist(), sigmoid[1].tolist(), 7)
-    assert (found.offset, found.slope) == pytest.approx((0.3, 0.8), abs=0.05)
+    pairs = []
+    for structure, offset, mean in (("liver", -0.4, 2.0), ("left kidney", 0.9, -0.5)):
+        for group in range(20):
+            x = rng.normal(mean, 1.0, 200)
+            pairs += known(structure, group, x, offset + 0.8 * x + rng.normal(0, 0.5, len(x)))
+    found = fit_calibration(pairs, 7)
+    assert found.slope == pytest.approx(0.8, abs=0.05)
+    assert found.offsets == pytest.approx({"liver": -0.4, "left kidney": 0.9}, abs=0.07)
     assert (found.low, found.high) == pytest.approx((-1.2816 * 0.5, 1.2816 * 0.5), abs=0.05)
-    estimate = found.estimate(0.7)
+    estimate = found.estimate(0.7, "left kidney")
     assert estimate.low < estimate.dice < estimate.high
-    assert estimate.dice == pytest.approx(1 / (1 + np.exp(-(0.3 + 0.8 * np.log(7 / 3)))), abs=0.02)
+    assert estimate.dice == pytest.approx(1 / (1 + np.exp(-(0.9 + 0.8 * np.log(7 / 3)))), abs=0.02)
+    assert found.estimate(0.7, "liver").dice < found.estimate(0.7, "spleen").dice < estimate.dice
+
+
+def test_the_band_is_that_of_groups_that_the_line_does_not_know() -> None:
+    rng = np.random.default_rng(2)
+    shifts = rng.normal(0, 1.0, 40)
+    pairs = []
+    for group, shift in enumerate(shifts):
+        x = rng.normal(0, 1.0, 5)
+        pairs += known("liver", group, x, x + shift)
+    found = fit_calibration(pairs, 40)
+    spread = np.percentile(shifts, (10, 90))
+    assert found.low < 0.8 * spread[0] < 0 < 0.8 * spread[1] < found.high
+    # Each group alone lies on a line without a residual.
+    alone = fit_calibration(pairs[:5], 1)
+    assert (alone.low, alone.high) == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_without_a_spread_the_slope_stays_one() -> None:
-    found = fit_calibration([0.8, 0.8], [0.7, 0.7], 2)
+    found = fit_calibration([Known("liver", 0, 0.8, 0.7)] * 2, 2)
     assert found.slope == 1.0
-    assert found.estimate(0.8).dice == pytest.approx(0.7)
+    assert found.estimate(0.8, "liver").dice == pytest.approx(0.7)
 
 
 def test_a_better_unadapted_model_is_told_of() -> None:
@@ -105,11 +132,24 @@ def test_structures_unlike_organs_are_told_of() -> None:
 def test_damages_grow_from_nothing() -> None:
     torch.manual_seed(0)
     slices = torch.rand(2, 1, 16, 16) * 2 - 1
-    for kind in range(6):
-        assert torch.equal(_damaged(slices, kind, 0.0), slices)
-        changes = [float((_damaged(slices, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
+    labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    labels[:, 4:9, 3:12], labels[:, 11:, 8:] = 1, 3
+    for kind in range(2 * KINDS):
+        assert torch.equal(damaged(slices, labels, kind, 0.0), slices)
+        changes = [float((damaged(slices, labels, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
         assert 0 < changes[0] < changes[1]
-        assert _damaged(slices, kind, 1.0).abs().max() <= 1
+        assert damaged(slices, labels, kind, 1.0).abs().max() <= 1
+        assert torch.equal(damaged(slices, labels, kind, 1.0), damaged(slices, labels, kind, 1.0))
+
+
+def test_a_structure_changes_by_itself() -> None:
+    slices, labels = torch.zeros(1, 1, 16, 16), torch.zeros(1, 16, 16, dtype=torch.uint8)
+    labels[:, 2:8, 2:8], labels[:, 10:, 10:] = 1, 2
+    changed = damaged(slices, labels, 2, 1.0)[0, 0]
+    assert changed[5, 5] != changed[13, 13]
+    assert (changed[5, 5] != 0, changed[13, 13] != 0) == (True, True)
+    assert (changed[:9, 9] == 0).all()
+    assert 0 < abs(changed[2, 5]) < abs(changed[4, 5])
 
 
 class OfTheBrightest(torch.nn.Module):
@@ -126,7 +166,7 @@ def test_the_calibration_of_a_model_that_is_surely_wrong_is_low(prepared: Path) 
     found = calibrate_quality(OfTheBrightest(), dataset, "source", None)
     assert found.volumes == 2 * 4
     # Bright pixels of MR are hardly liver: it would expect 0.98 of itself.
-    assert found.estimate(0.98).dice < 0.3
+    assert found.estimate(0.98, "liver").dice < 0.3
 
 
 def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
