@@ -308,6 +308,9 @@ def compare_methods(
         typer.Option(metavar="TITLE: NAME=VALUE ...", help="A further row: SIFA with these settings. Can be repeated."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds, from 0.")] = 1,
+    together: Annotated[
+        bool, typer.Option("--together", help="Also the mean of the models of all seeds, of each row.")
+    ] = False,
     odd: Annotated[
         list[str] | None,
         typer.Option(help="Scored patient that is known to be odd and is also reported apart. Can be repeated."),
@@ -337,8 +340,8 @@ def compare_methods(
     comparison = compare(
         out, preparation, choose_variants(row or (), also or ()),
         common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-        bound_iterations=bound_iterations or iterations, seeds=range(seeds), odd=odd or (), device=device,
-        time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
+        bound_iterations=bound_iterations or iterations, seeds=range(seeds), together=together, odd=odd or (),
+        device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
     )  # fmt: skip
     write_comparison(out, comparison, preparation.target_coding)
     print(markdown(comparison))

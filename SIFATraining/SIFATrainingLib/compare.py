@@ -9,6 +9,7 @@ ROW/seed_0/labelmaps/        of the test volumes
 ROW/seed_0/scores.json
 ROW/seed_0/settings.json     what it was trained with
 ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
+ROW_mean_of_3/seed_0/        where it is asked for, the mean of the models of three seeds: bundle, labelmaps, scores, settings
 comparison.md  comparison.csv  comparison.html
 ```
 
@@ -112,6 +113,7 @@ def compare(
     iterations: int,
     bound_iterations: int,
     seeds: Sequence[int] = (0,),
+    together: bool = False,
     odd: Collection[str] = (),
     device: str = "auto",
     time_limit_seconds: float = math.inf,
@@ -130,6 +132,7 @@ def compare(
         iterations: Of the rows that adapt.
         bound_iterations: Of the rows that train E and C1 on labels alone.
         seeds: Of the trainings; each row is trained once for each.
+        together: After them, of each row the mean of the models of all seeds, a row of its own.
         odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
         time_limit_seconds: Of each training; after it the training is stopped and its last weights are scored.
@@ -137,7 +140,7 @@ def compare(
 
     Raises:
         InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
-            or settings, or a volume or setting can't be used.
+            or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
     """
     task = preparation.loaded_task()
     cases = tested_cases(preparation)
@@ -164,9 +167,20 @@ def compare(
             if table is None:
                 prepared = _prepare(out, own, report)
                 _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
+                _keep_watched(folder)
                 table = _score(folder, config, cases, task, preparation.target_coding, device)
             report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
             results.append(Result(variant, seed, folder, table))
+    for variant in variants if together and len(seeds) > 1 else ():
+        mean = variant.mean_of(len(seeds))
+        # The settings are those of its first training.
+        folder, config = out / mean.name / f"seed_{seeds[0]}", configs[variant.name, seeds[0]]
+        table = _scored(folder, config, cases)
+        if table is None:
+            _export_mean(folder, [out / variant.name / f"seed_{seed}" / "job" for seed in seeds], mean.title, device)
+            table = _score(folder, config, cases, task, preparation.target_coding, device)
+        report(mean.title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
+        results.append(Result(mean, seeds[0], folder, table))
     return Comparison(task, tuple(results), cases, frozenset(odd))
 
 
@@ -240,6 +254,27 @@ def _train(
     )
 
 
+def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) -> None:
+    """The bundle of the mean of several trainings' models, made unless it is there."""
+    if (folder / "bundle").exists():
+        return
+    for job in jobs:
+        if not (job / "job.json").exists():
+            raise InputError(
+                f"{job} is gone, and with it the model that has part in '{title}': leave out --together, or delete "
+                f"{job.parent} to train it again."
+            )
+    export(jobs[0], folder / "bundle", others=jobs[1:], name=title, device=device)
+
+
+def _keep_watched(folder: Path) -> None:
+    """Write down what the monitor volumes said, where there were some."""
+    watched = [event.data for event in Job(folder / "job").events()[0] if event.kind == "monitor"]
+    if watched:
+        with write_atomically(folder / _WATCHED) as temporary:
+            temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
+
+
 def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
     """The scores that are there, if they are."""
     if not (folder / _SCORES).exists() or not (folder / _SETTINGS).exists():
@@ -267,10 +302,6 @@ def _score(
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    watched = [event.data for event in Job(folder / "job").events()[0] if event.kind == "monitor"]
-    if watched:
-        with write_atomically(folder / _WATCHED) as temporary:
-            temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
     table.write(folder / _SCORES)
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from SIFASegmentationLib.errors import InputError
@@ -39,6 +39,10 @@ class Variant:
         """
         due = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
         return make_config(self.preset, **{"iterations": due, **common, **self.settings, "seed": seed})
+
+    def mean_of(self, count: int) -> Variant:
+        """The row of the mean of the models of so many seeds."""
+        return replace(self, name=f"{self.name}_mean_of_{count}", title=f"{self.title}: mean of {count} models")
 
 
 VARIANTS = (

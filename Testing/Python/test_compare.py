@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from quick import QUICK
+from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
@@ -282,6 +284,25 @@ def test_scores_and_settings_of_a_row_are_enough(
     (kept / "prepared.json").unlink()
     with pytest.raises(InputError, match="scores of other volumes"):
         run(kept, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
+
+
+def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Path) -> None:
+    comparison = run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True)
+    assert [(result.variant.name, result.seed) for result in comparison.results] == [
+        ("sifa", 0), ("sifa", 1), ("sifa_mean_of_2", 0)
+    ]  # fmt: skip
+    mean = comparison.results[-1]
+    assert read_bundle(mean.folder / "bundle").manifest.members == 2
+    assert mean.labelmap(comparison.cases[0]).exists()
+    assert "| SIFA, recommended: mean of 2 models |" in markdown(comparison)
+    write_comparison(tmp_path / "out", comparison)
+    shutil.rmtree(mean.folder / "bundle")
+    assert run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True).results == comparison.results
+    # Scores alone make no model.
+    shutil.rmtree(tmp_path / "out" / "sifa" / "seed_1" / "job")
+    shutil.rmtree(mean.folder)
+    with pytest.raises(InputError, match=r"seed_1.job is gone, .*leave out --together"):
+        run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True)
 
 
 def test_a_training_that_is_watched_shows_what_the_last_weights_lost(volumes: Path, tmp_path: Path) -> None:
