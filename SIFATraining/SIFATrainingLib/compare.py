@@ -9,7 +9,7 @@ ROW/seed_0/labelmaps/        of the test volumes
 ROW/seed_0/scores.json
 ROW/seed_0/settings.json     what it was trained with
 ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
-ROW_mean_of_3/seed_0/        where it is asked for, the mean of the models of three seeds: bundle, labelmaps, scores, settings
+ROW_mean_of_3/seed_0/        where it is asked for: bundle, labelmaps, scores, settings of the mean of three seeds
 comparison.md  comparison.csv  comparison.html
 ```
 
