@@ -1,0 +1,72 @@
+"""Makes the sample model of SIFASegmentation anew, from synthetic patients; a quarter of an hour on one core.
+
+    python Testing/sample_model.py FOLDER
+
+FOLDER gets the patients and the training, which goes on there if it was cut off. The model goes into the module's
+Resources without the weights of all networks, which are there to fine-tune from and ten times as large.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from SIFASegmentationLib.bundle import WEIGHTS_FILE, manifest_json, read_bundle
+from SIFASegmentationLib.bundle_files import MANIFEST_FILE
+from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.jobs import Job
+from SIFATrainingLib.config import make_config
+from SIFATrainingLib.console import ProgressLine
+from SIFATrainingLib.demo import CT_WINDOWS
+from SIFATrainingLib.export import export
+from SIFATrainingLib.phantoms import write_cohort
+from SIFATrainingLib.prepare import make_preparation
+from SIFATrainingLib.specification import BASELINE_FOLDER
+from SIFATrainingLib.training import create_training_job, train
+
+SAMPLE_MODEL = Path(__file__).parents[1] / "SIFASegmentation" / "Resources" / "SampleModel"
+NAME = "Synthetic abdomen, MR to CT (sample)"
+TASK = "abdomen"
+SEEDS = {"mr": range(12), "ct": range(50, 62)}  # No patient is in both modalities.
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    job = training_job(folder)
+    train(job, report=ProgressLine().event)
+    bundle = export(job.folder, folder / "bundle", name=NAME, baseline=job.folder / BASELINE_FOLDER)
+    keep_without_weights(bundle.path, SAMPLE_MODEL)
+    print(SAMPLE_MODEL)
+
+
+def training_job(folder: Path) -> Job:
+    """The training, of small networks on coarse slices: made, or the one that is there."""
+    if (folder / "job").exists():
+        return Job(folder / "job")
+    for modality, seeds in SEEDS.items():
+        write_cohort(folder / modality, TASK, modality, seeds, labelled=modality == "mr")
+    preparation = make_preparation(
+        source=folder / "mr", target=folder / "ct", task=TASK, size=96, target_window=CT_WINDOWS[TASK]
+    )
+    config = make_config(width=0.125, batch=4, iterations=2500)
+    preparation = preparation.below(Path.cwd())
+    return create_training_job(folder / "job", preparation, config, "cpu", baseline_iterations=800, export=False)
+
+
+def keep_without_weights(bundle: Path, out: Path) -> None:
+    """A copy of a bundle that can segment, and is not there to go on from."""
+    manifest = read_bundle(bundle).manifest
+    files = {name: checksum for name, checksum in manifest.files.items() if name != WEIGHTS_FILE}
+    with write_atomically(out) as partial:
+        partial.mkdir()
+        for name in files:
+            shutil.copyfile(bundle / name, partial / name)
+        text = manifest_json(manifest.model_copy(update={"files": files}))
+        (partial / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
