@@ -27,8 +27,7 @@ from SIFATrainingLib.training import create_training_job, train
 
 SAMPLE_MODEL = Path(__file__).parents[1] / "SIFASegmentation" / "Resources" / "SampleModel"
 NAME = "Synthetic abdomen, MR to CT (sample)"
-TASK = "abdomen"
-SEEDS = {"mr": range(12), "ct": range(50, 62)}  # No patient is in both modalities.
+TASK, PATIENTS = "abdomen", 12
 
 
 def main() -> None:
@@ -46,8 +45,8 @@ def training_job(folder: Path) -> Job:
     """The training, of small networks on coarse slices: made, or the one that is there."""
     if (folder / "job").exists():
         return Job(folder / "job")
-    for modality, seeds in SEEDS.items():
-        write_cohort(folder / modality, TASK, modality, seeds, labelled=modality == "mr")
+    for modality in ("mr", "ct"):
+        write_cohort(folder / modality, TASK, modality, range(PATIENTS), labelled=modality == "mr")
     preparation = make_preparation(
         source=folder / "mr", target=folder / "ct", task=TASK, size=96, target_window=CT_WINDOWS[TASK]
     )
