@@ -176,9 +176,13 @@ class PreparedVolume:
         """Number of slices n."""
         return len(self.placement)
 
+    def intensities(self, slab: slice) -> Float32Array:
+        """The field of view in the networks' range, (b, rows, columns) in [-1, 1], in its own pixels."""
+        return self.statistics.normalize(self.voxels[slab], self.settings)
+
     def batch(self, start: int, stop: int) -> Float32Array:
         """Slices from `start` up to and without `stop`: (b, size, size) in [-1, 1], -1 outside the field of view."""
-        images = self.statistics.normalize(self.voxels[start:stop], self.settings)
+        images = self.intensities(slice(start, stop))
         # Zero weights then leave exactly -1.
         images += 1
         slices = self.placement.to_grid(images)

@@ -77,6 +77,7 @@ def segment_files(
     domain: Domain | None = None,
     probabilities: bool = False,
     confidence: bool = False,
+    appearance: bool = True,
     largest_component: bool = True,
     refine: bool = False,
     suffix: str = ".nii.gz",
@@ -101,6 +102,7 @@ def segment_files(
         domain: Whose preprocessing to use: the target's unless given.
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
+        appearance: Where the models are in doubt, let the volume's own intensities decide (`appearance`).
         largest_component: Of each structure keep the largest connected part alone.
         refine: Ask the models twice, for finer borders (`Segmentor.predict_refined`).
         suffix: One of `FORMATS`.
@@ -128,8 +130,9 @@ def segment_files(
     segmentor = Segmentor(opened, device, threads)
     unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
     settings = _Settings(
-        Path(out), opened.manifest.task, region, domain, probabilities, confidence, largest_component, refine, suffix
-    )
+        Path(out), opened.manifest.task, region, domain, probabilities, confidence, appearance, largest_component,
+        refine, suffix,
+    )  # fmt: skip
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
     for name, path in zip(names, paths, strict=True):
@@ -158,6 +161,7 @@ class _Settings:
     domain: Domain | None
     probabilities: bool
     confidence: bool
+    appearance: bool
     largest_component: bool
     refine: bool
     suffix: str
@@ -184,6 +188,7 @@ def _segment_file(
         region=settings.region,
         domain=settings.domain,
         probabilities=settings.probabilities,
+        appearance=settings.appearance,
         largest_component=settings.largest_component,
         refine=settings.refine,
         progress=None if report is None else _named(report, path.name),
@@ -196,6 +201,7 @@ def _segment_file(
             volume,
             region=settings.region,
             domain=settings.domain,
+            appearance=settings.appearance,
             largest_component=settings.largest_component,
             refine=settings.refine,
             progress=None if report is None else _named(report, f"{path.name}, without adaptation"),

@@ -10,13 +10,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from .appearance import learn_appearance
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .components import keep_largest_components
 from .doubts import Found
 from .errors import InputError
 from .field_of_view import BoxMM
 from .pipeline import ahead
-from .preprocessing import prepare_volume
+from .preprocessing import PreparedVolume, prepare_volume
 from .probability_maps import ProbabilityMaps
 from .quality import Estimate, ExpectedDice
 from .volumes import Volume
@@ -47,8 +48,8 @@ class Segmentation:
         confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
-        estimates: Estimated Dice of each structure by name (`quality`), of what the model says before the largest parts
-            are chosen; empty for bundles without a calibration.
+        estimates: Estimated Dice of each structure by name (`quality`), from what the model says by itself; empty for
+            bundles without a calibration.
         found: Of each structure by name.
     """
 
@@ -130,6 +131,7 @@ class Segmentor:
         region: BoxMM | None = None,
         domain: Domain | None = None,
         probabilities: bool = False,
+        appearance: bool = True,
         largest_component: bool = True,
         refine: bool = False,
         progress: Progress | None = None,
@@ -142,6 +144,7 @@ class Segmentor:
             region: Field of view, mm, LPS; found automatically unless given.
             domain: Whose preprocessing to use; the manifest's `domain` unless given.
             probabilities: Keep the probability of each structure.
+            appearance: Where the model is in doubt, let the volume's own intensities decide (`appearance`).
             largest_component: Of each structure keep the largest connected part alone.
             refine: Ask twice, for finer borders (`predict_refined`).
             progress: Called after each batch of slices.
@@ -160,23 +163,15 @@ class Segmentor:
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
         voxels = np.zeros(self.manifest.classes, np.int64)
-        # A GPU does not wait for what comes before and after it; a processor would only share its cores.
-        stage: Callable[[Iterable[Any]], Iterator[Any]] = ahead if self.device == "cuda" else iter
-        starts = range(0, len(prepared), BATCH)
-        slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
-        batches = stage((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
-        predict = self.predict_refined if refine else self.predict
-        for slab, predicted in stage((slab, predict(slices)) for slab, slices in batches):
+        stage = self._stage()
+        predictions = self._predictions(prepared, refine, confidence, expected, progress, cancelled)
+        decided = self._decided(prepared, predictions) if appearance else self._restored(prepared, predictions)
+        for slab, probable in stage(decided):
             if cancelled():
                 raise CancelledError
-            confidence[slab] = slice_confidence(predicted)
-            expected.add(predicted)
-            restored = placement.restore_probabilities(predicted)
-            labels_view[slab] = predicted_labels = restored.argmax(1)
+            labels_view[slab] = predicted_labels = probable.argmax(1)
             voxels += np.bincount(predicted_labels.ravel(), minlength=len(voxels))
-            maps.add(slab, restored)
-            if progress is not None:
-                progress(slab.stop, len(prepared))
+            maps.add(slab, probable)
         values = [s.value for s in structures]
         removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
         millilitres = volume.geometry.voxel_volume_ml
@@ -194,6 +189,60 @@ class Segmentor:
                 for s in structures
             },
         )
+
+    def _stage(self) -> Callable[[Iterable[Any]], Iterator[Any]]:
+        """A GPU does not wait for what comes before and after it; a processor would only share its cores."""
+        return ahead if self.device == "cuda" else iter
+
+    def _predictions(
+        self,
+        prepared: PreparedVolume,
+        refine: bool,
+        confidence: Float32Array,
+        expected: ExpectedDice,
+        progress: Progress | None,
+        cancelled: Callable[[], bool],
+    ) -> Iterator[tuple[slice, Float32Array, Float32Array]]:
+        """Slab by slab its slices (b, size, size) and their class probabilities (b, K, size, size), noted down in
+        `confidence` and `expected`."""
+        stage, predict = self._stage(), self.predict_refined if refine else self.predict
+        starts = range(0, len(prepared), BATCH)
+        slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
+        batches = stage((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
+        for slab, slices, predicted in stage((slab, slices, predict(slices)) for slab, slices in batches):
+            if cancelled():
+                raise CancelledError
+            confidence[slab] = slice_confidence(predicted)
+            expected.add(predicted)
+            yield slab, slices, predicted
+            if progress is not None:
+                progress(slab.stop, len(prepared))
+
+    @staticmethod
+    def _restored(
+        prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
+    ) -> Iterator[tuple[slice, Float32Array]]:
+        """Slab by slab the class probabilities (b, K, rows, columns) on the field of view."""
+        for slab, _, predicted in predictions:
+            yield slab, prepared.placement.restore_probabilities(predicted)
+
+    @staticmethod
+    def _decided(
+        prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
+    ) -> Iterator[tuple[slice, Float32Array]]:
+        """The same, with what the intensities of the whole volume say: learned on the grid, told in its own pixels."""
+        placement = prepared.placement
+        # A volume of probabilities is kept until all are there; half the digits are more than enough.
+        kept = [(slab, slices, predicted.astype(np.float16)) for slab, slices, predicted in predictions]
+        appearance = learn_appearance(
+            np.concatenate([predicted for _, _, predicted in kept]),
+            np.concatenate([slices for _, slices, _ in kept]),
+            placement.grid_spacing,
+        )
+        for slab, _, predicted in kept:
+            probable = placement.restore_probabilities(predicted.astype(np.float32))
+            appearance.decide(probable, prepared.intensities(slab), placement.spacings[1:])
+            yield slab, probable
 
     def _estimates(self, expected: ExpectedDice) -> dict[str, Estimate]:
         if self._quality is None:

@@ -63,6 +63,7 @@ class SegmentationSpecification(_Frozen):
         volumes: What to segment, in this order.
         device: auto, cpu or cuda.
         domain: Whose preprocessing to use; the model's own unless given.
+        appearance: Where the models are in doubt, let the volume's own intensities decide.
         largest_component: Of each structure keep the largest connected part alone.
         refine: Ask the models twice, for finer borders.
         probabilities: Write the probability of each structure.
@@ -73,6 +74,7 @@ class SegmentationSpecification(_Frozen):
     volumes: tuple[VolumeRequest, ...]
     device: str = "auto"
     domain: Domain | None = None
+    appearance: bool = True
     largest_component: bool = True
     refine: bool = False
     probabilities: bool = False
@@ -162,6 +164,7 @@ def _segment(
             region=request.region,
             domain=specification.domain,
             probabilities=specification.probabilities and kind == "segmentation",
+            appearance=specification.appearance,
             largest_component=specification.largest_component,
             refine=specification.refine,
             progress=_progress(job, index, len(specification.volumes), step, len(segmentors), started),

@@ -235,6 +235,9 @@ def segment(
     domain: Annotated[str, typer.Option(help="Preprocess as the model's target or source volumes.")] = "target",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also a map for each structure.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also a CSV of each slice's confidence.")] = False,
+    no_appearance: Annotated[
+        bool, typer.Option("--no-appearance", help="Leave out what each volume's own intensities say.")
+    ] = False,
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest.")
     ] = False,
@@ -254,8 +257,9 @@ def segment(
     try:
         written = segment_files(
             bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
-            probabilities=probabilities, confidence=confidence, largest_component=not keep_all, refine=refine,
-            suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
+            probabilities=probabilities, confidence=confidence, appearance=not no_appearance,
+            largest_component=not keep_all, refine=refine, suffix=suffix,
+            task=load_task(task) if task else None, baseline=baseline,
             report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
         )  # fmt: skip
     except SomeRefusedError as error:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from SIFASegmentationLib.appearance import learn_appearance
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
 
@@ -23,6 +24,7 @@ from .steps import Report, Step, say_nothing
 _MOST_VOLUMES = 24
 _MOST_SLICES = 16  # Of each, spread over it.
 _BATCH = 8
+_STRETCHED_MM = 2.0  # Where the pixels of each volume have another size: about what they have.
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 
 
@@ -49,6 +51,8 @@ def calibrate_quality(
     volumes = dataset.entry(labelled).volumes
     chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
     structures = dataset.manifest.task.structures
+    spacing = dataset.entry(labelled).preprocessing.spacing or _STRETCHED_MM
+    spacings = (spacing, spacing)
     known: list[Known] = []
     for number, index in enumerate(chosen):
         report(Step(number, len(chosen), f"calibrating the estimates, volume {number + 1} of {len(chosen)}"))
@@ -58,13 +62,17 @@ def calibrate_quality(
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
-            gathered, counts = ExpectedDice(dataset.classes), np.zeros((3, dataset.classes))
-            for part, shown, true_labels in zip(parts, drawn, labelled_as, strict=True):
-                probabilities = segmentor(damaged(shown, true_labels, number, strength)).cpu().numpy()
-                gathered.add(probabilities)
-                counts += _counts(probabilities.argmax(1), labels[part], dataset.classes)
-            overlap, predicted, truth = counts
+            shown = [damaged(one, own, number, strength) for one, own in zip(drawn, labelled_as, strict=True)]
+            probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
+            gathered = ExpectedDice(dataset.classes)
+            gathered.add(probabilities)
             expected = gathered.of_structures()
+            images = np.concatenate([one[:, 0].cpu().numpy() for one in shown])
+            # As a volume is segmented, on the networks' grid.
+            learn_appearance(probabilities, images, spacings).decide(probabilities, images, spacings)
+            overlap, predicted, truth = _counts(
+                probabilities.argmax(1), labels[np.concatenate(parts)], dataset.classes
+            )
             for structure in structures:
                 value = structure.value
                 if size := predicted[value] + truth[value]:

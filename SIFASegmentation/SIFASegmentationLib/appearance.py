@@ -1,0 +1,125 @@
+"""What each structure looks like in the volume at hand: its intensities decide where the networks are in doubt.
+
+To the networks every volume is new, and one of a modality without labels most of all. What they say is right in the
+main, and enough to learn from which intensities each structure has in this volume; these then say where it ends. It is
+the expectation-maximisation of Van Leemput et al., "Automated model-based tissue classification of MR images of the
+brain", IEEE TMI 1999, with the networks' probabilities for the atlas, and histograms for the normal distributions.
+Nothing is known of the modality, so the result is the same in any contrast (Puonti et al., NeuroImage 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Float32Array = NDArray[np.float32]
+
+_BINS, _SMOOTHING = 64, 2.0  # Of the histograms over [-1, 1], and the standard deviation of their smoothing, in bins.
+_FLOOR = 1e-3  # Added to a histogram, as a share of its mean: no intensity is impossible.
+_ITERATIONS = 3
+_SURE = 0.9  # Probability from which a pixel tells what its structure looks like.
+_AROUND_MM = 24.0  # The background that a structure is told from lies within so much of one.
+_LEAST_PIXELS = 20  # Fewer tell nothing.
+_SAMPLE_PIXELS = 2**21  # More change nothing.
+_SMEARED_MM = 2.0  # Standard deviation of what is averaged in the end, against the noise of single pixels.
+_DOUBT = 0.01  # Where nothing is more probable, nothing is to be decided.
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How likely each intensity is in each class of one volume.
+
+    Attributes:
+        likelihoods: (bins, K), bins spread evenly over [-1, 1]; each column sums to about 1.
+    """
+
+    likelihoods: Float32Array
+
+    def applied(self, probabilities: Float32Array, images: Float32Array) -> Float32Array:
+        """Class probabilities (b, K, H, W), times what the intensities (b, H, W) in [-1, 1] say, with sum 1 again."""
+        bins = _bins(images)
+        told = np.stack([column[bins] for column in self.likelihoods.T], axis=1)
+        told *= probabilities
+        told /= told.sum(axis=1, keepdims=True)
+        return told
+
+    def decide(
+        self, probabilities: Float32Array, images: Float32Array, spacings: tuple[float, float]
+    ) -> tuple[slice, slice]:
+        """As `applied`, then averaged over a few millimetres, in place; where no structure is probable nothing changes.
+
+        Gives the box (rows, columns) outside of which that is so.
+
+        Args:
+            probabilities: (b, K, H, W).
+            images: (b, H, W) in [-1, 1].
+            spacings: Of rows and columns, in mm.
+        """
+        probable = np.argwhere((probabilities[:, 1:] > _DOUBT).any(axis=(0, 1)))
+        box = (_span(probable[:, 0]), _span(probable[:, 1]))
+        if len(probable):
+            told = self.applied(probabilities[..., *box], images[:, *box])
+            probabilities[..., *box] = _smeared(told, spacings)
+        return box
+
+
+def learn_appearance(probabilities: Float32Array, slices: Float32Array, spacings: tuple[float, float]) -> Appearance:
+    """The appearance of a volume.
+
+    A structure that was hardly found anywhere is taken to look as what is around: its intensities then decide nothing.
+
+    Args:
+        probabilities: Of all its slices, (n, K, H, W), class 0 the background.
+        slices: (n, H, W) in [-1, 1].
+        spacings: Of rows and columns, in mm.
+    """
+    step = ceil((slices.size / _SAMPLE_PIXELS) ** 0.5)
+    prior = np.ascontiguousarray(probabilities[..., ::step, ::step], np.float32)
+    images = slices[:, ::step, ::step]
+    bins = _bins(images).ravel()
+    around = tuple(2 * round(_AROUND_MM / (step * spacing)) + 1 for spacing in spacings)
+    posterior = prior
+    for _ in range(_ITERATIONS):
+        weights = np.where(posterior > _SURE, posterior, 0)
+        near = ndimage.maximum_filter(posterior[:, 0] < 1 / 2, (3, *around))
+        weights[:, 0] = np.where(near, posterior[:, 0], 0)
+        columns = [
+            np.bincount(bins, weights[:, value].ravel(), _BINS).astype(np.float64) for value in range(prior.shape[1])
+        ]
+        columns = [columns[0], *(c if c.sum() >= _LEAST_PIXELS else columns[0] for c in columns[1:])]
+        appearance = Appearance(np.stack([_distribution(column) for column in columns], axis=1))
+        posterior = appearance.applied(prior, images)
+    return appearance
+
+
+def _bins(images: Float32Array) -> NDArray[np.uint8]:
+    """Bin of each intensity."""
+    scaled = (images + np.float32(1)) * np.float32(_BINS / 2)
+    bins: NDArray[np.uint8] = np.clip(scaled, 0, _BINS - 1).astype(np.uint8)
+    return bins
+
+
+def _distribution(counts: NDArray[np.float64]) -> Float32Array:
+    """A smooth histogram (bins,) with sum 1; even where nothing was counted."""
+    smooth = ndimage.gaussian_filter1d(counts, _SMOOTHING, mode="nearest")
+    smooth += _FLOOR * smooth.mean() if smooth.any() else 1
+    distribution: Float32Array = (smooth / smooth.sum()).astype(np.float32)
+    return distribution
+
+
+def _smeared(values: Float32Array, spacings: tuple[float, float]) -> Float32Array:
+    """Images (..., H, W) averaged over boxes with the standard deviation `_SMEARED_MM` along either axis."""
+    for axis, spacing in zip((-2, -1), spacings, strict=True):
+        # A box of n pixels has the variance (n^2 - 1) / 12.
+        size = round((12 * (_SMEARED_MM / spacing) ** 2 + 1) ** 0.5)
+        values = ndimage.uniform_filter1d(values, size, axis=axis, mode="nearest")
+    return values
+
+
+def _span(indices: NDArray[np.int64]) -> slice:
+    """From the least to the greatest."""
+    return slice(int(indices.min()), int(indices.max()) + 1) if len(indices) else slice(0, 0)
