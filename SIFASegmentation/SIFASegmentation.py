@@ -106,6 +106,7 @@ class SIFASegmentationParameterNode:
     model: str = ""
     device: Device = Device.auto
     largestComponent: bool = True  # noqa: N815  the name of its widget's dynamic property, in Slicer's style
+    appearance: bool = True
     refine: bool = False
     probabilities: bool = False
     baseline: bool = False
@@ -158,6 +159,7 @@ class SegmentationOptions:
 
     device: str = "auto"
     largest_component: bool = True
+    appearance: bool = True
     refine: bool = False
     probabilities: bool = False
     baseline: bool = False
@@ -387,6 +389,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             volumes=tuple(requests),
             device=options.device,
             largest_component=options.largest_component,
+            appearance=options.appearance,
             refine=options.refine,
             probabilities=options.probabilities,
             baseline=options.baseline and manifest.baseline is not None,
@@ -760,6 +763,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         options = SegmentationOptions(
             device=parameters.device.value,
             largest_component=parameters.largestComponent,
+            appearance=parameters.appearance,
             refine=parameters.refine,
             probabilities=parameters.probabilities,
             baseline=parameters.baseline,

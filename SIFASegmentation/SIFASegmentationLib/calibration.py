@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from .quality import Estimate
 
 _LEAST = 0.005  # Dice are taken between this and 1 less this, where their logits are finite.
-_BAND = (10.0, 90.0)  # Percentiles of the residuals: four of five true values lie between.
+_BAND = (5.0, 95.0)  # Percentiles of the residuals; see `fit_calibration`.
 
 
 class QualityCalibration(BaseModel):
@@ -21,8 +21,8 @@ class QualityCalibration(BaseModel):
     Attributes:
         offset: Of the straight line, for structures that have none of their own.
         slope: Of the straight line.
-        low: The residuals' 10th percentile, on the scale of logits.
-        high: Their 90th.
+        low: Lower end of the band, from the line, on the scale of logits.
+        high: Upper end.
         offsets: Of structures, by name: the borders of a small one are seen less surely than they are found. Empty in
             bundles of before.
         volumes: Number of volumes, in all damages, that it was found on.
@@ -64,9 +64,10 @@ class Known:
 def fit_calibration(known: Sequence[Known], volumes: int) -> QualityCalibration:
     """The calibration that expected and true Dice come to: by least squares one slope, and an offset of each structure.
 
-    Where the expected values hardly differ, the slope is 1; it is never negative. The band holds four of five of the
-    residuals that each group has from the line of all others: it has to hold for what no group was like. One group
-    alone is measured by its own line.
+    Where the expected values hardly differ, the slope is 1; it is never negative. The band is that of the residuals
+    which each group has from the line of all others: it has to hold for what no group was like. One group alone is
+    measured by its own line. It holds nine of ten of them, to hold four of five on the target, which is farther from
+    the source than damages are from one another.
 
     Args:
         known: At least one.

@@ -311,7 +311,8 @@ def compare_methods(
         list[str] | None,
         typer.Option(metavar="TITLE: NAME=VALUE ...", help="A further row: SIFA with these settings. Can be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds, from 0.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; the others follow.")] = 0,
     together: Annotated[
         bool, typer.Option("--together", help="Also the mean of the models of all seeds, of each row.")
     ] = False,
@@ -344,7 +345,8 @@ def compare_methods(
     comparison = compare(
         out, preparation, choose_variants(row or (), also or ()),
         common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-        bound_iterations=bound_iterations or iterations, seeds=range(seeds), together=together, odd=odd or (),
+        bound_iterations=bound_iterations or iterations, 
+        seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
         device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
     )  # fmt: skip
     write_comparison(out, comparison, preparation.target_coding)

@@ -1,4 +1,4 @@
-"""What the choices are worth that need no other training: which weights, batch norm, flips, shifts, clean-up in 3D.
+"""What the choices are worth that need no other training: weights, batch norm, intensities, flips, shifts, clean-up.
 
     python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
 
@@ -55,6 +55,7 @@ class FlippedSegmentor(Segmentor):
 
 
 SEGMENTORS: Mapping[str, tuple[type[Segmentor], dict[str, bool]]] = {
+    "without what the volume's intensities say": (Segmentor, {"appearance": False}),
     "without the largest parts alone": (Segmentor, {"largest_component": False}),
     "with mirrored slices": (FlippedSegmentor, {}),
     "with refined borders (slices shifted by half a cell)": (Segmentor, {"refine": True}),
@@ -100,9 +101,9 @@ def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, dict[str, bool]]]:
         for name, (kind, options) in SEGMENTORS.items():
             yield name, kind(bundles["as exported"]), options
         yield (
-            "none of all that: raw weights, batch norm and parts as they are",
+            "none of all that: raw weights, batch norm and parts as they are, no intensities",
             Segmentor(list(bundles.values())[-1]),
-            {"largest_component": False},
+            {"appearance": False, "largest_component": False},
         )
 
 

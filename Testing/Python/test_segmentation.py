@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from SIFASegmentationLib.appearance import learn_appearance
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.preprocessing import prepare_volume
 from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import (
     BATCH,
@@ -82,6 +84,26 @@ def test_stages_at_the_same_time_give_the_same(
     assert all((one.probabilities[name].array == other.probabilities[name].array).all() for name in one.probabilities)
     with pytest.raises(CancelledError):
         segmentor.segment(volume, cancelled=lambda: True)
+
+
+def test_what_the_intensities_say_is_told_in_the_volumes_own_pixels(bundle: Bundle, cohort: Path) -> None:
+    segmentor, volume = Segmentor(bundle, "cpu"), read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    plain, decided = (
+        segmentor.segment(volume, appearance=appearance, largest_component=False, probabilities=True)
+        for appearance in (False, True)
+    )
+    assert (plain.labelmap.array != decided.labelmap.array).any()
+    assert decided.estimates == plain.estimates
+    np.testing.assert_array_equal(decided.confidence, plain.confidence)
+    prepared = prepare_volume(volume, bundle.manifest.preprocessing["target"])
+    placement, slices = prepared.placement, prepared.slices
+    predicted = np.concatenate([segmentor.predict(slices[i : i + 4]) for i in range(0, len(slices), 4)])
+    appearance = learn_appearance(predicted.astype(np.float16), slices, placement.grid_spacing)
+    for start in range(0, len(slices), 4):
+        slab = slice(start, start + 4)
+        expected = placement.restore_probabilities(predicted[slab].astype(np.float16).astype(np.float32))
+        appearance.decide(expected, prepared.intensities(slab), placement.spacings[1:])
+        np.testing.assert_array_equal(placement.view(decided.labelmap.array)[slab], expected.argmax(1))
 
 
 def test_refining_asks_again_half_a_cell_away(

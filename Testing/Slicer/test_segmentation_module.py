@@ -246,13 +246,15 @@ def test_refined_in_the_window_is_what_the_library_gives_refined(
     volume, _reference = patient
     bundle = read_bundle(sample_model)
     module.widget.ui.refineCheckBox.checked = True
+    module.widget.ui.appearanceCheckBox.checked = False
     run = begin(module, volume)
     process_events_until(lambda: module.widget.run is None, 60)
     (result,) = run.results
     found = labels_from_node(result.segmentation, volume, bundle.manifest.task).array
     segmentor, image = Segmentor(bundle, "cpu"), volume_from_node(volume)
-    assert np.array_equal(found, segmentor.segment(image, refine=True).labelmap.array)
-    assert not np.array_equal(found, segmentor.segment(image).labelmap.array)
+    assert np.array_equal(found, segmentor.segment(image, appearance=False, refine=True).labelmap.array)
+    for other in ({"refine": True}, {"appearance": False}):
+        assert not np.array_equal(found, segmentor.segment(image, **other).labelmap.array)
 
 
 def test_what_speaks_against_a_structure_stands_in_its_row(
@@ -527,6 +529,8 @@ def test_parameters_are_saved_with_the_scene(
     choose(module, patient[0], None, patient[1])
     module.widget.ui.largestComponentCheckBox.checked = False
     module.widget.ui.refineCheckBox.checked = True
+    assert module.widget.ui.appearanceCheckBox.checked
+    module.widget.ui.appearanceCheckBox.checked = False
     path = tmp_path / "scene.mrml"
     slicer.mrmlScene.SetURL(str(path))
     slicer.mrmlScene.Commit(str(path))
@@ -537,6 +541,7 @@ def test_parameters_are_saved_with_the_scene(
     assert parameters.model == str(sample_model)
     assert parameters.largestComponent is False
     assert parameters.refine is True
+    assert parameters.appearance is False
 
 
 def test_all_volumes_of_the_scene_in_one_batch(
