@@ -345,7 +345,7 @@ def compare_methods(
     comparison = compare(
         out, preparation, choose_variants(row or (), also or ()),
         common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-        bound_iterations=bound_iterations or iterations, 
+        bound_iterations=bound_iterations or iterations,
         seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
         device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
     )  # fmt: skip
