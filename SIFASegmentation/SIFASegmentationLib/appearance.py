@@ -10,7 +10,7 @@ Nothing is known of the modality, so the result is the same in any contrast (Puo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _ITERATIONS = 3
 _SURE = 0.9  # Probability from which a pixel tells what its structure looks like.
 _AROUND_MM = 24.0  # The background that a structure is told from lies within so much of one.
 _LEAST_PIXELS = 20  # Fewer tell nothing.
-_SAMPLE_PIXELS = 2**21  # More change nothing.
+_SAMPLE = 2**24  # Probabilities, of all classes; more change nothing.
 _SMEARED_MM = 2.0  # Standard deviation of what is averaged in the end, against the noise of single pixels.
 _DOUBT = 0.01  # Where nothing is more probable, nothing is to be decided.
 
@@ -59,29 +59,36 @@ class Appearance:
             images: (b, H, W) in [-1, 1].
             spacings: Of rows and columns, in mm.
         """
-        probable = np.argwhere((probabilities[:, 1:] > _DOUBT).any(axis=(0, 1)))
-        box = (_span(probable[:, 0]), _span(probable[:, 1]))
-        if len(probable):
+        box = doubtful_box(probabilities)
+        if box[0].start < box[0].stop:
             told = self.applied(probabilities[..., *box], images[:, *box])
             probabilities[..., *box] = _smeared(told, spacings)
         return box
 
 
-def learn_appearance(probabilities: Float32Array, slices: Float32Array, spacings: tuple[float, float]) -> Appearance:
+def doubtful_box(probabilities: Float32Array) -> tuple[slice, slice]:
+    """Rows and columns outside of which everything is background, in all slices (b, K, H, W)."""
+    probable = np.argwhere((probabilities[:, 1:] > _DOUBT).any(axis=(0, 1)))
+    return _span(probable[:, 0]), _span(probable[:, 1])
+
+
+def sampling_step(slices: int, classes: int, size: int) -> int:
+    """Of how many rows and columns one is enough to learn from, in so many slices of `size` squared."""
+    return ceil(sqrt(slices * classes * size**2 / _SAMPLE))
+
+
+def learn_appearance(prior: Float32Array, images: Float32Array, spacings: tuple[float, float]) -> Appearance:
     """The appearance of a volume.
 
     A structure that was hardly found anywhere is taken to look as what is around: its intensities then decide nothing.
 
     Args:
-        probabilities: Of all its slices, (n, K, H, W), class 0 the background.
-        slices: (n, H, W) in [-1, 1].
+        prior: Class probabilities of all its slices, (n, K, H, W), class 0 the background.
+        images: The slices, (n, H, W) in [-1, 1].
         spacings: Of rows and columns, in mm.
     """
-    step = ceil((slices.size / _SAMPLE_PIXELS) ** 0.5)
-    prior = np.ascontiguousarray(probabilities[..., ::step, ::step], np.float32)
-    images = slices[:, ::step, ::step]
     bins = _bins(images).ravel()
-    around = tuple(2 * round(_AROUND_MM / (step * spacing)) + 1 for spacing in spacings)
+    around = tuple(2 * round(_AROUND_MM / spacing) + 1 for spacing in spacings)
     posterior = prior
     for _ in range(_ITERATIONS):
         weights = np.where(posterior > _SURE, posterior, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .appearance import learn_appearance
+from .appearance import doubtful_box, learn_appearance, sampling_step
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
 from .components import keep_largest_components
 from .doubts import Found
@@ -226,21 +226,28 @@ class Segmentor:
         for slab, _, predicted in predictions:
             yield slab, prepared.placement.restore_probabilities(predicted)
 
-    @staticmethod
     def _decided(
-        prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
+        self, prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
     ) -> Iterator[tuple[slice, Float32Array]]:
         """The same, with what the intensities of the whole volume say: learned on the grid, told in its own pixels."""
         placement = prepared.placement
-        # A volume of probabilities is kept until all are there; half the digits are more than enough.
-        kept = [(slab, slices, predicted.astype(np.float16)) for slab, slices, predicted in predictions]
-        appearance = learn_appearance(
-            np.concatenate([predicted for _, _, predicted in kept]),
-            np.concatenate([slices for _, slices, _ in kept]),
-            placement.grid_spacing,
-        )
-        for slab, _, predicted in kept:
-            probable = placement.restore_probabilities(predicted.astype(np.float32))
+        classes, size = self.manifest.classes, placement.size
+        step = sampling_step(len(prepared), classes, size)
+        sampled: list[tuple[Float32Array, Float32Array]] = []
+        # Until all is known, the probabilities are kept: where there are some, in half the digits, which are enough.
+        kept: list[tuple[slice, tuple[slice, slice], NDArray[np.float16]]] = []
+        for slab, slices, predicted in predictions:
+            sampled.append((predicted[..., ::step, ::step].copy(), slices[:, ::step, ::step].copy()))
+            box = doubtful_box(predicted)
+            kept.append((slab, box, predicted[..., *box].astype(np.float16)))
+        row_spacing, column_spacing = placement.grid_spacing
+        prior, images = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
+        appearance = learn_appearance(prior, images, (step * row_spacing, step * column_spacing))
+        for slab, box, probabilities in kept:
+            whole = np.zeros((len(probabilities), classes, size, size), np.float32)
+            whole[:, 0] = 1
+            whole[..., *box] = probabilities
+            probable = placement.restore_probabilities(whole)
             appearance.decide(probable, prepared.intensities(slab), placement.spacings[1:])
             yield slab, probable
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SIFASegmentationLib.appearance import Appearance, learn_appearance
+from SIFASegmentationLib.appearance import learn_appearance, sampling_step
 
 SPACINGS = (2.0, 2.0)
 
@@ -95,13 +94,12 @@ def test_where_no_structure_is_probable_nothing_changes() -> None:
     np.testing.assert_array_equal(empty, kept)
 
 
-def test_large_volumes_are_learned_from_a_part_of_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from SIFASegmentationLib import appearance  # noqa: PLC0415
-
+def test_large_volumes_are_learned_from_a_part_of_their_pixels() -> None:
+    assert sampling_step(100, 5, 128) == 1
+    assert sampling_step(200, 5, 256) == 2
+    assert sampling_step(1000, 105, 256) == 21
     _, slices, probabilities = volume(5, (-0.4, 0.1, 0.5))
     whole = learn_appearance(probabilities, slices, SPACINGS)
-    monkeypatch.setattr(appearance, "_SAMPLE_PIXELS", slices.size // 4)
-    part = learn_appearance(probabilities, slices, SPACINGS)
-    assert isinstance(part, Appearance)
+    part = learn_appearance(probabilities[..., ::2, ::2], slices[:, ::2, ::2], (4.0, 4.0))
     np.testing.assert_allclose(part.likelihoods.sum(0), 1, atol=1e-5)
     assert np.abs(part.likelihoods - whole.likelihoods).max() < 0.05
