@@ -2,8 +2,9 @@
 
     python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
 
-COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows. Each choice is made alone, against
-what is exported and segmented unless one says otherwise; the last row makes none of what is done by default.
+COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows, of which the first seed is taken. Each
+choice is made alone, against what is exported and segmented unless one says otherwise; the last row makes none of what
+is done by default.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def main() -> None:
     )
     print(f"{date.today()}. Mean Dice in %, and mean ASD in mm.")
     for row in arguments.rows:
-        print_choices(row, arguments.comparison / row / "seed_0" / "job", preparation)
+        print_choices(row, min((arguments.comparison / row).glob("seed_*/job")), preparation)
 
 
 def print_choices(title: str, job: Path, preparation: Preparation) -> None:

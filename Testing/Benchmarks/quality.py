@@ -50,7 +50,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     everything: list[Pair] = []
     for folder in arguments.comparisons:
-        for row in sorted(path.parent.parent for path in folder.glob("*/seed_0/scores.json")):
+        for row in sorted({path.parent.parent for path in folder.glob("*/seed_*/scores.json")}):
             pairs = [pair for seed in sorted(row.glob("seed_*")) for pair in pairs_of(seed)]
             if pairs:
                 print(line(folder.name, row.name, pairs))
