@@ -2,7 +2,7 @@
 
     python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
 
-COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows, of which the first seed is taken. Each
+COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows; of each the first seed is taken. Each
 choice is made alone, against what is exported and segmented unless one says otherwise; the last row makes none of what
 is done by default.
 """
