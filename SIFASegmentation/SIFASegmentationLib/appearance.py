@@ -9,6 +9,7 @@ Nothing is known of the modality, so the result is the same in any contrast (Puo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, sqrt
 
@@ -21,7 +22,7 @@ Float32Array = NDArray[np.float32]
 _BINS, _SMOOTHING = 64, 2.0  # Of the histograms over [-1, 1], and the standard deviation of their smoothing, in bins.
 _FLOOR = 1e-3  # Added to a histogram, as a share of its mean: no intensity is impossible.
 _ITERATIONS = 3
-_SURE = 0.9  # Probability from which a pixel tells what its structure looks like.
+_SURE = 0.9  # Probability from which a pixel tells what its structure looks like; the surest half does in any case.
 _AROUND_MM = 24.0  # The background that a structure is told from lies within so much of one.
 _LEAST_PIXELS = 20  # Fewer tell nothing.
 _SAMPLE = 2**24  # Probabilities, of all classes; more change nothing.
@@ -91,16 +92,22 @@ def learn_appearance(prior: Float32Array, images: Float32Array, spacings: tuple[
     around = tuple(2 * round(_AROUND_MM / spacing) + 1 for spacing in spacings)
     posterior = prior
     for _ in range(_ITERATIONS):
-        weights = np.where(posterior > _SURE, posterior, 0)
         near = ndimage.maximum_filter(posterior[:, 0] < 1 / 2, (3, *around))
-        weights[:, 0] = np.where(near, posterior[:, 0], 0)
-        columns = [
-            np.bincount(bins, weights[:, value].ravel(), _BINS).astype(np.float64) for value in range(prior.shape[1])
-        ]
+        weights = [np.where(near, posterior[:, 0], 0), *_sure(posterior)]
+        columns = [np.bincount(bins, weight.ravel(), _BINS).astype(np.float64) for weight in weights]
         columns = [columns[0], *(c if c.sum() >= _LEAST_PIXELS else columns[0] for c in columns[1:])]
         appearance = Appearance(np.stack([_distribution(column) for column in columns], axis=1))
         posterior = appearance.applied(prior, images)
     return appearance
+
+
+def _sure(posterior: Float32Array) -> Iterator[Float32Array]:
+    """Of each structure its probability (n, H, W) in the pixels that show what it looks like, 0 in the others."""
+    labels = posterior.argmax(axis=1)
+    for value in range(1, posterior.shape[1]):
+        probability, predicted = posterior[:, value], labels == value
+        least = min(_SURE, float(np.median(probability[predicted]))) if predicted.any() else _SURE
+        yield np.where(probability >= least, probability, 0)
 
 
 def _bins(images: Float32Array) -> NDArray[np.uint8]:
