@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from .augmentation import (
 from .config import AugmentationSettings
 from .dataset import FULL_SCALE, DomainName, PreparedDataset
 from .iteration import Batch
+
+_SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
 
 
 class SliceOrder:
@@ -70,11 +73,21 @@ class SliceStore:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Slices of a batch as they are stored: labelled ones, their labels, target."""
+    """Slices of a batch as they are stored: labelled ones, their labels, target, its pseudo-labels if there are any."""
 
     labelled: Tensor
     labels: Tensor
     target: Tensor
+    pseudo_labels: Tensor | None
+
+    def on(self, device: torch.device) -> _Stored:
+        """The same, on a device."""
+        return _Stored(
+            self.labelled.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.target.to(device, non_blocking=True),
+            self.pseudo_labels.to(device, non_blocking=True) if self.pseudo_labels is not None else None,
+        )
 
 
 class BatchSource:
@@ -107,10 +120,13 @@ class BatchSource:
         """
         labelled, unlabelled = dataset.slices(labelled_domain), dataset.slices("target")
         labels = dataset.labels(labelled_domain)
-        fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes <= budget_bytes
+        # Pseudo-labels, should there be some, are half as large as the slices.
+        fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes * 3 // 2 <= budget_bytes
         self._labelled = SliceStore(labelled, device, resident=fits)
         self._labels = SliceStore(labels, device, resident=fits)
         self._target = SliceStore(unlabelled, device, resident=fits)
+        self._pseudo_labels: SliceStore | None = None
+        self._resident = fits
         # Reads the next batch while the device works on this one.
         self._reader = None if fits else ThreadPoolExecutor(1, "SIFA batches")
         self._ahead: dict[int, Future[_Stored]] = {}
@@ -126,8 +142,17 @@ class BatchSource:
         stored = self._stored(iteration)
         host = torch.Generator().manual_seed(_stream_seed(self._seed, "augmentation", iteration))
         source, grid = self._augment(as_slices(stored.labelled), host)
-        x_t, _ = self._augment(as_slices(stored.target), host)
-        return Batch(source, warp_labels(stored.labels, grid), x_t)
+        x_t, target_grid = self._augment(as_slices(stored.target), host)
+        pseudo_labels = stored.pseudo_labels
+        if pseudo_labels is not None:
+            pseudo_labels = warp_labels(pseudo_labels, target_grid)
+        return Batch(source, warp_labels(stored.labels, grid), x_t, pseudo_labels)
+
+    def set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
+        """From now on batches have these labels (n, size, size) of the target's slices, see `losses`."""
+        self._pseudo_labels = SliceStore(labels, self._device, resident=self._resident)
+        # What was read ahead has other labels.
+        self._ahead = {}
 
     def preview(self) -> Batch:
         """A slice of each domain as it is, one that is good to look at."""
@@ -149,16 +174,20 @@ class BatchSource:
         # All reading is the reader's: the orders are not made for two threads.
         reading = self._ahead.get(iteration) or self._reader.submit(self._read, iteration)
         self._ahead = {iteration + 1: self._reader.submit(self._read, iteration + 1)}
-        read = reading.result()
-        parts = (read.labelled, read.labels, read.target)
-        return _Stored(*(part.to(self._device, non_blocking=True) for part in parts))
+        return reading.result().on(self._device)
 
     def _read(self, iteration: int) -> _Stored:
         first = iteration * self._total
         mine = slice(self._start, self._stop)
         labelled = self._labelled_order.at(first, self._total)[mine]
         target = self._target_order.at(first, self._total)[mine]
-        return _Stored(self._labelled.read(labelled), self._labels.read(labelled), self._target.read(target))
+        pseudo_labels = self._pseudo_labels
+        return _Stored(
+            self._labelled.read(labelled),
+            self._labels.read(labelled),
+            self._target.read(target),
+            pseudo_labels.read(target) if pseudo_labels is not None else None,
+        )
 
     def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
         affine = draw_affine(self._total, self._settings, host)
@@ -172,6 +201,13 @@ class BatchSource:
         mine = changes.share(self._start, self._stop, self._device)
         changed = change_intensities(warp_slices(slices, grid), mine, noise)
         return changed.contiguous(memory_format=torch.channels_last), grid
+
+
+def spread_batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
+    """Slices (b, 1, size, size) in [-1, 1] spread over a domain (n, size, size), in whole batches where it has one."""
+    order = np.random.default_rng(0).permutation(len(slices))[:_SPREAD_SLICES]
+    for start in range(0, max(len(order) - batch, 0) + 1, batch):
+        yield as_slices(torch.from_numpy(np.array(slices[np.sort(order[start : start + batch])])))
 
 
 def as_slices(stored: Tensor) -> Tensor:

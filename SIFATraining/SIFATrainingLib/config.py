@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -95,6 +96,9 @@ class SelfTrainingSettings(IntensitySettings):
     weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
+    labellings: int = Field(
+        0, ge=0, description="Times that whole volumes are labelled (`pseudo_labels.py`); 0: each batch as it comes."
+    )
     random_contrast: float = Field(0.0, ge=0, le=1, description="Share of slices shown in another contrast.")
     gamma: Gamma = 0.6
     contrast: Contrast = 0.3
@@ -153,6 +157,14 @@ def main_iterations(config: TrainingConfig) -> int:
     return config.iterations - round(share * config.iterations)
 
 
+def labels_target_at(config: TrainingConfig, done: int) -> bool:
+    """Whether the volumes of the target are labelled after `done` iterations, for those that follow."""
+    first, times = main_iterations(config), config.self_training.labellings
+    if done < first or done == config.iterations or times == 0:
+        return False
+    return (done - first) % ceil((config.iterations - first) / times) == 0
+
+
 def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
     """Whose labels the method trains on."""
     return "target" if config.method == "supervised" else "source"
@@ -161,13 +173,16 @@ def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
 NOTHING_NEW: dict[str, Any] = {
     "decay_share": 0.0,
     "loss_weights": {"random_contrast": 0.0},
-    "self_training": {"share": 0.0, "random_contrast": 0.0},
+    "self_training": {"share": 0.0, "labellings": 0, "random_contrast": 0.0},
 }
 """What `recommended` adds to the losses and the course of a training, left out again."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Not by default: jobs and bundles of before random contrasts say nothing of them, and had none.
-    "recommended": {"loss_weights": {"random_contrast": 1.0}, "self_training": {"random_contrast": 0.5}},
+    # Not by default: jobs and bundles of before these say nothing of them, and had none.
+    "recommended": {
+        "loss_weights": {"random_contrast": 1.0},
+        "self_training": {"labellings": 5, "random_contrast": 0.5},
+    },
     "paper": {
         **NOTHING_NEW,
         "schedule": "sequential",

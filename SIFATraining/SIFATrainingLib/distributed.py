@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as torch_distributed
 
@@ -20,6 +22,11 @@ def world_size() -> int:
     if torch_distributed.is_available() and torch_distributed.is_initialized():
         return torch_distributed.get_world_size()
     return 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0."""
+    return torch_distributed.get_rank() if world_size() > 1 else 0
 
 
 def leave() -> None:
@@ -61,6 +68,22 @@ def average_gradients(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     flat /= world_size()
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
+def share_of(batch: Tensor) -> Tensor:
+    """This process's part of a batch of all: as many slices for each; all of them where there is not one for each."""
+    each = len(batch) // world_size()
+    return batch[rank() * each : (rank() + 1) * each] if each else batch
+
+
+def sum_of(parts: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+    """What the processes have filled in of an array, each its own part and 0 elsewhere, put together."""
+    if world_size() == 1:
+        return parts
+    whole = torch.from_numpy(parts).to(device)
+    torch_distributed.all_reduce(whole)
+    summed: NDArray[np.uint8] = whole.cpu().numpy()
+    return summed
 
 
 def any_process(wanted: bool, device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.bundle import (
@@ -35,7 +35,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
-from .batches import as_slices
+from .batches import as_slices, spread_batches
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
@@ -49,7 +49,6 @@ from .steps import Report, Step, say_nothing
 
 LARGEST_DIFFERENCE = 1e-4
 _VERIFIED_SLICES = 8
-_BATCH_NORM_SLICES = 512  # More change the averages by less than their last digits.
 
 
 def export(
@@ -192,7 +191,8 @@ class _Trained:
         """E and C1, with their batch norm as it is exported, on the CPU; computed on `device`."""
         encoder, batch = self.networks.encoder, self.config.batch
         if self.config.reestimate_batch_norm:
-            reestimate_batch_norm(encoder.to(device), (some.to(device) for some in _batches(self.segmented, batch)))
+            shown = (some.to(device) for some in spread_batches(self.segmented, batch))
+            reestimate_batch_norm(encoder.to(device), shown)
         return Segmentor(encoder.to("cpu"), self.networks.classifier).eval()
 
     def write_weights(self, path: Path) -> None:
@@ -303,13 +303,6 @@ def _grid(trained: _Trained) -> str:
     grid = trained.dataset.entry("target").preprocessing
     spaced = "stretched" if grid.spacing is None else f"{grid.spacing:g} mm"
     return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}"
-
-
-def _batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
-    """Slices spread over the domain, in whole batches of those that trained."""
-    order = np.random.default_rng(0).permutation(len(slices))[:_BATCH_NORM_SLICES]
-    for start in range(0, max(len(order) - batch, 0) + 1, batch):
-        yield as_slices(torch.from_numpy(np.array(slices[np.sort(order[start : start + batch])])))
 
 
 def _spread(total: int, count: int) -> NDArray[np.int64]:

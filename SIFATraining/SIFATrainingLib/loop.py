@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from SIFASegmentationLib.errors import InputError
@@ -23,7 +25,7 @@ from SIFASegmentationLib.jobs import State
 from . import distributed
 from .batches import BatchSource, seed_iteration
 from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
-from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, main_iterations
+from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, labels_target_at, main_iterations
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory
 from .ema import MovingAverage
@@ -33,6 +35,7 @@ from .methods import make_iteration
 from .monitoring import Monitor
 from .networks import Networks
 from .previews import draw_preview, write_preview
+from .pseudo_labels import label_target
 from .self_training import SelfTrainingIteration
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -154,6 +157,7 @@ class Loop:
         """
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
         self.must_end, self.initial = must_end, initial
+        self.pseudo_labels: NDArray[np.uint8] | None = None
         self.batches = BatchSource(
             self.dataset,
             labelled_domain(self.config),
@@ -212,6 +216,10 @@ class Loop:
             step = model.last_part.step
         seed_iteration(config.seed, done, self.fabric.global_rank)
         try:
+            if model.average is not None and labels_target_at(config, done):
+                with self.fabric.autocast():
+                    labels = label_target(model.average.average, self.dataset, config, self.fabric.device)
+                self._set_pseudo_labels(labels)
             batch = self.batches.batch(done)
             with self.fabric.autocast():
                 losses = step(batch)
@@ -222,6 +230,11 @@ class Loop:
         if model.average:
             model.average.update(averaged_modules(model.networks), done)
         return losses
+
+    def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
+        """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""
+        self.pseudo_labels = labels
+        self.batches.set_pseudo_labels(labels)
 
     def _memory_error(self, error: RuntimeError) -> InputError:
         """What to say when memory has run out; finds the largest batch that would have fitted by trying."""
@@ -261,6 +274,8 @@ class Loop:
                 self._say("warning", message=str(error))
                 continue
             model.load_state_dict(state["model"])
+            if "pseudo_labels" in state:
+                self._set_pseudo_labels(state["pseudo_labels"].cpu().numpy())
             return int(state["done"])
         return 0
 
@@ -268,7 +283,9 @@ class Loop:
         if self.fabric.global_rank > 0:
             return
         try:
-            state = {"done": done, "model": model.state_dict()}
+            state: dict[str, Any] = {"done": done, "model": model.state_dict()}
+            if self.pseudo_labels is not None:
+                state["pseudo_labels"] = torch.from_numpy(self.pseudo_labels)
             save_checkpoint(self.folder / "checkpoints", done, state)
         except CheckpointError as error:
             # The last checkpoint of a run must be there; until then the disk may be emptied.

@@ -254,7 +254,7 @@ class Networks(nn.Module):
 class Segmentor(nn.Module):
     """E, then C1, then softmax: all that a user of a trained model needs. (B, 1, H, W) -> (B, K, H, W), sum 1."""
 
-    def __init__(self, encoder: Encoder, classifier: Classifier) -> None:
+    def __init__(self, encoder: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.classifier = classifier
@@ -276,7 +276,7 @@ class MeanOfSegmentors(nn.Module):
 
 
 @torch.no_grad()
-def reestimate_batch_norm(encoder: Encoder, batches: Iterable[Tensor]) -> None:
+def reestimate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of `encoder` by their average over `batches` of slices (B, 1, H, W).
 
     The exported model normalises by these. They come from the slices of one domain, with the final weights, where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,10 @@ def test_an_epoch_shows_every_slice_once_and_the_next_in_another_order() -> None
     assert list(SliceOrder(10, seed=0, stream="target").at(7, 6)) == [*first[7:], *second[:3]]
 
 
-def source(prepared: Path, augmentation: AugmentationSettings, batch: int, **settings: int) -> BatchSource:
+QUIET = AugmentationSettings(gamma=0, contrast=0, brightness=0, noise=0)
+
+
+def source(prepared: Path, augmentation: AugmentationSettings, batch: int, **settings: Any) -> BatchSource:
     return BatchSource(PreparedDataset(prepared), "source", augmentation, batch=batch, seed=5, device=CPU, **settings)
 
 
@@ -183,6 +187,23 @@ def test_streamed_slices_are_the_resident_ones(prepared: Path) -> None:
         assert torch.equal(one.source, other.source)
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.target, other.target)
+
+
+def test_pseudo_labels_move_with_their_slices_from_when_they_are_given(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared)
+    for budget in (float("inf"), 0):
+        batches = source(prepared, QUIET, 4, budget_bytes=budget)
+        assert batches.batch(0).pseudo_labels is None
+        # What is brighter than the middle, so that the labels tell which slices they are of; read ahead by now.
+        for darkest in (0, -FULL_SCALE // 2):
+            batches.set_pseudo_labels((dataset.slices("target") > darkest).astype(np.uint8))
+            batch = batches.batch(1)
+            assert batch.pseudo_labels is not None
+            assert batch.pseudo_labels.shape == (4, 32, 32)
+            bright = (batch.target[:, 0] > darkest / FULL_SCALE).to(torch.uint8)
+            # The slices are interpolated, the labels are not.
+            assert (batch.pseudo_labels == bright).float().mean() > 0.9
+            assert 0.02 < bright.float().mean() < 0.98
 
 
 def test_without_augmentation_the_batch_is_what_was_stored(prepared: Path) -> None:

@@ -3,50 +3,115 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import distributed
+from torch import multiprocessing as mp
 
 from quick import quick_config
-from SIFATrainingLib.config import SelfTrainingSettings, main_iterations, make_config
+from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
-from SIFATrainingLib.self_training import confident_labels
+from SIFATrainingLib.pseudo_labels import confident_labels, label_target, label_volume
 from SIFATrainingLib.training import create_job, train
 
 
-def logits_of(probabilities: list[float]) -> torch.Tensor:
-    """A row of pixels with these probabilities of class 1, of two classes: (1, 2, 1, n)."""
+def of_two_classes(probabilities: list[float]) -> torch.Tensor:
+    """A row of pixels with these probabilities of class 1: (1, 2, 1, n)."""
     p = torch.tensor(probabilities)
-    return torch.stack([torch.log(1 - p), torch.log(p)])[None, :, None]
+    return torch.stack([1 - p, p])[None, :, None]
 
 
 def test_sure_pixels_count_and_of_each_class_the_surest() -> None:
     # Class 0 by 0.95, 0.93, 0.8, 0.6; class 1 by 0.7, 0.65, 0.6, 0.55: of which the better half counts.
-    logits = logits_of([0.05, 0.07, 0.2, 0.4, 0.7, 0.65, 0.6, 0.55])
-    labels = confident_labels(logits, SelfTrainingSettings(confidence=0.9, kept=0.5))
+    probabilities = of_two_classes([0.05, 0.07, 0.2, 0.4, 0.7, 0.65, 0.6, 0.55])
+    labels = confident_labels(probabilities, SelfTrainingSettings(confidence=0.9, kept=0.5))
     assert labels.tolist() == [[[0, 0, IGNORED, IGNORED, 1, 1, IGNORED, IGNORED]]]
     # 0.75 is less than what the best half of class 0 has, and counts in any case.
-    labels = confident_labels(logits, SelfTrainingSettings(confidence=0.75, kept=0.5))
+    labels = confident_labels(probabilities, SelfTrainingSettings(confidence=0.75, kept=0.5))
     assert labels.tolist() == [[[0, 0, 0, IGNORED, 1, 1, IGNORED, IGNORED]]]
-    everything = confident_labels(logits, SelfTrainingSettings(kept=1.0))
+    everything = confident_labels(probabilities, SelfTrainingSettings(kept=1.0))
     assert everything.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]]]
 
 
 def test_thresholds_by_class_are_those_of_a_plain_loop() -> None:
     torch.manual_seed(1)
-    logits = torch.randn(2, 4, 16, 16) * 2
+    probabilities = (torch.randn(2, 4, 16, 16) * 2).softmax(1)
     settings = SelfTrainingSettings(confidence=0.85, kept=0.3)
-    sure, labels = logits.softmax(1).max(1)
+    sure, labels = probabilities.max(1)
     expected = torch.full_like(labels, IGNORED)
     for value in range(4):
         own = sure[labels == value].sort().values
         threshold = min(0.85, float(own[int(0.7 * len(own))]))
         expected[(labels == value) & (sure >= threshold)] = value
-    assert confident_labels(logits, settings).equal(expected.to(torch.uint8))
+    assert confident_labels(probabilities, settings).equal(expected.to(torch.uint8))
+
+
+def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -> None:
+    rng = np.random.default_rng(4)
+    rows, columns = np.mgrid[:48, :48]
+    truth = np.zeros((4, 48, 48), np.uint8)
+    truth[:, (rows - 16) ** 2 + (columns - 16) ** 2 < 10**2] = 1
+    images = np.where(truth == 1, 0.5, -0.3) + rng.normal(0, 0.05, truth.shape)
+    # A teacher that sees it three pixels further right, as surely as that, and a second part of the same looks.
+    seen = np.roll(truth, 3, 2)
+    bowel = (rows - 38) ** 2 + (columns - 38) ** 2 < 4**2
+    seen[:, bowel], images[:, bowel] = 1, 0.5
+    p = np.where(seen == 1, 0.85, 0.15).astype(np.float32)
+    probabilities = np.stack([1 - p, p], 1)
+    batch_by_batch = confident_labels(torch.from_numpy(probabilities), SelfTrainingSettings()).numpy()
+    labels = label_volume(probabilities.copy(), images.astype(np.float32), 2.0, SelfTrainingSettings())
+    assert labels.dtype == np.uint8
+    assert set(np.unique(labels)) == {0, 1, IGNORED}
+    # What it is slow to give up is the border, where neighbours have a say.
+    assert (labels == IGNORED).mean() < 0.15
+    counts, wrong = labels != IGNORED, labels != truth
+    assert (counts & wrong).mean() < 0.2 * ((batch_by_batch != IGNORED) & (batch_by_batch != truth)).mean()
+    assert not (labels[:, bowel] == 1).any()
+
+
+def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_it_was(prepared: Path) -> None:
+    dataset, teacher = PreparedDataset(prepared), teacher_of(prepared)
+    before = copy.deepcopy(teacher.state_dict())
+    labels = label_target(teacher, dataset, quick_config(), torch.device("cpu"))
+    assert labels.shape == dataset.slices("target").shape
+    assert set(np.unique(labels)) <= {*range(dataset.classes), IGNORED}
+    assert (labels != IGNORED).mean() > 0.5
+    assert teacher["encoder"].training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def teacher_of(prepared: Path) -> torch.nn.ModuleDict:
+    """Random networks' moving average."""
+    model = Model.create(PreparedDataset(prepared).classes, quick_config(), torch.device("cpu"))
+    assert model.average is not None
+    return model.average.average
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")
+def test_two_processes_label_what_one_does(prepared: Path, tmp_path: Path) -> None:
+    config, dataset = quick_config(batch=4), PreparedDataset(prepared)
+    expected = label_target(teacher_of(prepared), dataset, config, torch.device("cpu"))
+    mp.spawn(label_a_share, (str(prepared), str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        # Statistics that are summed in another order can change a pixel on the edge of a threshold.
+        assert (np.load(tmp_path / f"{rank}.npy") != expected).mean() < 0.002
+
+
+def label_a_share(rank: int, prepared: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    path = Path(prepared)
+    labels = label_target(teacher_of(path), PreparedDataset(path), quick_config(batch=2), torch.device("cpu"))
+    np.save(f"{folder}/{rank}.npy", labels)
+    distributed.destroy_process_group()
 
 
 def test_ignored_pixels_have_no_part_in_the_loss() -> None:
@@ -92,6 +157,32 @@ def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
 )
 def test_where_it_begins(settings: dict[str, object], expected: int) -> None:
     assert main_iterations(make_config(**{"iterations": 10, "self_training": {"share": 0.0}, **settings})) == expected
+
+
+@pytest.mark.parametrize(
+    ("labellings", "expected"), [(0, []), (1, [12]), (2, [12, 16]), (3, [12, 15, 18]), (50, list(range(12, 20)))]
+)
+def test_when_volumes_are_labelled(labellings: int, expected: list[int]) -> None:
+    config = make_config(iterations=20, self_training={"share": 0.4, "labellings": labellings})
+    assert [done for done in range(21) if labels_target_at(config, done)] == expected
+
+
+def test_a_training_without_self_training_labels_nothing() -> None:
+    config = make_config(iterations=20, method="supervised", self_training={"share": 0.4, "labellings": 2})
+    assert not any(labels_target_at(config, done) for done in range(21))
+
+
+def test_the_last_part_learns_the_labels_that_the_batch_brings() -> None:
+    torch.manual_seed(5)
+    model = Model.create(3, quick_config(self_training={"share": 0.5}), torch.device("cpu"))
+    assert model.last_part is not None
+    slices, labels = torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 32, 32))
+    nothing = torch.full_like(labels, IGNORED)
+    losses = model.last_part.step(Batch(slices, labels, slices.flip(3), nothing))
+    # Of no pixel that counts the cross-entropy is 0, and no class overlaps.
+    assert float(losses["self_training"]) == 1
+    losses = model.last_part.step(Batch(slices, labels, slices.flip(3), labels))
+    assert float(losses["self_training"]) > 1
 
 
 def test_the_rate_falls_in_a_straight_line() -> None:

@@ -64,7 +64,8 @@ def test_a_finished_job_tells_what_happened(finished_job: Path) -> None:
         {"schedule": "sequential", "ema_decay": 0.0},
         {"method": "without_adaptation"},
         {"method": "output_alignment"},
-        {"self_training": {"share": 0.8}, "decay_share": 0.6},
+        {"self_training": {"share": 0.8, "labellings": 0}, "decay_share": 0.6},
+        {"self_training": {"share": 0.8, "labellings": 2}, "decay_share": 0.6},
     ],
 )
 def test_stopped_anywhere_and_resumed_the_weights_are_those_of_an_uninterrupted_run(

@@ -1,0 +1,106 @@
+"""Labels of the target's slices to learn from: what the moving average says of each volume as a whole.
+
+A teacher that is asked slice by slice is sure of much that its own volume speaks against: of bowel as bright as liver,
+of a spleen on the right. So it is asked as a model is by `sifa segment`: its batch norm follows the target's slices as
+they are, each volume's intensities decide where it is in doubt (`SIFASegmentationLib.appearance`), and the largest part
+of each structure is believed. What E and C1 learn of that makes the next labels better.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from SIFASegmentationLib.appearance import learn_appearance, sampling_step
+from SIFASegmentationLib.components import keep_largest_components
+
+from . import distributed
+from .batches import as_slices, spread_batches
+from .config import SelfTrainingSettings, TrainingConfig
+from .dataset import PreparedDataset
+from .losses import IGNORED
+from .networks import Segmentor, reestimate_batch_norm
+
+_ROUNDING = 1e-6  # Of a probability that was added to a class.
+_ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
+_SLAB = 16  # Slices that are decided at a time.
+
+
+@torch.no_grad()
+def label_target(
+    teacher: nn.ModuleDict, dataset: PreparedDataset, config: TrainingConfig, device: torch.device
+) -> NDArray[np.uint8]:
+    """Labels (n, size, size) of all slices of the target, `IGNORED` where they are in doubt.
+
+    Of many processes each labels its share of the volumes, and all get the labels of all.
+
+    Args:
+        teacher: `encoder` and `classifier`; only asked.
+        dataset: Its target slices are read, and nothing else of the target.
+        config: Its batch and `self_training`.
+        device: Of the teacher.
+    """
+    slices, entry = dataset.slices("target"), dataset.entry("target")
+    asked = copy.deepcopy(teacher)
+    batches = spread_batches(slices, config.batch * distributed.world_size())
+    reestimate_batch_norm(asked["encoder"], (distributed.share_of(batch).to(device) for batch in batches))
+    segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
+    spacing = entry.preprocessing.spacing or _ACROSS_MM / entry.preprocessing.size
+    labels = np.zeros(slices.shape, np.uint8)
+    for volume in entry.volumes[distributed.rank() :: distributed.world_size()]:
+        images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
+        probable = torch.cat([segmentor(some.to(device)).float().cpu() for some in images.split(config.batch)])
+        labels[volume.start : volume.stop] = label_volume(
+            probable.numpy(), images[:, 0].numpy(), spacing, config.self_training
+        )
+    return distributed.sum_of(labels, device)
+
+
+def label_volume(
+    probabilities: NDArray[np.float32], images: NDArray[np.float32], spacing: float, settings: SelfTrainingSettings
+) -> NDArray[np.uint8]:
+    """Labels (n, H, W) of the slices of one volume, `IGNORED` where they are in doubt.
+
+    Args:
+        probabilities: The teacher's, (n, K, H, W); they are changed.
+        images: The slices, (n, H, W) in [-1, 1].
+        spacing: Of their pixels, in mm.
+        settings: Confidence and share, see `confident_labels`.
+    """
+    step = sampling_step(len(images), probabilities.shape[1], images.shape[-1])
+    sample = (..., slice(None, None, step), slice(None, None, step))
+    appearance = learn_appearance(probabilities[sample], images[sample], (step * spacing, step * spacing))
+    for start in range(0, len(images), _SLAB):
+        slab = slice(start, start + _SLAB)
+        appearance.decide(probabilities[slab], images[slab], (spacing, spacing))
+    confident = confident_labels(torch.from_numpy(probabilities), settings).numpy()
+    believed = probabilities.argmax(1).astype(np.uint8)
+    keep_largest_components(believed, range(1, probabilities.shape[1]))
+    labels: NDArray[np.uint8] = np.where(confident == IGNORED, np.uint8(IGNORED), believed)
+    return labels
+
+
+def confident_labels(probabilities: Tensor, settings: SelfTrainingSettings) -> Tensor:
+    """Labels (B, H, W), uint8, of the pixels that the teacher is sure of, `IGNORED` elsewhere.
+
+    A pixel counts where the probability of its class is at least `settings.confidence`, or is among the highest
+    `settings.kept` of those of all pixels of its class (Zou et al., "Domain adaptation for semantic segmentation via
+    class-balanced self-training", ECCV 2018), so that small structures are not crowded out.
+
+    Args:
+        probabilities: The teacher's, (B, K, H, W), of a batch or of a volume.
+        settings: Confidence and share.
+    """
+    sure, labels = probabilities.max(1)
+    classes = torch.arange(probabilities.shape[1], device=probabilities.device)
+    # One sort by class, then probability, which is never 0; and no number that the host would have to wait for.
+    ordered = (labels + sure).flatten().sort().values
+    counts = (labels.flatten()[:, None] == classes).sum(0)
+    first = counts.cumsum(0) - counts
+    ranks = first + ((1 - settings.kept) * counts).long()
+    thresholds = (ordered[ranks.clamp(max=ordered.numel() - 1)] - classes).clamp(max=settings.confidence)
+    return torch.where(sure + _ROUNDING >= thresholds[labels], labels, IGNORED).to(torch.uint8)
