@@ -48,12 +48,8 @@ class Appearance:
         told /= told.sum(axis=1, keepdims=True)
         return told
 
-    def decide(
-        self, probabilities: Float32Array, images: Float32Array, spacings: tuple[float, float]
-    ) -> tuple[slice, slice]:
-        """As `applied`, then averaged over a few millimetres, in place; where no structure is probable nothing changes.
-
-        Gives the box (rows, columns) outside of which that is so.
+    def decide(self, probabilities: Float32Array, images: Float32Array, spacings: tuple[float, float]) -> None:
+        """As `applied`, then averaged over a few millimetres, in place; outside of `doubtful_box` nothing changes.
 
         Args:
             probabilities: (b, K, H, W).
@@ -64,7 +60,6 @@ class Appearance:
         if box[0].start < box[0].stop:
             told = self.applied(probabilities[..., *box], images[:, *box])
             probabilities[..., *box] = _smeared(told, spacings)
-        return box
 
 
 def doubtful_box(probabilities: Float32Array) -> tuple[slice, slice]:

@@ -153,6 +153,15 @@ def compare(
         for variant in variants
         for seed in seeds
     }
+
+    def scores(folder: Path, config: TrainingConfig, title: str) -> ScoreTable:
+        """Those of the bundle in a folder, made unless they are there."""
+        table = _scored(folder, config, cases)
+        if table is None:
+            table = _score(folder, config, cases, task, preparation.target_coding, device)
+        report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
+        return table
+
     results = []
     for seed in seeds:
         for variant in variants:
@@ -163,24 +172,18 @@ def compare(
             _check_record(out, own)
             folder = out / variant.name / f"seed_{seed}"
             title = f"{variant.title}, seed {seed}"
-            table = _scored(folder, config, cases)
-            if table is None:
+            if not _has_scores(folder):
                 prepared = _prepare(out, own, report)
                 _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
                 _keep_watched(folder)
-                table = _score(folder, config, cases, task, preparation.target_coding, device)
-            report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
-            results.append(Result(variant, seed, folder, table))
+            results.append(Result(variant, seed, folder, scores(folder, config, title)))
     for variant in variants if together and len(seeds) > 1 else ():
         mean = variant.mean_of(len(seeds))
         # The settings are those of its first training.
         folder, config = out / mean.name / f"seed_{seeds[0]}", configs[variant.name, seeds[0]]
-        table = _scored(folder, config, cases)
-        if table is None:
+        if not _has_scores(folder):
             _export_mean(folder, [out / variant.name / f"seed_{seed}" / "job" for seed in seeds], mean.title, device)
-            table = _score(folder, config, cases, task, preparation.target_coding, device)
-        report(mean.title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
-        results.append(Result(mean, seeds[0], folder, table))
+        results.append(Result(mean, seeds[0], folder, scores(folder, config, mean.title)))
     return Comparison(task, tuple(results), cases, frozenset(odd))
 
 
@@ -275,9 +278,13 @@ def _keep_watched(folder: Path) -> None:
             temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
 
 
+def _has_scores(folder: Path) -> bool:
+    return (folder / _SCORES).exists() and (folder / _SETTINGS).exists()
+
+
 def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
     """The scores that are there, if they are."""
-    if not (folder / _SCORES).exists() or not (folder / _SETTINGS).exists():
+    if not _has_scores(folder):
         return None
     settings = TrainingConfig.model_validate_json((folder / _SETTINGS).read_text(encoding="utf-8"))
     table = ScoreTable.read(folder / _SCORES)
