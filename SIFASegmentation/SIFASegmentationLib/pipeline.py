@@ -1,13 +1,15 @@
-"""Stages that work at the same time: while one item is used, the next is made."""
+"""Stages that work at the same time: while one item is used, the next is made, or several are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -26,3 +28,19 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
         while taken := coming.result():
             coming = thread.submit(take)
             yield taken[0]
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """What `function` makes of each item, in their order, `threads` at a time.
+
+    Items are taken by the caller's thread, and no more than are at work. Errors of `function` reach the caller at their
+    place; when the caller stops early, what is under way is finished first.
+    """
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        working: deque[Future[Result]] = deque()
+        for item in items:
+            working.append(pool.submit(function, item))
+            if len(working) == threads:
+                yield working.popleft().result()
+        while working:
+            yield working.popleft().result()

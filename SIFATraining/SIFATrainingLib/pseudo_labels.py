@@ -9,6 +9,7 @@ of each structure is believed. What E and C1 learn of that makes the next labels
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from SIFASegmentationLib.appearance import learn_appearance, sampling_step
 from SIFASegmentationLib.components import keep_largest_components
+from SIFASegmentationLib.pipeline import in_threads
 
 from . import distributed
 from .batches import as_slices, spread_batches
@@ -28,6 +30,7 @@ from .networks import Segmentor, reestimate_batch_norm
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 _ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
 _SLAB = 16  # Slices that are decided at a time.
+_THREADS = 4  # Each with the probabilities of a volume in memory.
 
 
 @torch.no_grad()
@@ -50,13 +53,21 @@ def label_target(
     reestimate_batch_norm(asked["encoder"], (distributed.share_of(batch).to(device) for batch in batches))
     segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
     spacing = entry.preprocessing.spacing or _ACROSS_MM / entry.preprocessing.size
+    mine = entry.volumes[distributed.rank() :: distributed.world_size()]
+
+    def predictions() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        for volume in mine:
+            images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
+            probable = torch.cat([segmentor(some.to(device)).float().cpu() for some in images.split(config.batch)])
+            yield probable.numpy(), images[:, 0].numpy()
+
+    def label(predicted: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.uint8]:
+        return label_volume(*predicted, spacing, config.self_training)
+
     labels = np.zeros(slices.shape, np.uint8)
-    for volume in entry.volumes[distributed.rank() :: distributed.world_size()]:
-        images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
-        probable = torch.cat([segmentor(some.to(device)).float().cpu() for some in images.split(config.batch)])
-        labels[volume.start : volume.stop] = label_volume(
-            probable.numpy(), images[:, 0].numpy(), spacing, config.self_training
-        )
+    threads = min(_THREADS, torch.get_num_threads())
+    for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
+        labels[volume.start : volume.stop] = of_volume
     return distributed.sum_of(labels, device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from SIFASegmentationLib.pipeline import ahead
+from SIFASegmentationLib.pipeline import ahead, in_threads
 
 
 def test_items_come_in_order_through_several_stages() -> None:
@@ -48,3 +48,30 @@ def test_no_thread_is_left_when_the_caller_stops_early() -> None:
         if item == 3:
             break
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_several_items_are_worked_on_and_come_in_order(threads: int) -> None:
+    at_work, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(threads, timeout=10)
+
+    def halve(number: int) -> float:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        together.wait()
+        with lock:
+            at_work -= 1
+        return number / 2
+
+    # As many as there are threads must meet, or the barrier breaks.
+    assert list(in_threads(halve, range(4 * threads), threads)) == [number / 2 for number in range(4 * threads)]
+    assert most == threads
+
+
+def test_errors_in_threads_reach_the_caller_at_their_place() -> None:
+    stage = in_threads(lambda number: 1 / number, [2, 0, 4], threads=2)
+    assert next(stage) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        next(stage)
