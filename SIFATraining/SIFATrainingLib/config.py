@@ -181,7 +181,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Not by default: jobs and bundles of before these say nothing of them, and had none.
     "recommended": {
         "loss_weights": {"random_contrast": 1.0},
-        "self_training": {"labellings": 5, "random_contrast": 0.5},
+        "self_training": {"share": 0.3, "labellings": 6, "random_contrast": 0.5},
     },
     "paper": {
         **NOTHING_NEW,
