@@ -25,6 +25,7 @@ from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write
 from .calibration import QualityCalibration
 from .doubts import MillilitreRange
 from .errors import InputError, first_fault
+from .positions import PositionRange
 from .preprocessing import Preprocessing
 from .structures import Task
 
@@ -105,6 +106,7 @@ class BundleManifest(_Frozen):
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
         structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
+        positions_mm: The same of the way from the other structures; empty in bundles of before.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
@@ -121,6 +123,7 @@ class BundleManifest(_Frozen):
     verification: Verification
     quality: QualityCalibration | None = None
     structures_ml: dict[str, MillilitreRange] = {}
+    positions_mm: dict[str, PositionRange] = {}
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 

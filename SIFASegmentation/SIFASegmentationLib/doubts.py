@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .positions import PositionRange
 from .quality import Estimate
+from .volumes import Triple
 
 _WORSE = 0.05  # Of the mean Dice: less can be chance.
 _IN_PIECES = 0.7  # Of what was found: a smaller share in the largest part is hardly one organ.
 _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
+_MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
+_DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
 
 MillilitreRange = tuple[float, float]
 
@@ -24,23 +28,31 @@ class Found:
         ml: Volume in the labelmap.
         in_largest_part: Share, in [0, 1], of what was found that lies in its largest connected part, where that alone
             is in the labelmap; else 1.
+        position_mm: Way from the other structures, mm, LPS (`positions`), where all were found.
     """
 
     ml: float
     in_largest_part: float = 1.0
+    position_mm: Triple | None = None
 
 
 def doubts_about_structures(
-    found: Mapping[str, Found], usual_ml: Mapping[str, MillilitreRange]
+    found: Mapping[str, Found],
+    usual_ml: Mapping[str, MillilitreRange],
+    usual_positions_mm: Mapping[str, PositionRange],
 ) -> dict[str, str]:
     """What speaks against it, by structure, where one is unlike an organ of the labelled volumes: missing, in pieces,
-    or of an unusual size.
+    of an unusual size, or in an unusual place.
 
     Args:
         found: By structure.
         usual_ml: Range that most labelled volumes had, by structure; there may be none.
+        usual_positions_mm: The same of the way from the other structures.
     """
-    doubts = {structure: _doubt(one, usual_ml.get(structure)) for structure, one in found.items()}
+    misplaced = _misplaced(found, usual_positions_mm)
+    doubts = {
+        structure: _doubt(one, usual_ml.get(structure)) or misplaced.get(structure) for structure, one in found.items()
+    }
     return {structure: doubt for structure, doubt in doubts.items() if doubt is not None}
 
 
@@ -58,6 +70,27 @@ def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
         return None
     usual = f"most labelled volumes had {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
     return f"nothing was found, {usual}" if found.ml == 0 else f"{_rounded(found.ml)} ml were found, {usual}"
+
+
+def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -> dict[str, str]:
+    """A doubt about each structure that lies far from where labelled volumes have it, seen from the others."""
+    away = {
+        structure: _beyond(one.position_mm, usual[structure])
+        for structure, one in found.items()
+        if one.position_mm is not None and structure in usual
+    }
+    furthest = max(away.values(), default=0.0)
+    return {
+        structure: f"its centre lies {mm:.0f} mm from where labelled volumes have it, as seen from the other structures"
+        for structure, mm in away.items()
+        if mm > _MISPLACED * float(np.linalg.norm(np.mean(usual[structure], 0))) and mm >= _DISPLACING * furthest
+    }
+
+
+def _beyond(position: Triple, usual: PositionRange) -> float:
+    """Distance of a position from a range, in mm; 0 within it."""
+    low, high = usual
+    return float(np.linalg.norm(np.asarray(position) - np.clip(position, low, high)))
 
 
 def _rounded(ml: float) -> str:

@@ -193,7 +193,7 @@ def _segment_file(
         refine=settings.refine,
         progress=None if report is None else _named(report, path.name),
     )
-    doubts = doubts_about_structures(segmentation.found, manifest.structures_ml)
+    doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
     warnings += as_sentences(path.name, doubts)
     compared = None
     if unadapted is not None:

@@ -17,6 +17,7 @@ from .doubts import Found
 from .errors import InputError
 from .field_of_view import BoxMM
 from .pipeline import ahead
+from .positions import positions_mm
 from .preprocessing import PreparedVolume, prepare_volume
 from .probability_maps import ProbabilityMaps
 from .quality import Estimate, ExpectedDice
@@ -175,8 +176,10 @@ class Segmentor:
         values = [s.value for s in structures]
         removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
         millilitres = volume.geometry.voxel_volume_ml
+        labelmap = Volume(labels, volume.geometry, volume.name)
+        positions = positions_mm(labelmap, self.manifest.task)
         return Segmentation(
-            labelmap=Volume(labels, volume.geometry, volume.name),
+            labelmap=labelmap,
             probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
@@ -185,6 +188,7 @@ class Segmentor:
                 s.name: Found(
                     ml=(voxels[s.value] - removed[s.value]) * millilitres,
                     in_largest_part=1 - removed[s.value] / max(int(voxels[s.value]), 1),
+                    position_mm=positions.get(s.name),
                 )
                 for s in structures
             },

@@ -173,7 +173,7 @@ def _segment(
         written |= _write(job, index, kind, segmentation, segmentor)
         estimates[kind] = segmentation.estimates
         if kind == "segmentation":
-            doubts = doubts_about_structures(segmentation.found, manifest.structures_ml)
+            doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
             written["doubts"] = doubts
             warnings += as_sentences(request.name, doubts)
     warnings += doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {}))

@@ -50,10 +50,15 @@ class Geometry:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.spacing)) / 1000.0
 
+    @property
+    def axes_mm(self) -> NDArray[np.float64]:
+        """Steps in mm, LPS, from a voxel to the next along i, j, k: the columns of an array (3, 3)."""
+        axes: NDArray[np.float64] = self.direction_matrix * np.asarray(self.spacing)
+        return axes
+
     def index_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Continuous voxel indices (n, 3), order i, j, k, of points (n, 3) in mm, LPS."""
-        axes = self.direction_matrix * np.asarray(self.spacing)
-        indices: NDArray[np.float64] = np.linalg.solve(axes, (points - np.asarray(self.origin)).T).T
+        indices: NDArray[np.float64] = np.linalg.solve(self.axes_mm, (points - np.asarray(self.origin)).T).T
         return indices
 
 

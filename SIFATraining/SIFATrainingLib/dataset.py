@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
+from SIFASegmentationLib.positions import PositionRange
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.structures import Task
 
@@ -61,12 +62,14 @@ class DomainEntry(_Frozen):
         volumes: In the order of their slices.
         labelled: Whether its labels were stored.
         structures_ml: Of each structure, the range of volume that most of its labelled volumes had.
+        positions_mm: The same of the way from the other structures, mm, LPS.
     """
 
     preprocessing: Preprocessing
     volumes: tuple[VolumeEntry, ...]
     labelled: bool
     structures_ml: dict[str, MillilitreRange] = {}
+    positions_mm: dict[str, PositionRange] = {}
 
     @property
     def slices(self) -> int:

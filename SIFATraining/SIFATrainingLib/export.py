@@ -121,6 +121,7 @@ def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, 
         partial.mkdir(parents=True)
         verification = model.write(partial / MODEL_FILE, say)
         trained.write_weights(partial / WEIGHTS_FILE)
+        labelled = trained.dataset.entry(labelled_domain(trained.config))
         manifest = BundleManifest(
             name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,7 +133,8 @@ def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, 
             members=len(model.members),
             verification=verification,
             quality=model.quality(say),
-            structures_ml=trained.dataset.entry(labelled_domain(trained.config)).structures_ml,
+            structures_ml=labelled.structures_ml,
+            positions_mm=labelled.positions_mm,
             baseline=None if compared is None else _write_baseline(compared, partial / BASELINE_FILE, say_of_baseline),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )

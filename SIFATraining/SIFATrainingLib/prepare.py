@@ -25,6 +25,7 @@ from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import estimate_intensity_range
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, structures_ml
+from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,
@@ -34,7 +35,7 @@ from SIFASegmentationLib.preprocessing import (
     sample_z_scores,
 )
 from SIFASegmentationLib.structures import Task, load_task
-from SIFASegmentationLib.volumes import Volume
+from SIFASegmentationLib.volumes import Triple, Volume
 
 from .dataset import (
     DOMAINS,
@@ -307,6 +308,7 @@ class _Writer:
         """Fill the arrays; the set's entry of the manifest."""
         entries: list[VolumeEntry] = []
         volumes_ml: list[dict[str, float]] = []
+        positions: list[dict[str, Triple]] = []
         start = 0
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
@@ -315,6 +317,7 @@ class _Writer:
             if self.task is not None and case.label is not None:
                 labelmap = match_grid(read_labelmap(case.label, self.task, coding), volume)
                 volumes_ml.append(structures_ml(labelmap, self.task))
+                positions.append(positions_mm(labelmap, self.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
@@ -323,6 +326,7 @@ class _Writer:
             volumes=tuple(entries),
             labelled=self.task is not None,
             structures_ml=_ranges(volumes_ml),
+            positions_mm=_position_ranges(positions),
         )
 
 
@@ -332,6 +336,16 @@ def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRa
     for name in volumes_ml[0] if volumes_ml else {}:
         low, high = np.percentile([one[name] for one in volumes_ml], _USUAL)
         ranges[name] = (float(low), float(high))
+    return ranges
+
+
+def _position_ranges(volumes: Sequence[Mapping[str, Triple]]) -> dict[str, PositionRange]:
+    """The same of positions, axis by axis, in the volumes that have some."""
+    ranges = {}
+    known = [one for one in volumes if one]
+    for name in known[0] if known else {}:
+        low, high = np.percentile([one[name] for one in known], _USUAL, axis=0).tolist()
+        ranges[name] = (tuple(low), tuple(high))
     return ranges
 
 

@@ -17,6 +17,7 @@ from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calib
 from SIFASegmentationLib.doubts import Found, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
+from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
@@ -118,15 +119,40 @@ def test_structures_unlike_organs_are_told_of() -> None:
         "left kidney": Found(0.0),
         "right kidney": Found(3.0),
     }
-    told = doubts_about_structures(found, usual)
+    told = doubts_about_structures(found, usual, {})
     assert set(told) == {"liver", "spleen", "left kidney"}
     assert told["liver"].startswith("40% of what was found lay apart")
     assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of what was found lay apart")
     assert "50 ml were found, most labelled volumes had 100 to 300 ml" in told["spleen"]
     assert "nothing was found, most labelled volumes had 120 to 220 ml" in told["left kidney"]
-    told = doubts_about_structures({"liver": Found(0.0341)}, {"liver": (1083.6, 1991.7)})
+    told = doubts_about_structures({"liver": Found(0.0341)}, {"liver": (1083.6, 1991.7)}, {})
     assert told["liver"] == "0.03 ml were found, most labelled volumes had 1,084 to 1,992 ml"
-    assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual) == {}
+    assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual, {}) == {}
+
+
+PLACES: dict[str, PositionRange] = {
+    "liver": ((-110.0, -50.0, 30.0), (-80.0, -30.0, 60.0)),
+    "spleen": ((100.0, 0.0, 20.0), (130.0, 30.0, 50.0)),
+}
+
+
+def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displaces() -> None:
+    in_place = {"liver": Found(1500.0, position_mm=(-120.0, -40.0, 40.0)), "spleen": Found(200.0)}
+    assert doubts_about_structures(in_place, {}, PLACES) == {}
+    # 80 mm below the spleen's lowest; the liver seems 41 mm too high by that.
+    found = {
+        "liver": Found(1500.0, position_mm=(-100.0, -40.0, 101.0)),
+        "spleen": Found(200.0, position_mm=(110.0, 10.0, -60.0)),
+    }
+    told = doubts_about_structures(found, {}, PLACES)
+    assert told["spleen"].startswith("its centre lies 80 mm from where labelled volumes have it")
+    assert set(told) == {"spleen", "liver"}
+    # Further away, and it is the one that displaces the other.
+    further = found | {"spleen": Found(200.0, position_mm=(110.0, 10.0, -80.0))}
+    assert set(doubts_about_structures(further, {}, PLACES)) == {"spleen"}
+    # Nothing is known of a volume in which a structure was not found, nor from bundles of before.
+    assert doubts_about_structures({"spleen": Found(200.0)}, {}, PLACES) == {}
+    assert doubts_about_structures(found, {}, {}) == {}
 
 
 def test_damages_grow_from_nothing() -> None:
@@ -188,6 +214,8 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     labelled = [read_labelmap(path, bundle.manifest.task) for path in sorted((cohort / "mr").glob("*_label*"))]
     livers = [float((one.array == 1).sum()) * float(np.prod(one.geometry.spacing)) / 1000 for one in labelled]
     assert bundle.manifest.structures_ml["liver"] == pytest.approx(tuple(np.percentile(livers, (5, 95))))
+    spleens = [positions_mm(one, bundle.manifest.task)["spleen"] for one in labelled]
+    assert np.allclose(bundle.manifest.positions_mm["spleen"], np.percentile(spleens, (5, 95), axis=0))
     image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     found = Segmentor(bundle, "cpu").segment(read_volume(image)).found
@@ -197,7 +225,7 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     assert {one.in_largest_part for one in every_part.found.values()} == {1.0}
     for name, one in found.items():
         assert one.ml == pytest.approx(one.in_largest_part * every_part.found[name].ml)
-    told = doubts_about_structures(found, bundle.manifest.structures_ml)
+    told = doubts_about_structures(found, bundle.manifest.structures_ml, bundle.manifest.positions_mm)
     assert told
     assert set(as_sentences(image.name, told)) <= set(outputs.warnings)
     assert outputs.doubtful == set(told)
