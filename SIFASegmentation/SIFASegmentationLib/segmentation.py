@@ -177,7 +177,8 @@ class Segmentor:
         removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
-        positions = positions_mm(labelmap, self.manifest.task)
+        # Bundles of before have nothing to compare with.
+        positions = positions_mm(labelmap, self.manifest.task) if self.manifest.positions_mm else {}
         return Segmentation(
             labelmap=labelmap,
             probabilities=maps,
