@@ -319,7 +319,12 @@ class _Writer:
                 volumes_ml.append(structures_ml(labelmap, self.task))
                 positions.append(positions_mm(labelmap, self.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
-            entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
+            slice_mm = prepared.placement.spacings[0]
+            entries.append(
+                VolumeEntry(
+                    patient=case.patient, image=case.image.name, start=start, stop=stop, slice_mm=slice_mm
+                )
+            )
             start = stop
         return DomainEntry(
             preprocessing=self.preprocessing,
