@@ -27,6 +27,7 @@ _AROUND_MM = 24.0  # The background that a structure is told from lies within so
 _LEAST_PIXELS = 20  # Fewer tell nothing.
 _SAMPLE = 2**24  # Probabilities, of all classes; more change nothing.
 _SMEARED_MM = 2.0  # Standard deviation of what is averaged in the end, against the noise of single pixels.
+_SLAB = 16  # Slices of a volume in memory that are decided at a time.
 _DOUBT = 0.01  # Where nothing is more probable, nothing is to be decided.
 
 
@@ -60,6 +61,23 @@ class Appearance:
         if box[0].start < box[0].stop:
             told = self.applied(probabilities[..., *box], images[:, *box])
             probabilities[..., *box] = _smeared(told, spacings)
+
+
+def decide_volume(probabilities: Float32Array, images: Float32Array, spacings: tuple[float, float]) -> None:
+    """Let the intensities of a volume in memory, all its slices on one grid, decide about it, in place.
+
+    Args:
+        probabilities: (n, K, H, W), class 0 the background.
+        images: (n, H, W) in [-1, 1].
+        spacings: Of rows and columns, in mm.
+    """
+    step = sampling_step(len(images), probabilities.shape[1], images.shape[-1])
+    sample = (..., slice(None, None, step), slice(None, None, step))
+    rows, columns = spacings
+    appearance = learn_appearance(probabilities[sample], images[sample], (step * rows, step * columns))
+    for start in range(0, len(images), _SLAB):
+        slab = slice(start, start + _SLAB)
+        appearance.decide(probabilities[slab], images[slab], spacings)
 
 
 def doubtful_box(probabilities: Float32Array) -> tuple[slice, slice]:

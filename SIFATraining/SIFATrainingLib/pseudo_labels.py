@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from SIFASegmentationLib.appearance import learn_appearance, sampling_step
+from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.pipeline import in_threads
 
@@ -29,7 +29,6 @@ from .networks import Segmentor, reestimate_batch_norm
 
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 _ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
-_SLAB = 16  # Slices that are decided at a time.
 _THREADS = 4  # Each with the probabilities of a volume in memory.
 
 
@@ -82,12 +81,7 @@ def label_volume(
         spacing: Of their pixels, in mm.
         settings: Confidence and share, see `confident_labels`.
     """
-    step = sampling_step(len(images), probabilities.shape[1], images.shape[-1])
-    sample = (..., slice(None, None, step), slice(None, None, step))
-    appearance = learn_appearance(probabilities[sample], images[sample], (step * spacing, step * spacing))
-    for start in range(0, len(images), _SLAB):
-        slab = slice(start, start + _SLAB)
-        appearance.decide(probabilities[slab], images[slab], (spacing, spacing))
+    decide_volume(probabilities, images, (spacing, spacing))
     confident = confident_labels(torch.from_numpy(probabilities), settings).numpy()
     believed = probabilities.argmax(1).astype(np.uint8)
     keep_largest_components(believed, range(1, probabilities.shape[1]))

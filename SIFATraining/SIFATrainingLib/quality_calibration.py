@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from SIFASegmentationLib.appearance import learn_appearance
+from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
 
@@ -71,7 +71,7 @@ def calibrate_quality(
             expected = gathered.of_structures()
             images = np.concatenate([one[:, one.shape[1] // 2].cpu().numpy() for one in shown])
             # As a volume is segmented, on the networks' grid.
-            learn_appearance(probabilities, images, spacings).decide(probabilities, images, spacings)
+            decide_volume(probabilities, images, spacings)
             overlap, predicted, truth = _counts(
                 probabilities.argmax(1), labels[np.concatenate(parts)], dataset.classes
             )
