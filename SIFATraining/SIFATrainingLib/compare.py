@@ -154,10 +154,16 @@ def compare(
         for seed in seeds
     }
 
-    def scores(folder: Path, config: TrainingConfig, title: str) -> ScoreTable:
-        """Those of the bundle in a folder, made unless they are there."""
+    def make(folder: Path, own: Preparation, config: TrainingConfig, title: str) -> None:
+        prepared = _prepare(out, own, report)
+        _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
+        _keep_watched(folder)
+
+    def scores(folder: Path, config: TrainingConfig, title: str, make_bundle: Callable[[], None]) -> ScoreTable:
+        """Those of the bundle in a folder; both are made unless they are there."""
         table = _scored(folder, config, cases)
         if table is None:
+            make_bundle()
             table = _score(folder, config, cases, task, preparation.target_coding, device)
         report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
         return table
@@ -172,18 +178,15 @@ def compare(
             _check_record(out, own)
             folder = out / variant.name / f"seed_{seed}"
             title = f"{variant.title}, seed {seed}"
-            if not _has_scores(folder):
-                prepared = _prepare(out, own, report)
-                _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
-                _keep_watched(folder)
-            results.append(Result(variant, seed, folder, scores(folder, config, title)))
+            table = scores(folder, config, title, partial(make, folder, own, config, title))
+            results.append(Result(variant, seed, folder, table))
     for variant in variants if together and len(seeds) > 1 else ():
         mean = variant.mean_of(len(seeds))
         # The settings are those of its first training.
         folder, config = out / mean.name / f"seed_{seeds[0]}", configs[variant.name, seeds[0]]
-        if not _has_scores(folder):
-            _export_mean(folder, [out / variant.name / f"seed_{seed}" / "job" for seed in seeds], mean.title, device)
-        results.append(Result(mean, seeds[0], folder, scores(folder, config, mean.title)))
+        jobs = [out / variant.name / f"seed_{seed}" / "job" for seed in seeds]
+        table = scores(folder, config, mean.title, partial(_export_mean, folder, jobs, mean.title, device))
+        results.append(Result(mean, seeds[0], folder, table))
     return Comparison(task, tuple(results), cases, frozenset(odd))
 
 
@@ -278,13 +281,9 @@ def _keep_watched(folder: Path) -> None:
             temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
 
 
-def _has_scores(folder: Path) -> bool:
-    return (folder / _SCORES).exists() and (folder / _SETTINGS).exists()
-
-
 def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
     """The scores that are there, if they are."""
-    if not _has_scores(folder):
+    if not ((folder / _SCORES).exists() and (folder / _SETTINGS).exists()):
         return None
     settings = TrainingConfig.model_validate_json((folder / _SETTINGS).read_text(encoding="utf-8"))
     table = ScoreTable.read(folder / _SCORES)
