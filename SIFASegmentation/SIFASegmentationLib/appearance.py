@@ -139,12 +139,25 @@ def _distribution(counts: NDArray[np.float64]) -> Float32Array:
 
 
 def _smeared(values: Float32Array, spacings: tuple[float, float]) -> Float32Array:
-    """Images (..., H, W) averaged over boxes with the standard deviation `_SMEARED_MM` along either axis."""
+    """Images (..., H, W) averaged with the standard deviation `_SMEARED_MM` along either axis."""
     for axis, spacing in zip((-2, -1), spacings, strict=True):
-        # A box of n pixels has the variance (n^2 - 1) / 12.
-        size = round((12 * (_SMEARED_MM / spacing) ** 2 + 1) ** 0.5)
-        values = ndimage.uniform_filter1d(values, size, axis=axis, mode="nearest")
+        values = ndimage.correlate1d(values, _kernel(spacing), axis=axis, mode="nearest")
     return values
+
+
+def _kernel(spacing: float) -> NDArray[np.float64]:
+    """Weights of an average, of odd length and symmetric, so that nothing moves by half a pixel.
+
+    Two boxes of 2r + 1 and 2r + 3 pixels, with the variances r (r + 1) / 3 and (r + 1) (r + 2) / 3, mixed to the
+    variance that is wanted.
+    """
+    variance = (_SMEARED_MM / spacing) ** 2
+    radius = int((sqrt(12 * variance + 1) - 1) / 2)
+    smaller, larger = radius * (radius + 1) / 3, (radius + 1) * (radius + 2) / 3
+    share = (variance - smaller) / (larger - smaller)
+    kernel = np.full(2 * radius + 3, share / (2 * radius + 3))
+    kernel[1:-1] += (1 - share) / (2 * radius + 1)
+    return kernel
 
 
 def _span(indices: NDArray[np.int64]) -> slice:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SIFASegmentationLib.appearance import doubtful_box, learn_appearance, sampling_step
+from SIFASegmentationLib.appearance import Appearance, doubtful_box, learn_appearance, sampling_step
 
 SPACINGS = (2.0, 2.0)
 
@@ -31,9 +32,11 @@ def dice(found: np.ndarray, labels: np.ndarray, value: int) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-def decided(probabilities: np.ndarray, slices: np.ndarray) -> np.ndarray:
+def decided(
+    probabilities: np.ndarray, slices: np.ndarray, spacings: tuple[float, float] = SPACINGS
+) -> np.ndarray:
     result = probabilities.copy()
-    learn_appearance(result, slices, SPACINGS).decide(result, slices, SPACINGS)
+    learn_appearance(result, slices, spacings).decide(result, slices, spacings)
     return result
 
 
@@ -66,6 +69,32 @@ def test_where_everything_looks_alike_nothing_is_decided() -> None:
     same = np.zeros_like(slices)
     learned = learn_appearance(probabilities, same, SPACINGS)
     np.testing.assert_allclose(learned.applied(probabilities, same), probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("spacing", [0.6, 0.75, 0.9, 1.25, 2.0, 3.21, 3.67, 6.0])
+def test_what_is_mirrored_is_decided_in_the_mirror(spacing: float) -> None:
+    """Nothing moves, by half a pixel least of all."""
+    _, slices, probabilities = volume(6, (-0.3, 0.2, 0.5))
+    spacings = (spacing, 1.1 * spacing)
+    result = decided(probabilities, slices, spacings)
+    for axis in (-2, -1):
+        mirrored = decided(np.flip(probabilities, axis), np.flip(slices, axis), spacings)
+        np.testing.assert_allclose(np.flip(mirrored, axis), result, atol=1e-5)
+
+
+def test_pixels_are_averaged_over_the_same_distance_whatever_their_size() -> None:
+    for spacing in (0.3, 0.5, 0.8, 1.25, 2.0, 3.21, 5.0, 8.0):
+        # One sure pixel of structure 1 in a slice that says nothing: where it goes is the average's shape.
+        probabilities = np.zeros((1, 2, 1, 201), np.float32)
+        probabilities[:, 0], probabilities[:, 1] = 0.98, 0.02
+        probabilities[0, :, 0, 100] = 0, 1
+        same = Appearance(np.full((64, 2), 1 / 64, np.float32))
+        same.decide(probabilities, np.zeros((1, 1, 201), np.float32), (100.0, spacing))
+        raised = probabilities[0, 1, 0] - 0.02
+        weights = raised / raised.sum()
+        along = (np.arange(201) - 100) * spacing
+        assert abs((weights * along).sum()) < 1e-3
+        assert np.sqrt((weights * along**2).sum()) == pytest.approx(2.0, rel=0.01)
 
 
 def test_a_structure_that_was_not_found_takes_nothing_from_others() -> None:
