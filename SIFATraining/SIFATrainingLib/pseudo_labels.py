@@ -27,6 +27,7 @@ from .dataset import PreparedDataset
 from .losses import IGNORED
 from .networks import Segmentor, reestimate_batch_norm
 
+_LEAST = 0.5  # Probability of a class that may count; the confidence, should that be lower.
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 _ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
 _THREADS = 4  # Each with the probabilities of a volume in memory.
@@ -94,7 +95,8 @@ def confident_labels(probabilities: Tensor, settings: SelfTrainingSettings) -> T
 
     A pixel counts where the probability of its class is at least `settings.confidence`, or is among the highest
     `settings.kept` of those of all pixels of its class (Zou et al., "Domain adaptation for semantic segmentation via
-    class-balanced self-training", ECCV 2018), so that small structures are not crowded out.
+    class-balanced self-training", ECCV 2018), so that small structures are not crowded out. But not where it is below
+    one half: a patient without a spleen has no surest half of it.
 
     Args:
         probabilities: The teacher's, (B, K, H, W), of a batch or of a volume.
@@ -107,5 +109,5 @@ def confident_labels(probabilities: Tensor, settings: SelfTrainingSettings) -> T
     counts = (labels.flatten()[:, None] == classes).sum(0)
     first = counts.cumsum(0) - counts
     ranks = first + ((1 - settings.kept) * counts).long()
-    thresholds = (ordered[ranks.clamp(max=ordered.numel() - 1)] - classes).clamp(max=settings.confidence)
+    thresholds = (ordered[ranks.clamp(max=ordered.numel() - 1)] - classes).clamp(_LEAST, settings.confidence)
     return torch.where(sure + _ROUNDING >= thresholds[labels], labels, IGNORED).to(torch.uint8)

@@ -41,6 +41,15 @@ def test_sure_pixels_count_and_of_each_class_the_surest() -> None:
     assert everything.tolist() == [[[0, 0, 0, 0, 1, 1, 1, 1]]]
 
 
+def test_a_structure_that_is_nowhere_probable_has_no_surest_half() -> None:
+    probabilities = torch.tensor([[0.96, 0.02, 0.02], [0.3, 0.32, 0.38], [0.28, 0.3, 0.42], [0.2, 0.7, 0.1]])
+    labels = confident_labels(probabilities.T[None, :, None], SelfTrainingSettings())
+    assert labels.tolist() == [[[0, IGNORED, IGNORED, 1]]]
+    # Who believes less is believed.
+    trusting = confident_labels(probabilities.T[None, :, None], SelfTrainingSettings(confidence=0.4))
+    assert trusting.tolist() == [[[0, IGNORED, 2, 1]]]
+
+
 def test_thresholds_by_class_are_those_of_a_plain_loop() -> None:
     torch.manual_seed(1)
     probabilities = (torch.randn(2, 4, 16, 16) * 2).softmax(1)
