@@ -102,7 +102,6 @@ class BundleManifest(_Frozen):
         domain: Of which domain volumes are expected: the target's.
         preprocessing: For each domain; the grid is the same.
         training: The card; of the first of several trainings.
-        neighbour_mm: Distance of the slices on either side that the model sees with each (`neighbours`); 0: sees none.
         members: Number of trainings whose mean the model is; 1 in bundles of before.
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
@@ -120,7 +119,6 @@ class BundleManifest(_Frozen):
     domain: Domain
     preprocessing: dict[Domain, Preprocessing]
     training: TrainingSummary
-    neighbour_mm: float = 0
     members: int = 1
     verification: Verification
     quality: QualityCalibration | None = None

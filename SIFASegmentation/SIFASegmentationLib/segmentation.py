@@ -16,7 +16,6 @@ from .components import keep_largest_components
 from .doubts import Found
 from .errors import InputError
 from .field_of_view import BoxMM
-from .neighbours import channels_of, stacked
 from .pipeline import ahead
 from .positions import positions_mm
 from .preprocessing import PreparedVolume, prepare_volume
@@ -105,12 +104,11 @@ class Segmentor:
         return device_of(self._session)
 
     def predict(self, slices: Float32Array) -> Float32Array:
-        """Class probabilities (b, K, size, size) of slices (b, channels, size, size) in [-1, 1]: always the whole grid.
+        """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]: always the whole grid.
 
-        Border and padding tell the networks where they are: a part of the grid gives another answer. The channels are
-        the slice, or where the model sees its neighbours, those on either side of it (`neighbours`).
+        Border and padding tell the networks where they are: a part of the grid gives another answer.
         """
-        (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices})
+        (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
         result: Float32Array = probabilities
         return result
 
@@ -215,13 +213,13 @@ class Segmentor:
         stage, predict = self._stage(), self.predict_refined if refine else self.predict
         starts = range(0, len(prepared), BATCH)
         slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
-        batches = stage(stacked(prepared, slabs, self.manifest.neighbour_mm))
-        for slab, stacks, predicted in stage((slab, stacks, predict(stacks)) for slab, stacks in batches):
+        batches = stage((slab, prepared.batch(slab.start, slab.stop)) for slab in slabs)
+        for slab, slices, predicted in stage((slab, slices, predict(slices)) for slab, slices in batches):
             if cancelled():
                 raise CancelledError
             confidence[slab] = slice_confidence(predicted)
             expected.add(predicted)
-            yield slab, stacks[:, stacks.shape[1] // 2], predicted
+            yield slab, slices, predicted
             if progress is not None:
                 progress(slab.stop, len(prepared))
 
@@ -270,7 +268,7 @@ class Segmentor:
     def _check_model(self) -> None:
         size = self.manifest.preprocessing[self.manifest.domain].size
         shapes = [node.shape[1:] for node in (*self._session.get_inputs(), *self._session.get_outputs())]
-        expected = [[channels_of(self.manifest.neighbour_mm), size, size], [self.manifest.classes, size, size]]
+        expected = [[1, size, size], [self.manifest.classes, size, size]]
         if shapes != expected:
             raise InputError(
                 f"{self.bundle.path / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "

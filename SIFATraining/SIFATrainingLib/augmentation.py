@@ -71,12 +71,12 @@ def _uniform(limit: float, count: int, generator: torch.Generator) -> Tensor:
 
 
 def sampling_grid(affine: Tensor, shape: torch.Size) -> Tensor:
-    """Where each output pixel of slices (n, channels, H, W) comes from: (n, H, W, 2), for slices and labels alike."""
+    """Where each output pixel of slices (n, 1, H, W) comes from: (n, H, W, 2), for slices and labels alike."""
     return functional.affine_grid(affine, list(shape), align_corners=False)
 
 
 def warp_slices(slices: Tensor, grid: Tensor) -> Tensor:
-    """Slices (n, channels, H, W) in [-1, 1] resampled linearly; what comes from outside is air, -1."""
+    """Slices (n, 1, H, W) in [-1, 1] resampled linearly; what comes from outside is air, -1."""
     return functional.grid_sample(slices + 1, grid, mode="bilinear", align_corners=False) - 1
 
 
@@ -87,7 +87,7 @@ def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
 
 
 def change_intensities(slices: Tensor, changes: IntensityChanges, noise: Tensor) -> Tensor:
-    """Gamma, contrast, brightness and noise on slices (n, channels, H, W) in [-1, 1]; the result is clipped to [-1, 1].
+    """Gamma, contrast, brightness and noise on slices (n, 1, H, W) in [-1, 1]; the result is clipped to [-1, 1].
 
     Args:
         slices: The slices.

@@ -22,7 +22,7 @@ from .augmentation import (
     warp_slices,
 )
 from .config import AugmentationSettings
-from .dataset import FULL_SCALE, DomainName, PreparedDataset, Stacks
+from .dataset import FULL_SCALE, DomainName, PreparedDataset
 from .iteration import Batch
 
 _SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
@@ -60,15 +60,14 @@ class SliceStore:
         self._resident = torch.from_numpy(np.array(array)).to(device) if resident else None
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """What is at indices (b, ...), (b, ..., size, size) in the array's own type: on the device if resident, else on
-        the host, ready to go."""
+        """Slices (b, size, size) in the array's own type: on the device if resident, else on the host, ready to go."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self.device)]
-        rows = torch.from_numpy(np.asarray(self._array[indices]))
+        rows = torch.from_numpy(np.stack([self._array[index] for index in indices]))
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
     def fetch(self, indices: NDArray[np.int64]) -> Tensor:
-        """The same, on the device."""
+        """Slices (b, size, size) on the device, in the array's own type."""
         return self.read(indices).to(self.device, non_blocking=True)
 
 
@@ -101,7 +100,6 @@ class BatchSource:
         settings: AugmentationSettings,
         *,
         batch: int,
-        neighbour_mm: float = 0,
         seed: int,
         device: torch.device,
         processes: int = 1,
@@ -114,22 +112,19 @@ class BatchSource:
             labelled_domain: Whose labels are trained on: the source's, but for the supervised bound.
             settings: Of the augmentation.
             batch: Slices of each domain in this process's share.
-            neighbour_mm: Distance of the slices that are seen with each.
             seed: Of order and augmentation.
             device: Where the slices go.
             processes: Processes that train together.
             rank: This process's number among them.
             budget_bytes: Data sets up to this size are kept on the device.
         """
-        stacks = {name: dataset.stacks(name, neighbour_mm) for name in (labelled_domain, "target")}
-        labelled, unlabelled = stacks[labelled_domain].slices, stacks["target"].slices
+        labelled, unlabelled = dataset.slices(labelled_domain), dataset.slices("target")
         labels = dataset.labels(labelled_domain)
         # Pseudo-labels, should there be some, are half as large as the slices.
         fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes * 3 // 2 <= budget_bytes
         self._labelled = SliceStore(labelled, device, resident=fits)
         self._labels = SliceStore(labels, device, resident=fits)
         self._target = SliceStore(unlabelled, device, resident=fits)
-        self._labelled_stacks, self._target_stacks = stacks[labelled_domain].indices, stacks["target"].indices
         self._pseudo_labels: SliceStore | None = None
         self._resident = fits
         # Reads the next batch while the device works on this one.
@@ -167,9 +162,9 @@ class BatchSource:
         best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
         labelled, target = candidates[[best]], np.array([self._target_middle])
         return Batch(
-            as_slices(self._labelled.fetch(self._labelled_stacks[labelled])),
+            as_slices(self._labelled.fetch(labelled)),
             self._labels.fetch(labelled),
-            as_slices(self._target.fetch(self._target_stacks[target])),
+            as_slices(self._target.fetch(target)),
         )
 
     def _stored(self, iteration: int) -> _Stored:
@@ -188,9 +183,9 @@ class BatchSource:
         target = self._target_order.at(first, self._total)[mine]
         pseudo_labels = self._pseudo_labels
         return _Stored(
-            self._labelled.read(self._labelled_stacks[labelled]),
+            self._labelled.read(labelled),
             self._labels.read(labelled),
-            self._target.read(self._target_stacks[target]),
+            self._target.read(target),
             pseudo_labels.read(target) if pseudo_labels is not None else None,
         )
 
@@ -208,16 +203,16 @@ class BatchSource:
         return changed.contiguous(memory_format=torch.channels_last), grid
 
 
-def spread_batches(stacks: Stacks, batch: int) -> Iterator[Tensor]:
-    """Slices (b, channels, size, size) in [-1, 1] spread over a domain, in whole batches where it has one."""
-    order = np.random.default_rng(0).permutation(len(stacks))[:_SPREAD_SLICES]
+def spread_batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
+    """Slices (b, 1, size, size) in [-1, 1] spread over a domain (n, size, size), in whole batches where it has one."""
+    order = np.random.default_rng(0).permutation(len(slices))[:_SPREAD_SLICES]
     for start in range(0, max(len(order) - batch, 0) + 1, batch):
-        yield as_slices(torch.from_numpy(stacks[np.sort(order[start : start + batch])]))
+        yield as_slices(torch.from_numpy(np.array(slices[np.sort(order[start : start + batch])])))
 
 
 def as_slices(stored: Tensor) -> Tensor:
-    """Stored slices (b, channels, size, size), int16, as network inputs in [-1, 1]."""
-    return stored.float() / FULL_SCALE
+    """Stored slices (b, size, size) int16 as network inputs (b, 1, size, size) in [-1, 1]."""
+    return stored[:, None].float() / FULL_SCALE
 
 
 def _stream_seed(seed: int, stream: str, position: int) -> int:

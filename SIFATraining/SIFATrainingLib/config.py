@@ -112,9 +112,6 @@ class TrainingConfig(_Settings):
     method: Method = Field("sifa", description="What is trained; the others are SIFA's ablations and bounds.")
     iterations: int = Field(20_000, ge=1, description="Number of iterations (paper: 20,000).")
     batch: int = Field(8, ge=1, description="Slices of each domain per process and iteration (paper: 8).")
-    neighbour_mm: float = Field(
-        0.0, ge=0, le=50, description="Distance of slices on either side that the networks see too; 0: none (paper)."
-    )
     width: float = Field(1.0, gt=0, le=4, description="Channels as a fraction of the paper's.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")

@@ -19,16 +19,15 @@ _SHADES, _SHADING = 4, 1.2  # Random factors along a side, and their greatest lo
 _NOISE = 0.2
 
 _Damage = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
-"""Slices (b, channels, H, W) in [0, 1], their labels of that shape, the strength in (0, 1], a generator of the CPU;
-slices."""
+"""Slices (b, 1, H, W) in [0, 1], their labels (b, H, W), the strength in (0, 1], a generator of the CPU; slices."""
 
 
 def damaged(slices: Tensor, labels: Tensor, kind: int, strength: float) -> Tensor:
     """Slices as they are for strength 0, hardly to be known for 1: the kind says how, and all slices get the same.
 
     Args:
-        slices: (b, channels, H, W) in [-1, 1].
-        labels: Of the slices, of their shape, integers, on their device.
+        slices: (b, 1, H, W) in [-1, 1].
+        labels: Of the slices, (b, H, W), integers, on their device.
         kind: Any number; there are as many ways as `KINDS`, and each number has its own random values.
         strength: In [0, 1].
     """
@@ -62,7 +61,7 @@ def _shift_structures(shown: Tensor, labels: Tensor, strength: float, generator:
     """Each structure lighter or darker by itself; what is around them stays."""
     shifts = _SHIFT * strength * (2 * torch.rand(256, generator=generator).to(shown.device) - 1)
     shifts[0] = 0.0
-    return shown + _mean_around(shifts[labels.long()], _EDGE)
+    return shown + _mean_around(shifts[labels.long()][:, None], _EDGE)
 
 
 def _shade(shown: Tensor, _labels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

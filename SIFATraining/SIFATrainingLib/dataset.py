@@ -15,7 +15,6 @@ Arrays are opened memory-mapped. Nothing of the target but its slices is read by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
-from SIFASegmentationLib.neighbours import stack_indices
 from SIFASegmentationLib.positions import PositionRange
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.structures import Task
@@ -48,16 +46,12 @@ class _Frozen(BaseModel):
 
 
 class VolumeEntry(_Frozen):
-    """One volume of a set: patient, file name, its slices `start` up to and without `stop`, and their distance.
-
-    The distance, `slice_mm`, is unknown in data sets of before.
-    """
+    """One volume of a set: patient, file name, and its slices `start` up to and without `stop`."""
 
     patient: str
     image: str
     start: int
     stop: int
-    slice_mm: float | None = None
 
 
 class DomainEntry(_Frozen):
@@ -91,26 +85,6 @@ class PreparedManifest(_Frozen):
     source: DomainEntry
     target: DomainEntry
     monitor: DomainEntry | None = None
-
-
-@dataclass(frozen=True)
-class Stacks:
-    """The n slices of a set as the networks see them: each with those on either side of it, where they see these.
-
-    Attributes:
-        slices: (n, size, size), times 32767, memory-mapped.
-        indices: Of the slices that are seen with each, (n, channels), itself in the middle.
-    """
-
-    slices: NDArray[np.int16]
-    indices: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.int16]:
-        """Some of them, (b, channels, size, size)."""
-        return np.asarray(self.slices[self.indices[chosen]])
 
 
 class PreparedDataset:
@@ -154,21 +128,6 @@ class PreparedDataset:
     def slices(self, name: SetName) -> NDArray[np.int16]:
         """Slices (n, size, size) of a set, times 32767, memory-mapped."""
         return self._open(name, "slices", np.dtype(np.int16))
-
-    def stacks(self, name: SetName, neighbour_mm: float) -> Stacks:
-        """The slices of a set, with those at about `neighbour_mm` on either side of them; 0: by themselves.
-
-        Raises:
-            InputError: Neighbours are asked for, and the data set doesn't know how far apart they are.
-        """
-        volumes = self.entry(name).volumes
-        if neighbour_mm > 0 and any(volume.slice_mm is None for volume in volumes):
-            raise InputError(
-                f"{self.folder} was prepared before distances of slices were noted, which neighbour_mm needs: run "
-                "`sifa prepare` again."
-            )
-        indices = [stack_indices(v.start, v.stop, neighbour_mm, v.slice_mm or 1.0) for v in volumes]
-        return Stacks(self.slices(name), np.concatenate(indices))
 
     def labels(self, name: SetName) -> NDArray[np.uint8]:
         """Labels (n, size, size) of a set, memory-mapped.

@@ -34,12 +34,11 @@ from SIFASegmentationLib.calibration import QualityCalibration
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationLib.neighbours import channels_of
 
 from .batches import as_slices, spread_batches
 from .checkpoints import checkpoint_paths, load_checkpoint
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
-from .dataset import DOMAINS, DomainName, PreparedDataset, Stacks
+from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
 from .loop import averaged_modules
 from .networks import MeanOfSegmentors, Networks, Segmentor, reestimate_batch_norm
@@ -131,7 +130,6 @@ def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, 
             domain="target",
             preprocessing={domain: trained.dataset.entry(domain).preprocessing for domain in DOMAINS},
             training=trained.summary(),
-            neighbour_mm=trained.config.neighbour_mm,
             members=len(model.members),
             verification=verification,
             quality=model.quality(say),
@@ -175,7 +173,7 @@ class _Trained:
         checkpoint = load_checkpoint(paths[-1])
         state = checkpoint["model"]
         config = specification.config
-        networks = Networks(dataset.classes, config.width, config.decoder_dropout, channels_of(config.neighbour_mm))
+        networks = Networks(dataset.classes, config.width, config.decoder_dropout)
         networks.load_state_dict(state["networks"])
         if weights == "average" and state["average"]:
             averaged_modules(networks).load_state_dict(state["average"])
@@ -187,10 +185,9 @@ class _Trained:
         return self.specification.config
 
     @property
-    def segmented(self) -> Stacks:
-        """Slices of the domain that the model is for."""
-        domain: DomainName = "source" if self.config.method == "without_adaptation" else "target"
-        return self.dataset.stacks(domain, self.config.neighbour_mm)
+    def segmented(self) -> NDArray[np.int16]:
+        """Slices (n, size, size), times 32767, of the domain that the model is for."""
+        return self.dataset.slices("source" if self.config.method == "without_adaptation" else "target")
 
     def segmentor(self, device: torch.device) -> Segmentor:
         """E and C1, with their batch norm as it is exported, on the CPU; computed on `device`."""
@@ -249,7 +246,7 @@ class _Model:
         """Write it as ONNX, and compare with torch."""
         report(Step(0, 1, "writing it for ONNX Runtime"))
         slices = self.first.segmented
-        shown = as_slices(torch.from_numpy(slices[_spread(len(slices), _VERIFIED_SLICES)]))
+        shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
         model = to_onnx(fold_batch_norm(self.segmentor), shown[:2])
         difference = largest_difference(model, self.segmentor, shown)
         if not difference < LARGEST_DIFFERENCE:
@@ -267,7 +264,6 @@ class _Model:
             labelled_domain(config),
             generator,
             self.device,
-            config.neighbour_mm,
             report,
         )
 
@@ -292,7 +288,7 @@ def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
 
 def _check_members(first: _Trained, other: _Trained) -> None:
     """Of one mean: they must be asked about the same slices, for the same structures."""
-    if (_structures(first), _grid(first)) != (_structures(other), _grid(other)) or any(
+    if _structures(first) != _structures(other) or any(
         first.dataset.entry(domain).preprocessing != other.dataset.entry(domain).preprocessing for domain in DOMAINS
     ):
         raise InputError(
@@ -306,10 +302,9 @@ def _structures(trained: _Trained) -> list[str]:
 
 
 def _grid(trained: _Trained) -> str:
-    grid, neighbour_mm = trained.dataset.entry("target").preprocessing, trained.config.neighbour_mm
+    grid = trained.dataset.entry("target").preprocessing
     spaced = "stretched" if grid.spacing is None else f"{grid.spacing:g} mm"
-    beside = f", with those {neighbour_mm:g} mm away" if neighbour_mm > 0 else ""
-    return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}{beside}"
+    return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}"
 
 
 def _spread(total: int, count: int) -> NDArray[np.int64]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from SIFASegmentationLib.bundle import WEIGHTS_FILE, read_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.neighbours import channels_of
 from SIFASegmentationLib.structures import Task
 
 from .config import TrainingConfig
@@ -16,8 +15,7 @@ def read_initial(folder: Path, task: Task, config: TrainingConfig) -> tuple[str,
     """Name and weights (safetensors) of a bundle that a training on `task` can start from.
 
     Raises:
-        InputError: Not a bundle, without its weights, or for other structures, another width or another number of
-            slices at a time than the training.
+        InputError: Not a bundle, without its weights, or for other structures or another width than the training.
     """
     bundle = read_bundle(folder)
     trained = bundle.manifest.training.settings.get("width")
@@ -31,11 +29,5 @@ def read_initial(folder: Path, task: Task, config: TrainingConfig) -> tuple[str,
         raise InputError(
             f"The networks of the bundle {folder} have width {trained}, those of this training {config.width}: train "
             f"with --width {trained}, or start from another bundle."
-        )
-    seen, wanted_seen = bundle.manifest.neighbour_mm, config.neighbour_mm
-    if channels_of(seen) != channels_of(wanted_seen):
-        raise InputError(
-            f"The networks of the bundle {folder} have neighbour_mm {seen:g}, those of this training {wanted_seen:g}: "
-            f"train with neighbour_mm={seen:g}, or start from another bundle."
         )
     return bundle.manifest.name, bundle.read(WEIGHTS_FILE)

@@ -15,7 +15,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices of one iteration: source and target (B, channels, H, W) in [-1, 1], labels of the source (B, H, W).
+    """Slices of one iteration: source and target (B, 1, H, W) in [-1, 1], labels of the source (B, H, W).
 
     `pseudo_labels` are what the networks themselves have said of the target's slices, if they were asked; see `losses`.
     """

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import State
-from SIFASegmentationLib.neighbours import channels_of
 
 from . import distributed
 from .batches import BatchSource, seed_iteration
@@ -58,7 +57,7 @@ class Model:
     def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
         """Fresh networks from the seed."""
         torch.manual_seed(config.seed)
-        networks = Networks(classes, config.width, config.decoder_dropout, channels_of(config.neighbour_mm))
+        networks = Networks(classes, config.width, config.decoder_dropout)
         networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
         iteration, last_part = make_iteration(networks, config), None
@@ -164,7 +163,6 @@ class Loop:
             labelled_domain(self.config),
             self.config.augmentation,
             batch=self.config.batch,
-            neighbour_mm=self.config.neighbour_mm,
             seed=self.config.seed,
             device=fabric.device,
             processes=fabric.world_size,
@@ -256,8 +254,7 @@ class Loop:
             torch.cuda.empty_cache()
         config = self.config.model_copy(update={"batch": batch})
         size = self.dataset.manifest.source.preprocessing.size
-        channels = channels_of(config.neighbour_mm)
-        slices = torch.zeros(batch, channels, size, size, device=self.fabric.device)
+        slices = torch.zeros(batch, 1, size, size, device=self.fabric.device)
         try:
             model = Model.create(self.dataset.classes, config, self.fabric.device)
             with self.fabric.autocast():
@@ -325,7 +322,7 @@ class Loop:
         """For the first process, where there are volumes to watch by."""
         if self.dataset.manifest.monitor is None or self.fabric.global_rank > 0:
             return None
-        return Monitor(self.dataset, self.config.batch, self.fabric.device, self.config.neighbour_mm)
+        return Monitor(self.dataset, self.config.batch, self.fabric.device)
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)

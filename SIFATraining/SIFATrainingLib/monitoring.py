@@ -18,15 +18,14 @@ class Monitor:
     come of a training do not depend on whether it is watched.
     """
 
-    def __init__(self, dataset: PreparedDataset, batch: int, device: torch.device, neighbour_mm: float = 0) -> None:
+    def __init__(self, dataset: PreparedDataset, batch: int, device: torch.device) -> None:
         """
         Args:
             dataset: With a monitor set.
             batch: Slices at a time.
             device: Of the networks.
-            neighbour_mm: Distance of the slices that they see with each.
         """
-        self._stacks, self._labels = dataset.stacks("monitor", neighbour_mm), dataset.labels("monitor")
+        self._slices, self._labels = dataset.slices("monitor"), dataset.labels("monitor")
         self._volumes = dataset.entry("monitor").volumes
         self._names = [structure.name for structure in dataset.manifest.task.structures]
         self._batch, self._device = batch, device
@@ -57,7 +56,7 @@ class Monitor:
         counts = np.zeros((classes, classes), np.int64)
         for first in range(start, stop, self._batch):
             part = slice(first, min(first + self._batch, stop))
-            slices = as_slices(torch.from_numpy(self._stacks[part]).to(self._device))
+            slices = as_slices(torch.from_numpy(np.array(self._slices[part])).to(self._device))
             features, _ = segmentor["encoder"](slices)
             predicted = segmentor["classifier"](features).argmax(1).cpu().numpy()
             pairs = self._labels[part].astype(np.int64) * classes + predicted

@@ -8,8 +8,7 @@
 | `Classifier`                          | C1, C2     | features -> class logits at the slice's size             |
 | `Discriminator`                       | D_t ... D_p | slice or logits -> map of real/fake scores               |
 
-Shapes are given for a batch of B slices of H x W pixels (multiples of 8), values in [-1, 1]. A slice has one channel,
-or those of the slices that are seen with it (`SIFASegmentationLib.neighbours`), which are then translated together.
+Shapes are given for a batch of B slices of H x W pixels (multiples of 8), one channel, values in [-1, 1].
 """
 
 from __future__ import annotations
@@ -96,20 +95,20 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """G_t: the source slice drawn in the look of the target; the CycleGAN generator with 9 residual blocks.
 
-    (B, channels, H, W) -> the same, both in [-1, 1]: the network adds to its input, so it starts near the identity.
+    (B, 1, H, W) -> (B, 1, H, W), both in [-1, 1]: the network adds to its input, so it starts near the identity.
     """
 
-    def __init__(self, width: float = 1.0, channels: int = 1) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         c1, c2, c3 = (scaled(c, width) for c in (32, 64, 128))
         self.body = nn.Sequential(
-            nn.Conv2d(channels, c1, 7, padding=3), InstanceNorm(c1), nn.ReLU(),
+            nn.Conv2d(1, c1, 7, padding=3), InstanceNorm(c1), nn.ReLU(),
             nn.Conv2d(c1, c2, 3, stride=2, padding=1), InstanceNorm(c2), nn.ReLU(),
             nn.Conv2d(c2, c3, 3, stride=2, padding=1), InstanceNorm(c3), nn.ReLU(),
             *(ResidualBlock(c3, c3, bias=True) for _ in range(9)),
             nn.ConvTranspose2d(c3, c2, 3, stride=2, padding=1, output_padding=1), InstanceNorm(c2), nn.ReLU(),
             nn.ConvTranspose2d(c2, c1, 3, stride=2, padding=1, output_padding=1), InstanceNorm(c1), nn.ReLU(),
-            nn.Conv2d(c1, channels, 7, padding=3),
+            nn.Conv2d(c1, 1, 7, padding=3),
         )  # fmt: skip
         _initialise(self, 0.02)
 
@@ -120,17 +119,17 @@ class Generator(nn.Module):
 class Encoder(nn.Module):
     """E: the features that image alignment, feature alignment and segmentation share.
 
-    (B, channels, H, W) -> features (B, 512 w, H/8, W/8) for C1 and U, and lower features of the same shape for C2.
+    (B, 1, H, W) -> features (B, 512 w, H/8, W/8) for C1 and U, and lower features of the same shape for C2.
     C16, R16, M, R32, M, 2 R64, M, 2 R128, 4 R256, 2 R512 (lower tap), 2 D512 (dilation 2), 2 C512 (section III-D).
     """
 
-    def __init__(self, width: float = 1.0, channels: int = 1) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
-        self.features = c512
+        self.channels = c512
         pool = nn.MaxPool2d(2)
         self.lower = nn.Sequential(
-            nn.Conv2d(channels, c16, 7, padding=3, bias=False), BatchNorm(c16), nn.ReLU(),
+            nn.Conv2d(1, c16, 7, padding=3, bias=False), BatchNorm(c16), nn.ReLU(),
             ResidualBlock(c16, c16, BatchNorm), pool,
             ResidualBlock(c16, c32, BatchNorm), pool,
             ResidualBlock(c32, c64, BatchNorm), ResidualBlock(c64, c64, BatchNorm), pool,
@@ -157,10 +156,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """U: the features drawn as a source slice; with E it is the generator target -> source.
 
-    features (B, 512 w, H/8, W/8) and the slice that they were encoded from (B, channels, H, W) -> one like it.
+    features (B, 512 w, H/8, W/8) and the slice that they were encoded from (B, 1, H, W) -> (B, 1, H, W) in [-1, 1].
     """
 
-    def __init__(self, features: int, width: float = 1.0, dropout: float = 0.25, channels: int = 1) -> None:
+    def __init__(self, features: int, width: float = 1.0, dropout: float = 0.25) -> None:
         super().__init__()
         c32, c64, c128 = (scaled(c, width) for c in (32, 64, 128))
         residual = nn.Sequential(*(ResidualBlock(c128, c128, dropout=dropout) for _ in range(4)))
@@ -170,7 +169,7 @@ class Decoder(nn.Module):
             nn.ConvTranspose2d(c128, c64, 3, stride=2, padding=1, output_padding=1), InstanceNorm(c64), nn.ReLU(),
             nn.ConvTranspose2d(c64, c64, 3, stride=2, padding=1, output_padding=1), InstanceNorm(c64), nn.ReLU(),
             nn.ConvTranspose2d(c64, c32, 3, stride=2, padding=1, output_padding=1), InstanceNorm(c32), nn.ReLU(),
-            nn.Conv2d(c32, channels, 7, padding=3, bias=False),
+            nn.Conv2d(c32, 1, 7, padding=3, bias=False),
         )  # fmt: skip
         _initialise(self, 0.02)
         _initialise(residual, 0.01)
@@ -229,20 +228,17 @@ class Networks(nn.Module):
         classes: K, the structures and the background.
         width: Fraction of the paper's channels.
         decoder_dropout: Dropout in the residual blocks of U while it trains.
-        channels: Of the slices.
     """
 
-    def __init__(
-        self, classes: int, width: float = 1.0, decoder_dropout: float = 0.25, channels: int = 1
-    ) -> None:
+    def __init__(self, classes: int, width: float = 1.0, decoder_dropout: float = 0.25) -> None:
         super().__init__()
-        self.generator = Generator(width, channels)
-        self.encoder = Encoder(width, channels)
-        self.decoder = Decoder(self.encoder.features, width, decoder_dropout, channels)
-        self.classifier = Classifier(self.encoder.features, classes)
-        self.lower_classifier = Classifier(self.encoder.features, classes)
-        self.target_discriminator = Discriminator(channels, 1, width)
-        self.source_discriminator = Discriminator(channels, 2, width)
+        self.generator = Generator(width)
+        self.encoder = Encoder(width)
+        self.decoder = Decoder(self.encoder.channels, width, decoder_dropout)
+        self.classifier = Classifier(self.encoder.channels, classes)
+        self.lower_classifier = Classifier(self.encoder.channels, classes)
+        self.target_discriminator = Discriminator(1, 1, width)
+        self.source_discriminator = Discriminator(1, 2, width)
         self.prediction_discriminator = Discriminator(classes, 1, width)
         self.lower_prediction_discriminator = Discriminator(classes, 1, width)
 
@@ -256,10 +252,7 @@ class Networks(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """E, then C1, then softmax: all that a user of a trained model needs.
-
-    (B, channels, H, W) -> (B, K, H, W), sum 1.
-    """
+    """E, then C1, then softmax: all that a user of a trained model needs. (B, 1, H, W) -> (B, K, H, W), sum 1."""
 
     def __init__(self, encoder: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -272,7 +265,7 @@ class Segmentor(nn.Module):
 
 
 class MeanOfSegmentors(nn.Module):
-    """What several segmentors say in the mean: (B, channels, H, W) -> (B, K, H, W), sum 1."""
+    """What several segmentors say in the mean: (B, 1, H, W) -> (B, K, H, W), sum 1."""
 
     def __init__(self, segmentors: Iterable[Segmentor]) -> None:
         super().__init__()
@@ -284,7 +277,7 @@ class MeanOfSegmentors(nn.Module):
 
 @torch.no_grad()
 def reestimate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of `encoder` by their average over `batches` of slices (B, channels, H, W).
+    """Replace the running statistics of `encoder` by their average over `batches` of slices (B, 1, H, W).
 
     The exported model normalises by these. They come from the slices of one domain, with the final weights, where
     the running averages of training remember only its last few batches (method: half a point of Dice and more).

@@ -49,7 +49,7 @@ def to_onnx(segmentor: nn.Module, example: Tensor) -> bytes:
 
     Args:
         segmentor: Slices to class probabilities, in `eval`.
-        example: Slices (b > 1, channels, H, W).
+        example: Slices (b > 1, 1, H, W).
 
     Raises:
         ExportError: Torch made nothing of it.
@@ -86,8 +86,7 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 @torch.no_grad()
 def largest_difference(model: bytes, segmentor: nn.Module, slices: Tensor) -> float:
-    """Largest absolute difference of any class probability between ONNX Runtime and torch, over slices
-    (b, channels, H, W)."""
+    """Largest absolute difference of any class probability between ONNX Runtime and torch, over slices (b, 1, H, W)."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     largest = 0.0
     for one in slices.split(1):

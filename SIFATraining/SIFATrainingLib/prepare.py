@@ -319,12 +319,7 @@ class _Writer:
                 volumes_ml.append(structures_ml(labelmap, self.task))
                 positions.append(positions_mm(labelmap, self.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
-            slice_mm = prepared.placement.spacings[0]
-            entries.append(
-                VolumeEntry(
-                    patient=case.patient, image=case.image.name, start=start, stop=stop, slice_mm=slice_mm
-                )
-            )
+            entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
         return DomainEntry(
             preprocessing=self.preprocessing,

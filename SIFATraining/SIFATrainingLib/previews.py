@@ -71,8 +71,8 @@ def _predicted(networks: Networks, slices: Tensor) -> Tensor:
 
 
 def _gray(slices: Tensor) -> NDArray[np.uint8]:
-    """The first of slices (B, channels, H, W) in [-1, 1], its middle channel, as an image (H, W, 3)."""
-    values = ((slices[0, slices.shape[1] // 2].float().cpu().numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    """The first of slices (B, 1, H, W) in [-1, 1] as an image (H, W, 3)."""
+    values = ((slices[0, 0].float().cpu().numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     return np.repeat(values[:, :, np.newaxis], 3, axis=2)
 
 

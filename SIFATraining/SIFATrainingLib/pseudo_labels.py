@@ -47,9 +47,9 @@ def label_target(
         config: Its batch and `self_training`.
         device: Of the teacher.
     """
-    stacks, entry = dataset.stacks("target", config.neighbour_mm), dataset.entry("target")
+    slices, entry = dataset.slices("target"), dataset.entry("target")
     asked = copy.deepcopy(teacher)
-    batches = spread_batches(stacks, config.batch * distributed.world_size())
+    batches = spread_batches(slices, config.batch * distributed.world_size())
     reestimate_batch_norm(asked["encoder"], (distributed.share_of(batch).to(device) for batch in batches))
     segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
     spacing = entry.preprocessing.spacing or _ACROSS_MM / entry.preprocessing.size
@@ -57,14 +57,14 @@ def label_target(
 
     def predictions() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         for volume in mine:
-            images = as_slices(torch.from_numpy(stacks[volume.start : volume.stop]))
+            images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
             probable = torch.cat([segmentor(some.to(device)).float().cpu() for some in images.split(config.batch)])
-            yield probable.numpy(), images[:, images.shape[1] // 2].numpy()
+            yield probable.numpy(), images[:, 0].numpy()
 
     def label(predicted: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.uint8]:
         return label_volume(*predicted, spacing, config.self_training)
 
-    labels = np.zeros(stacks.slices.shape, np.uint8)
+    labels = np.zeros(slices.shape, np.uint8)
     threads = min(_THREADS, torch.get_num_threads())
     for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
         labels[volume.start : volume.stop] = of_volume

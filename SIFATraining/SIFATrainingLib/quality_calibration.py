@@ -35,21 +35,19 @@ def calibrate_quality(
     labelled: DomainName,
     generator: nn.Module | None,
     device: torch.device | None = None,
-    neighbour_mm: float = 0,
     report: Report = say_nothing,
 ) -> QualityCalibration:
     """Expected against true Dice on the labelled volumes.
 
     Args:
-        segmentor: Slices (b, channels, H, W) to probabilities, in `eval`, on `device`.
+        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
         dataset: With the labels of the domain `labelled`.
         labelled: Whose labels the training had.
         generator: G_t, which draws them in the target's look, on `device`; None where the model has not seen that.
         device: The CPU unless given.
-        neighbour_mm: Distance of the slices that the model sees with each.
         report: Told of each volume.
     """
-    stacks, labels = dataset.stacks(labelled, neighbour_mm), dataset.labels(labelled)
+    slices, labels = dataset.slices(labelled), dataset.labels(labelled)
     volumes = dataset.entry(labelled).volumes
     chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
     structures = dataset.manifest.task.structures
@@ -59,9 +57,9 @@ def calibrate_quality(
     for number, index in enumerate(chosen):
         report(Step(number, len(chosen), f"calibrating the estimates, volume {number + 1} of {len(chosen)}"))
         parts = _parts(volumes[index])
-        given = [as_slices(torch.from_numpy(stacks[part])).to(device) for part in parts]
+        given = [as_slices(torch.from_numpy(np.array(slices[part]))).to(device) for part in parts]
         drawn = given if generator is None else [generator(some) for some in given]
-        labelled_as = [torch.from_numpy(labels[stacks.indices[part]]).to(device) for part in parts]
+        labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
             shown = [damaged(one, own, number, strength) for one, own in zip(drawn, labelled_as, strict=True)]
@@ -69,7 +67,7 @@ def calibrate_quality(
             gathered = ExpectedDice(dataset.classes)
             gathered.add(probabilities)
             expected = gathered.of_structures()
-            images = np.concatenate([one[:, one.shape[1] // 2].cpu().numpy() for one in shown])
+            images = np.concatenate([one[:, 0].cpu().numpy() for one in shown])
             # As a volume is segmented, on the networks' grid.
             decide_volume(probabilities, images, spacings)
             overlap, predicted, truth = _counts(

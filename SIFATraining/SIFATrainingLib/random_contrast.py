@@ -27,18 +27,17 @@ _LEAST_SPAN = 1e-5
 
 @torch.no_grad()
 def in_random_contrast(slices: Tensor) -> Tensor:
-    """Slices (n, channels, H, W) in [-1, 1], each in another contrast, from its least to its greatest intensity as
-    before.
+    """Slices (n, 1, H, W) in [-1, 1], each in another contrast, from its least to its greatest intensity as before.
 
-    Each is the mean of itself and of what a random network makes of it, at a weight that is uniform in [0, 1]; its
-    channels, which are slices side by side, get the same contrast. Float32 (float64 for float64), contiguous in the
-    channels-last order; drawn from torch's global generators.
+    Each is the mean of itself and of what a random network makes of it, at a weight that is uniform in [0, 1]. Float32
+    (float64 for float64), contiguous in the channels-last order; drawn from torch's global generators.
     """
-    count, device = len(slices), slices.device
+    count, _, height, width = slices.shape
+    device = slices.device
     original = slices.to(torch.promote_types(slices.dtype, torch.float32))
-    # The slices are the groups of one convolution, so that each has weights of its own; its channels are the batch.
-    made = original.transpose(0, 1).contiguous()
+    made = original.reshape(1, count, height, width)
     channels = 1
+    # The slices are the groups of one convolution, so that each has weights of its own.
     with torch.autocast(device.type, enabled=False):
         for layer in range(_LAYERS):
             last = layer == _LAYERS - 1
@@ -52,7 +51,7 @@ def in_random_contrast(slices: Tensor) -> Tensor:
                 made = functional.leaky_relu(made, _SLOPE)
             channels = following
     share = torch.rand(count, 1, 1, 1, device=device).to(original)
-    mixed = torch.lerp(original, _spanning(made.transpose(0, 1), original.new_tensor((-1.0, 1.0))), share)
+    mixed = torch.lerp(original, _spanning(made.reshape(original.shape), original.new_tensor((-1.0, 1.0))), share)
     span = torch.stack([original.amin((1, 2, 3), keepdim=True), original.amax((1, 2, 3), keepdim=True)])
     return _spanning(mixed, span).contiguous(memory_format=torch.channels_last)
 
@@ -65,8 +64,7 @@ def loss_in_random_contrast(
     Args:
         networks: E, C1 and C2 are asked; E keeps no statistics of these slices.
         config: Its `loss_weights`.
-        choices: Slices (B, channels, H, W) of the same anatomy; at each place in the batch one of them is
-            taken at random.
+        choices: Slices (B, 1, H, W) of the same anatomy; at each place in the batch one of them is taken at random.
         labels: Of all of them, (B, H, W).
     """
     weight = config.loss_weights.random_contrast
@@ -81,6 +79,6 @@ def loss_in_random_contrast(
 
 
 def _spanning(slices: Tensor, span: Tensor) -> Tensor:
-    """Slices (n, channels, H, W) in a straight line to a least and a greatest value, which are the two of `span`."""
+    """Slices (n, 1, H, W) in a straight line to a least and a greatest value, which are the two of `span`."""
     least, greatest = slices.amin((1, 2, 3), keepdim=True), slices.amax((1, 2, 3), keepdim=True)
     return span[0] + (slices - least) / (greatest - least).clamp_min(_LEAST_SPAN) * (span[1] - span[0])

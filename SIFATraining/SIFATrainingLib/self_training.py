@@ -59,13 +59,13 @@ class SelfTrainingIteration:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _labels(self, target: Tensor) -> Tensor:
-        """What the teacher is sure of in slices (B, channels, H, W): (B, H, W)."""
+        """What the teacher is sure of in slices (B, 1, H, W): (B, H, W)."""
         features, _ = self.teacher["encoder"](target)
         probabilities = torch.softmax(self.teacher["classifier"](features).float(), 1)
         return confident_labels(probabilities, self.config.self_training)
 
     def _changed(self, slices: Tensor) -> Tensor:
-        """Slices (B, channels, H, W) with other intensities; drawn from torch's global generators."""
+        """Slices (B, 1, H, W) with other intensities; drawn from torch's global generators."""
         drawn = draw_intensity_changes(len(slices), self.config.self_training, torch.default_generator)
         changed = change_intensities(
             slices.float(), drawn.share(0, len(slices), slices.device), torch.randn_like(slices, dtype=torch.float32)

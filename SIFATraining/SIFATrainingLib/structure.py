@@ -43,7 +43,5 @@ def mind(images: Tensor) -> Tensor:
 
 
 def structure_loss(made: Tensor, original: Tensor) -> Tensor:
-    """Mean absolute difference of the descriptors of an image and of what it was made from, both (B, channels, H,
-    W)."""
-    made, original = (images.flatten(0, 1)[:, None] for images in (made, original))
+    """Mean absolute difference of the descriptors of an image and of what it was made from, both (B, 1, H, W)."""
     return functional.l1_loss(mind(made), mind(original))

@@ -138,7 +138,7 @@ def make_bundle(folder: Path, width: float) -> tuple[TorchSegmentor, Path]:
     """Networks with random weights, and a bundle of them."""
     torch.manual_seed(0)
     encoder = Encoder(width)
-    model = TorchSegmentor(encoder, Classifier(encoder.features, len(TASK.structures) + 1)).eval()
+    model = TorchSegmentor(encoder, Classifier(encoder.channels, len(TASK.structures) + 1)).eval()
     onnx = to_onnx(fold_batch_norm(model), torch.rand(2, 1, SIZE, SIZE))
     folder.mkdir()
     (folder / MODEL_FILE).write_bytes(onnx)

@@ -68,7 +68,7 @@ def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
     slices = torch.rand(3, 1, 32, 32) * 2 - 1
     with torch.no_grad():
         expected = segmentor(slices).numpy()
-    found = Segmentor(bundle, "cpu").predict(slices.numpy())
+    found = Segmentor(bundle, "cpu").predict(slices[:, 0].numpy())
     assert np.abs(found - expected).max() < 1e-4
     assert np.allclose(found.sum(1), 1, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
 def test_folding_batch_norm_changes_nothing_but_its_presence() -> None:
     torch.manual_seed(0)
     encoder = Encoder(0.0625)
-    segmentor = TorchSegmentor(encoder, Classifier(encoder.features, 3))
+    segmentor = TorchSegmentor(encoder, Classifier(encoder.channels, 3))
     reestimate_batch_norm(encoder, [torch.rand(4, 1, 32, 32)])
     folded = fold_batch_norm(segmentor.eval())
     assert not [m for m in folded.modules() if "BatchNorm" in type(m).__name__]
@@ -146,7 +146,7 @@ def test_one_file_holds_the_whole_bundle(bundle: Bundle, tmp_path: Path) -> None
     assert packed.manifest == bundle.manifest
     for name in bundle.manifest.files:
         assert packed.read(name) == bundle.read(name)
-    slices = np.random.default_rng(0).uniform(-1, 1, (2, 1, 32, 32)).astype(np.float32)
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
     assert np.array_equal(Segmentor(packed, "cpu").predict(slices), Segmentor(bundle, "cpu").predict(slices))
     again = pack_bundle(bundle.path, tmp_path / "again.zip")
     assert again.path.read_bytes() == packed.path.read_bytes()
@@ -215,7 +215,7 @@ def test_a_bundle_of_several_trainings_says_their_mean(
     assert both.manifest.training == bundle.manifest.training
     assert both.read(WEIGHTS_FILE) == bundle.read(WEIGHTS_FILE)
     assert both.manifest.quality is not None
-    slices = np.random.default_rng(0).uniform(-1, 1, (2, 1, 32, 32)).astype(np.float32)
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
     mean, one, two = (Segmentor(some, "cpu").predict(slices) for some in (both, bundle, alone))
     assert np.abs(one - two).max() > 1e-3
     np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-5)

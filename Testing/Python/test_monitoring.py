@@ -142,7 +142,7 @@ def test_it_scores_the_averaged_segmentor_by_its_running_statistics(monitored: P
     networks.eval()
     dataset = PreparedDataset(monitored)
     with torch.no_grad():
-        features, _ = networks.encoder(as_slices(torch.from_numpy(dataset.stacks("monitor", 0)[:])))
+        features, _ = networks.encoder(as_slices(torch.from_numpy(np.array(dataset.slices("monitor")))))
         predicted = networks.classifier(features).argmax(1)
     expected = Monitor(dataset, 7, CPU).dice(segmentor(predicted))
     last = job.last("monitor")

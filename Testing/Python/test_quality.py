@@ -158,8 +158,8 @@ def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displac
 def test_damages_grow_from_nothing() -> None:
     torch.manual_seed(0)
     slices = torch.rand(2, 1, 16, 16) * 2 - 1
-    labels = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
-    labels[..., 4:9, 3:12], labels[..., 11:, 8:] = 1, 3
+    labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    labels[:, 4:9, 3:12], labels[:, 11:, 8:] = 1, 3
     for kind in range(2 * KINDS):
         assert torch.equal(damaged(slices, labels, kind, 0.0), slices)
         changes = [float((damaged(slices, labels, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
@@ -169,8 +169,8 @@ def test_damages_grow_from_nothing() -> None:
 
 
 def test_a_structure_changes_by_itself() -> None:
-    slices, labels = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
-    labels[..., 2:8, 2:8], labels[..., 10:, 10:] = 1, 2
+    slices, labels = torch.zeros(1, 1, 16, 16), torch.zeros(1, 16, 16, dtype=torch.uint8)
+    labels[:, 2:8, 2:8], labels[:, 10:, 10:] = 1, 2
     changed = damaged(slices, labels, 2, 1.0)[0, 0]
     assert changed[5, 5] != changed[13, 13]
     assert (changed[5, 5] != 0, changed[13, 13] != 0) == (True, True)

@@ -97,7 +97,7 @@ def test_what_the_intensities_say_is_told_in_the_volumes_own_pixels(bundle: Bund
     np.testing.assert_array_equal(decided.confidence, plain.confidence)
     prepared = prepare_volume(volume, bundle.manifest.preprocessing["target"])
     placement, slices = prepared.placement, prepared.slices
-    predicted = np.concatenate([segmentor.predict(slices[i : i + 4, np.newaxis]) for i in range(0, len(slices), 4)])
+    predicted = np.concatenate([segmentor.predict(slices[i : i + 4]) for i in range(0, len(slices), 4)])
     appearance = learn_appearance(predicted, slices, placement.grid_spacing)
     for start in range(0, len(slices), 4):
         slab = slice(start, start + 4)
@@ -113,9 +113,9 @@ def test_refining_asks_again_half_a_cell_away(
 ) -> None:
     segmentor = Segmentor(bundle, "cpu")
     size = segmentor.manifest.preprocessing["target"].size
-    slices = np.random.default_rng(0).uniform(-1, 1, (2, 1, size, size)).astype(np.float32)
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, size, size)).astype(np.float32)
     moved = np.full_like(slices, -1)
-    moved[..., 4:, 4:] = slices[..., :-4, :-4]
+    moved[:, 4:, 4:] = slices[:, :-4, :-4]
     refined, plain, there = segmentor.predict_refined(slices), segmentor.predict(slices), segmentor.predict(moved)
     np.testing.assert_allclose(refined[..., 5, 9], (plain[..., 5, 9] + there[..., 9, 13]) / 2, rtol=1e-6)
     np.testing.assert_array_equal(refined[..., -4:, :], plain[..., -4:, :])
@@ -132,7 +132,7 @@ def test_refining_asks_again_half_a_cell_away(
     # What depends on nothing but the pixel itself comes back to its place.
     def by_pixel(_self: Segmentor, shown: np.ndarray) -> np.ndarray:
         one = (shown + 1) / 2
-        return np.concatenate([1 - one, one], 1)
+        return np.stack([1 - one, one], 1)
 
     monkeypatch.setattr(Segmentor, "predict", by_pixel)
     np.testing.assert_allclose(segmentor.predict_refined(slices), by_pixel(segmentor, slices), atol=1e-6)

@@ -197,7 +197,7 @@ def test_a_baseline_of_another_job_goes_into_the_bundle(
     assert sifa("export", finished_job, "--out", tmp_path / "bundle", "--baseline", compared.folder).returncode == 0
     bundle = read_bundle(tmp_path / "bundle")
     assert BASELINE_FILE in bundle.manifest.files
-    slices = torch.rand(2, 1, 32, 32).numpy() * 2 - 1
+    slices = torch.rand(2, 32, 32).numpy() * 2 - 1
     adapted, unadapted = (Segmentor(bundle, "cpu", baseline=which).predict(slices) for which in (False, True))
     assert adapted.shape == unadapted.shape == (2, 5, 32, 32)
     assert abs(adapted - unadapted).max() > 1e-6

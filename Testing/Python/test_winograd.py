@@ -161,7 +161,7 @@ def test_a_model_of_full_width_says_the_same_and_is_rewritten_where_it_counts() 
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-    classifier = Classifier(encoder.features, 5)
+    classifier = Classifier(encoder.channels, 5)
     nn.init.normal_(classifier.convolution.weight, std=0.5)
     slices = torch.rand(2, 1, 64, 64) * 2 - 1
     reestimate_batch_norm(encoder, [slices])
