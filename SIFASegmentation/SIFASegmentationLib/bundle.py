@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .calibration import QualityCalibration
 from .doubts import MillilitreRange
@@ -215,7 +216,11 @@ def read_bundle(path: str | Path) -> Bundle:
         return Bundle(path, BundleManifest.model_validate(content))
     except ValidationError as error:
         field, _ = first_fault(error)
-        raise InputError(f"{manifest} is damaged (at '{field}'): copy the bundle again.") from error
+        # The checksum has passed, so it is as it was written.
+        raise InputError(
+            f"{manifest} can't be read by SIFA {__version__} (at '{field}'): it was written by SIFA "
+            f"{content.get('sifa_version')}, install that or a later one."
+        ) from error
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ The CSV alone can give a patient several images, and an image a region of intere
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -39,12 +39,15 @@ class Case:
     region: BoxMM | None = None
 
 
-def find_cases(path: str | Path, *, labelled: bool) -> list[Case]:
+def find_cases(
+    path: str | Path, *, labelled: bool, patients: Collection[str] | None = None
+) -> list[Case]:
     """The cases in a folder or a CSV file, sorted by patient and image.
 
     Args:
         path: As in the table above; paths in a CSV are relative to it.
         labelled: Whether each image needs a labelmap. If not, labelmaps are left alone: `Case.label` is None.
+        patients: Whose cases are wanted, all unless given; what the others have or lack does not matter.
 
     Raises:
         InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, or a line
@@ -52,9 +55,9 @@ def find_cases(path: str | Path, *, labelled: bool) -> list[Case]:
     """
     path = Path(path)
     if path.is_file():
-        cases = _from_csv(path, labelled)
+        cases = _from_csv(path, labelled, patients)
     elif path.is_dir():
-        cases = _from_folder(path, labelled)
+        cases = _from_folder(path, labelled, patients)
     else:
         raise InputError(f"{path} does not exist: give a folder of volumes or a CSV file.")
     return sorted(cases, key=lambda case: (case.patient, str(case.image)))
@@ -91,25 +94,31 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
         )
 
 
-def _from_folder(folder: Path, labelled: bool) -> list[Case]:
+def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
     if (folder / "imagesTr").is_dir():
         images = _by_name(_images(volumes_in(folder / "imagesTr")), CHANNEL_SUFFIX)
         labels_folder = folder / "labelsTr"
         labels = _by_name(volumes_in(labels_folder), "") if labelled and labels_folder.is_dir() else {}
+        images, labels = _of(patients, images), _of(patients, labels)
         return _paired(images, labels, folder, "imagesTr/{}_0000", "labelsTr/{}", labelled)
     volumes = volumes_in(folder)
     images = _by_name([path for path in _images(volumes) if volume_name(path).endswith(IMAGE_SUFFIX)], IMAGE_SUFFIX)
     if labelled or images:
         found = [path for path in volumes if volume_name(path).endswith(LABEL_SUFFIX)]
         labels = _by_name(found, LABEL_SUFFIX) if labelled else {}
+        images, labels = _of(patients, images), _of(patients, labels)
         return _paired(images, labels, folder, "{}_image", "{}_label", labelled)
-    plain = _by_name(_images(volumes), "")
+    plain = _of(patients, _by_name(_images(volumes), ""))
     if not plain:
         raise InputError(
             f"{folder} holds no volumes: it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM "
             "series."
         )
     return [Case(name, path, None) for name, path in plain.items()]
+
+
+def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, Path]:
+    return {name: path for name, path in named.items() if patients is None or name in patients}
 
 
 def _images(volumes: list[Path]) -> list[Path]:
@@ -152,11 +161,13 @@ def _paired(
     return [Case(name, path, labels.get(name)) for name, path in images.items()]
 
 
-def _from_csv(path: Path, labelled: bool) -> list[Case]:
+def _from_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
     wanted = ["patient", "image", *(["label"] if labelled else [])]
     cases: list[Case] = []
     lines: dict[Path, int] = {}
     for line, row in _csv_rows(path, wanted):
+        if patients is not None and row["patient"] not in patients:
+            continue
         for column in wanted:
             if not row[column]:
                 raise InputError(f"{path}, line {line}: the {column} is empty, fill it in.")

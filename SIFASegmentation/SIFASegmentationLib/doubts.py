@@ -15,6 +15,7 @@ _WORSE = 0.05  # Of the mean Dice: less can be chance.
 _IN_PIECES = 0.7  # Of what was found: a smaller share in the largest part is hardly one organ.
 _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
 _MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
+_FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from its own place.
 _DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
 
 MillilitreRange = tuple[float, float]
@@ -83,7 +84,8 @@ def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -
     return {
         structure: f"its centre lies {mm:.0f} mm from where labelled volumes have it, as seen from the other structures"
         for structure, mm in away.items()
-        if mm > _MISPLACED * float(np.linalg.norm(np.mean(usual[structure], 0))) and mm >= _DISPLACING * furthest
+        if mm > max(_FAR_MM, _MISPLACED * float(np.linalg.norm(np.mean(usual[structure], 0))))
+        and mm >= _DISPLACING * furthest
     }
 
 

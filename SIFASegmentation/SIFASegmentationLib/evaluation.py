@@ -79,6 +79,8 @@ def score_pair_in_pieces(
 
     `notes` are what the caller knows of the labelmaps, and go into every row.
     """
+    if not names:
+        return []
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,7 @@ def segment_files(
     device: str = "auto",
     threads: int = 0,
     region: BoxMM | None = None,
+    regions: Mapping[Path, BoxMM] | None = None,
     domain: Domain | None = None,
     probabilities: bool = False,
     confidence: bool = False,
@@ -99,6 +100,7 @@ def segment_files(
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
+        regions: Of volumes that have one of their own, by file.
         domain: Whose preprocessing to use: the target's unless given.
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
@@ -137,7 +139,8 @@ def segment_files(
     refused: dict[Path, InputError] = {}
     for name, path in zip(names, paths, strict=True):
         try:
-            made = _segment_file(segmentor, unadapted, path, settings, report)
+            own = replace(settings, region=(regions or {}).get(path, region))
+            made = _segment_file(segmentor, unadapted, path, own, report)
         except InputError as error:
             if len(paths) == 1:
                 raise
@@ -153,7 +156,7 @@ def segment_files(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What is the same for every volume; see `segment_files`."""
+    """How a volume is segmented and written; see `segment_files`."""
 
     out: Path
     task: Task

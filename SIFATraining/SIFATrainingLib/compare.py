@@ -164,7 +164,7 @@ def compare(
         table = _scored(folder, config, cases)
         if table is None:
             make_bundle()
-            table = _score(folder, config, cases, task, preparation.target_coding, device)
+            table = _score(folder, config, cases, task, preparation, device)
         report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
         return table
 
@@ -207,9 +207,7 @@ def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
         raise InputError(
             "There is nothing to score: name target patients by --hold-out, or labelled volumes of others by --test."
         )
-    wanted = {case.patient for case in held_out}
-    labelled = find_cases(preparation.target, labelled=True)
-    return tuple(case for case in labelled if case.patient in wanted)
+    return tuple(find_cases(preparation.target, labelled=True, patients={case.patient for case in held_out}))
 
 
 def _check_record(out: Path, preparation: Preparation) -> None:
@@ -295,16 +293,22 @@ def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> Scor
 
 
 def _score(
-    folder: Path, config: TrainingConfig, cases: Sequence[Case], task: Task, coding: str | None, device: str
+    folder: Path, config: TrainingConfig, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
-    """Segment and score."""
-    images = [case.image for case in cases]
-    written = segment_files(folder / "bundle", images, folder / "labelmaps", device=inference_device(device))
+    """Segment, in the regions of interest that volumes of the training are given as well, and score."""
+    written = segment_files(
+        folder / "bundle",
+        [case.image for case in cases],
+        folder / "labelmaps",
+        device=inference_device(device),
+        region=preparation.roi,
+        regions={case.image: case.region for case in cases if case.region is not None},
+    )
     names = {structure.value: structure.name for structure in task.structures}
     rows = []
     for case, outputs in zip(cases, written, strict=True):
         predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
-        rows += score_pair(case.patient, predicted, reference_of(case, task, coding), names)
+        rows += score_pair(case.patient, predicted, reference_of(case, task, preparation.target_coding), names)
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -14,10 +14,10 @@ import numpy as np
 
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.labelmaps import read_labelmap, resample_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
-from .compare import Comparison, Result
+from .compare import Comparison, Result, reference_of
 from .config import TRANSLATING_METHODS
 from .figures import draw_overlays, draw_scores, draw_watched
 from .html_report import picture, picture_of_file, table, write_page
@@ -259,8 +259,9 @@ def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
                 labelmaps.append((variant.title, read_labelmap(path, comparison.task, allow_empty=True)))
         if not labelmaps:
             continue
-        reference = read_labelmap(case.label, comparison.task, coding)
-        figure = draw_overlays(read_volume(case.image), labelmaps, reference, comparison.task)
+        image, reference = read_volume(case.image), reference_of(case, comparison.task, coding)
+        reference = resample_labelmap(reference, image.geometry)
+        figure = draw_overlays(image, labelmaps, reference, comparison.task)
         pictures.append(picture(figure, html.escape(case.patient)))
     return pictures
 

@@ -215,7 +215,7 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
     if preset not in PRESETS:
         raise InputError(f"The preset '{preset}' is unknown: choose {' or '.join(PRESETS)}.")
     of_method = METHOD_SETTINGS.get(settings.get("method", "sifa"), {})
-    merged = _merge(_merge(PRESETS[preset], of_method), settings)
+    merged = merge(merge(PRESETS[preset], of_method), settings)
     try:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
@@ -226,7 +226,7 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
 def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
     """Settings of the training without adaptation that one with `config` compares itself with."""
     own = {"method": "without_adaptation", "iterations": iterations}
-    return TrainingConfig.model_validate(_merge(config.model_dump(), METHOD_SETTINGS["without_adaptation"] | own))
+    return TrainingConfig.model_validate(merge(config.model_dump(), METHOD_SETTINGS["without_adaptation"] | own))
 
 
 def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
@@ -244,15 +244,16 @@ def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, A
         branch: dict[str, Any] = {last: value}
         for group in reversed(groups):
             branch = {group: branch}
-        merged = _merge(merged, branch)
+        merged = merge(merged, branch)
     return merged
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with others in their place, group by group."""
     merged = dict(base)
     for key, value in over.items():
         nested = merged.get(key)
-        merged[key] = _merge(nested, value) if isinstance(nested, dict) and isinstance(value, dict) else value
+        merged[key] = merge(nested, value) if isinstance(nested, dict) and isinstance(value, dict) else value
     return merged
 
 

@@ -100,9 +100,9 @@ def _free_bytes_of_machine() -> float:
     return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch failed for want of memory, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError):
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for want of memory, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error)
     return "not enough memory" in message or "can't allocate memory" in message

@@ -254,8 +254,8 @@ class _Model:
         path.write_bytes(model)
         return Verification(slices=len(shown), largest_difference=difference)
 
-    def quality(self, report: Report) -> QualityCalibration:
-        """What its probabilities are worth."""
+    def quality(self, report: Report) -> QualityCalibration | None:
+        """What its probabilities are worth, where that can be found."""
         config = self.first.config
         generator = self.first.networks.generator.to(self.device) if config.method in TRANSLATING_METHODS else None
         return calibrate_quality(

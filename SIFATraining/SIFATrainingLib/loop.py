@@ -217,9 +217,7 @@ class Loop:
         seed_iteration(config.seed, done, self.fabric.global_rank)
         try:
             if model.average is not None and labels_target_at(config, done):
-                with self.fabric.autocast():
-                    labels = label_target(model.average.average, self.dataset, config, self.fabric.device)
-                self._set_pseudo_labels(labels)
+                self._set_pseudo_labels(self._label_target(model.average.average))
             batch = self.batches.batch(done)
             with self.fabric.autocast():
                 losses = step(batch)
@@ -230,6 +228,18 @@ class Loop:
         if model.average:
             model.average.update(averaged_modules(model.networks), done)
         return losses
+
+    def _label_target(self, teacher: nn.ModuleDict) -> NDArray[np.uint8]:
+        try:
+            with self.fabric.autocast():
+                return label_target(teacher, self.dataset, self.config, self.fabric.device)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(
+                "The memory does not hold the largest of the target volumes while self-training labels it: free some "
+                "and resume, or train anew with --set self_training.labellings=0, or on a smaller size."
+            ) from error
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""

@@ -24,6 +24,7 @@ from . import distributed
 from .batches import as_slices, spread_batches
 from .config import SelfTrainingSettings, TrainingConfig
 from .dataset import PreparedDataset
+from .devices import free_bytes
 from .losses import IGNORED
 from .networks import Segmentor, reestimate_batch_norm
 
@@ -31,6 +32,8 @@ _LEAST = 0.5  # Probability of a class that may count; the confidence, should th
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
 _ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
 _THREADS = 4  # Each with the probabilities of a volume in memory.
+_BYTES = 20  # Of memory for each of these, at the most: themselves, and what is made of them.
+_MEMORY_SHARE = 0.5  # Of the free memory, for all threads.
 
 
 @torch.no_grad()
@@ -65,10 +68,17 @@ def label_target(
         return label_volume(*predicted, spacing, config.self_training)
 
     labels = np.zeros(slices.shape, np.uint8)
-    threads = min(_THREADS, torch.get_num_threads())
+    threads = min(_THREADS, torch.get_num_threads(), _fitting(dataset))
     for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
         labels[volume.start : volume.stop] = of_volume
     return distributed.sum_of(labels, device)
+
+
+def _fitting(dataset: PreparedDataset) -> int:
+    """How many volumes can be decided about at a time in the memory that is free; one at least."""
+    longest = max(volume.stop - volume.start for volume in dataset.entry("target").volumes)
+    pixels = longest * dataset.entry("target").preprocessing.size ** 2
+    return max(1, int(_MEMORY_SHARE * free_bytes(torch.device("cpu")) / (pixels * dataset.classes * _BYTES)))
 
 
 def label_volume(

@@ -36,8 +36,8 @@ def calibrate_quality(
     generator: nn.Module | None,
     device: torch.device | None = None,
     report: Report = say_nothing,
-) -> QualityCalibration:
-    """Expected against true Dice on the labelled volumes.
+) -> QualityCalibration | None:
+    """Expected against true Dice on the labelled volumes; None where no structure is in any slice that is looked at.
 
     Args:
         segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
@@ -79,7 +79,7 @@ def calibrate_quality(
                     known.append(
                         Known(structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size))
                     )
-    return fit_calibration(known, len(chosen) * len(_STRENGTHS))
+    return fit_calibration(known, len(chosen) * len(_STRENGTHS)) if known else None
 
 
 def _parts(volume: VolumeEntry) -> list[NDArray[np.int64]]:

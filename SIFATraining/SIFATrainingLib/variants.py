@@ -9,7 +9,7 @@ from typing import Any
 
 from SIFASegmentationLib.errors import InputError
 
-from .config import NOTHING_NEW, SEGMENTATION_METHODS, TrainingConfig, make_config, with_settings
+from .config import NOTHING_NEW, SEGMENTATION_METHODS, TrainingConfig, make_config, merge, with_settings
 
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
 """Between these two lies the gap that adaptation can close."""
@@ -38,7 +38,8 @@ class Variant:
             InputError: A setting is unknown or out of bounds.
         """
         due = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
-        return make_config(self.preset, **{"iterations": due, **common, **self.settings, "seed": seed})
+        own = merge(merge({"iterations": due}, common), self.settings)
+        return make_config(self.preset, **{**own, "seed": seed})
 
     def mean_of(self, count: int) -> Variant:
         """The row of the mean of the models of so many seeds."""

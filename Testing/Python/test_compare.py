@@ -16,6 +16,7 @@ from quick import QUICK
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.structures import load_task
@@ -100,6 +101,45 @@ def test_a_comparison_is_not_mixed_with_another(finished: tuple[Path, Comparison
         run(out, volumes, common={"batch": 1})
 
 
+def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_labels_but_their_own(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target's other volume has no labels; one reference is cropped, as Slicer saves it, one is empty."""
+    names = [f"abdomen_ct_00{number}" for number in range(3)]
+    regions = ["-150,150,-100,100,-500,500", "-140,140,-100,100,-500,500", ""]
+    lines = []
+    for name, region in zip(names, regions, strict=True):
+        shutil.copy(volumes / "ct" / f"{name}_image.nii.gz", tmp_path)
+        lines.append(f'{name},{name}_image.nii.gz,{name}_label.nrrd,"{region}"')
+    (tmp_path / "ct.csv").write_text("\n".join(["patient,image,label,region", *lines]) + "\n")
+    whole = read_volume(volumes / "ct" / f"{names[1]}_label.nii.gz")
+    box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(whole.array))
+    first = np.array([[part.start for part in reversed(box)]]).T
+    origin = np.array(whole.geometry.origin) + (whole.geometry.axes_mm @ first)[:, 0]
+    array = np.ascontiguousarray(whole.array[box])
+    geometry = replace(whole.geometry, size=array.shape[::-1], origin=tuple(origin.tolist()))
+    write_volume(Volume(array, geometry, "cropped"), tmp_path / f"{names[1]}_label.nrrd")
+    write_volume(replace(whole, array=np.zeros_like(whole.array)), tmp_path / f"{names[2]}_label.nrrd")
+    given: list[Any] = []
+    original = module.segment_files
+    monkeypatch.setattr(
+        module, "segment_files", lambda *paths, **options: (given.append(options), original(*paths, **options))[1]
+    )
+    roi = BoxMM(minimum=(-145, -90, -500), maximum=(145, 90, 500))
+    comparison = run(
+        tmp_path / "out", volumes, ("without_adaptation",),
+        preparation={"target": tmp_path / "ct.csv", "hold_out": tuple(names[1:]), "roi": roi},
+    )  # fmt: skip
+    assert [case.patient for case in comparison.cases] == names[1:]
+    assert given[0]["region"] == roi
+    own = BoxMM(minimum=(-140, -100, -500), maximum=(140, 100, 500))
+    assert given[0]["regions"] == {tmp_path / f"{names[1]}_image.nii.gz": own}
+    write_comparison(tmp_path / "out", comparison)
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    # Two box plots, two patients.
+    assert page.count("data:image/png;base64") == 4
+
+
 def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to score: name target patients by --hold-out"):
         run(tmp_path / "out", volumes, preparation={"hold_out": ("abdomen_mr_002",)})
@@ -118,6 +158,16 @@ def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None
 def test_rows_that_are_none(rows: tuple[str, ...], also: tuple[str, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         choose_variants(rows, also)
+
+
+def test_a_setting_of_all_rows_is_one_of_those_that_bring_their_own(volumes: Path) -> None:
+    common = {"loss_weights": {"structure": 5.0, "cycle": 7.0}, "self_training": {"gamma": 0.1}}
+    for variant in VARIANTS:
+        config = variant.config(common, 2, 3, 0)
+        assert (config.loss_weights.structure, config.loss_weights.cycle, config.self_training.gamma) == (5, 7, 0.1)
+        alone = variant.config({}, 2, 3, 0)
+        assert config.loss_weights.random_contrast == alone.loss_weights.random_contrast
+        assert config.self_training.share == alone.self_training.share
 
 
 def test_a_setting_that_is_none_is_found_before_anything_is_trained(volumes: Path, tmp_path: Path) -> None:

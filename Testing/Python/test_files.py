@@ -282,6 +282,29 @@ def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:
     assert [(row.structure, row.scores.dice) for row in table.rows] == [("label 7", 1.0)]
 
 
+def test_two_empty_labelmaps_have_nothing_to_score(tmp_path: Path) -> None:
+    geometry = Geometry((4, 4, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    array = np.zeros((3, 4, 4), np.uint8)
+    for folder in ("predicted", "reference"):
+        (tmp_path / folder).mkdir()
+        write_volume(Volume(array, geometry, "empty"), tmp_path / folder / "a.nii.gz")
+        write_volume(Volume(array + 1, geometry, "full"), tmp_path / folder / "b.nii.gz")
+    table = evaluate(tmp_path / "predicted", tmp_path / "reference")
+    assert [(row.subject, row.structure, row.scores.dice) for row in table.rows] == [("b", "label 1", 1.0)]
+
+
+def test_of_some_patients_alone_labels_are_needed(tmp_path: Path) -> None:
+    for name in ("p1_image", "p1_label", "p2_image"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    lines = ["patient,image,label", "p1,p1_image.nii.gz,p1_label.nii.gz", "p2,p2_image.nii.gz,"]
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    for path in (tmp_path, tmp_path / "cases.csv"):
+        (case,) = find_cases(path, labelled=True, patients={"p1"})
+        assert (case.patient, case.label) == ("p1", tmp_path / "p1_label.nii.gz")
+        with pytest.raises(InputError):
+            find_cases(path, labelled=True)
+
+
 def test_a_csv_gives_an_image_a_region_of_its_own(tmp_path: Path) -> None:
     files(tmp_path, "a.nii.gz", "b.nii.gz")
     table = tmp_path / "list.csv"

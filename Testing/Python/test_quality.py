@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from math import nan
 from pathlib import Path
 
@@ -178,6 +179,20 @@ def test_a_structure_changes_by_itself() -> None:
     assert 0 < abs(changed[2, 5]) < abs(changed[4, 5])
 
 
+def test_a_structure_amid_the_others_is_not_far_for_a_few_millimetres() -> None:
+    in_a_row: dict[str, PositionRange] = {
+        "L1": ((-2.0, -2.0, 48.0), (2.0, 2.0, 56.0)),
+        "L2": ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)),
+        "L3": ((-2.0, -2.0, -56.0), (2.0, 2.0, -48.0)),
+    }
+    found = {
+        name: Found(60.0, position_mm=(0.0, 0.0, z)) for name, z in (("L1", 50.0), ("L2", 4.0), ("L3", -50.0))
+    }
+    assert doubts_about_structures(found, {}, in_a_row) == {}
+    found["L2"] = Found(60.0, position_mm=(0.0, 14.0, 0.0))
+    assert set(doubts_about_structures(found, {}, in_a_row)) == {"L2"}
+
+
 class OfTheBrightest(torch.nn.Module):
     """Class 1 where a slice is bright, surely."""
 
@@ -190,9 +205,21 @@ class OfTheBrightest(torch.nn.Module):
 def test_the_calibration_of_a_model_that_is_surely_wrong_is_low(prepared: Path) -> None:
     dataset = PreparedDataset(prepared)
     found = calibrate_quality(OfTheBrightest(), dataset, "source", None)
+    assert found is not None
     assert found.volumes == 2 * 4
     # Bright pixels of MR are hardly liver: it would expect 0.98 of itself.
     assert found.estimate(0.98, "liver").dice < 0.3
+
+
+def test_without_a_structure_in_sight_nothing_is_calibrated(prepared: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    np.save(copy / "source_labels.npy", np.zeros_like(np.load(copy / "source_labels.npy")))
+
+    class OfTheBackground(torch.nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.ones_like(slices), *[torch.zeros_like(slices)] * 4], 1)
+
+    assert calibrate_quality(OfTheBackground(), PreparedDataset(copy), "source", None) is None
 
 
 def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:

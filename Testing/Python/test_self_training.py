@@ -13,13 +13,14 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from quick import quick_config
+from SIFASegmentationLib.errors import InputError
 from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
-from SIFATrainingLib.pseudo_labels import confident_labels, label_target, label_volume
+from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
 from SIFATrainingLib.training import create_job, train
 
 
@@ -105,6 +106,27 @@ def teacher_of(prepared: Path) -> torch.nn.ModuleDict:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")
+def test_a_volume_too_large_to_label_is_told_of(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def label(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("SIFATrainingLib.loop.label_target", label)
+    config = quick_config(iterations=4, self_training={"share": 0.5, "labellings": 1})
+    with pytest.raises(InputError, match=r"The memory does not hold the largest of the target volumes .*labellings=0"):
+        train(create_job(prepared, tmp_path / "job", config, "cpu"))
+
+
+def test_threads_are_as_many_as_the_memory_holds_volumes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = PreparedDataset(prepared)
+    longest = max(volume.stop - volume.start for volume in dataset.entry("target").volumes)
+    each = longest * 32 * 32 * 5 * 20
+    for free, expected in ((0.0, 1), (7.0 * each, 3), (4.1 * each, 2)):
+        monkeypatch.setattr("SIFATrainingLib.pseudo_labels.free_bytes", lambda _, free=free: free)
+        assert _fitting(dataset) == expected
+
+
 def test_two_processes_label_what_one_does(prepared: Path, tmp_path: Path) -> None:
     config, dataset = quick_config(batch=4), PreparedDataset(prepared)
     expected = label_target(teacher_of(prepared), dataset, config, torch.device("cpu"))
