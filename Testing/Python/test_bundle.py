@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -124,6 +125,16 @@ def test_a_changed_manifest_is_refused(copy: Path) -> None:
 def test_a_newer_schema_is_refused(copy: Path) -> None:
     change(copy, schema_version=2)
     with pytest.raises(InputError, match="schema version 2"):
+        read_bundle(copy)
+
+
+def test_a_manifest_of_a_later_version_is_no_damage(copy: Path) -> None:
+    content = json.loads((copy / "manifest.json").read_text())
+    del content["checksum"]
+    content |= {"sifa_version": "9.1", "news": 1}
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps({**content, "checksum": checksum}))
+    with pytest.raises(InputError, match=r"\(at 'news'\): it was written by SIFA 9\.1, install that or a later one"):
         read_bundle(copy)
 
 
