@@ -49,7 +49,7 @@ from SIFASegmentationWidgets.nodes_table import (
     let_go_of_removed,
     scene_volumes,
 )
-from SIFASegmentationWidgets.parameter_link import ParameterLink
+from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
 from SIFASegmentationWidgets.part_voxels import voxels_of
 from SIFASegmentationWidgets.pieces import Pieces
 from SIFASegmentationWidgets.processes import kill_process, start_process
@@ -325,7 +325,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self) -> SIFASegmentationParameterNode:  # noqa: N802  Slicer's name
         """The module's parameters in the scene."""
-        return SIFASegmentationParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        forget_unknown_names(node, SIFASegmentationParameterNode)
+        return SIFASegmentationParameterNode(node)
 
     def ensure_dependencies(self) -> None:
         """Install what is missing, after asking.
@@ -612,7 +614,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take up the scene's parameter node, with sensible first values."""
         if self.logic is None:
             return
-        self._connect_parameters(self.logic.getParameterNode())
+        if not self._link.is_tied_to(ScriptedLoadableModuleLogic.getParameterNode(self.logic)):
+            self._connect_parameters(self.logic.getParameterNode())
         assert self._parameters is not None
         if not self._rows.read():
             self._rows.write([InputRow(_active_volume())])

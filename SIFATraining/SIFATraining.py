@@ -49,7 +49,7 @@ from SIFASegmentationWidgets.nodes_table import (
     let_go_of_removed,
     scene_volumes,
 )
-from SIFASegmentationWidgets.parameter_link import ParameterLink
+from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
 from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import REQUIREMENTS as PHANTOM_REQUIREMENTS
 from SIFASegmentationWidgets.sample_data import load_patient
@@ -64,7 +64,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
 from SIFATrainingWidgets.findings import check_rows, findings_html
-from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job
+from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job, state_of
 from SIFATrainingWidgets.mapping_table import MappingTable
 from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
 
@@ -228,7 +228,9 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self) -> SIFATrainingParameterNode:  # noqa: N802  Slicer's name
         """The module's parameters in the scene."""
-        return SIFATrainingParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        forget_unknown_names(node, SIFATrainingParameterNode)
+        return SIFATrainingParameterNode(node)
 
     def ensure_dependencies(self) -> None:
         """Install what is missing, after asking; torch through the PyTorch extension.
@@ -397,7 +399,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._connect_widgets()
         self.initializeParameterNode()
         self._show_jobs()
-        running = next((job for job in known_jobs() if job.state() not in ENDED), None)
+        running = next((job for job in known_jobs() if state_of(job) not in ENDED), None)
         self.show_job(running)
 
     def _connect_widgets(self) -> None:
@@ -454,7 +456,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take up the scene's parameter node, with sensible first values."""
         if self.logic is None:
             return
-        self._connect_parameters(self.logic.getParameterNode())
+        if not self._link.is_tied_to(ScriptedLoadableModuleLogic.getParameterNode(self.logic)):
+            self._connect_parameters(self.logic.getParameterNode())
         assert self._parameters is not None
         if not self._parameters.outputFolder:
             documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
@@ -636,7 +639,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self._parameters is not None
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
-            ensure_packages(("pydantic",), REQUIREMENTS, "SIFA Training")
+            # Not all that a training needs: pip would bring a torch along.
+            ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
             task = task_from_parts(labels)
         except InputError as error:
             self._say(str(error), error=True)
@@ -688,11 +692,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self._parameters is not None
         assert self.logic is not None
         p = self._parameters
+        problem = _("It could not be started, by a fault of SIFA: see the error log.")
         # Before anything that lets events in: a second click must find the button disabled.
         self._starting = True
         self._check_can_start()
-        problem = ""
         try:
+            self._say(_("Preparing..."))
+            # What comes takes seconds where torch is imported for the first time.
+            slicer.app.processEvents()
             self.logic.ensure_dependencies()
             options = self.options()
             name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
@@ -700,14 +707,16 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 p.sourceFolder or self._source_rows(), p.targetFolder or self._target_rows(),
                 Path(p.outputFolder) / name, options, progress=self._show_writing,
             )  # fmt: skip
+            problem = ""
         except InputError as error:
             problem = str(error)
         finally:
             self._starting = False
             self._check_can_start()
+            if problem:
+                # After the check, which has the status line say what is still to be done.
+                self._say(problem, error=True)
         if problem:
-            # After the check, which has the status line say what is still to be done.
-            self._say(problem, error=True)
             return
         self._show_jobs()
         self.show_job(job)
@@ -818,15 +827,20 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _resume(self) -> None:
         assert self.logic is not None
         if self.job is not None:
+            problem = _("It could not be started, by a fault of SIFA: see the error log.")
             try:
                 self.logic.ensure_dependencies()
                 self._resumed = self.job.folder, _size_of(self.job)
                 self.logic.resume(self.job)
+                problem = ""
             except InputError as error:
-                self._resumed = None
-                self._say(str(error), error=True)
-                return
-            self.show_job(self.job)
+                problem = str(error)
+            finally:
+                if problem:
+                    self._resumed = None
+                    self._say(problem, error=True)
+            if not problem:
+                self.show_job(self.job)
 
     def _kill(self) -> None:
         assert self.logic is not None
@@ -853,7 +867,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         box.clear()
         box.addItem(_("New training"), "")
         for job in known_jobs():
-            box.addItem(_job_title(job, job.state()), str(job.folder))
+            box.addItem(_job_title(job, state_of(job)), str(job.folder))
         self._select_in_list(self.job)
 
     def _select_in_list(self, job: Job | None) -> None:
@@ -905,10 +919,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def save_model(self, path: Path) -> None:
         """Save the model of the shown training as one zip file; what goes wrong is said on the status line."""
-        from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
-
         assert self.job is not None
         try:
+            # The training may be one of another Slicer, that had the packages.
+            ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
+            from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
+
             pack_bundle(self.job.folder / "result" / "bundle", path)
         except (InputError, OSError) as error:
             self._say(str(error), error=True)
@@ -921,7 +937,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _fine_tune(self) -> None:
         if self.job is not None and self._parameters is not None:
-            self._take_up(self.job)
+            try:
+                ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
+                self._take_up(self.job)
+            except InputError as error:
+                self._say(str(error), error=True)
+                return
             self._parameters.initial = str(self.job.folder / "result" / "bundle")
             self.ui.advancedSection.collapsed = False
             self.show_job(None)

@@ -39,6 +39,7 @@ from .files import is_disk_full, write_atomically
 SCHEMA_VERSION = 1
 HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 60.0
+_REPLACING_SECONDS = 0.05
 TAIL_BYTES = 64 * 1024  # Read at once from the end of the events.
 RESERVE_BYTES = 64 * 1024  # Traceback, error and state, each in a block of the disk of its own.
 
@@ -195,9 +196,16 @@ class Job:
 
     def last_beat(self) -> dict[str, Any] | None:
         """The last sign of life, with keys host, process, started, time; None if no process is at work."""
+        path = self.folder / "heartbeat.json"
         try:
-            beat: dict[str, Any] = json.loads((self.folder / "heartbeat.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except PermissionError:
+                # On Windows nothing can be read in the moment in which it is replaced.
+                time.sleep(_REPLACING_SECONDS)
+                text = path.read_text(encoding="utf-8")
+            beat: dict[str, Any] = json.loads(text)
+        except (OSError, json.JSONDecodeError):
             return None
         return beat
 
@@ -283,7 +291,9 @@ class Job:
         finally:
             done.set()
             thread.join()
-            (self.folder / "heartbeat.json").unlink(missing_ok=True)
+            # On Windows not while somebody reads it; it is old soon.
+            with suppress(OSError):
+                (self.folder / "heartbeat.json").unlink()
 
     @property
     def stop_requested(self) -> bool:

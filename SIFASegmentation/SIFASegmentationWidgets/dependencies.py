@@ -6,9 +6,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import subprocess
 import unittest
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import slicer
 from slicer.i18n import tr as _
@@ -87,18 +89,55 @@ def packages_to_install(requirements: Path) -> list[str]:
     return [*requirements.read_text(encoding="utf-8").split(), *missing_packages(SLICERS_OWN)]
 
 
+def versions_to_keep(packages: Sequence[str]) -> list[str]:
+    """Constraints for pip, NAME==VERSION of all that is installed, but for what the packages ask for otherwise.
+
+    Slicer runs on what is there, and has some of it loaded: nothing of that is to be replaced by the way.
+    """
+    from packaging.requirements import Requirement  # noqa: PLC0415  Slicer's own
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+    from packaging.version import InvalidVersion, Version  # noqa: PLC0415
+
+    wanted = {canonicalize_name(one.name): one.specifier for one in map(Requirement, packages)}
+    kept: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            name, version = canonicalize_name(distribution.metadata["Name"]), Version(distribution.version)
+        except (TypeError, AttributeError, InvalidVersion):
+            # The remains of a package, of which pip would make nothing either.
+            continue
+        # The first is the one that is imported.
+        if name not in wanted or wanted[name].contains(version, prereleases=True):
+            kept.setdefault(name, f"{name}=={version}")
+    return sorted(kept.values())
+
+
 def _install(packages: list[str], requester: str) -> None:
+    with TemporaryDirectory(prefix="SIFA-pip-", ignore_cleanup_errors=True) as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(versions_to_keep(packages)) + "\n", encoding="utf-8")
+        _install_within(packages, constraints, requester)
+
+
+def _install_within(packages: list[str], constraints: Path, requester: str) -> None:
+    """By pip, within the constraints; where it finds nothing that is, without them."""
     # Slicer 5.12 has a dialog with progress of its own; before, pip_install shows a busy cursor.
     if importlib.util.find_spec("slicer.packaging") is not None:
         packaging = importlib.import_module("slicer.packaging")
-        packaging.pip_ensure(packages, requester=requester)
+        try:
+            packaging.pip_ensure(packages, constraints=constraints, requester=requester)
+        except subprocess.CalledProcessError:
+            packaging.pip_ensure(packages, prompt_install=False, requester=requester)
         return
     question = _("{requester} needs Python packages: {packages}. Install them into Slicer now?").format(
         requester=requester, packages=", ".join(packages)
     )
     if not slicer.util.confirmOkCancelDisplay(question, requester):
         raise RuntimeError(_("declined"))
-    slicer.util.pip_install(packages)
+    try:
+        slicer.util.pip_install(["-c", str(constraints), *packages])
+    except subprocess.CalledProcessError:
+        slicer.util.pip_install(packages)
 
 
 def _by_hand(packages: Sequence[str], names: Sequence[str], reason: str) -> str:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from enum import Enum
+from typing import Any, get_type_hints
 
 import slicer
 import vtk
 
 _MODIFIED = vtk.vtkCommand.ModifiedEvent
+
+
+def forget_unknown_names(node: Any, wrapper: type) -> None:
+    """Of a scene that another SIFA saved: choices that there are no more become those that are made at first.
+
+    Slicer's wrapper reads all parameters of the node as it begins, and refuses the node for one such name.
+    """
+    for name, kind in get_type_hints(wrapper).items():
+        unknown = isinstance(kind, type) and issubclass(kind, Enum) and node.GetParameter(name) not in kind.__members__
+        if unknown and node.HasParameter(name):
+            node.UnsetParameter(name)
 
 
 class ParameterLink:
@@ -42,6 +54,10 @@ class ParameterLink:
         self._widget.addObserver(scene, scene.StartImportEvent, lambda _caller, _event: take_up(None))
         # After the selectors, which fill themselves anew at this event, at the priority 0.
         self._widget.addObserver(scene, scene.EndImportEvent, end, priority=-1.0)
+
+    def is_tied_to(self, node: Any) -> bool:
+        """Whether it is tied to the parameters in this node. In Slicer 5.10 each tie leaves observers behind."""
+        return self._connected is not None and self._connected[0].parameterNode is node
 
     def connect(self, parameters: Any | None) -> None:
         """Tie to these parameters in place of those before; None unties."""

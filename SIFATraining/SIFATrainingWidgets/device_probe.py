@@ -88,7 +88,9 @@ def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
         InputError: They can't be written.
     """
     try:
-        folder = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="SIFA-check-")))
+        # On Windows its files may still be open for a moment when the program was killed.
+        temporary = tempfile.TemporaryDirectory(prefix="SIFA-check-", ignore_cleanup_errors=True)
+        folder = Path(files.enter_context(temporary))
         (folder / "task.json").write_text(task.model_dump_json(), encoding="utf-8")
         return folder / "task.json", files.enter_context((folder / "findings.txt").open("w+b"))
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import qt
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import Job, State
 
 _KEY = "SIFA/trainings"
 _KEPT = 50
@@ -25,6 +25,14 @@ def known_jobs() -> list[Job]:
             # Deleted, moved, or on a disk that is not mounted now: it stays in the settings and may come back.
             continue
     return jobs
+
+
+def state_of(job: Job) -> State:
+    """Where a job stands; lost, too, where its folder can't be read now."""
+    try:
+        return job.state()
+    except OSError:
+        return State.LOST
 
 
 def remember_job(job: Job) -> None:

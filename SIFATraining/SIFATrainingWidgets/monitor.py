@@ -76,6 +76,7 @@ class TrainingMonitor:
         self._job: Job | None = None
         self._curves = LossCurves(_SHOWN)
         self._previews: list[Path] = []
+        self._log = ""
         self.latest: dict[str, Any] = {}
         self.warnings: list[str] = []
         # Made here: Slicer has no designer plugin for it, so a .ui file would give a plain widget.
@@ -91,6 +92,7 @@ class TrainingMonitor:
         """Begin with a job, or with none."""
         self._job = job
         self._curves, self._previews, self.latest, self.warnings = LossCurves(_SHOWN), [], {}, []
+        self._log = ""
         self._ui.logEdit.setPlainText("")
         self._ui.previewLabel.setText(_("The first preview comes after the first iterations."))
         self._ui.previewSlider.setRange(0, 0)
@@ -156,7 +158,9 @@ class TrainingMonitor:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_BYTES))
             text = file.read().decode("utf-8", errors="replace")
-        if text != self._ui.logEdit.plainText:
+        # Only where there is something new: it begins at its top again.
+        if text != self._log:
+            self._log = text
             self._ui.logEdit.setPlainText(text)
 
 

@@ -109,6 +109,31 @@ def test_a_folder_can_be_emptied_again(load_module: Callable[[str], Any], tmp_pa
     assert loaded.ui.sourceTable.enabled
 
 
+def test_a_choice_that_another_version_offered_becomes_the_first_again(load_module: Callable[[str], Any]) -> None:
+    loaded = load_module("SIFATraining")
+    parameters = loaded.logic.getParameterNode()
+    first = parameters.width
+    parameters.size = 192
+    # As in a scene that is loaded.
+    loaded.parent.exit()
+    loaded.widget._connect_parameters(None)
+    parameters.parameterNode.SetParameter("width", "twice")
+    loaded.parent.enter()
+    again = loaded.widget._parameters
+    assert (again.width, again.size) == (first, 192)
+
+
+def test_opening_a_window_again_ties_nothing_twice(window: tuple[Any, Any]) -> None:
+    loaded, _table = window
+    before = loaded.widget._parameters
+    loaded.parent.exit()
+    loaded.parent.enter()
+    assert loaded.widget._parameters is before
+    slicer.mrmlScene.Clear(0)
+    assert loaded.widget._parameters is not before
+    assert loaded.widget._parameters is not None
+
+
 def plot_nodes() -> list[str]:
     kinds = ("vtkMRMLPlotViewNode", "vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode")
     return [node.GetName() for kind in kinds for node in slicer.util.getNodesByClass(kind)]

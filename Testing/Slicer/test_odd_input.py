@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -410,6 +413,35 @@ def test_the_row_that_is_selected_by_its_number_is_removed(module: Any, patient:
     table.selectRow(0)
     module.ui.removeRowButton.click()
     assert [row[2] for row in module.widget.volumes.nodes()] == [reference]
+
+
+def test_pip_keeps_what_slicer_runs_on(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+
+    packaging = importlib.import_module("slicer.packaging")
+    calls: list[tuple[list[str], dict[str, Any]]] = []
+
+    def fail_within_constraints(packages: list[str], **options: Any) -> None:
+        constraints = options.pop("constraints", None)
+        if constraints is None:
+            calls.append((packages, options))
+            return
+        calls.append((constraints.read_text(encoding="utf-8").splitlines(), options))
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(packaging, "pip_ensure", fail_within_constraints)
+    packages = ["numpy>=1", "pydantic>=99"]
+    dependencies._install(packages, "a test")
+    (kept, first), (again, second) = calls
+    version = importlib.metadata.version
+    assert f"numpy=={version('numpy')}" in kept
+    assert f"typing-extensions=={version('typing_extensions')}" in kept
+    # One that is too old is to be replaced.
+    assert not any(line.startswith("pydantic==") for line in kept)
+    assert len(kept) == len({line.partition("==")[0] for line in kept})
+    assert (again, first) == (packages, {"requester": "a test"})
+    # Nobody is asked twice.
+    assert second == {"requester": "a test", "prompt_install": False}
 
 
 def test_packages_that_are_too_old_are_installed(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

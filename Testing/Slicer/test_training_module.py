@@ -416,6 +416,84 @@ def test_torch_is_installed_before_what_would_bring_one_of_its_own(
     assert installed == ["torch, asking: True", "packages"]
 
 
+def test_what_needs_no_torch_installs_none(
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh Slicer: pip would bring a torch of its own along with what a training needs."""
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+
+    asked: list[str] = []
+
+    def offline(_names: tuple[str, ...], requirements: Path, _requester: str) -> None:
+        asked.append(requirements.read_text(encoding="utf-8"))
+        raise InputError("no internet here")
+
+    monkeypatch.setattr(module.python, "ensure_packages", offline)
+    volume, labels = patients["mr"][0]
+    module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+    module.ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    module.widget.job = Job.create(tmp_path / "job", "train", {})
+    model = tmp_path / "model.zip"
+    for do in (module.ui.ownTaskButton.click, lambda: module.widget.save_model(model), module.widget._fine_tune):
+        module.widget._say("")
+        do()
+        assert module.ui.statusLabel.text == "no internet here"
+    assert len(asked) == 3
+    assert not any(name in text for text in asked for name in ("torch", "lightning"))
+
+
+@pytest.mark.parametrize("action", ["_start", "_resume"])
+def test_a_start_that_fails_by_a_fault_says_so(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+
+    def broken() -> None:
+        raise ImportError("DLL load failed")
+
+    monkeypatch.setattr(module.logic, "ensure_dependencies", broken)
+    module.widget.job = Job.create(tmp_path / "job", "train", {})
+    with pytest.raises(ImportError, match="DLL"):
+        getattr(module.widget, action)()
+    assert module.ui.statusLabel.text == "It could not be started, by a fault of SIFA: see the error log."
+    assert not module.widget._starting
+
+
+def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Path) -> None:
+    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    # As Windows ends lines.
+    (job.folder / "log.txt").write_bytes(b"one\r\ntwo\r\n")
+    module.widget.monitor.show(job)
+    module.widget.monitor.add([])
+    assert module.ui.logEdit.plainText.split() == ["one", "two"]
+    module.ui.logEdit.setPlainText("what is being read")
+    module.widget.monitor.add([])
+    assert module.ui.logEdit.plainText == "what is being read"
+    job.log("three")
+    module.widget.monitor.add([])
+    assert module.ui.logEdit.plainText.split()[-1] == "three"
+
+
+def test_a_training_that_cannot_be_read_now_is_listed_as_lost(module: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFATrainingWidgets.known_jobs import remember_job, state_of  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    job.emit_state(State.RUNNING)
+    remember_job(job)
+
+    def unreadable(_self: Job) -> State:
+        raise PermissionError(13, "another program has it")
+
+    monkeypatch.setattr(Job, "state", unreadable)
+    assert state_of(job) is State.LOST
+    module.widget._show_jobs()
+    assert module.ui.jobsComboBox.findData(str(job.folder)) > 0
+
+
 def test_a_sample_cohort_is_shared_out_by_its_segmentations(module: Any) -> None:
     from SIFASegmentationWidgets.sample_data import load_cohort  # noqa: PLC0415
 

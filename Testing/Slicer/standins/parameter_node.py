@@ -500,6 +500,8 @@ def _implementation(parameters: dict[str, _Parameter]) -> dict[str, Any]:
         for parameter in parameters.values():
             if not parameter.store.is_in(node, self._prefix + parameter.name):
                 parameter.store.write(node, self._prefix + parameter.name, parameter.default.value)
+            # Slicer keeps what it reads here: a text that is no value is refused now.
+            parameter.store.read(node, self._prefix + parameter.name)
 
     def get_value(self: Any, name: str) -> Any:
         parameter, stored_name = check(name), self._prefix + name
