@@ -443,6 +443,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._probe.abandon()
         self._connect_parameters(None)
         self.removeObservers()
+        self.monitor.close()
 
     def enter(self) -> None:
         """Called each time the module is opened."""
@@ -488,8 +489,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
         if self.parent.isEntered:
             self.initializeParameterNode()
-        # The plot's nodes went with the scene; the job did not.
-        self.show_job(self.job)
 
     # What is to be trained -----------------------------------------------------------------------------------------
 

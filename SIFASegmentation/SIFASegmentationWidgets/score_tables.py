@@ -87,7 +87,9 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
     return chart
 
 
-def make_line_plot(x: str, columns: Mapping[str, Sequence[float] | np.ndarray], name: str, title: str) -> Any:
+def make_line_plot(
+    x: str, columns: Mapping[str, Sequence[float] | np.ndarray], name: str, title: str, scene: Any | None = None
+) -> Any:
     """A chart node with a line for each column but `x`, replacing an earlier one of the same name.
 
     Args:
@@ -95,9 +97,10 @@ def make_line_plot(x: str, columns: Mapping[str, Sequence[float] | np.ndarray], 
         columns: Values by column, all as long.
         name: Of the chart; its table is named after it, its series after their columns.
         title: Shown above it.
+        scene: That gets its nodes; the user's unless given.
     """
     lines = [column for column in columns if column != x]
-    chart = _make_plot(name, title, columns, lines, slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter, x)
+    chart = _make_plot(name, title, columns, lines, slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter, x, scene)
     chart.SetXAxisTitle(x)
     return chart
 
@@ -109,16 +112,18 @@ def _make_plot(
     shown: Sequence[str],
     kind: int,
     x: str = "",
+    scene: Any | None = None,
 ) -> Any:
     """The chart node of this name with one series for each column of `shown`; its own series are taken up again."""
-    values = named_node("vtkMRMLTableNode", f"{name} values")
+    scene = scene if scene is not None else slicer.mrmlScene
+    values = named_node("vtkMRMLTableNode", f"{name} values", scene)
     _fill(values, columns)
-    chart = named_node("vtkMRMLPlotChartNode", name)
+    chart = named_node("vtkMRMLPlotChartNode", name, scene)
     series = series_of(chart)
     if [one.GetYColumnName() for one in series] != list(shown):
         chart.RemoveAllPlotSeriesNodeIDs()
         for one in series:
-            slicer.mrmlScene.RemoveNode(one)
+            scene.RemoveNode(one)
         for column, color in zip(shown, cycle(_COLORS)):
             series_node = _make_series(column, values, kind, x)
             series_node.SetColor(*(channel / 255 for channel in color))
@@ -129,7 +134,7 @@ def _make_plot(
 
 
 def _make_series(column: str, values: Any, kind: int, x: str) -> Any:
-    series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode")
+    series = values.GetScene().AddNewNodeByClass("vtkMRMLPlotSeriesNode")
     series.SetName(column)  # What the legend says.
     series.SetAndObserveTableNodeID(values.GetID())
     series.SetXColumnName(x)
@@ -143,14 +148,6 @@ def series_of(chart: Any) -> list[Any]:
     """The series nodes of a chart that are still there."""
     nodes = (chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes()))
     return [node for node in nodes if node is not None]
-
-
-def hide_plot(chart: Any) -> None:
-    """Keep a chart with its series and their tables out of saved scenes and out of what lists nodes."""
-    series = series_of(chart)
-    for node in (chart, *series, *(one.GetTableNode() for one in series)):
-        node.SetSaveWithScene(False)
-        node.SetHideFromEditors(True)
 
 
 def show_plot(chart: Any) -> None:
@@ -192,9 +189,10 @@ def _string_array(texts: Iterable[Any]) -> Any:
     return array
 
 
-def named_node(class_name: str, name: str) -> Any:
-    """The node of this class and name, made if there is none."""
-    found = slicer.mrmlScene.GetFirstNodeByName(name)
+def named_node(class_name: str, name: str, scene: Any | None = None) -> Any:
+    """The node of this class and name in a scene, the user's unless given; made if there is none."""
+    scene = scene if scene is not None else slicer.mrmlScene
+    found = scene.GetFirstNodeByName(name)
     if found is not None and found.IsA(class_name):
         return found
-    return slicer.mrmlScene.AddNewNodeByClass(class_name, name)
+    return scene.AddNewNodeByClass(class_name, name)

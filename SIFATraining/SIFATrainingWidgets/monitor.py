@@ -13,9 +13,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import Event, Job
-from SIFASegmentationWidgets.score_tables import hide_plot, make_line_plot
+from SIFASegmentationWidgets.score_tables import make_line_plot
 
-_VIEW = "SIFA losses view"
 _PLOT_HEIGHT = 260  # Pixels.
 _LOG_BYTES = 64 * 1024  # The end of the log is what matters.
 _WARNINGS = 5  # Shown at most; the log has all.
@@ -79,14 +78,23 @@ class TrainingMonitor:
         self._log = ""
         self.latest: dict[str, Any] = {}
         self.warnings: list[str] = []
+        # A scene of its own: in the user's the layout makes a view for every view node, and charts are saved.
+        self.scene = slicer.vtkMRMLScene()
+        self._view = self.scene.AddNewNodeByClass("vtkMRMLPlotViewNode", "losses view")
         # Made here: Slicer has no designer plugin for it, so a .ui file would give a plain widget.
         self._plot = slicer.qMRMLPlotView()
         self._plot.setMinimumSize(0, _PLOT_HEIGHT)
-        self._plot.setMRMLScene(slicer.mrmlScene)
+        self._plot.setMRMLScene(self.scene)
+        self._plot.setMRMLPlotViewNode(self._view)
         ui.lossLayout.addWidget(self._plot)
         ui.previewCaption.setText(_(_CAPTION))
         ui.previewCaption.visible = False
         ui.previewSlider.connect("valueChanged(int)", self._show_preview)
+
+    def close(self) -> None:
+        """Show nothing any more: the widget must not outlive its scene, which is this object's."""
+        self._plot.setMRMLPlotViewNode(None)
+        self._plot.setMRMLScene(None)
 
     def show(self, job: Job | None) -> None:
         """Begin with a job, or with none."""
@@ -119,16 +127,10 @@ class TrainingMonitor:
     def _draw_losses(self) -> None:
         columns = self._curves.columns()
         if len(columns["iteration"]) == 0:
-            # Nodes of an empty plot would be changes to a scene in which nothing was trained.
-            view_node = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
-            if view_node is not None:
-                view_node.SetPlotChartNodeID(None)
+            self._view.SetPlotChartNodeID(None)
             return
-        chart = make_line_plot("iteration", columns, _("SIFA losses"), _("Losses"))
-        hide_plot(chart)
-        view_node = _loss_view_node()
-        self._plot.setMRMLPlotViewNode(view_node)
-        view_node.SetPlotChartNodeID(chart.GetID())
+        chart = make_line_plot("iteration", columns, "losses", _("Losses"), self.scene)
+        self._view.SetPlotChartNodeID(chart.GetID())
         self._plot.fitToContent()
 
     def _add_previews(self, paths: list[Path]) -> None:
@@ -162,21 +164,6 @@ class TrainingMonitor:
         if text != self._log:
             self._log = text
             self._ui.logEdit.setPlainText(text)
-
-
-def _loss_view_node() -> Any:
-    """A view node of our own, made unless it is there: the layout's plot views are the user's."""
-    found = slicer.mrmlScene.GetFirstNodeByName(_VIEW)
-    node = found if found is not None else slicer.vtkMRMLPlotViewNode()
-    # Set each time: the node outlives its scene, whose end resets it.
-    node.SetName(_VIEW)
-    node.SetLayoutName(_VIEW)
-    node.SetSaveWithScene(False)
-    # Charts that the user shows are for the layout's views.
-    node.SetDoPropagatePlotChartSelection(False)
-    # With a parent, whatever it is, the layout makes no view for it. Before the node is added, when the layout looks.
-    node.SetAndObserveParentLayoutNodeID(slicer.app.applicationLogic().GetSelectionNode().GetID())
-    return node if found is not None else slicer.mrmlScene.AddNode(node)
 
 
 def duration_text(seconds: float) -> str:

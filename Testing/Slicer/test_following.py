@@ -173,7 +173,7 @@ def test_a_long_training_is_read_in_portions_and_shown_as_it_is(
     assert ui.jobsComboBox.currentText == "long (finished)"
     process_events_until(lambda: ui.statusLabel.text == "finished")
     assert not ui.stopButton.enabled
-    table = slicer.util.getNode("SIFA losses values").GetTable()
+    table = module.widget.monitor.scene.GetFirstNodeByName("losses values").GetTable()
     assert [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())] == ["iteration", "segmentation"]
     values = [tuple(table.GetValue(row, index).ToDouble() for index in (0, 1)) for row in range(500)]
     assert values == [(number, 1 / number) for number in range(1, 501)]

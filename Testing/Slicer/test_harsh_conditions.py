@@ -173,9 +173,9 @@ def iteration(module: Any) -> int:
     return int(module.widget.monitor.latest.get("progress", {}).get("iteration", 0))
 
 
-def curve() -> list[float]:
+def curve(module: Any) -> list[float]:
     """The losses of the segmentation that the plot shows."""
-    column = slicer.util.getNode("SIFA losses values").GetTable().GetColumnByName("segmentation")
+    column = module.widget.monitor.scene.GetFirstNodeByName("losses values").GetTable().GetColumnByName("segmentation")
     return [column.GetValue(row) for row in range(column.GetNumberOfValues())]
 
 
@@ -391,8 +391,8 @@ def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, pr
         assert training.ui.progressBar.maximum == iterations
         assert f"of {iterations:,}" in training.ui.statusLabel.text
         losses = [event.data["losses"]["segmentation"] for event in job.events()[0] if event.kind == "losses"]
-        assert curve() == losses[: len(curve())]
-        assert curve()
+        assert curve(training) == losses[: len(curve(training))]
+        assert curve(training)
     choose_job(training, stopped)
     training.ui.stopButton.click()
     process_events_until(lambda: training.ui.resumeButton.enabled, 60)

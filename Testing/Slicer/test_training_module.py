@@ -630,7 +630,7 @@ def test_start_stop_resume_and_kill_by_the_window(
     process_events_until(lambda: "losses" in widget.monitor.latest, 300)
     assert "left" in ui.statusLabel.text
     assert ui.progressBar.value > 0
-    assert slicer.util.getNode("SIFA losses").GetNumberOfPlotSeriesNodes() > 4
+    assert widget.monitor.scene.GetFirstNodeByName("losses").GetNumberOfPlotSeriesNodes() > 4
     ui.stopButton.click()
     process_events_until(lambda: job.state() is State.STOPPED and ui.resumeButton.enabled, 60)
     assert not ui.killButton.enabled
@@ -681,7 +681,7 @@ def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
     job = start(module, patients, tmp_path / "job", iterations=100000)
     try:
         module.widget.show_job(job)
-        process_events_until(lambda: job.last("losses") is not None, 300)
+        process_events_until(lambda: "losses" in module.widget.monitor.latest, 300)
         slicer.mrmlScene.Clear()
         seen = module.widget.monitor.latest["losses"]["iteration"]
         process_events_until(lambda: module.widget.monitor.latest["losses"]["iteration"] > seen, 60)
