@@ -115,7 +115,6 @@ def _make_plot(
     scene: Any | None = None,
 ) -> Any:
     """The chart node of this name with one series for each column of `shown`; its own series are taken up again."""
-    scene = scene if scene is not None else slicer.mrmlScene
     values = named_node("vtkMRMLTableNode", f"{name} values", scene)
     _fill(values, columns)
     chart = named_node("vtkMRMLPlotChartNode", name, scene)
@@ -123,7 +122,7 @@ def _make_plot(
     if [one.GetYColumnName() for one in series] != list(shown):
         chart.RemoveAllPlotSeriesNodeIDs()
         for one in series:
-            scene.RemoveNode(one)
+            chart.GetScene().RemoveNode(one)
         for column, color in zip(shown, cycle(_COLORS)):
             series_node = _make_series(column, values, kind, x)
             series_node.SetColor(*(channel / 255 for channel in color))
