@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,26 +40,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="+", type=Path)
     parser.add_argument("--bad", type=float, default=0.5, help="A true Dice below is a segmentation to be found.")
+    parser.add_argument("--volumes-of", default="sifa", metavar="ROW", help="The row whose volumes are listed.")
     arguments = parser.parse_args()
     print("# Estimated Dice\n")
     names = " ".join(path.name for path in arguments.comparisons)
     print(f"Made by `python Testing/Benchmarks/quality.py {names}`, {date.today()}.\n")
     print("Of every structure of every test volume: rank correlation of estimated and true Dice, over all pairs and,")
     print("in the mean, over the volumes of each structure; mean absolute difference; and the share of true Dice in")
-    print("the band, which should be 80 %.\n")
-    print("| comparison | row | pairs | rank correlation | of each structure | mean difference | in the band |")
-    print("|---|---|---|---|---|---|---|")
+    print("the band, which should be 80 %. Of volumes: the rank correlation of their means over structures, in the")
+    print("mean over seeds.\n")
+    print("| comparison | row | pairs | rank correlation | of each structure | of volumes | difference | in the band |")
+    print("|---|---|---|---|---|---|---|---|")
     everything: list[Pair] = []
+    listed: dict[str, list[Pair]] = {}
     for folder in arguments.comparisons:
         for row in sorted({path.parent.parent for path in folder.glob("*/seed_*/scores.json")}):
-            pairs = [pair for seed in sorted(row.glob("seed_*")) for pair in pairs_of(seed)]
-            if pairs:
-                print(line(folder.name, row.name, pairs))
-                everything += pairs
+            of_seeds = {seed.name: pairs for seed in sorted(row.glob("seed_*")) if (pairs := list(pairs_of(seed)))}
+            if of_seeds:
+                print(line(folder.name, row.name, list(of_seeds.values())))
+                everything += itertools.chain(*of_seeds.values())
             else:
                 print(f"{row} has no estimates: export and segment it again", file=sys.stderr)
-    print(line("all", "all", everything))
+            if row.name == arguments.volumes_of:
+                listed |= {f"{folder.name}, {seed}": pairs for seed, pairs in of_seeds.items()}
+    print(line("all", "all", [everything]))
     print_found(everything, arguments.bad)
+    for title, pairs in listed.items():
+        print_volumes(title, pairs)
 
 
 def pairs_of(seed: Path) -> Iterator[Pair]:
@@ -70,22 +78,45 @@ def pairs_of(seed: Path) -> Iterator[Pair]:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             subject = row["volume"].split("_image")[0]
-            numbers = (float(row[name]) for name in ("estimated_dice", "low", "high"))
-            doubtful = row["doubtful"] == "yes"
-            yield Pair(subject, row["structure"], *numbers, doubtful, true=true[subject, row["structure"]])
+            estimate, low, high = (float(row[name]) for name in ("estimated_dice", "low", "high"))
+            structure, doubtful = row["structure"], row["doubtful"] == "yes"
+            yield Pair(subject, structure, estimate, low, high, doubtful, true[subject, structure])
 
 
-def line(comparison: str, row: str, pairs: list[Pair]) -> str:
-    """A row of the table."""
+def line(comparison: str, row: str, seeds: list[list[Pair]]) -> str:
+    """A row of the table, of the pairs of each training."""
+    pairs = list(itertools.chain(*seeds))
     estimates, true = (np.array([getattr(pair, name) for pair in pairs]) for name in ("estimate", "true"))
     inside = np.mean([pair.low <= pair.true <= pair.high for pair in pairs])
     correlation = spearmanr(estimates, true).statistic
     structures = np.array([pair.structure for pair in pairs])
     of_each = [spearmanr(estimates[chosen], true[chosen]).statistic
                for chosen in (structures == name for name in np.unique(structures))]  # fmt: skip
+    of_volumes = [spearmanr(*np.array(list(volume_means(some).values())).T).statistic for some in seeds]
+    correlations = f"{correlation:.2f} | {np.nanmean(of_each):.2f} | {np.nanmean(of_volumes):.2f}"
     difference = np.abs(estimates - true).mean()
-    cells = f"{len(pairs)} | {correlation:.2f} | {np.nanmean(of_each):.2f} | {difference:.3f} | {100 * inside:.0f} %"
+    cells = f"{len(pairs)} | {correlations} | {difference:.3f} | {100 * inside:.0f} %"
     return f"| {comparison} | {row} | {cells} |"
+
+
+def volume_means(pairs: list[Pair]) -> dict[str, tuple[float, float]]:
+    """Estimated and true mean Dice over the structures of each volume."""
+    return {
+        subject: (
+            float(np.mean([p.estimate for p in pairs if p.subject == subject])),
+            float(np.mean([p.true for p in pairs if p.subject == subject])),
+        )
+        for subject in sorted({p.subject for p in pairs})
+    }
+
+
+def print_volumes(title: str, pairs: list[Pair]) -> None:
+    """The volumes of a training, the least sure first, and which of their structures a warning was about."""
+    print(f"\nVolumes of {title}, the lowest estimate first:\n")
+    print("| volume | estimated mean Dice | true | warned about |\n|---|---|---|---|")
+    for subject, (estimate, true) in sorted(volume_means(pairs).items(), key=lambda one: one[1][0]):
+        doubtful = ", ".join(p.structure for p in pairs if p.subject == subject and p.doubtful)
+        print(f"| {subject} | {estimate:.2f} | {true:.2f} | {doubtful or '-'} |")
 
 
 def print_found(pairs: list[Pair], bad: float) -> None:
