@@ -2,9 +2,9 @@
 
     python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
 
-COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows; of each the first seed is taken. Each
+COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows; of each all seeds are taken. Each
 choice is made alone, against what is exported and segmented unless one says otherwise; the last row makes none of what
-is done by default.
+is done by default. What is decided by such a table has to come of subjects kept for that (`--subject`).
 """
 
 from __future__ import annotations
@@ -67,21 +67,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparison", type=Path)
     parser.add_argument("rows", nargs="+")
+    parser.add_argument("--subject", action="append", default=[], help="Score this one alone. Can be repeated.")
     arguments = parser.parse_args()
     preparation = Preparation.model_validate_json((arguments.comparison / "prepared.json").read_text(encoding="utf-8"))
     preparation = preparation.below(Path.cwd())
+    cases = tested_cases(preparation)
+    if arguments.subject:
+        cases = tuple(case for case in cases if case.patient in arguments.subject)
     print("# Choices after the training\n")
-    print(
-        f"Made by `python Testing/Benchmarks/after_training.py {arguments.comparison.name} {' '.join(arguments.rows)}`,"
-    )
+    chosen = "".join(f" --subject {subject}" for subject in arguments.subject)
+    command = f"{arguments.comparison.name} {' '.join(arguments.rows)}{chosen}"
+    print(f"Made by `python Testing/Benchmarks/after_training.py {command}`,")
     print(f"{date.today()}. Mean Dice in %, and mean ASD in mm.")
     for row in arguments.rows:
-        print_choices(row, min((arguments.comparison / row).glob("seed_*/job")), preparation)
+        for job in sorted((arguments.comparison / row).glob("seed_*/job")):
+            print_choices(f"{row}, {job.parent.name}", job, cases, preparation)
 
 
-def print_choices(title: str, job: Path, preparation: Preparation) -> None:
+def print_choices(title: str, job: Path, cases: tuple[Case, ...], preparation: Preparation) -> None:
     """The table of one training."""
-    cases, task = tested_cases(preparation), preparation.loaded_task()
+    task = preparation.loaded_task()
     structures = [structure.name for structure in task.structures]
     print(f"\n## {title}\n\n| choice | {' | '.join(structures)} | mean Dice | mean ASD |")
     print(f"|---|{'---|' * (len(structures) + 2)}", flush=True)
