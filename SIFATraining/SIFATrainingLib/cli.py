@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
@@ -34,7 +35,7 @@ from .options import (
     refuse_preparation,
     takes,
 )
-from .variants import choose_variants
+from .variants import VARIANTS, choose_variants
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.segment_files import Outputs
@@ -47,6 +48,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"sifa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _sifa(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
 
 TimeLimit = Annotated[
     str | None, typer.Option(metavar="DURATION", help="Stop and save after this long: 90s, 9m, 2h30m.")
@@ -121,8 +138,8 @@ def check(
 ) -> None:
     """Look before a training: packages, device, volumes, labels, memory, duration, disk.
 
-    Takes the options of `prepare` and `train`; the volumes of one domain can be checked alone, and without any, what
-    concerns the computer. Exits with 2 if a training could not run.
+    Takes the options of `prepare`, and those of `train` that say how to train; the volumes of one domain can be
+    checked alone, and without any, what concerns the computer. Exits with 2 if a training could not run.
     """
     from .preflight import check_computer, preflight  # noqa: PLC0415
 
@@ -186,11 +203,13 @@ def watch(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
 
 
 @app.command()
-def settings() -> None:
+def settings(
+    preset: Annotated[str, typer.Option(help="recommended, or paper: the authors' choices.")] = "recommended",
+) -> None:
     """List every setting of a training with its default and where it comes from."""
     from .config import describe, make_config  # noqa: PLC0415
 
-    for name, default, description in describe(make_config()):
+    for name, default, description in describe(make_config(preset)):
         print(f"{name} = {default}\n    {description}")
 
 
@@ -230,7 +249,7 @@ def segment(
     volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="Files, DICOM folders, folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the labelmaps.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Of the CPU; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
     roi: Roi = None,
     domain: Annotated[str, typer.Option(help="Preprocess as the model's target or source volumes.")] = "target",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also a map for each structure.")] = False,
@@ -288,7 +307,7 @@ def evaluate(
     coding: Annotated[str | None, typer.Option(help="Label codes of the references, such as 'BTCV'.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as .csv or .json.")] = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="The paper's convention: voxels, mean of means.")] = False,
-    tolerance: Annotated[float, typer.Option(help="Of surface Dice, in mm.")] = 2.0,
+    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.")] = 2.0,
 ) -> None:
     """Score labelmaps against references: Dice, ASD, HD95, surface Dice, volumes."""
     from SIFASegmentationLib.evaluation import evaluate as run  # noqa: PLC0415
@@ -305,24 +324,28 @@ def compare_methods(
     volumes: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder to make, or one to go on with.")],
     row: Annotated[
-        list[str] | None, typer.Option(help="A row of the table, can be repeated; all that follow unless given.")
+        list[str] | None,
+        typer.Option(
+            metavar="ROW",
+            help=f"A row of the table, can be repeated; all unless given: {', '.join(v.name for v in VARIANTS)}.",
+        ),
     ] = None,
     also: Annotated[
         list[str] | None,
         typer.Option(metavar="TITLE: NAME=VALUE ...", help="A further row: SIFA with these settings. Can be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each row with so many seeds.")] = 1,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them; the others follow.")] = 0,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Train each row with so many seeds.")] = 1,
+    first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them; the others follow.")] = 0,
     together: Annotated[
         bool, typer.Option("--together", help="Also the mean of the models of all seeds, of each row.")
     ] = False,
     odd: Annotated[
         list[str] | None,
-        typer.Option(help="Scored patient that is known to be odd and is also reported apart. Can be repeated."),
+        typer.Option(metavar="PATIENT", help="Scored, known to be odd, and reported apart too. Can be repeated."),
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Of the rows that adapt.")] = 20_000,
+    iterations: Annotated[int, typer.Option(help="Iterations of the rows that adapt.")] = 20_000,
     bound_iterations: Annotated[
-        int | None, typer.Option(help="Of the rows that train on labels alone; the same unless given.")
+        int | None, typer.Option(help="Those of the rows that train on labels alone; the same unless given.")
     ] = None,
     width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
     batch: Annotated[int, typer.Option(help="Slices of each domain per iteration.")] = 8,
@@ -374,7 +397,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("sifa-demo"),
     task: Annotated[str, typer.Option(help="abdomen or cardiac.")] = "abdomen",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of patients and training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of patients and training.")] = 0,
 ) -> None:
     """Show everything on synthetic patients within ten minutes: train, segment, score, and an HTML report."""
     from .demo import demo as run  # noqa: PLC0415
@@ -389,12 +412,12 @@ def bench_machine(
     task: Annotated[str, typer.Option(help="Preset or file; its number of structures counts.")] = "abdomen",
     size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(help="To spend on iterations; at least one is done.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="Time to spend on iterations; at least one is done.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure this machine: time and memory of an iteration, of a whole training, and speed of segmentation.
 
-    Takes the options of `train`.
+    Takes the options of `train` that say how to train.
     """
     from .bench import bench as run  # noqa: PLC0415
 

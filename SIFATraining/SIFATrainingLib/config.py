@@ -57,9 +57,9 @@ class LossWeights(_Settings):
     )
 
 
-Gamma = Annotated[float, Field(ge=0, description="Of the intensities: gamma exp(u), u uniform, plus or minus.")]
-Contrast = Annotated[float, Field(ge=0, lt=1, description="The same: factor about mid-grey, 1 plus or minus.")]
-Brightness = Annotated[float, Field(ge=0, le=1, description="The same: offset on the scale [-1, 1], plus or minus.")]
+Gamma = Annotated[float, Field(ge=0, description="Random gamma of the intensities: exp(u), u uniform, plus or minus.")]
+Contrast = Annotated[float, Field(ge=0, lt=1, description="Random factor about mid-grey, 1 plus or minus.")]
+Brightness = Annotated[float, Field(ge=0, le=1, description="Random offset on the scale [-1, 1], plus or minus.")]
 Noise = Annotated[float, Field(ge=0, le=1, description="Largest standard deviation of Gaussian noise.")]
 
 
@@ -93,7 +93,7 @@ class SelfTrainingSettings(IntensitySettings):
     """
 
     share: float = Field(0.25, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
-    weight: float = Field(1.0, ge=0, description="Of the target's loss, beside the source's.")
+    weight: float = Field(1.0, ge=0, description="Weight of the target's loss beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
     labellings: int = Field(

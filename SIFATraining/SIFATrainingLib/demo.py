@@ -90,7 +90,7 @@ def summary_text(tables: dict[str, ScoreTable], seconds: float) -> str:
         cells = "".join(f"{means[name]:14.3f}" for name in (*structures, "mean"))
         lines.append(f"{method.replace('_', ' '):22}{cells}{table.mean('asd'):14.2f}")
     gain = 100 * (tables["sifa"].mean("dice") - tables["without_adaptation"].mean("dice"))
-    return "\n".join([*lines, f"adaptation: {gain:+.1f} Dice points, in {duration(seconds)} minutes"])
+    return "\n".join([*lines, f"adaptation: {gain:+.1f} Dice points, in {duration(seconds)}"])
 
 
 def _draw_patients(out: Path, task: str, seed: int) -> None:

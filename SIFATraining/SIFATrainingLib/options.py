@@ -59,14 +59,18 @@ def preparation_options(
     task: Annotated[str, typer.Option(help="abdomen, cardiac, or a task file (JSON).")] = "abdomen",
     plane: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; the task's unless given.")] = None,
     size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
-    spacing: Annotated[float | None, typer.Option(help="Its pixel spacing in mm; fits the data unless given.")] = None,
+    spacing: Annotated[
+        float | None, typer.Option(help="The grid's pixel spacing in mm; chosen from the data unless given.")
+    ] = None,
     stretch: Annotated[bool, typer.Option("--stretch", help="Stretch each field of view to the grid (paper).")] = False,
     roi: Roi = None,
     full_slice: Annotated[bool, typer.Option("--full-slice", help="Don't crop to the body.")] = False,
     source_coding: Annotated[
         str | None, typer.Option(help="Label codes of the source: 'MMWHS', 'CHAOS MR', 'BTCV', ...")
     ] = None,
-    target_coding: Annotated[str | None, typer.Option(help="The same for --target-labels and --monitor.")] = None,
+    target_coding: Annotated[
+        str | None, typer.Option(help="The same for the target's labels, where they are read: scores, --monitor.")
+    ] = None,
     source_window: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="Clip the source to this HU window, not to percentiles.")
     ] = None,
@@ -74,7 +78,9 @@ def preparation_options(
     percentiles: Annotated[
         str, typer.Option(metavar="LOW,HIGH", help="Clip each volume to these percentiles of its own.")
     ] = "0.5,99.5",
-    hold_out: Annotated[list[str] | None, typer.Option(help="A patient to leave out; can be repeated.")] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(metavar="PATIENT", help="A patient to leave out; can be repeated.")
+    ] = None,
     test: Annotated[Path | None, typer.Option(help="Test volumes; refuses to share a patient with them.")] = None,
     target_labels: Annotated[
         bool, typer.Option("--target-labels", help="Store target labels too, for --method supervised.")
@@ -155,7 +161,7 @@ def config_options(
     iterations: Annotated[int, typer.Option(help="Number of iterations.")] = 20_000,
     batch: Annotated[int, typer.Option(help="Slices of each domain per process and iteration.")] = 8,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    learning_rate: Annotated[float | None, typer.Option(help="Of all networks.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of all networks.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     setting: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from SIFASegmentationLib import __version__
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
@@ -147,21 +148,48 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_command_has_readable_help() -> None:
+def test_every_command_has_readable_help_and_a_line_in_the_readme() -> None:
     overview = sifa("--help").stdout
-    for command in (
-        "prepare", "check", "train", "run", "resume", "stop", "watch", "export", "segment", "evaluate", "phantoms",
-        "demo", "compare", "bench",
-    ):  # fmt: skip
-        assert command in overview
+    commands = [line.split()[0] for line in overview.partition("Commands:")[2].strip().splitlines() if line[2] != " "]
+    table = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").partition("| command | does |")[2]
+    named = [name for line in table.partition("\n\n")[0].splitlines()[2:] for name in line.split("|")[1].split()]
+    assert sorted(named) == sorted(f"`{command}`" for command in commands)
+    for command in commands:
         shown = sifa(command, "--help")
         assert shown.returncode == 0
         assert "Usage" in shown.stdout
+        options = shown.stdout.partition("Options:")[2]
+        assert "list[" not in options, command
+
+
+def test_the_version_is_told() -> None:
+    assert sifa("--version").stdout == f"sifa {__version__}\n"
+
+
+def test_segmenting_and_scoring_need_nothing_that_training_needs(
+    bundle: Bundle, cohort: Path, tmp_path: Path
+) -> None:
+    missing = ["torch", "lightning_fabric", "safetensors", "onnxscript", "PIL", "matplotlib"]
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({missing}))
+from SIFATrainingLib.cli import main
+main()
+"""
+    for arguments in (
+        ("segment", bundle.path, cohort / "ct", "--out", "labelmaps", "--device", "cpu"),
+        ("evaluate", "--prediction", "labelmaps", "--reference", cohort / "ct", "--task", "abdomen"),
+    ):
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_settings_are_listed_with_their_source() -> None:
     listed = sifa("settings").stdout
     assert "loss_weights.cycle = 10.0" in listed
+    assert "loss_weights.random_contrast = 1.0" in listed
+    assert "loss_weights.random_contrast = 0.0" in sifa("settings", "--preset", "paper").stdout
     assert "paper" in listed
 
 
