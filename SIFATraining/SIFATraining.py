@@ -63,7 +63,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     write_target,
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
-from SIFATrainingWidgets.findings import check_rows, findings_html
+from SIFATrainingWidgets.findings import check_rows, findings_html, what_is_written
 from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job, state_of
 from SIFATrainingWidgets.mapping_table import MappingTable
 from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
@@ -439,8 +439,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded: trainings go on."""
         self._unfollow()
-        if self._probe is not None:
-            self._probe.abandon()
+        self._abandon_probe()
         self._connect_parameters(None)
         self.removeObservers()
         self.monitor.close()
@@ -449,6 +448,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the module is opened."""
         self.initializeParameterNode()
         self._show_jobs()
+        # Another window may have resumed it since.
+        ended = self._follower is not None and self._follower.state in ENDED
+        if self.job is not None and ended and self.job.is_alive():
+            self.show_job(self.job)
 
     def exit(self) -> None:
         """Called each time another module is opened; trainings go on."""
@@ -660,26 +663,35 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.findings
         p, task = self._parameters, self.task()
         findings: list[Finding] = []
+        slices = copied_bytes = 0
         if task is not None and not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             findings += check_rows(source, target, task, p.region)
-        self._show_findings(findings)
+            slices, copied_bytes = what_is_written(source, target, task.plane)
+        self._abandon_probe()
+        try:
+            self._probe = DeviceProbe(
+                self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder,
+                slices=slices, copied_bytes=copied_bytes,
+            )  # fmt: skip
+        except InputError as error:
+            findings.append(Finding.of(_("device"), error))
+        self._show_findings(findings, more=self._probe is not None)
+        return self.findings
+
+    def _abandon_probe(self) -> None:
         if self._probe is not None:
             self._probe.abandon()
             self._probe = None
-        try:
-            self._probe = DeviceProbe(
-                self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder
-            )
-        except InputError as error:
-            self._add_findings([Finding.of(_("device"), error)])
-        return self.findings
 
-    def _show_findings(self, findings: list[Finding]) -> None:
+    def _show_findings(self, findings: list[Finding], *, more: bool = False) -> None:
+        """Show what was found; `more` if something is still being looked at."""
         self.findings = findings
         errors, warnings = (sum(f.level == level for f in findings) for level in ("error", "warning"))
         title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
+        if more:
+            title = _("4 Before you start: still checking...")
         self.ui.checkSection.text = title.format(checks=len(findings), errors=errors, warnings=warnings)
         self.ui.findingsLabel.text = findings_html(findings)
 
@@ -697,6 +709,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_start()
         try:
             self._say(_("Preparing..."))
+            # It would measure a device that is being trained on.
+            self._abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()
             self.logic.ensure_dependencies()
@@ -950,6 +964,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _take_up(self, job: Job) -> None:
         """Choose structures, grid and networks as those of a training, which a model that starts from it must have."""
         from SIFASegmentationLib.structures import load_task, preset_names  # noqa: PLC0415
+        from SIFATrainingLib.dataset import DOMAINS  # noqa: PLC0415
         from SIFATrainingLib.specification import TrainingSpecification  # noqa: PLC0415
 
         assert self._parameters is not None
@@ -962,12 +977,21 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         task = preparation.loaded_task()
         self._parameters.size = preparation.size
+        for domain in DOMAINS:
+            self._take_up_window(domain, getattr(preparation, f"{domain}_window"))
         self._parameters.plane = Plane(preparation.plane or Plane.task.value)
         if task.name in preset_names() and task == load_task(task.name):
             self._parameters.task = TaskChoice(task.name)
         else:
             self._parameters.ownTask = task.model_dump_json()
             self._parameters.task = TaskChoice.own
+
+    def _take_up_window(self, domain: str, window: tuple[float, float] | None) -> None:
+        """Clip a domain to a window in HU, or to percentiles for None."""
+        setattr(self._parameters, f"{domain}Window", window is not None)
+        if window is not None:
+            for end, value in zip(("Low", "High"), window, strict=True):
+                setattr(self._parameters, f"{domain}Window{end}", round(value))
 
     def _say(self, text: str, *, error: bool = False) -> None:
         self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from .errors import InputError
+from .files import take_names_as_utf8
 from .jobs import Job, process_exists
 
 
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("job", type=Path, help="job folder of a segmentation")
     parser.add_argument("--parent", type=int, help="end with this process")
     arguments = parser.parse_args()
+    take_names_as_utf8()
     if arguments.parent is not None:
         threading.Thread(target=_end_with, args=(arguments.parent,), daemon=True).start()
     try:

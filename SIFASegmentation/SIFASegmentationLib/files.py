@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import locale
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def take_names_as_utf8() -> None:
+    """Have ITK find files whose path is not plain ASCII, from a program that is about to read images.
+
+    Its readers open files by C++'s streams, which on Windows take the path in the code page of the process. Slicer's is
+    UTF-8, but that of the Python in which jobs run is not unless it is told so (Windows 10, 1803 and later).
+    """
+    if sys.platform == "win32":
+        with suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, ".UTF8")
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from SIFASegmentationLib.errors import InputError
 SLICERS_OWN = ("scipy", "SimpleITK")
 """Packages that come with Slicer, and are never replaced; builds that leave them out get them from pip."""
 
+_LOADED = ("numpy", *SLICERS_OWN)
+"""What this process computes with by now, and can't replace under itself."""
+
 
 def missing_packages(names: Sequence[str]) -> list[str]:
     """Those of the importable packages that are not there."""
@@ -89,10 +92,14 @@ def packages_to_install(requirements: Path) -> list[str]:
     return [*requirements.read_text(encoding="utf-8").split(), *missing_packages(SLICERS_OWN)]
 
 
-def versions_to_keep(packages: Sequence[str]) -> list[str]:
+def versions_to_keep(packages: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
     """Constraints for pip, NAME==VERSION of all that is installed, but for what the packages ask for otherwise.
 
     Slicer runs on what is there, and has some of it loaded: nothing of that is to be replaced by the way.
+
+    Args:
+        packages: To be installed, with their versions.
+        names: Keep these alone.
     """
     from packaging.requirements import Requirement  # noqa: PLC0415  Slicer's own
     from packaging.utils import canonicalize_name  # noqa: PLC0415
@@ -109,25 +116,46 @@ def versions_to_keep(packages: Sequence[str]) -> list[str]:
         # The first is the one that is imported.
         if name not in wanted or wanted[name].contains(version, prereleases=True):
             kept.setdefault(name, f"{name}=={version}")
-    return sorted(kept.values())
+    chosen = kept if names is None else {canonicalize_name(name) for name in names} & kept.keys()
+    return sorted(kept[name] for name in chosen)
 
 
 def _install(packages: list[str], requester: str) -> None:
     with TemporaryDirectory(prefix="SIFA-pip-", ignore_cleanup_errors=True) as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(versions_to_keep(packages)) + "\n", encoding="utf-8")
+        _write_constraints(constraints, versions_to_keep(packages))
         _install_within(packages, constraints, requester)
 
 
+def _write_constraints(path: Path, versions: Sequence[str]) -> None:
+    path.write_text("\n".join(versions) + "\n", encoding="utf-8")
+
+
+def _may_replace(packages: Sequence[str], constraints: Path, requester: str) -> bool:
+    """Whether pip may try once more, with nothing kept but what is loaded; `constraints` says so then."""
+    kept = versions_to_keep(packages, _LOADED)
+    question = _(
+        "pip could not install {packages} beside what this Slicer has (its words are in the Python console). If it was "
+        "for want of a network, cancel. Otherwise: may it replace packages that are there, but for {kept}?"
+    )
+    names = ", ".join(version.partition("==")[0] for version in kept)
+    if not slicer.util.confirmOkCancelDisplay(question.format(packages=", ".join(packages), kept=names), requester):
+        return False
+    _write_constraints(constraints, kept)
+    return True
+
+
 def _install_within(packages: list[str], constraints: Path, requester: str) -> None:
-    """By pip, within the constraints; where it finds nothing that is, without them."""
+    """By pip, within the constraints; where it finds nothing that is, within less if the user agrees."""
     # Slicer 5.12 has a dialog with progress of its own; before, pip_install shows a busy cursor.
     if importlib.util.find_spec("slicer.packaging") is not None:
         packaging = importlib.import_module("slicer.packaging")
         try:
             packaging.pip_ensure(packages, constraints=constraints, requester=requester)
         except subprocess.CalledProcessError:
-            packaging.pip_ensure(packages, prompt_install=False, requester=requester)
+            if not _may_replace(packages, constraints, requester):
+                raise
+            packaging.pip_ensure(packages, constraints=constraints, prompt_install=False, requester=requester)
         return
     question = _("{requester} needs Python packages: {packages}. Install them into Slicer now?").format(
         requester=requester, packages=", ".join(packages)
@@ -137,7 +165,9 @@ def _install_within(packages: list[str], constraints: Path, requester: str) -> N
     try:
         slicer.util.pip_install(["-c", str(constraints), *packages])
     except subprocess.CalledProcessError:
-        slicer.util.pip_install(packages)
+        if not _may_replace(packages, constraints, requester):
+            raise
+        slicer.util.pip_install(["-c", str(constraints), *packages])
 
 
 def _by_hand(packages: Sequence[str], names: Sequence[str], reason: str) -> str:

@@ -11,11 +11,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationLib.jobs import ENDED, HEARTBEAT_SECONDS, Event, Job, State
 
 POLL_MS = 250
 PORTION_BYTES = 48 * 1024  # Of events, read at once: what comes of them must not hold up the window.
 STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # After a computer's sleep the next beat is late, and the last one old.
 
 Listener = Callable[[list[Event]], None]
 Ended = Callable[[State], None]
@@ -43,7 +44,7 @@ class JobFollower:
         self._on_events, self._on_end, self._process = on_events, on_end, process
         self._offset, self._state, self._ended = 0, State.QUEUED, False
         self._started = time.monotonic()
-        self._silent = 0
+        self._silent_since: float | None = None
         self._behind = self._looking = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
@@ -116,13 +117,24 @@ class JobFollower:
     def _is_gone(self) -> bool:
         """Whether nothing more will come."""
         if self._process is not None:
-            return self._process.poll() is not None
-        alive = self.job.is_alive()
-        self._silent = 0 if alive else self._silent + 1
-        if self._state is State.QUEUED and not alive:
-            return time.monotonic() - self._started > STARTUP_SECONDS
-        # Twice: the last event may come between two looks.
-        return self._silent > 1
+            if self._process.poll() is None:
+                return False
+            if not self.job.is_alive():
+                return True
+            # Another window has taken the job up.
+            self._process = None
+        # Nor is it known while the disk that it is on is away.
+        if self.job.is_alive() or not self.job.folder.parent.exists():
+            self._silent_since = None
+            return False
+        if self._state in ENDED:
+            return True
+        now = time.monotonic()
+        if self._state is State.QUEUED:
+            return now - self._started > STARTUP_SECONDS
+        if self._silent_since is None:
+            self._silent_since = now
+        return now - self._silent_since > SILENCE_SECONDS
 
     def _end(self, state: State) -> None:
         on_end = self._on_end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
             "the free space"
         ) from error
     for old in checkpoint_paths(folder)[:-KEPT]:
-        old.unlink()
+        # On Windows not while an export reads it: the next time.
+        with suppress(PermissionError):
+            old.unlink()
     return path
 
 

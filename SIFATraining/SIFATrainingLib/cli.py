@@ -17,6 +17,7 @@ import typer
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.files import take_names_as_utf8
 from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
 
@@ -134,6 +135,8 @@ def check(
     out: Annotated[Path, typer.Option(help="Where the job would be written.")] = Path(),
     device: Device = "auto",
     baseline_iterations: Annotated[int, typer.Option(min=0, help="As of `train`.")] = 0,
+    more_slices: Annotated[int, typer.Option(min=0, help="Of volumes that are not named, to be stored too.")] = 0,
+    more_bytes: Annotated[int, typer.Option(min=0, help="What else will be written beside the job.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of level, subject, message, fix.")] = False,
 ) -> None:
     """Look before a training: packages, device, volumes, labels, memory, duration, disk.
@@ -148,12 +151,13 @@ def check(
         preparation, domain = checked_preparation(volumes)
         findings = preflight(
             preparation, config, device, out, domain=domain, baseline_iterations=baseline_iterations,
+            more_slices=more_slices, more_bytes=more_bytes,
             report=lambda step: None if as_json else line.show(str(step), last=step.done + 1 == step.total),
         )  # fmt: skip
     else:
         findings = check_computer(
             config, device, out, structures=len(load_task(volumes["task"]).structures), size=volumes["size"],
-            baseline_iterations=baseline_iterations,
+            slices=more_slices, baseline_iterations=baseline_iterations, more_bytes=more_bytes,
         )  # fmt: skip
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -444,6 +448,7 @@ def bench_machine(
 
 def main() -> None:
     """Entry point: exit code 0 on success, 2 on bad usage or input with one sentence on stderr, 1 on a fault."""
+    take_names_as_utf8()
     try:
         app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:

@@ -142,7 +142,6 @@ def compare(
         InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
             or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
     """
-    task = preparation.loaded_task()
     cases = tested_cases(preparation)
     scored = [case.patient for case in cases]
     if unknown := sorted(set(odd) - set(scored)):
@@ -153,41 +152,56 @@ def compare(
         for variant in variants
         for seed in seeds
     }
+    rows = _Rows(out, preparation, preparation.loaded_task(), cases, device, time_limit_seconds, report)
+    results = [rows.trained(variant, configs[variant.name, seed]) for seed in seeds for variant in variants]
+    if together and len(seeds) > 1:
+        results += [rows.mean(variant, [configs[variant.name, seed] for seed in seeds]) for variant in variants]
+    return Comparison(rows.task, tuple(results), cases, frozenset(odd))
 
-    def make(folder: Path, own: Preparation, config: TrainingConfig, title: str) -> None:
-        prepared = _prepare(out, own, report)
-        _train(folder, prepared, config, device, time_limit_seconds, partial(report, title))
-        _keep_watched(folder)
 
-    def scores(folder: Path, config: TrainingConfig, title: str, make_bundle: Callable[[], None]) -> ScoreTable:
-        """Those of the bundle in a folder; both are made unless they are there."""
-        table = _scored(folder, config, cases)
+@dataclass(frozen=True)
+class _Rows:
+    """What makes the rows of one comparison, each unless it is there."""
+
+    out: Path
+    preparation: Preparation
+    task: Task
+    cases: tuple[Case, ...]
+    device: str
+    time_limit_seconds: float
+    report: Report
+
+    def trained(self, variant: Variant, config: TrainingConfig) -> Result:
+        """A row of one training."""
+        # A data set of its own for the rows that train on target labels: the others' has none.
+        needs_labels = labelled_domain(config) == "target"
+        own = self.preparation.model_copy(update={"target_labels": needs_labels})
+        _check_record(self.out, own)
+        folder = self.out / variant.name / f"seed_{config.seed}"
+        title = f"{variant.title}, seed {config.seed}"
+
+        def make() -> None:
+            prepared = _prepare(self.out, own, self.report)
+            _train(folder, prepared, config, self.device, self.time_limit_seconds, partial(self.report, title))
+            _keep_watched(folder)
+
+        return Result(variant, config.seed, folder, self._scores(folder, config, title, make))
+
+    def mean(self, variant: Variant, configs: Sequence[TrainingConfig]) -> Result:
+        """The row of the mean of several trainings' models; its seed and settings are those of the first."""
+        mean, first = variant.mean_of(len(configs)), configs[0]
+        folder = self.out / mean.name / f"seed_{first.seed}"
+        jobs = [self.out / variant.name / f"seed_{config.seed}" / "job" for config in configs]
+        make = partial(_export_mean, folder, jobs, mean.title, self.device)
+        return Result(mean, first.seed, folder, self._scores(folder, first, mean.title, make))
+
+    def _scores(self, folder: Path, config: TrainingConfig, title: str, make_bundle: Callable[[], None]) -> ScoreTable:
+        table = _scored(folder, config, self.cases)
         if table is None:
             make_bundle()
-            table = _score(folder, config, cases, task, preparation, device)
-        report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
+            table = _score(folder, config, self.cases, self.task, self.preparation, self.device)
+        self.report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
         return table
-
-    results = []
-    for seed in seeds:
-        for variant in variants:
-            config = configs[variant.name, seed]
-            # A data set of its own for the rows that train on target labels: the others' has none.
-            needs_labels = labelled_domain(config) == "target"
-            own = preparation.model_copy(update={"target_labels": needs_labels})
-            _check_record(out, own)
-            folder = out / variant.name / f"seed_{seed}"
-            title = f"{variant.title}, seed {seed}"
-            table = scores(folder, config, title, partial(make, folder, own, config, title))
-            results.append(Result(variant, seed, folder, table))
-    for variant in variants if together and len(seeds) > 1 else ():
-        mean = variant.mean_of(len(seeds))
-        # The settings are those of its first training.
-        folder, config = out / mean.name / f"seed_{seeds[0]}", configs[variant.name, seeds[0]]
-        jobs = [out / variant.name / f"seed_{seed}" / "job" for seed in seeds]
-        table = scores(folder, config, mean.title, partial(_export_mean, folder, jobs, mean.title, device))
-        results.append(Result(mean, seeds[0], folder, table))
-    return Comparison(task, tuple(results), cases, frozenset(odd))
 
 
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:

@@ -104,8 +104,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether something failed for want of memory, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    message = str(error)
-    return "not enough memory" in message or "can't allocate memory" in message
+    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own.
+    message = str(error).lower()
+    return any(words in message for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
 def inference_device(device: str) -> str:

@@ -126,8 +126,8 @@ class _LossLog:
             row, column = (int(index) for index in bad[0])
             first = iteration - len(values) + row + 1
             raise InputError(
-                f"The loss '{self.names[column]}' was not a number at iteration {first}: resume from the last "
-                "checkpoint with --precision float32, or train with a lower --learning-rate."
+                f"The loss '{self.names[column]}' was not a number at iteration {first}: start a new training with the "
+                "setting precision=float32, or with a lower learning_rate."
             )
         return dict(zip(self.names, values.mean(0).tolist(), strict=True))
 
@@ -177,8 +177,7 @@ class Loop:
             InputError: A loss is not a number, memory does not suffice, or the last checkpoint does not fit the disk.
         """
         config = self.config
-        model = Model.create(self.dataset.classes, config, self.fabric.device)
-        done = self._restore(model)
+        model, done = self._start()
         if done == 0 and self.initial is not None:
             _, weights = read_initial(self.initial, self.dataset.manifest.task, config)
             model.start_from(weights)
@@ -206,6 +205,19 @@ class Loop:
             if saves:
                 self._checkpoint(model, done, last=last)
         return State.FINISHED
+
+    def _start(self) -> tuple[Model, int]:
+        """The networks as the last checkpoint has them, or fresh ones, and the iterations behind them."""
+        try:
+            model = Model.create(self.dataset.classes, self.config, self.fabric.device)
+            return model, self._restore(model)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(
+                f"The memory of {self.fabric.device} does not hold the networks: end what else uses it and resume, or "
+                "start a new training with a smaller width."
+            ) from error
 
     def _step(self, model: Model, done: int) -> Losses:
         config, step = self.config, model.iteration.step
@@ -253,10 +265,13 @@ class Loop:
         largest = largest_batch(self._fits, self.config.batch - 1)
         device = self.fabric.device
         if largest == 0:
-            return InputError(f"The memory of {device} does not hold even a batch of 1: use a smaller size or width.")
+            return InputError(
+                f"The memory of {device} does not hold even a batch of 1: start a new training with a smaller size or "
+                "width."
+            )
         return InputError(
-            f"The memory of {device} does not hold a batch of {self.config.batch}: use --batch {largest}, the largest "
-            "that fits."
+            f"The memory of {device} does not hold a batch of {self.config.batch}: start a new training with a batch "
+            f"of {largest}, the largest that fits."
         )
 
     def _fits(self, batch: int) -> bool:
@@ -325,8 +340,14 @@ class Loop:
         colors = [structure.color for structure in self.dataset.manifest.task.structures]
         translates = self.config.method in TRANSLATING_METHODS
         path = self.folder / "previews" / f"iteration_{done:08d}.png"
-        write_preview(path, draw_preview(networks, preview, colors, translates=translates))
-        self._say("preview", iteration=done, file=f"previews/{path.name}")
+        strip = draw_preview(networks, preview, colors, translates=translates)
+        try:
+            write_preview(path, strip)
+        except OSError as error:
+            # No picture is worth a training. A full disk is told of by the checkpoint.
+            self._say("warning", message=f"the preview of iteration {done} can't be written ({error.strerror})")
+        else:
+            self._say("preview", iteration=done, file=f"previews/{path.name}")
 
     def _monitor(self) -> Monitor | None:
         """For the first process, where there are volumes to watch by."""

@@ -42,6 +42,8 @@ def preflight(
     *,
     domain: DomainName | None = None,
     baseline_iterations: int = 0,
+    more_slices: int = 0,
+    more_bytes: int = 0,
     report: Report = lambda _: None,
 ) -> list[Finding]:
     """Check everything that a training needs.
@@ -53,6 +55,8 @@ def preflight(
         out: Where the job will be written, there or not yet.
         domain: Look at the volumes of this domain alone; those of the other need not be there.
         baseline_iterations: Of a training without adaptation that comes first.
+        more_slices: Of volumes that are not named, to be prepared as well.
+        more_bytes: That will be written besides.
         report: Told of each volume before it is read.
 
     Returns:
@@ -69,8 +73,9 @@ def preflight(
         out,
         structures=len(preparation.loaded_task().structures),
         size=preparation.size,
-        slices=sum(volumes.slices.values()),
+        slices=sum(volumes.slices.values()) + more_slices,
         baseline_iterations=baseline_iterations,
+        more_bytes=more_bytes,
     )
     return volumes.findings + computer
 
@@ -84,6 +89,7 @@ def check_computer(
     size: int = 256,
     slices: int = 0,
     baseline_iterations: int = 0,
+    more_bytes: int = 0,
 ) -> list[Finding]:
     """Check packages, device, memory, duration and disk, whatever the volumes.
 
@@ -95,6 +101,7 @@ def check_computer(
         size: Rows and columns of the slices.
         slices: Slices of all sets together, which the job stores.
         baseline_iterations: Of a training without adaptation that comes first.
+        more_bytes: That will be written besides.
     """
     findings = _check_packages()
     if any(finding.level == "error" for finding in findings):
@@ -108,10 +115,11 @@ def check_computer(
         chosen = choose_device(device)
     except InputError as error:
         return [*findings, Finding.of("device", error)]
-    free = free_bytes(torch.device(chosen))
-    findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
     trainings = [config, baseline_config(config, baseline_iterations)] if baseline_iterations else [config]
     try:
+        # On a GPU that others have filled even this fails.
+        free = free_bytes(torch.device(chosen))
+        findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
         estimates = [measure(training, structures + 1, size, chosen) for training in trainings]
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -123,7 +131,7 @@ def check_computer(
             training.iterations * estimate.seconds_per_iteration
             for training, estimate in zip(trainings, estimates, strict=True)
         )
-        written = sum(_bytes_written(estimate) for estimate in estimates) + slices * size**2 * _PIXEL_BYTES
+        written = sum(_bytes_written(estimate) for estimate in estimates) + slices * size**2 * _PIXEL_BYTES + more_bytes
         findings += [
             _check_memory(estimates[0], config.batch, free),
             _check_duration(estimates[0], seconds, sum(training.iterations for training in trainings)),

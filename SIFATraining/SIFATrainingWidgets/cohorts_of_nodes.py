@@ -194,12 +194,12 @@ def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:
 
 
 def _names(rows: Sequence[Any]) -> list[str]:
-    """A file name for each row's volume, all different."""
+    """A file name for each row's volume, all different, on disks too that know no capital letters."""
     names: list[str] = []
     for row in rows:
         plain = re.sub(r"[^\w.-]+", "_", row.volume.GetName()).strip("_.") or "volume"
         name, number = plain, 1
-        while name in names:
+        while name.lower() in {other.lower() for other in names}:
             number += 1
             name = f"{plain}_{number}"
         names.append(name)

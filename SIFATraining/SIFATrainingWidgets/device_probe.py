@@ -35,6 +35,8 @@ class DeviceProbe:
         *,
         source: str = "",
         target: str = "",
+        slices: int = 0,
+        copied_bytes: int = 0,
     ) -> None:
         """
         Args:
@@ -43,15 +45,18 @@ class DeviceProbe:
             on_findings: Gets what was found.
             source: Folder or CSV of source volumes to look at; empty where they are nodes.
             target: The same of the target.
+            slices: Of the volumes that are nodes.
+            copied_bytes: Their files in the job's folder.
 
         Raises:
             InputError: There is no room for the little that it writes.
         """
         self._on_findings = on_findings
+        more = [f"--more-slices={slices}", f"--more-bytes={copied_bytes}"]
         with ExitStack() as files:
             task, self._output = _make_files(options.task, files)
             self._process: subprocess.Popen[bytes] | None = start_program(
-                "SIFATrainingLib", _arguments(options, task, output, source, target), self._output
+                "SIFATrainingLib", [*_arguments(options, task, output, source, target), *more], self._output
             )
             self._files = files.pop_all()
         self._timer = qt.QTimer()

@@ -49,6 +49,21 @@ def check_rows(
     return findings
 
 
+def what_is_written(
+    source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, plane: Plane
+) -> tuple[int, int]:
+    """Slices that the volumes in the two tables have, and bytes of their files in the job's folder, labels too."""
+    rows: list[SourceRow | TargetRow] = [*(source or ()), *(target or ())]
+    _unusable, slices = _check_volumes([row.volume for row in rows], plane)
+    copied_bytes = 0
+    for row in rows:
+        image = row.volume.GetImageData()
+        if image is not None:
+            labels = row.labels if isinstance(row, SourceRow) else row.reference
+            copied_bytes += image.GetNumberOfPoints() * (image.GetScalarSize() + (labels is not None))
+    return slices, copied_bytes
+
+
 def findings_html(findings: Sequence[Finding]) -> str:
     """Findings as lines of a label, the worst first, those that are fine last."""
     order = ["error", "warning", "ok"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf, nan
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from SIFASegmentationLib.jobs import Event, Job
 from SIFASegmentationWidgets.score_tables import make_line_plot
 
 _PLOT_HEIGHT = 260  # Pixels.
-_LOG_BYTES = 64 * 1024  # The end of the log is what matters.
+_LOG_BYTES = 64 * 1024  # Read at once: the end of the log is what matters.
 _WARNINGS = 5  # Shown at most; the log has all.
 _TAB_MARGINS = 28  # Pixels beside the picture in its tab.
 _SHOWN = (
@@ -26,6 +25,9 @@ _SHOWN = (
 _CAPTION = (
     "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
     "the source's look, reconstructed, and the prediction."
+)
+_BASELINE_CAPTION = (
+    "Above: a source slice, and its labels. Below: a target slice, and what is predicted without adaptation."
 )
 
 
@@ -74,8 +76,8 @@ class TrainingMonitor:
         self._ui = ui
         self._job: Job | None = None
         self._curves = LossCurves(_SHOWN)
-        self._previews: list[Path] = []
-        self._log = ""
+        self._previews: list[dict[str, Any]] = []
+        self._log_shown = 0
         self.latest: dict[str, Any] = {}
         self.warnings: list[str] = []
         # A scene of its own: in the user's the layout makes a view for every view node, and charts are saved.
@@ -87,7 +89,6 @@ class TrainingMonitor:
         self._plot.setMRMLScene(self.scene)
         self._plot.setMRMLPlotViewNode(self._view)
         ui.lossLayout.addWidget(self._plot)
-        ui.previewCaption.setText(_(_CAPTION))
         ui.previewCaption.visible = False
         ui.previewSlider.connect("valueChanged(int)", self._show_preview)
 
@@ -100,7 +101,7 @@ class TrainingMonitor:
         """Begin with a job, or with none."""
         self._job = job
         self._curves, self._previews, self.latest, self.warnings = LossCurves(_SHOWN), [], {}, []
-        self._log = ""
+        self._log_shown = 0
         self._ui.logEdit.setPlainText("")
         self._ui.previewLabel.setText(_("The first preview comes after the first iterations."))
         self._ui.previewSlider.setRange(0, 0)
@@ -113,9 +114,9 @@ class TrainingMonitor:
         if losses:
             self._curves.add(losses)
             self._draw_losses()
-        previews = [event.data["file"] for event in events if event.kind == "preview"]
-        if previews and self._job is not None:
-            self._add_previews([self._job.folder / name for name in previews])
+        previews = [event.data for event in events if event.kind == "preview"]
+        if previews:
+            self._add_previews(previews)
         told = [event.data["message"] for event in events if event.kind == "warning"]
         # Each once: a disk that is full fails every checkpoint.
         self.warnings = list(dict.fromkeys([*self.warnings, *told]))[-_WARNINGS:]
@@ -133,24 +134,29 @@ class TrainingMonitor:
         self._view.SetPlotChartNodeID(chart.GetID())
         self._plot.fitToContent()
 
-    def _add_previews(self, paths: list[Path]) -> None:
+    def _add_previews(self, previews: list[dict[str, Any]]) -> None:
         at_end = self._ui.previewSlider.value >= len(self._previews) - 1
-        self._previews += [path for path in paths if path not in self._previews]
+        there = {preview["file"] for preview in self._previews}
+        self._previews += [preview for preview in previews if preview["file"] not in there]
         self._ui.previewSlider.setRange(0, len(self._previews) - 1)
         if at_end:
             self._ui.previewSlider.setValue(len(self._previews) - 1)
             self._show_preview(len(self._previews) - 1)
 
     def _show_preview(self, index: int) -> None:
-        if not 0 <= index < len(self._previews):
+        if self._job is None or not 0 <= index < len(self._previews):
             return
-        picture = qt.QPixmap(str(self._previews[index]))
+        preview = self._previews[index]
+        picture = qt.QPixmap(str(self._job.folder / preview["file"]))
         if picture.isNull():
             return
         # The label has no width of its own yet while another tab is shown.
         width = max(240, self._ui.progressTabs.width - _TAB_MARGINS)
         self._ui.previewLabel.setPixmap(picture.scaledToWidth(width))
-        self._ui.previewLabel.setToolTip(self._previews[index].stem.replace("_0", " ").replace("_", " "))
+        baseline = preview.get("stage") == "baseline"
+        moment = _("after iteration {number} without adaptation") if baseline else _("after iteration {number}")
+        self._ui.previewLabel.setToolTip(moment.format(number=f"{preview['iteration']:,}"))
+        self._ui.previewCaption.setText(_(_BASELINE_CAPTION) if baseline else _(_CAPTION))
         self._ui.previewCaption.visible = True
 
     def _show_log(self) -> None:
@@ -158,12 +164,19 @@ class TrainingMonitor:
         if log is None or not log.exists():
             return
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-        # Only where there is something new: it begins at its top again.
-        if text != self._log:
-            self._log = text
-            self._ui.logEdit.setPlainText(text)
+            size = log.stat().st_size
+            if size < self._log_shown:
+                # A log of another run.
+                self._log_shown = 0
+                self._ui.logEdit.setPlainText("")
+            start = max(self._log_shown, size - _LOG_BYTES)
+            file.seek(start)
+            content = file.read()
+        lines = content[: content.rfind(b"\n") + 1]
+        self._log_shown = start + len(lines)
+        if lines:
+            # Stays where it is being read, or at its end.
+            self._ui.logEdit.appendPlainText(lines.decode("utf-8", errors="replace").rstrip("\n"))
 
 
 def duration_text(seconds: float) -> str:

@@ -214,6 +214,9 @@ def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pyt
 def test_a_disk_that_is_full_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "can't be written to" in of_computer(out=tmp_path / "file" / "job")["disk"].message
+    # What the job holds besides, such as volumes of a scene.
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    assert "about 10 GB will be written" in of_computer(more_bytes=10**10)["disk"].message
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     full = of_computer(out=tmp_path / "new" / "job")["disk"]
     assert (full.level, full.fix) == ("error", "free space, or choose another folder")

@@ -17,7 +17,7 @@ from PIL import Image
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
-from SIFATrainingLib import checkpoints
+from SIFATrainingLib import checkpoints, loop
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from SIFATrainingLib.iteration import Batch, Losses
@@ -171,7 +171,7 @@ def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
 
     monkeypatch.setattr(AdaptationIteration, "step", step)
     job = create_job(prepared, tmp_path / "job", quick_config(batch=7), "cpu")
-    with pytest.raises(InputError, match="does not hold a batch of 7: use --batch 3, the largest that fits"):
+    with pytest.raises(InputError, match="does not hold a batch of 7: start a new training with a batch of 3, the"):
         train(job)
 
 
@@ -201,6 +201,41 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(
     assert "iteration 4" in warning.data["message"]
     monkeypatch.undo()
     assert train(job) is State.FINISHED
+
+
+def test_files_that_somebody_holds_end_no_training(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Path.unlink
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".pt" and self.exists():
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        original(self, missing_ok)
+
+    def write_preview(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "The process cannot access the file")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(loop, "write_preview", write_preview)
+    job = create_job(prepared, tmp_path / "job", quick_config(checkpoint_every=1), "cpu")
+    assert train(job) is State.FINISHED
+    warning = job.last("warning")
+    assert warning is not None
+    assert warning.data["message"] == "the preview of iteration 6 can't be written (The process cannot access the file)"
+    assert job.last("preview") is None
+
+
+def test_networks_that_do_not_fit_the_memory(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(*_: object) -> None:
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+
+    monkeypatch.setattr(loop.Model, "create", create)
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    with pytest.raises(InputError, match="does not hold the networks: end what else uses it"):
+        train(job)
 
 
 def test_a_really_full_disk(tmp_path: Path) -> None:

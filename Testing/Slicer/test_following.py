@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import socket
 import subprocess
 import sys
+import time
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -106,11 +110,69 @@ def test_waiting_tells_all_events_before_the_end(follower_module: Any, tmp_path:
     assert listener.ended == [("finished", len(listener.told))]
 
 
-def test_a_job_without_a_heartbeat_ends_after_its_events(follower_module: Any, tmp_path: Path) -> None:
+def test_a_job_without_a_heartbeat_ends_after_its_events(
+    follower_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "SILENCE_SECONDS", 0.1)
     job, listener = long_job(tmp_path / "job", state="running"), Listener()
     follower_module.JobFollower(job, listener.events, listener.end).wait()
     assert listener.told == job.events()[0]
     assert listener.ended == [("lost", len(listener.told))]
+
+
+def test_a_beat_that_is_late_is_waited_for(
+    follower_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, listener = long_job(tmp_path / "job", state="running"), Listener()
+    follower = follower_module.JobFollower(job, listener.events, listener.end)
+    # The computer has slept: the last beat is old, the next comes within two seconds.
+    beat = {"host": socket.gethostname(), "process": os.getpid(), "started": 0.0, "time": 0.0}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    for _ in range(20):
+        follower.poll()
+    (job.folder / "heartbeat.json").write_text(json.dumps({**beat, "time": time.time()}))
+    follower.poll()
+    monkeypatch.setattr(follower_module, "SILENCE_SECONDS", 0.0)
+    follower.poll()
+    assert listener.ended == []
+    (job.folder / "heartbeat.json").unlink()
+    follower.wait()
+    assert [state for state, _told in listener.ended] == ["lost"]
+
+
+def test_a_disk_that_is_away_is_waited_for(
+    follower_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "SILENCE_SECONDS", 0.0)
+    (tmp_path / "share").mkdir()
+    job, listener = long_job(tmp_path / "share" / "job", state="running"), Listener()
+    follower = follower_module.JobFollower(job, listener.events, listener.end)
+    (tmp_path / "share").rename(tmp_path / "away")
+    for _ in range(5):
+        follower.poll()
+    assert listener.ended == []
+    (tmp_path / "away").rename(tmp_path / "share")
+    follower.wait()
+    assert listener.told == job.events()[0]
+    assert [state for state, _told in listener.ended] == ["lost"]
+
+
+def test_a_job_that_another_window_took_up_is_followed_on(
+    follower_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+
+    monkeypatch.setattr(follower_module, "SILENCE_SECONDS", 0.0)
+    job, listener = long_job(tmp_path / "job", state="running"), Listener()
+    follower = follower_module.JobFollower(job, listener.events, listener.end, ended_process())
+    with job.heartbeat():
+        while not listener.told or follower.behind:
+            follower.poll()
+        follower.poll()
+        assert listener.ended == []
+        job.emit_state(State.FINISHED)
+    follower.wait()
+    assert [state for state, _told in listener.ended] == ["finished"]
 
 
 def test_a_look_within_a_look_does_nothing(

@@ -421,26 +421,37 @@ def test_pip_keeps_what_slicer_runs_on(module: Any, monkeypatch: pytest.MonkeyPa
     packaging = importlib.import_module("slicer.packaging")
     calls: list[tuple[list[str], dict[str, Any]]] = []
 
-    def fail_within_constraints(packages: list[str], **options: Any) -> None:
-        constraints = options.pop("constraints", None)
-        if constraints is None:
-            calls.append((packages, options))
-            return
-        calls.append((constraints.read_text(encoding="utf-8").splitlines(), options))
+    def fail(_packages: list[str], **options: Any) -> None:
+        calls.append((options.pop("constraints").read_text(encoding="utf-8").splitlines(), options))
         raise subprocess.CalledProcessError(1, "pip")
 
-    monkeypatch.setattr(packaging, "pip_ensure", fail_within_constraints)
+    monkeypatch.setattr(packaging, "pip_ensure", fail)
+    answers, questions = [False, True], []
+
+    def answer(question: str, _title: str) -> bool:
+        questions.append(question)
+        return answers.pop(0)
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", answer)
     packages = ["numpy>=1", "pydantic>=99"]
-    dependencies._install(packages, "a test")
-    (kept, first), (again, second) = calls
+    with pytest.raises(subprocess.CalledProcessError):
+        dependencies._install(packages, "a test")
+    assert len(calls) == 1
+    with pytest.raises(subprocess.CalledProcessError):
+        dependencies._install(packages, "a test")
+    _declined, (kept, first), (less, second) = calls
+    assert "numpy" in questions[0].partition("but for")[2]
     version = importlib.metadata.version
     assert f"numpy=={version('numpy')}" in kept
     assert f"typing-extensions=={version('typing_extensions')}" in kept
     # One that is too old is to be replaced.
     assert not any(line.startswith("pydantic==") for line in kept)
     assert len(kept) == len({line.partition("==")[0] for line in kept})
-    assert (again, first) == (packages, {"requester": "a test"})
-    # Nobody is asked twice.
+    assert first == {"requester": "a test"}
+    # What is loaded is never replaced.
+    assert {line.partition("==")[0] for line in less} <= {"numpy", "scipy", "simpleitk"}
+    assert f"numpy=={version('numpy')}" in less
+    # Nobody is asked twice whether to install.
     assert second == {"requester": "a test", "prompt_install": False}
 
 

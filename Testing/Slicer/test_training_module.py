@@ -383,13 +383,16 @@ def test_fine_tuning_takes_up_what_must_be_the_same(module: Any, patients: dict[
     own = task_from_parts(labels)
     parameters = module.logic.getParameterNode()
     for folder, task, plane, chosen in (("own", own, "coronal", "own"), ("preset", "abdomen", None, "abdomen")):
-        job = start(module, patients, tmp_path / folder, task=task, width=0.125, plane=plane)
+        window = (-200.0, 400.0) if folder == "own" else None
+        job = start(module, patients, tmp_path / folder, task=task, width=0.125, plane=plane, target_window=window)
         module.logic.kill(job)
         module.widget.show_job(job)
         module.widget._fine_tune()
         assert parameters.initial == str(job.folder / "result" / "bundle")
         assert (parameters.width.value, parameters.size) == ("eighth", 32)
         assert (parameters.task.value, parameters.plane.value) == (chosen, plane or "task")
+        assert (parameters.sourceWindow, parameters.targetWindow) == (False, window is not None)
+        assert (parameters.targetWindowLow, parameters.targetWindowHigh) == (-200, 400)
     assert module.widget.task().name == "abdomen"
 
 
@@ -474,7 +477,12 @@ def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Pa
     assert module.ui.logEdit.plainText == "what is being read"
     job.log("three")
     module.widget.monitor.add([])
+    assert module.ui.logEdit.plainText.split("\n")[0] == "what is being read"
     assert module.ui.logEdit.plainText.split()[-1] == "three"
+    # A line that is being written comes when it is whole; a log of another run comes in place of what is shown.
+    (job.folder / "log.txt").write_bytes(b"anew\nto be con")
+    module.widget.monitor.add([])
+    assert module.ui.logEdit.plainText.strip() == "anew"
 
 
 def test_a_training_that_cannot_be_read_now_is_listed_as_lost(module: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -599,6 +607,55 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
     assert said["warning", "source"] == f"volumes: 2, slices: {count}"
     assert findings_html(findings).index("never labelled") < findings_html(findings).index("slices")
+
+
+def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str, Any]) -> None:
+    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow, _names  # noqa: PLC0415
+    from SIFATrainingWidgets.findings import what_is_written  # noqa: PLC0415
+
+    (mr, labels), (ct, reference) = patients["mr"][0], patients["ct"][0]
+    arrays = [slicer.util.arrayFromVolume(volume) for volume in (mr, ct)]
+    slices, written = what_is_written([SourceRow(mr, labels)], [TargetRow(ct)], "axial")
+    assert slices == sum(len(array) for array in arrays)
+    assert written == sum(array.nbytes for array in arrays) + arrays[0].size
+    watched = what_is_written(None, [TargetRow(ct, None, reference)], "axial")
+    assert watched == (len(arrays[1]), arrays[1].nbytes + arrays[1].size)
+    # On many disks these two would be one file.
+    mr.SetName("CT_a")
+    ct.SetName("ct_A")
+    assert _names([SourceRow(mr), SourceRow(ct)]) == ["CT_a", "ct_A_2"]
+
+
+def test_while_it_checks_the_title_says_so(
+    module: Any, patients: dict[str, Any], process_events_until: Any
+) -> None:
+    for volume, labels in patients["mr"]:
+        module.widget.source.add(volume, labels)
+    for volume, _reference in patients["ct"]:
+        module.widget.target.add(volume)
+    module.widget.check()
+    assert module.ui.checkSection.text == "4 Before you start: still checking..."
+    process_events_until(lambda: "still" not in module.ui.checkSection.text, 120)
+    assert "errors" in module.ui.checkSection.text
+
+
+def test_previews_say_what_they_are(module: Any, tmp_path: Path) -> None:
+    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    module.widget.monitor.show(job)
+    for number, (stage, folder) in enumerate((("baseline", "baseline/previews"), ("training", "previews"))):
+        (job.folder / folder).mkdir(parents=True)
+        picture = qt.QPixmap(8, 4)
+        picture.fill(qt.QColor(255, 0, 0))
+        picture.save(str(job.folder / folder / "p.png"))
+        job.emit("preview", iteration=1500, file=f"{folder}/p.png", stage=stage)
+        module.widget.monitor.add(job.events()[0])
+        assert module.ui.previewSlider.value == number
+        baseline = stage == "baseline"
+        assert ("without adaptation" in module.ui.previewLabel.toolTip) is baseline
+        assert "after iteration 1,500" in module.ui.previewLabel.toolTip
+        assert ("reconstructed" in module.ui.previewCaption.text) is not baseline
 
 
 def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
