@@ -7,16 +7,15 @@ at the moment of need; see `SIFASegmentationWidgets.dependencies`.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from math import isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import qt
 import slicer
@@ -33,13 +32,13 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationLib.jobs import ENDED, Event, State
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.work import Work, result_of
-from SIFASegmentationWidgets import models, nodes, score_tables, structures_of_nodes
+from SIFASegmentationWidgets import models, nodes, score_tables, scores_of_nodes
 from SIFASegmentationWidgets.comparison import compare_in_pieces
 from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
-from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationWidgets.follower import last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import (
     REFERENCES,
@@ -50,13 +49,16 @@ from SIFASegmentationWidgets.nodes_table import (
     scene_volumes,
 )
 from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
-from SIFASegmentationWidgets.part_voxels import voxels_of
 from SIFASegmentationWidgets.pieces import Pieces
-from SIFASegmentationWidgets.processes import kill_process, start_process
 from SIFASegmentationWidgets.sample_data import register_samples
+from SIFASegmentationWidgets.segmentation_run import (
+    InputRow,
+    SegmentationOptions,
+    SegmentationResult,
+    SegmentationRun,
+)
 
 if TYPE_CHECKING:
-    from SIFASegmentationLib.quality import Estimate
     from SIFASegmentationLib.scores import Row, ScoreTable
 
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
@@ -81,14 +83,6 @@ class SIFASegmentation(ScriptedLoadableModule):
             "Imaging 39 (2020), 2494-2505. Research use; check every segmentation."
         )
         slicer.app.connect("startupCompleted()", register_samples)
-
-
-class InputRow(NamedTuple):
-    """Nodes of one row: a scalar volume, a markups ROI or None, a segmentation or labelmap to score against or None."""
-
-    volume: Any
-    region: Any | None = None
-    reference: Any | None = None
 
 
 class Device(Enum):
@@ -118,198 +112,6 @@ class SIFASegmentationParameterNode:
         parameterNode: Any  # noqa: N815
 
         def __init__(self, node: Any) -> None: ...
-
-
-@dataclass
-class SegmentationResult:
-    """What came of one volume.
-
-    Attributes:
-        volume: Its node, which may have left the scene since.
-        segmentation: Node of the structures; None if there is no place for it in the scene.
-        baseline: The same by the model without adaptation, if asked for.
-        probabilities: Volume nodes by structure, if asked for.
-        confidence: Of each slice of the volume, 0 to 1; None for one that the model did not see.
-        slice_axis: Axis (k, j, i) of the slices.
-        estimates: Estimated Dice by structure.
-        baseline_estimates: The same of the baseline.
-        doubts: What speaks against a structure, where something does.
-        files: Folder that keeps what could not be put into the scene.
-        error: Why the volume could not be segmented; empty if it was.
-        warnings: What makes the result doubtful.
-    """
-
-    volume: Any
-    segmentation: Any | None = None
-    baseline: Any | None = None
-    probabilities: dict[str, Any] = field(default_factory=dict)
-    confidence: list[float | None] = field(default_factory=list)
-    slice_axis: int = 0
-    estimates: dict[str, Estimate] = field(default_factory=dict)
-    baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
-    doubts: dict[str, str] = field(default_factory=dict)
-    files: Path | None = None
-    error: str = ""
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class SegmentationOptions:
-    """How to segment; see the parameter node."""
-
-    device: str = "auto"
-    largest_component: bool = True
-    appearance: bool = True
-    refine: bool = False
-    probabilities: bool = False
-    baseline: bool = False
-    surfaces: bool = True
-
-
-class SegmentationRun:
-    """A segmentation under way: its job, its process, and what has come of it so far."""
-
-    def __init__(
-        self,
-        job: Job,
-        rows: Sequence[InputRow],
-        task: Any,
-        options: SegmentationOptions,
-        on_events: Callable[[list[Event]], None],
-        on_end: Callable[[SegmentationRun, State], None],
-        output: Any | None = None,
-    ) -> None:
-        """
-        Args:
-            job: Its inputs lie in its folder.
-            rows: Volumes in the order of the job.
-            task: Of the model.
-            options: How.
-            on_events: Gets the job's events as they come; results come into the scene after that, piece by piece.
-            on_end: Called once, when all results are there.
-            output: Segmentation node to replace the content of, for the first volume.
-        """
-        self.job, self.task, self.options = job, task, options
-        # Not their IDs, which another scene gives to other nodes.
-        self.rows, self.output = list(rows), output
-        self.warnings: dict[int, list[str]] = {}
-        self.device = ""
-        self.started = time.monotonic()
-        self.results: list[SegmentationResult] = []
-        self.pieces = Pieces()
-        self._on_events, self._on_end = on_events, on_end
-        arguments = [str(job.folder), "--parent", str(os.getpid())]
-        self.process = start_process(job, "SIFASegmentationLib", arguments)
-        self.follower = JobFollower(job, self._events, self._end, self.process)
-        self.follower.start()
-
-    def cancel(self) -> None:
-        """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
-        self.job.request_stop()
-
-    def wait(self) -> None:
-        """Wait until the job has ended and its results are in the scene, letting the window live meanwhile."""
-        self.follower.wait()
-        self.pieces.finish()
-
-    def abandon(self) -> None:
-        """End at once, for good."""
-        self.follower.stop()
-        self.pieces.stop()
-        if self.process.poll() is None:
-            kill_process(self.process.pid)
-            self.process.wait()
-        shutil.rmtree(self.job.folder, ignore_errors=True)
-
-    def _events(self, events: list[Event]) -> None:
-        for event in events:
-            if event.kind == "warning":
-                self.warnings.setdefault(event.data["volume"], []).append(event.data["message"])
-            elif event.kind == "device":
-                self.device = event.data["name"]
-            elif event.kind == "result":
-                self.pieces.add(self._import(event.data))
-            elif event.kind == "refused":
-                volume = self.rows[event.data["volume"]].volume
-                self.results.append(SegmentationResult(volume, error=event.data["message"]))
-        self._on_events(events)
-
-    def _import(self, data: dict[str, Any]) -> Work[None]:
-        result = SegmentationResult(
-            self.rows[data["volume"]].volume, confidence=data["confidence"], slice_axis=data["slice_axis"],
-            estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
-            doubts=data["doubts"], warnings=self.warnings.get(data["volume"], []),
-        )  # fmt: skip
-        try:
-            yield from self._into_scene(result, data)
-        except Exception:  # whatever it is (memory, a disk that went away), the result must not be lost with it
-            logging.exception("A result could not be put into the scene.")
-            result.files = self.job.folder / "result"
-        self.results.append(result)
-
-    def _into_scene(self, result: SegmentationResult, data: dict[str, Any]) -> Work[None]:
-        output = self.output if data["volume"] == 0 else None
-        result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output)
-        if result.segmentation is not None:
-            nodes.mark_as_result(result.segmentation)
-        yield
-        if result.segmentation is not None and self.options.surfaces:
-            yield from nodes.surfaces_in_pieces(result.segmentation)
-        if "baseline" in data:
-            result.baseline = yield from self._labels(result, data["baseline"], _("{volume} without adaptation"))
-            if result.baseline is not None:
-                result.baseline.GetDisplayNode().SetVisibility(False)
-            yield
-        for structure, path in data["probabilities"].items():
-            share = _voxels_of_file(self.job.folder / path)
-            yield
-            volume = self._volume_of(result, share.shape)
-            if volume is not None:
-                name = f"{volume.GetName()} {structure}"
-                share = share.astype("float32") / 255
-                result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
-                nodes.mark_as_result(result.probabilities[structure])
-            yield
-
-    def _labels(self, result: SegmentationResult, path: str, name: str, output: Any | None = None) -> Work[Any | None]:
-        """The segmentation node of a labelmap file; None if it has no place in the scene."""
-        labels = _voxels_of_file(self.job.folder / path)
-        yield
-        volume = self._volume_of(result, labels.shape)
-        if volume is None:
-            return None
-        name = name.format(volume=volume.GetName())
-        return nodes.segmentation_from_labels(labels, volume, self.task, name, nodes.if_in_scene(output))
-
-    def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
-        """The volume node that a result is of; None if it was deleted or replaced meanwhile.
-
-        Then the result must not be lost, nor be put on something else: it stays in its files.
-        """
-        volume = nodes.if_in_scene(result.volume)
-        if volume is not None and slicer.util.arrayFromVolume(volume).shape == shape:
-            return volume
-        result.files = self.job.folder / "result"
-        return None
-
-    def _end(self, state: State) -> None:
-        # After the results that are still on their way into the scene.
-        self.pieces.add(self._tell_end(state))
-
-    def _tell_end(self, state: State) -> Work[None]:
-        order = [row.volume for row in self.rows]
-        self.results.sort(key=lambda result: order.index(result.volume))
-        # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
-        if any(result.files for result in self.results):
-            gone = ["input"]
-        elif state in (State.FINISHED, State.STOPPED):
-            gone = [""]
-        else:
-            gone = ["input", "result"]
-        for part in gone:
-            shutil.rmtree(self.job.folder / part, ignore_errors=True)
-        self._on_end(self, state)
-        yield
 
 
 class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
@@ -477,7 +279,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         side_by_side = len(set(volumes)) < len(volumes)
         task, rows = _task_of(model), []
         for segmentation, reference, volume in pairs:
-            scored = yield from _score_in_pieces(segmentation, reference, volume, task, tolerance)
+            scored = yield from scores_of_nodes.score_in_pieces(segmentation, reference, volume, task, tolerance)
             method = segmentation.GetName() if side_by_side else ""
             rows += [replace(row, subject=subjects[volume.GetID()], method=method) for row in scored]
         return ScoreTable(tuple(rows), tolerance=tolerance)
@@ -500,14 +302,16 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
                 if volume is None or segmentation is None:
                     continue
                 if reference is None:
-                    made = _volume_rows(segmentation, volume, run.task, _("no reference"))
+                    made = scores_of_nodes.volume_rows(segmentation, volume, run.task, _("no reference"))
                     yield
                 else:
                     try:
-                        made = yield from _score_in_pieces(segmentation, reference, volume, run.task, tolerance)
+                        made = yield from scores_of_nodes.score_in_pieces(
+                            segmentation, reference, volume, run.task, tolerance
+                        )
                     except InputError as error:
                         # One reference that can't be used does not take the others' scores away.
-                        made = _volume_rows(segmentation, volume, run.task, str(error))
+                        made = scores_of_nodes.volume_rows(segmentation, volume, run.task, str(error))
                 rows += [
                     replace(
                         row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure),
@@ -538,6 +342,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.scores: ScoreTable | None = None
         self._parameters: SIFASegmentationParameterNode | None = None
         self._results: list[SegmentationResult] = []
+        # Kept: to look for them at every change could hold up the window, on a share that is away.
+        self._known_models: list[Path] = []
         self._tolerance = 2.0
         self._least_sure = 0
         self._reason = ""
@@ -617,11 +423,11 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._link.is_tied_to(ScriptedLoadableModuleLogic.getParameterNode(self.logic)):
             self._connect_parameters(self.logic.getParameterNode())
         assert self._parameters is not None
-        if not self._rows.read():
-            self._rows.write([InputRow(_active_volume())])
-        known = models.known_models()
-        if not self._parameters.model and known:
-            self._parameters.model = str(known[0])
+        if all(node is None for row in self._rows.read() for node in row):
+            self._rows.write([InputRow(_shown_volume())])
+        self._known_models = models.known_models()
+        if not self._parameters.model and self._known_models:
+            self._parameters.model = str(self._known_models[0])
         self._refresh()
 
     @property
@@ -663,7 +469,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_apply()
 
     def _show_models(self, chosen: str) -> None:
-        folders = models.known_models()
+        folders = list(self._known_models)
         if chosen and Path(chosen) not in folders:
             folders.insert(0, Path(chosen))
         shown = [self.ui.modelComboBox.itemData(index) for index in range(self.ui.modelComboBox.count)]
@@ -745,6 +551,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(str(error), error=True)
             return
         models.remember_model(path)
+        self._known_models = models.known_models()
         self._parameters.model = str(path)
         self._refresh()
 
@@ -787,6 +594,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             )  # fmt: skip
             self._show_warnings(self.run)
             models.remember_model(Path(model))
+            self._known_models = models.known_models()
             self.ui.progressBar.setRange(0, 0)
             problem = ""
         except InputError as error:
@@ -834,19 +642,19 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.run.cancel()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
+        # Without the nodes that were made: those that a user deletes must not live on here.
+        shown = [replace(one, segmentation=None, baseline=None, probabilities={}) for one in run.results]
+        self._results, self._least_sure = shown, 0
         try:
             self._tell_ended(run, state)
         finally:
             # Whatever happened: until then the next one can't begin.
-            run.pieces.add(self._score(run))
+            run.pieces.add(self._score(run, shown))
 
     def _tell_ended(self, run: SegmentationRun, state: State) -> None:
-        self._results = run.results
-        self._least_sure = 0
         asked = len(run.rows)
         done = sum(not result.error for result in run.results)
         refused = [result.error for result in run.results if result.error]
-        left = [str(result.files) for result in run.results if result.files is not None]
         how_many = _("{done} of {asked} volumes are done.").format(done=done, asked=asked)
         if state is State.FINISHED and refused:
             self._say(" ".join([how_many, *refused]), error=True)
@@ -861,24 +669,23 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             log = run.job.folder / "log.txt"
             reason = _("{reason} (log: {log})").format(reason=last_words(run.job), log=log)
             self._say(f"{how_many} {reason}" if asked > 1 else reason, error=True)
-        if left:
-            kept = _(
-                "A result has no place in the scene, since its volume is gone or was changed; its labelmap is kept in "
-                "{folder}."
-            ).format(folder=left[0])
-            self._say(kept, error=True)
+        left = next((result for result in run.results if result.files is not None), None)
+        if left is not None:
+            kept = _("A result is not in the scene: {reason}. Its labelmap is kept in {folder}.")
+            said = self.ui.statusLabel.text
+            self._say(f"{said} {kept.format(reason=left.why_files, folder=left.files)}", error=True)
         self.ui.progressBar.setRange(0, 0)
         self._refresh()
 
-    def _score(self, run: SegmentationRun) -> Work[None]:
+    def _score(self, run: SegmentationRun, shown: list[SegmentationResult]) -> Work[None]:
         """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
         try:
-            yield from self._fill_table(run)
+            yield from self._fill_table(run, shown)
         finally:
             self.run = None
             self._refresh()
 
-    def _fill_table(self, run: SegmentationRun) -> Work[None]:
+    def _fill_table(self, run: SegmentationRun, shown: list[SegmentationResult]) -> Work[None]:
         assert self.logic is not None
         scores = None  # Never those of the run before.
         try:
@@ -887,7 +694,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             logging.exception("The result could not be scored.")
             self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
         # Not if the scene was closed meanwhile.
-        if self._results is run.results:
+        if self._results is shown:
             self.scores = scores
             self._show_results()
 
@@ -915,6 +722,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         unsure = self._unsure_slices()
         self.ui.leastSureButton.enabled = bool(unsure)
         self.ui.confidencePlotButton.enabled = bool(unsure)
+        self.ui.leastSureButton.text = _("Least sure slice")
         if unsure:
             result, index, value = unsure[self._least_sure % len(unsure)]
             which = f"{result.volume.GetName()}, " if len(self._results) > 1 else ""
@@ -938,12 +746,19 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _next_unsure_slice(self) -> None:
         unsure = self._unsure_slices()
         if not unsure:
+            # Its volume has left the scene.
+            self._show_unsure()
             return
         result, index, _value = unsure[self._least_sure % len(unsure)]
         volume = result.volume
         middle = [size / 2 for size in slicer.util.arrayFromVolume(volume).shape]
         middle[result.slice_axis] = index
-        point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
+        try:
+            point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
+        except InputError as error:
+            # It was put under another transform since.
+            self._say(str(error), error=True)
+            return
         slicer.util.setSliceViewerLayers(background=volume)
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
         self._least_sure += 1
@@ -1058,73 +873,11 @@ def _make_temporary_folder() -> Path:
         ) from error
 
 
-def _voxels_of_file(path: Path) -> Any:
-    """Voxels (k, j, i) of an image file."""
-    from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
-
-    return read_volume(path).array
-
-
-def _estimates(values: dict[str, list[float]]) -> dict[str, Estimate]:
-    """Estimated Dice by structure, from an event."""
-    from SIFASegmentationLib.quality import Estimate  # noqa: PLC0415
-
-    return {name: Estimate(*numbers) for name, numbers in values.items()}
-
-
 def _task_of(model: str | Path) -> Any:
     """The structures of a model, as a task."""
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
 
     return read_bundle(model).manifest.task
-
-
-def _score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, tolerance: float) -> Work[list[Row]]:
-    """A row for each structure of a task, a portion of a structure a piece."""
-    from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
-    from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
-
-    geometry = nodes.geometry_from_node(volume)
-    truth = structures_of_nodes.labels_from_node(reference, volume, task)
-    yield
-    # An empty prediction has no part that could be matched, and still has to be scored.
-    has_parts = bool(structures_of_nodes.parts_of(segmentation))
-    predicted = (
-        structures_of_nodes.labels_from_node(segmentation, volume, task)
-        if has_parts
-        else structures_of_nodes.Labels(0 * truth.array)
-    )
-    yield
-    scored = yield from score_pair_in_pieces(
-        volume.GetName(),
-        Volume(predicted.array, geometry, segmentation.GetName()),
-        Volume(truth.array, geometry, reference.GetName()),
-        {structure.value: structure.name for structure in task.structures if structure.name in truth.structures},
-        tolerance=tolerance,
-        notes=(*predicted.notes, *truth.notes),
-    )
-    if len(scored) == len(task.structures):
-        return list(scored)
-    # What nobody drew in the reference is no structure that is not there.
-    unscored = _volume_rows(segmentation, volume, task, _("not in the reference"))
-    rows = {row.structure: row for row in (*unscored, *scored)}
-    return [rows[structure.name] for structure in task.structures]
-
-
-def _volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
-    """Rows with the volume of each structure of a task in ml and no score; `note` says why."""
-    from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
-
-    voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
-    matched, _by_number = structures_of_nodes.match_parts(structures_of_nodes.parts_of(segmentation), task)
-    keys = {structure.name: key for key, structure in matched.items() if structure is not None}
-    counts = {key: voxels.count() for key, voxels in voxels_of(segmentation, keys.values(), volume)}
-    rows = []
-    for structure in task.structures:
-        ml = counts.get(keys.get(structure.name, ""), 0) * voxel_ml
-        found = note if ml else _("not found; {note}").format(note=note)
-        rows.append(Row(volume.GetName(), structure.name, Scores(nan, nan, nan, nan, ml, nan, nan), found))
-    return rows
 
 
 def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
@@ -1141,13 +894,14 @@ def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
     return ""
 
 
-def _active_volume() -> Any | None:
+def _shown_volume() -> Any | None:
     """The volume shown in the slice views, or the scene's only one."""
-    selection = slicer.app.applicationLogic().GetSelectionNode()
-    active = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "") if selection is not None else None
+    # Not the selection's active volume: what is shown by Python, such as sample data, is not made active.
+    for views in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        shown = slicer.mrmlScene.GetNodeByID(views.GetBackgroundVolumeID() or "")
+        if shown is not None and shown.GetClassName() == VOLUMES[0]:
+            return shown
     volumes = scene_volumes()
-    if active is not None and active.GetClassName() == VOLUMES[0]:
-        return active
     return volumes[0] if len(volumes) == 1 else None
 
 

@@ -1,13 +1,15 @@
 """`python -m SIFASegmentationLib JOB`: do a segmentation job in this process.
 
-With `--parent PID` the process ends when that process does: a segmentation that nobody waits for is of no use. Exit
-code 0 when finished or stopped, 2 when the input can't be used, 1 on a fault; what happened stands in the job folder.
+With `--parent PID` the process ends when that process does, and its folder, which holds volumes of patients, with it: a
+segmentation that nobody waits for is of no use. Exit code 0 when finished or stopped, 2 when the input can't be used, 1
+on a fault; what happened stands in the job folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import threading
 import time
@@ -26,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     take_names_as_utf8()
     if arguments.parent is not None:
-        threading.Thread(target=_end_with, args=(arguments.parent,), daemon=True).start()
+        threading.Thread(target=_end_with, args=(arguments.parent, arguments.job), daemon=True).start()
     try:
         job = Job(arguments.job)
         # After the job is known: importing ONNX Runtime can fail, and the window has to be told.
@@ -39,9 +41,10 @@ def main() -> int:
     return 0
 
 
-def _end_with(process: int) -> None:
+def _end_with(process: int, folder: Path) -> None:
     while process_exists(process):
         time.sleep(1.0)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(3)
 
 

@@ -62,6 +62,10 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     try:
         _install(packages, requester)
     except Exception as error:  # pip fails in many ways, all of which mean this
+        # Slicer's own words and ours, for no type of its own.
+        if isinstance(error, RuntimeError) and "declined" in str(error):
+            agree = _("{requester} needs the Python packages {packages}: try again, and agree to their installation.")
+            raise InputError(agree.format(requester=requester, packages=", ".join(packages))) from error
         raise InputError(_by_hand(packages, names, str(error))) from error
     importlib.invalidate_caches()
     if still := missing_packages(needed) or outdated_packages(requirements):
@@ -161,7 +165,7 @@ def _install_within(packages: list[str], constraints: Path, requester: str) -> N
         requester=requester, packages=", ".join(packages)
     )
     if not slicer.util.confirmOkCancelDisplay(question, requester):
-        raise RuntimeError(_("declined"))
+        raise RuntimeError("declined")
     try:
         slicer.util.pip_install(["-c", str(constraints), *packages])
     except subprocess.CalledProcessError:

@@ -77,12 +77,11 @@ def geometry_from_node(node: Any) -> Geometry:
         spacing = np.asarray(node.GetSpacing())
     directions = columns / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
-        raise InputError(
-            _(
-                "The volume {name} lies under a transform that shears it: harden the transform and resample the volume "
-                "to a rectangular grid (module Resample Scalar/Vector/DWI Volume)."
-            ).format(name=node.GetName())
-        )
+        problem = _("The volume {name} has axes that are not at right angles: resample it")
+        if node.GetParentTransformNode() is not None:
+            problem = _("The volume {name} lies under a transform that shears it: harden that and resample the volume")
+        mend = _("to a rectangular grid (module Resample Scalar/Vector/DWI Volume).")
+        raise InputError(f"{problem.format(name=node.GetName())} {mend}")
     return Geometry(
         (i, j, k),
         tuple(spacing.tolist()),
@@ -230,8 +229,8 @@ def _world_matrix(node: Any) -> np.ndarray:
     if not transform.IsTransformToWorldLinear():
         raise InputError(
             _(
-                "The volume {name} lies under a transform that is not linear: harden it (right-click the volume in the "
-                "module Data, Harden transform), then choose it again."
+                "The volume {name} lies under a transform that is not linear: harden it (module Data, right-click on "
+                "the transform's icon in the volume's row, Harden transform), then choose it again."
             ).format(name=node.GetName())
         )
     matrix = vtk.vtkMatrix4x4()

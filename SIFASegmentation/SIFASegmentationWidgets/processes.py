@@ -21,6 +21,8 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
 
 _WINDOWS = sys.platform == "win32"
+# A console window for every program would be Windows' default.
+_NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _LIBRARIES = ("SIFASegmentationLib", "SIFATrainingLib")
 
 
@@ -63,10 +65,7 @@ def start_program(
         output: Where stdout and stderr go.
         folder: To work in.
     """
-    # A console window for every job would be Windows' default.
-    flags = 0
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    flags = _NO_WINDOW | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     return subprocess.Popen(
         [python_executable(), "-u", "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
@@ -96,7 +95,8 @@ def kill_process(process: int) -> None:
         InputError: It is another user's.
     """
     if _WINDOWS:
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process)], check=False, capture_output=True)
+        command = ["taskkill", "/F", "/T", "/PID", str(process)]
+        subprocess.run(command, check=False, capture_output=True, creationflags=_NO_WINDOW)
         return
     try:
         if os.getpgid(process) == process:

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.errors import InputError
 
 from .dependencies import ensure_packages
-from .nodes import RAS_TO_LPS, segmentation_from_labels
+from .nodes import RAS_TO_LPS, if_in_scene, segmentation_from_labels
 
 REQUIREMENTS = Path(__file__).parents[1] / "Resources" / "requirements.txt"
 SAMPLES = {
@@ -24,6 +24,7 @@ SAMPLES = {
 }
 COHORTS = {"SIFAAbdomenTraining": "abdomen", "SIFAHeartTraining": "cardiac"}
 COHORT_PATIENTS = 8  # Of each modality.
+_loading: list[str] = []  # Cohorts that are being drawn.
 SEED = 100  # Beyond those of the cohorts, the demo and the sample model's training.
 
 
@@ -68,15 +69,29 @@ def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
         patients: Of each modality.
 
     Raises:
-        InputError: As `load_patient`.
+        InputError: As `load_patient`; or the scene was closed meanwhile, or patients are being drawn already.
     """
+    if _loading:
+        raise InputError(_("{name} is still being drawn: wait for it.").format(name=_loading[0]))
+    _loading.append(name)
+    try:
+        nodes = _draw_cohort(name, patients)
+    finally:
+        _loading.clear()
+    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+    return nodes
+
+
+def _draw_cohort(name: str, patients: int) -> list[Any]:
     task, nodes = COHORTS[name], []
     for modality in ("mr", "ct"):
         for seed in range(patients):
             node_name = f"{name.removesuffix('Training')}{modality.upper()} {seed + 1}"
             nodes += _draw(task, modality, seed, node_name, labelled=modality == "mr")
+            # A window that lives meanwhile can close the scene.
             slicer.app.processEvents()
-    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+            if if_in_scene(nodes[0]) is None:
+                raise InputError(_("The scene was closed while {name} was drawn.").format(name=name))
     return nodes
 
 

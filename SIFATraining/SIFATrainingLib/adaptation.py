@@ -51,7 +51,10 @@ class AdaptationIteration(PredictionAlignment):
         return self._sequential(batch) if self.config.schedule == "sequential" else self._simultaneous(batch)
 
     def _sequential(self, batch: Batch) -> Losses:
-        """The paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each seeing what the last one became."""
+        """The paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each seeing what the last one became.
+
+        D_t and D_s are shown the very slices by which G_t and U have just moved.
+        """
         n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
 
         # E and U stand still while G_t and D_t move: one pass over x_t serves G_t's step and E's own.
@@ -93,8 +96,6 @@ class AdaptationIteration(PredictionAlignment):
         losses["adversarial_source"] = fooled.detach()
         self.decoder.move(self.decoder.gradients(cycles + fooled))
 
-        with torch.no_grad():
-            source_cycle = n.decoder(features_st, target_like)
         losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
         return losses | self._move_prediction_discriminators(predictions)
 

@@ -25,7 +25,7 @@ from .config import AugmentationSettings
 from .dataset import FULL_SCALE, DomainName, PreparedDataset
 from .iteration import Batch
 
-_SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
+SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
 
 
 class SliceOrder:
@@ -203,9 +203,12 @@ class BatchSource:
         return changed.contiguous(memory_format=torch.channels_last), grid
 
 
-def spread_batches(slices: NDArray[np.int16], batch: int) -> Iterator[Tensor]:
-    """Slices (b, 1, size, size) in [-1, 1] spread over a domain (n, size, size), in whole batches where it has one."""
-    order = np.random.default_rng(0).permutation(len(slices))[:_SPREAD_SLICES]
+def spread_batches(slices: NDArray[np.int16], batch: int, count: int = SPREAD_SLICES) -> Iterator[Tensor]:
+    """Slices (b, 1, size, size) in [-1, 1] spread over a domain (n, size, size), in whole batches where it has one.
+
+    There are `count` slices in all, or fewer.
+    """
+    order = np.random.default_rng(0).permutation(len(slices))[:count]
     for start in range(0, max(len(order) - batch, 0) + 1, batch):
         yield as_slices(torch.from_numpy(np.array(slices[np.sort(order[start : start + batch])])))
 

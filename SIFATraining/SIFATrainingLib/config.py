@@ -170,6 +170,11 @@ def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
     return "target" if config.method == "supervised" else "source"
 
 
+def segmented_domain(config: TrainingConfig) -> Literal["source", "target"]:
+    """Whose slices the exported model is for, and its batch norm of."""
+    return "source" if config.method == "without_adaptation" else "target"
+
+
 NOTHING_NEW: dict[str, Any] = {
     "decay_share": 0.0,
     "loss_weights": {"random_contrast": 0.0},

@@ -37,7 +37,7 @@ from SIFASegmentationLib.jobs import Job
 
 from .batches import as_slices, spread_batches
 from .checkpoints import checkpoint_paths, load_checkpoint
-from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain
+from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, segmented_domain
 from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
 from .loop import averaged_modules
@@ -187,7 +187,7 @@ class _Trained:
     @property
     def segmented(self) -> NDArray[np.int16]:
         """Slices (n, size, size), times 32767, of the domain that the model is for."""
-        return self.dataset.slices("source" if self.config.method == "without_adaptation" else "target")
+        return self.dataset.slices(segmented_domain(self.config))
 
     def segmentor(self, device: torch.device) -> Segmentor:
         """E and C1, with their batch norm as it is exported, on the CPU; computed on `device`."""

@@ -25,7 +25,14 @@ from SIFASegmentationLib.jobs import State
 from . import distributed
 from .batches import BatchSource, seed_iteration
 from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
-from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, labels_target_at, main_iterations
+from .config import (
+    TRANSLATING_METHODS,
+    TrainingConfig,
+    labelled_domain,
+    labels_target_at,
+    main_iterations,
+    segmented_domain,
+)
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory
 from .ema import MovingAverage
@@ -36,12 +43,14 @@ from .monitoring import Monitor
 from .networks import Networks
 from .previews import draw_preview, write_preview
 from .pseudo_labels import label_target
+from .reestimation import reestimated
 from .self_training import SelfTrainingIteration
 
 Emit = Callable[[str, dict[str, Any]], None]
 """Gets kind and data of each event."""
 
 DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
+_WATCHED_BATCHES = 16  # For the batch norm; an export takes more, which changes the Dice by a fraction of a point.
 
 
 @dataclass
@@ -200,8 +209,7 @@ class Loop:
             if last or done % config.preview_every == 0:
                 self._preview(model.networks, preview, done)
             if monitor is not None and (last or done % config.monitor_every == 0):
-                with self.fabric.autocast():
-                    self._say("monitor", iteration=done, dice=monitor.dice(model.exported()))
+                self._watch(model, monitor, done)
             if saves:
                 self._checkpoint(model, done, last=last)
         return State.FINISHED
@@ -350,10 +358,20 @@ class Loop:
             self._say("preview", iteration=done, file=f"previews/{path.name}")
 
     def _monitor(self) -> Monitor | None:
-        """For the first process, where there are volumes to watch by."""
-        if self.dataset.manifest.monitor is None or self.fabric.global_rank > 0:
+        """Where there are volumes to watch by."""
+        if self.dataset.manifest.monitor is None:
             return None
         return Monitor(self.dataset, self.config.batch, self.fabric.device)
+
+    def _watch(self, model: Model, monitor: Monitor, done: int) -> None:
+        """Tell the Dice that the model would have if it were exported now; all processes take part."""
+        config, segmentor = self.config, model.exported()
+        with self.fabric.autocast():
+            if config.reestimate_batch_norm:
+                slices, count = self.dataset.slices(segmented_domain(config)), _WATCHED_BATCHES * config.batch
+                segmentor = reestimated(segmentor, slices, config.batch, self.fabric.device, count)
+            if self.fabric.global_rank == 0:
+                self._say("monitor", iteration=done, dice=monitor.dice(segmentor))
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)

@@ -14,8 +14,8 @@ from .dataset import PreparedDataset
 class Monitor:
     """Dice of the monitor set of a prepared data set, on the networks' grid.
 
-    Only reads: no gradient, no random number, batch norm by its running statistics as they are, so the weights that
-    come of a training do not depend on whether it is watched.
+    Only reads: no gradient, no random number, batch norm by its running statistics, so the weights that come of a
+    training do not depend on whether it is watched.
     """
 
     def __init__(self, dataset: PreparedDataset, batch: int, device: torch.device) -> None:

@@ -35,6 +35,8 @@ class Player:
             parameter.grad = gradient
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        # Autocast keeps bfloat16 copies of the weights as they were: passes to come have to see them as they are.
+        torch.clear_autocast_cache()
 
 
 def adversary(modules: Iterable[nn.Module], config: TrainingConfig) -> Player:

@@ -8,7 +8,6 @@ of each structure is believed. What E and C1 learn of that makes the next labels
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,12 +20,13 @@ from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.pipeline import in_threads
 
 from . import distributed
-from .batches import as_slices, spread_batches
+from .batches import as_slices
 from .config import SelfTrainingSettings, TrainingConfig
 from .dataset import PreparedDataset
 from .devices import free_bytes
 from .losses import IGNORED
-from .networks import Segmentor, reestimate_batch_norm
+from .networks import Segmentor
+from .reestimation import reestimated
 
 _LEAST = 0.5  # Probability of a class that may count; the confidence, should that be lower.
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
@@ -51,9 +51,7 @@ def label_target(
         device: Of the teacher.
     """
     slices, entry = dataset.slices("target"), dataset.entry("target")
-    asked = copy.deepcopy(teacher)
-    batches = spread_batches(slices, config.batch * distributed.world_size())
-    reestimate_batch_norm(asked["encoder"], (distributed.share_of(batch).to(device) for batch in batches))
+    asked = reestimated(teacher, slices, config.batch, device)
     segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
     spacing = entry.preprocessing.spacing or _ACROSS_MM / entry.preprocessing.size
     mine = entry.volumes[distributed.rank() :: distributed.world_size()]

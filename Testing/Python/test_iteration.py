@@ -159,18 +159,45 @@ def test_sequential_updates_in_the_order_of_the_paper_each_from_what_the_last_be
     recorder = Recorder(monkeypatch, iteration, moving=True)
     iteration.step(small_batch())
     assert recorder.order == list(GROUPS)
-    for group in ("generator", "target_discriminator", "segmentor", "decoder"):
+    for group in ("generator", "target_discriminator", "segmentor", "decoder", "source_discriminator"):
         expected = expected_gradients(_as_seen_by(recorder, group), group)
         for ours, theirs in zip(recorder.gradients[group], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def _as_seen_by(recorder: Recorder, group: str) -> Networks:
-    """The networks before a group's step; D_t judges the slices that G_t made before its own step."""
+    """The networks before a group's step; D_t and D_s judge the slices that G_t and U made before their own step."""
     networks = recorder.before[group]
     if group == "target_discriminator":
         networks.generator.load_state_dict(recorder.before["generator"].generator.state_dict())
+    if group == "source_discriminator":
+        networks.decoder.load_state_dict(recorder.before["decoder"].decoder.state_dict())
     return networks
+
+
+def test_in_bfloat16_too_sequential_updates_see_what_the_last_became() -> None:
+    """Autocast keeps copies of the weights, which must not outlive a step."""
+    changes = []
+    for mixed in (False, True):
+        torch.manual_seed(3)
+        networks, batch, drawn = Networks(CLASSES, width=0.125, decoder_dropout=0.0), small_batch(), []
+        source = batch.source.float()
+
+        def keep(
+            _module: nn.Module, given: tuple[Tensor], made: Tensor, *, of: Tensor = source, into: list[Tensor] = drawn
+        ) -> None:
+            if given[0] is of:
+                into.append(made.detach().float())
+
+        networks.generator.register_forward_hook(keep)
+        iteration = AdaptationIteration(networks, config(schedule="sequential"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            iteration.step(Batch(source, batch.labels, batch.target.float()))
+        before, after = drawn
+        changes.append(float((after - before).abs().max()))
+    exact, rounded = changes
+    assert exact > 0.1
+    assert rounded == pytest.approx(exact, rel=0.3)
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])

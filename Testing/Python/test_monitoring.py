@@ -131,17 +131,25 @@ def test_the_weights_do_not_depend_on_being_watched_nor_on_what_the_labels_say(
     assert set(events[1][-1]["dice"]) == {"liver", "right kidney", "left kidney", "spleen", "mean"}
 
 
-def test_it_scores_the_averaged_segmentor_by_its_running_statistics(monitored: Path, tmp_path: Path) -> None:
-    job = watched(monitored, tmp_path / "job")
+@pytest.mark.parametrize("settings", [{}, {"method": "without_adaptation"}, {"reestimate_batch_norm": False}])
+def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    from SIFATrainingLib.batches import spread_batches  # noqa: PLC0415
     from SIFATrainingLib.loop import averaged_modules  # noqa: PLC0415
-    from SIFATrainingLib.networks import Networks  # noqa: PLC0415
+    from SIFATrainingLib.networks import Networks, reestimate_batch_norm  # noqa: PLC0415
 
+    job = watched(monitored, tmp_path / "job", **settings)
     networks = Networks(5, 0.0625)
     state = final_state(job)["model"]
     averaged_modules(networks).load_state_dict(state["average"])
     networks.eval()
     dataset = PreparedDataset(monitored)
     with torch.no_grad():
+        if settings.get("reestimate_batch_norm", True):
+            # Of the domain that the model is for; the networks' own running statistics are those of other weights.
+            shown = dataset.slices("source" if "method" in settings else "target")
+            before, batch = networks.encoder.state_dict()["lower.1.running_mean"].clone(), quick_config().batch
+            reestimate_batch_norm(networks.encoder, spread_batches(shown, batch, 16 * batch))
+            assert not torch.equal(before, networks.encoder.state_dict()["lower.1.running_mean"])
         features, _ = networks.encoder(as_slices(torch.from_numpy(np.array(dataset.slices("monitor")))))
         predicted = networks.classifier(features).argmax(1)
     expected = Monitor(dataset, 7, CPU).dice(segmentor(predicted))

@@ -81,6 +81,8 @@ def test_a_process_whose_parent_is_gone_ends(bundle: Bundle, images: list[Path],
     command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(gone.pid)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
     assert done.returncode == 3
+    # Nobody can take the result any more, and volumes of patients don't stay behind.
+    assert not job.folder.exists()
 
 
 def test_a_stop_ends_it_and_keeps_what_is_done(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:

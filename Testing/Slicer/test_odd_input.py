@@ -117,8 +117,9 @@ def test_what_was_not_found_is_told(module: Any, patient: tuple[Any, Any], proce
     volume, _reference = patient
     found = segmentation_of(volume, "found", {"liver": box(5)})
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.scores_of_nodes import volume_rows  # noqa: PLC0415
 
-    rows = module.python._volume_rows(found, volume, load_task("abdomen"), "no reference")
+    rows = volume_rows(found, volume, load_task("abdomen"), "no reference")
     assert [(row.structure, row.note) for row in rows] == [
         ("liver", "no reference"),
         *((name, "not found; no reference") for name in ("right kidney", "left kidney", "spleen")),
@@ -160,10 +161,14 @@ def test_a_result_that_can_not_be_shown_is_kept(
     def no_room(_path: Path) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(module.python, "_voxels_of_file", no_room)
+    from SIFASegmentationWidgets import segmentation_run  # noqa: PLC0415
+
+    monkeypatch.setattr(segmentation_run, "_voxels_of_file", no_room)
     run = begin(module, patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
-    assert str(run.job.folder) in module.ui.statusLabel.text
+    text = module.ui.statusLabel.text
+    assert text.startswith("Segmented in ")
+    assert f"could not be put there, see the error log. Its labelmap is kept in {run.job.folder}" in text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 
@@ -453,6 +458,19 @@ def test_pip_keeps_what_slicer_runs_on(module: Any, monkeypatch: pytest.MonkeyPa
     assert f"numpy=={version('numpy')}" in less
     # Nobody is asked twice whether to install.
     assert second == {"requester": "a test", "prompt_install": False}
+
+
+def test_who_declines_is_not_sent_to_the_internet(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+
+    def decline(*_: Any, **_named: Any) -> None:
+        raise RuntimeError("User declined package installation")
+
+    monkeypatch.setattr(importlib.import_module("slicer.packaging"), "pip_ensure", decline)
+    requirements = module.python.REQUIREMENTS
+    with pytest.raises(InputError, match=r"^a test needs the Python packages .*: try again, and agree"):
+        dependencies.ensure_packages(("no_such_package",), requirements, "a test")
 
 
 def test_packages_that_are_too_old_are_installed(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

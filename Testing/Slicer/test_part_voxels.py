@@ -197,7 +197,9 @@ def test_volumes_of_structures_are_counted_in_the_layers(export: Any, module: An
     task = load_task("abdomen")
     structures = [s.model_copy(update={"name": name}) for s, name in zip(task.structures, boxes(), strict=False)]
     task = task.model_copy(update={"structures": tuple(structures)})
-    rows = module.python._volume_rows(draw(volume, boxes()), volume, task, "")
+    from SIFASegmentationWidgets.scores_of_nodes import volume_rows  # noqa: PLC0415
+
+    rows = volume_rows(draw(volume, boxes()), volume, task, "")
     ml = float(np.prod(SPACING)) / 1000
     assert {row.structure: row.scores.prediction_ml for row in rows} == pytest.approx(
         {name: mask.sum() * ml for name, mask in boxes().items()}

@@ -190,6 +190,45 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     picture(module, "segmentation_empty")
 
 
+def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    # Opened before there was a volume, then again with two.
+    first, _reference = load_patient("SIFAAbdomenCT")
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    selection.SetActiveVolumeID(first.GetID())
+    second, _reference = load_patient("SIFAAbdomenCT", 101)
+    module.widget.enter()
+    assert [row[0] for row in module.widget.volumes.nodes()] == [second]
+    # A choice is left alone.
+    slicer.util.setSliceViewerLayers(background=first)
+    module.widget.enter()
+    assert [row[0] for row in module.widget.volumes.nodes()] == [second]
+
+
+def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets import sample_data  # noqa: PLC0415
+
+    refused: list[str] = []
+
+    def click_again() -> None:
+        with pytest.raises(InputError) as refusal:
+            sample_data.load_cohort("SIFAHeartTraining", 1)
+        refused.append(str(refusal.value))
+
+    monkeypatch.setattr(slicer.app, "processEvents", click_again)
+    nodes = sample_data.load_cohort("SIFAAbdomenTraining", 1)
+    assert [node.GetClassName() for node in nodes].count("vtkMRMLScalarVolumeNode") == 2
+    assert set(refused) == {"SIFAAbdomenTraining is still being drawn: wait for it."}
+    monkeypatch.setattr(slicer.app, "processEvents", lambda: slicer.mrmlScene.Clear(0))
+    with pytest.raises(InputError, match="scene was closed while SIFAAbdomenTraining was drawn"):
+        sample_data.load_cohort("SIFAAbdomenTraining", 1)
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+
+
 def test_the_window_from_model_to_table(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
@@ -220,7 +259,12 @@ def test_the_window_from_model_to_table(
     assert [table.GetCellText(row, 2) for row in livers] == methods
     assert [table.GetCellText(row, 3) for row in livers] == [table.GetCellText(row, 3) for row in (0, 4)]
     picture(module, "segmentation_scored")
-    assert slicer.util.getNode("SIFAAbdomenCT segmentation").IsA("vtkMRMLSegmentationNode")
+    from SIFASegmentationWidgets.nodes import is_result  # noqa: PLC0415
+
+    made = [slicer.util.getNode(f"SIFAAbdomenCT {kind}") for kind in ("segmentation", "without adaptation")]
+    assert all(node.IsA("vtkMRMLSegmentationNode") and is_result(node) for node in made)
+    # What a user deletes must not live on in the window.
+    assert [result.segmentation for result in module.widget._results] == [None]
     assert ui.leastSureButton.enabled
     ui.leastSureButton.click()
     ui.plotButton.click()
@@ -233,6 +277,10 @@ def test_the_window_from_model_to_table(
     assert [one.GetName() for one in series_of(slicer.util.getNode("SIFA confidence"))] == ["SIFAAbdomenCT"]
     ui.copyButton.click()
     assert "right kidney\t" in slicer.app.clipboard().text()
+    slicer.mrmlScene.RemoveNode(volume)
+    ui.leastSureButton.click()
+    assert not ui.leastSureButton.enabled
+    assert ui.leastSureButton.text == "Least sure slice"
 
 
 def test_refined_in_the_window_is_what_the_library_gives_refined(
@@ -361,7 +409,7 @@ def test_a_volume_deleted_meanwhile_loses_nothing(
     run = begin(module, patient[0])
     slicer.mrmlScene.RemoveNode(patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
-    assert "no place in the scene" in module.widget.ui.statusLabel.text
+    assert "A result is not in the scene: its volume is gone or was changed." in module.widget.ui.statusLabel.text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 

@@ -1,0 +1,64 @@
+"""Scores of a segmentation node against a reference node, and what can be said where there is none."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.work import Work
+
+from . import nodes, structures_of_nodes
+from .part_voxels import voxels_of
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.scores import Row
+
+
+def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, tolerance: float) -> Work[list[Row]]:
+    """A row for each structure of a task, a portion of a structure a piece."""
+    from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
+    from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
+
+    geometry = nodes.geometry_from_node(volume)
+    truth = structures_of_nodes.labels_from_node(reference, volume, task)
+    yield
+    # An empty prediction has no part that could be matched, and still has to be scored.
+    has_parts = bool(structures_of_nodes.parts_of(segmentation))
+    predicted = (
+        structures_of_nodes.labels_from_node(segmentation, volume, task)
+        if has_parts
+        else structures_of_nodes.Labels(0 * truth.array)
+    )
+    yield
+    scored = yield from score_pair_in_pieces(
+        volume.GetName(),
+        Volume(predicted.array, geometry, segmentation.GetName()),
+        Volume(truth.array, geometry, reference.GetName()),
+        {structure.value: structure.name for structure in task.structures if structure.name in truth.structures},
+        tolerance=tolerance,
+        notes=(*predicted.notes, *truth.notes),
+    )
+    if len(scored) == len(task.structures):
+        return list(scored)
+    # What nobody drew in the reference is no structure that is not there.
+    unscored = volume_rows(segmentation, volume, task, _("not in the reference"))
+    rows = {row.structure: row for row in (*unscored, *scored)}
+    return [rows[structure.name] for structure in task.structures]
+
+
+def volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
+    """Rows with the volume of each structure of a task in ml and no score; `note` says why."""
+    from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
+
+    voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
+    matched, _by_number = structures_of_nodes.match_parts(structures_of_nodes.parts_of(segmentation), task)
+    keys = {structure.name: key for key, structure in matched.items() if structure is not None}
+    counts = {key: voxels.count() for key, voxels in voxels_of(segmentation, keys.values(), volume)}
+    rows = []
+    for structure in task.structures:
+        ml = counts.get(keys.get(structure.name, ""), 0) * voxel_ml
+        found = note if ml else _("not found; {note}").format(note=note)
+        rows.append(Row(volume.GetName(), structure.name, Scores(nan, nan, nan, nan, ml, nan, nan), found))
+    return rows

@@ -1,0 +1,245 @@
+"""A segmentation under way: a job in a process of its own, whose results come into the scene piece by piece."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import slicer
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.jobs import Event, Job, State
+from SIFASegmentationLib.work import Work
+
+from . import nodes
+from .follower import JobFollower
+from .pieces import Pieces
+from .processes import kill_process, start_process
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.quality import Estimate
+
+
+class InputRow(NamedTuple):
+    """Nodes of one row: a scalar volume, a markups ROI or None, a segmentation or labelmap to score against or None."""
+
+    volume: Any
+    region: Any | None = None
+    reference: Any | None = None
+
+
+@dataclass
+class SegmentationResult:
+    """What came of one volume.
+
+    Attributes:
+        volume: Its node, which may have left the scene since.
+        segmentation: Node of the structures; None if there is no place for it in the scene.
+        baseline: The same by the model without adaptation, if asked for.
+        probabilities: Volume nodes by structure, if asked for.
+        confidence: Of each slice of the volume, 0 to 1; None for one that the model did not see.
+        slice_axis: Axis (k, j, i) of the slices.
+        estimates: Estimated Dice by structure.
+        baseline_estimates: The same of the baseline.
+        doubts: What speaks against a structure, where something does.
+        files: Folder that keeps what could not be put into the scene.
+        why_files: Why it could not.
+        error: Why the volume could not be segmented; empty if it was.
+        warnings: What makes the result doubtful.
+    """
+
+    volume: Any
+    segmentation: Any | None = None
+    baseline: Any | None = None
+    probabilities: dict[str, Any] = field(default_factory=dict)
+    confidence: list[float | None] = field(default_factory=list)
+    slice_axis: int = 0
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
+    files: Path | None = None
+    why_files: str = ""
+    error: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """How to segment; see the parameter node."""
+
+    device: str = "auto"
+    largest_component: bool = True
+    appearance: bool = True
+    refine: bool = False
+    probabilities: bool = False
+    baseline: bool = False
+    surfaces: bool = True
+
+
+class SegmentationRun:
+    """A segmentation under way: its job, its process, and what has come of it so far."""
+
+    def __init__(
+        self,
+        job: Job,
+        rows: Sequence[InputRow],
+        task: Any,
+        options: SegmentationOptions,
+        on_events: Callable[[list[Event]], None],
+        on_end: Callable[[SegmentationRun, State], None],
+        output: Any | None = None,
+    ) -> None:
+        """
+        Args:
+            job: Its inputs lie in its folder.
+            rows: Volumes in the order of the job.
+            task: Of the model.
+            options: How.
+            on_events: Gets the job's events as they come; results come into the scene after that, piece by piece.
+            on_end: Called once, when all results are there.
+            output: Segmentation node to replace the content of, for the first volume.
+        """
+        self.job, self.task, self.options = job, task, options
+        # Not their IDs, which another scene gives to other nodes.
+        self.rows, self.output = list(rows), output
+        self.warnings: dict[int, list[str]] = {}
+        self.device = ""
+        self.started = time.monotonic()
+        self.results: list[SegmentationResult] = []
+        self.pieces = Pieces()
+        self._on_events, self._on_end = on_events, on_end
+        arguments = [str(job.folder), "--parent", str(os.getpid())]
+        self.process = start_process(job, "SIFASegmentationLib", arguments)
+        self.follower = JobFollower(job, self._events, self._end, self.process)
+        self.follower.start()
+
+    def cancel(self) -> None:
+        """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
+        self.job.request_stop()
+
+    def wait(self) -> None:
+        """Wait until the job has ended and its results are in the scene, letting the window live meanwhile."""
+        self.follower.wait()
+        self.pieces.finish()
+
+    def abandon(self) -> None:
+        """End at once, for good."""
+        self.follower.stop()
+        self.pieces.stop()
+        if self.process.poll() is None:
+            kill_process(self.process.pid)
+            self.process.wait()
+        shutil.rmtree(self.job.folder, ignore_errors=True)
+
+    def _events(self, events: list[Event]) -> None:
+        for event in events:
+            if event.kind == "warning":
+                self.warnings.setdefault(event.data["volume"], []).append(event.data["message"])
+            elif event.kind == "device":
+                self.device = event.data["name"]
+            elif event.kind == "result":
+                self.pieces.add(self._import(event.data))
+            elif event.kind == "refused":
+                volume = self.rows[event.data["volume"]].volume
+                self.results.append(SegmentationResult(volume, error=event.data["message"]))
+        self._on_events(events)
+
+    def _import(self, data: dict[str, Any]) -> Work[None]:
+        result = SegmentationResult(
+            self.rows[data["volume"]].volume, confidence=data["confidence"], slice_axis=data["slice_axis"],
+            estimates=_estimates(data["estimates"]), baseline_estimates=_estimates(data.get("baseline_estimates", {})),
+            doubts=data["doubts"], warnings=self.warnings.get(data["volume"], []),
+        )  # fmt: skip
+        try:
+            yield from self._into_scene(result, data)
+        except Exception:  # whatever it is (memory, a disk that went away), the result must not be lost with it
+            logging.exception("A result could not be put into the scene.")
+            result.files = self.job.folder / "result"
+            result.why_files = _("it could not be put there, see the error log")
+        self.results.append(result)
+
+    def _into_scene(self, result: SegmentationResult, data: dict[str, Any]) -> Work[None]:
+        output = self.output if data["volume"] == 0 else None
+        result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output)
+        if result.segmentation is not None:
+            nodes.mark_as_result(result.segmentation)
+        yield
+        if result.segmentation is not None and self.options.surfaces:
+            yield from nodes.surfaces_in_pieces(result.segmentation)
+        if "baseline" in data:
+            result.baseline = yield from self._labels(result, data["baseline"], _("{volume} without adaptation"))
+            if result.baseline is not None:
+                nodes.mark_as_result(result.baseline)
+                result.baseline.GetDisplayNode().SetVisibility(False)
+            yield
+        for structure, path in data["probabilities"].items():
+            share = _voxels_of_file(self.job.folder / path)
+            yield
+            volume = self._volume_of(result, share.shape)
+            if volume is not None:
+                name = f"{volume.GetName()} {structure}"
+                share = share.astype("float32") / 255
+                result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
+                nodes.mark_as_result(result.probabilities[structure])
+            yield
+
+    def _labels(self, result: SegmentationResult, path: str, name: str, output: Any | None = None) -> Work[Any | None]:
+        """The segmentation node of a labelmap file; None if it has no place in the scene."""
+        labels = _voxels_of_file(self.job.folder / path)
+        yield
+        volume = self._volume_of(result, labels.shape)
+        if volume is None:
+            return None
+        name = name.format(volume=volume.GetName())
+        return nodes.segmentation_from_labels(labels, volume, self.task, name, nodes.if_in_scene(output))
+
+    def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
+        """The volume node that a result is of; None if it was deleted or replaced meanwhile.
+
+        Then the result must not be lost, nor be put on something else: it stays in its files.
+        """
+        volume = nodes.if_in_scene(result.volume)
+        if volume is not None and slicer.util.arrayFromVolume(volume).shape == shape:
+            return volume
+        result.files = self.job.folder / "result"
+        result.why_files = _("its volume is gone or was changed")
+        return None
+
+    def _end(self, state: State) -> None:
+        # After the results that are still on their way into the scene.
+        self.pieces.add(self._tell_end(state))
+
+    def _tell_end(self, state: State) -> Work[None]:
+        order = [row.volume for row in self.rows]
+        self.results.sort(key=lambda result: order.index(result.volume))
+        # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
+        if any(result.files for result in self.results):
+            gone = ["input"]
+        elif state in (State.FINISHED, State.STOPPED):
+            gone = [""]
+        else:
+            gone = ["input", "result"]
+        for part in gone:
+            shutil.rmtree(self.job.folder / part, ignore_errors=True)
+        self._on_end(self, state)
+        yield
+
+
+def _voxels_of_file(path: Path) -> Any:
+    """Voxels (k, j, i) of an image file."""
+    from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
+
+    return read_volume(path).array
+
+
+def _estimates(values: dict[str, list[float]]) -> dict[str, Estimate]:
+    """Estimated Dice by structure, from an event."""
+    from SIFASegmentationLib.quality import Estimate  # noqa: PLC0415
+
+    return {name: Estimate(*numbers) for name, numbers in values.items()}
