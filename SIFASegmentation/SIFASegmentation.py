@@ -896,11 +896,14 @@ def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
 
 def _shown_volume() -> Any | None:
     """The volume shown in the slice views, or the scene's only one."""
-    # Not the selection's active volume: what is shown by Python, such as sample data, is not made active.
-    for views in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        shown = slicer.mrmlScene.GetNodeByID(views.GetBackgroundVolumeID() or "")
-        if shown is not None and shown.GetClassName() == VOLUMES[0]:
-            return shown
+    # First of the views themselves: what is shown by Python, such as sample data, is not made active.
+    ids = [views.GetBackgroundVolumeID() for views in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    if selection is not None:
+        ids.append(selection.GetActiveVolumeID())
+    for node in (slicer.mrmlScene.GetNodeByID(node_id) for node_id in ids if node_id):
+        if node is not None and node.GetClassName() == VOLUMES[0]:
+            return node
     volumes = scene_volumes()
     return volumes[0] if len(volumes) == 1 else None
 

@@ -80,7 +80,8 @@ def test_a_process_whose_parent_is_gone_ends(bundle: Bundle, images: list[Path],
     job = make_job(tmp_path / "job", bundle, images * 50)
     command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(gone.pid)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
-    assert done.returncode == 3
+    # Or 2, where it has missed its inputs in the moment in which they went.
+    assert done.returncode in (2, 3)
     # Nobody can take the result any more, and volumes of patients don't stay behind.
     assert not job.folder.exists()
 

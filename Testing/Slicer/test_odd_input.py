@@ -71,7 +71,7 @@ def test_another_scene_opened_meanwhile_gets_nothing_of_it(
     process_events_until(lambda: module.widget.run is None, 60)
     assert all(names_of(node) == ["tumour"] for node in drawn)
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == drawn
-    assert "no place in the scene" in module.ui.statusLabel.text
+    assert "its volume is gone or was changed" in module.ui.statusLabel.text
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
     assert not (run.job.folder / "input").exists()
 
