@@ -96,7 +96,7 @@ def _beyond(position: Triple, usual: PositionRange) -> float:
 
 
 def _rounded(ml: float) -> str:
-    return f"{ml:,.0f}" if ml >= 10 else f"{ml:.1g}"
+    return f"{ml:,.0f}" if ml >= 9.5 else f"{ml:.1g}"
 
 
 def doubts_about_adaptation(

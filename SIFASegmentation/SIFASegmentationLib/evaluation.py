@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from .structures import Task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
 
+_SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
+_MOST_VOXELS = 2**31  # Of a grid for both: files of two frames of coordinates would need any number.
 _ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
 
 
@@ -35,7 +39,8 @@ def evaluate(
     """Score a labelmap against its reference, or a folder of labelmaps against one of references, matched by name.
 
     Names match without `_segmentation`, `_label`, `_seg`. A reference on another grid is resampled to the
-    prediction's by nearest neighbour, and the table says so.
+    prediction's by nearest neighbour, which is widened where it does not hold all of the reference, and the table
+    says so.
 
     Args:
         prediction: A file or a folder.
@@ -75,17 +80,24 @@ def score_pair_in_pieces(
 ) -> Work[list[Row]]:
     """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
 
-    A portion of a structure a piece.
+    A prediction that was cropped is scored against all that the reference labels. A portion of a structure a piece.
 
     `notes` are what the caller knows of the labelmaps, and go into every row.
+
+    Raises:
+        InputError: The two lie so far apart that they can't be of one volume.
     """
     if not names:
         return []
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:
-        reference = resample_labelmap(reference, prediction.geometry)
+        widened = _widened(prediction, reference)
+        reference = resample_labelmap(reference, widened.geometry)
         notes.append(f"reference resampled: {difference}")
+        if widened is not prediction:
+            notes.append("the prediction's grid does not hold all of the reference, and was widened")
+        prediction = widened
         yield
     i, j, k = prediction.geometry.spacing
     predicted, referred = _cropped(prediction.array, reference.array)
@@ -107,6 +119,34 @@ def score_pair_in_pieces(
 
 score_pair = at_once(score_pair_in_pieces)
 """The same, all at once."""
+
+
+def _widened(prediction: Volume, reference: Volume) -> Volume:
+    """The prediction, where need be on a grid with so many more voxels that all that the reference labels lies in it.
+
+    Raises:
+        InputError: That would be more than any volume has.
+    """
+    box = labelled_box(reference.array)
+    if box is None:
+        return prediction
+    geometry = prediction.geometry
+    # The outer faces of the labelled voxels, as indices of the prediction's grid.
+    faces = [(part.start - 0.5, part.stop - 0.5) for part in reversed(box)]
+    corners = np.array(list(itertools.product(*faces))) @ reference.geometry.axes_mm.T + reference.geometry.origin
+    indices = geometry.index_of(corners) + 0.5
+    before = np.maximum(0, -np.floor(indices.min(0) + _SLACK)).astype(int)
+    after = np.maximum(0, np.ceil(indices.max(0) - _SLACK) - geometry.size).astype(int)
+    if not before.any() and not after.any():
+        return prediction
+    i, j, k = (before + geometry.size + after).tolist()
+    if i * j * k > _MOST_VOXELS:
+        raise InputError(
+            f"{prediction.name} and {reference.name} lie far apart: check that they are of the same volume."
+        )
+    x, y, z = (geometry.axes_mm @ -before + geometry.origin).tolist()
+    array = np.pad(prediction.array, list(zip(before[::-1], after[::-1], strict=True)))
+    return Volume(array, replace(geometry, size=(i, j, k), origin=(x, y, z)), prediction.name)
 
 
 def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

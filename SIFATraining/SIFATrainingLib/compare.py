@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,7 @@ from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import labelmap_path, segment_files
 from SIFASegmentationLib.structures import Task
-from SIFASegmentationLib.volumes import Volume
+from SIFASegmentationLib.volumes import Volume, volume_name
 
 from .config import TrainingConfig, labelled_domain
 from .devices import inference_device
@@ -204,6 +205,14 @@ class _Rows:
         return table
 
 
+def subjects_of(cases: Sequence[Case]) -> list[str]:
+    """What each scored volume is called: by its patient, and by its image too where the patient has several."""
+    several = Counter(case.patient for case in cases)
+    return [
+        case.patient if several[case.patient] == 1 else f"{case.patient}, {volume_name(case.image)}" for case in cases
+    ]
+
+
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
     """The labelled volumes that are scored.
 
@@ -301,7 +310,7 @@ def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> Scor
     table = ScoreTable.read(folder / _SCORES)
     if settings != config:
         raise InputError(f"{folder} was trained with other settings: choose another folder with --out.")
-    if {row.subject for row in table.rows} != {case.patient for case in cases}:
+    if {row.subject for row in table.rows} != set(subjects_of(cases)):
         raise InputError(f"{folder} holds scores of other volumes: choose another folder with --out.")
     return table
 
@@ -320,9 +329,9 @@ def _score(
     )
     names = {structure.value: structure.name for structure in task.structures}
     rows = []
-    for case, outputs in zip(cases, written, strict=True):
+    for case, subject, outputs in zip(cases, subjects_of(cases), written, strict=True):
         predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
-        rows += score_pair(case.patient, predicted, reference_of(case, task, preparation.target_coding), names)
+        rows += score_pair(subject, predicted, reference_of(case, task, preparation.target_coding), names)
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

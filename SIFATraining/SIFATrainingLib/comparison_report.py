@@ -17,7 +17,7 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, resample_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
-from .compare import Comparison, Result, reference_of
+from .compare import Comparison, Result, reference_of, subjects_of
 from .config import TRANSLATING_METHODS
 from .figures import draw_overlays, draw_scores, draw_watched
 from .html_report import picture, picture_of_file, table, write_page
@@ -96,7 +96,8 @@ def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = Non
 def markdown(comparison: Comparison) -> str:
     """Tables by structure, by subject, and of typical and odd subjects where some are said to be odd."""
     head, rows = _cells(comparison)
-    parts = [_markdown_table(head, rows), "Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
+    parts = [_markdown_table(head, rows), *_empty_masks(comparison)]
+    parts += ["Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
     if comparison.odd:
         parts += [f"Apart from the odd subjects ({_odd(comparison)}):", _markdown_table(*_group_cells(comparison))]
     if _watched(comparison):
@@ -120,8 +121,21 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def _empty_masks(comparison: Comparison) -> list[str]:
+    """A sentence where masks were empty: an ASD there is none, and means are of the others."""
+    empty = []
+    for variant in comparison.variants:
+        counts = [count for result in comparison.of(variant.name) for count in result.table.counts()]
+        one, both = sum(count.one_empty for count in counts), sum(count.both_empty for count in counts)
+        if one or both:
+            of_all = one + both + sum(count.scored for count in counts)
+            empty.append(f"{variant.title} {one + both} of {of_all}" + (f" ({both} in both)" if both else ""))
+    sentence = "Masks that were empty in the prediction or the reference, with a Dice of 0 and no ASD"
+    return [f"{sentence} (none counts where both were): {'; '.join(empty)}."] if empty else []
+
+
 def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    subjects = [case.patient for case in comparison.cases]
+    subjects = subjects_of(comparison.cases)
     rows = []
     for variant in comparison.variants:
         by_seed = [
@@ -135,8 +149,9 @@ def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Mean Dice and share of the gap closed of the typical and of the odd subjects."""
-    subjects = {case.patient for case in comparison.cases}
-    groups = {"typical": subjects - comparison.odd, "odd": subjects & comparison.odd}
+    named = list(zip(subjects_of(comparison.cases), comparison.cases, strict=True))
+    odd = {subject for subject, case in named if case.patient in comparison.odd}
+    groups = {"typical": {subject for subject, _case in named} - odd, "odd": odd}
     head = ["", *(f"{name}, {what}" for name in groups for what in ("mean Dice", "gap closed"))]
     rows = []
     for variant in comparison.variants:
@@ -223,6 +238,7 @@ def write_comparison(out: Path, comparison: Comparison, target_coding: str | Non
         f"<h1>Comparison: {html.escape(comparison.task.title)}</h1>",
         f"<p>Scores of {len(comparison.cases)} volumes of the target that are in no training set.</p>",
         table(head, rows),
+        *(f"<p>{html.escape(sentence)}</p>" for sentence in _empty_masks(comparison)),
         "<h2>By subject</h2>",
         table(*_subject_cells(comparison)),
         *_apart(comparison),

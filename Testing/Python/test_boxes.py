@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from SIFASegmentationLib.boxes import common_box, labelled_box, values_in
+from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.metrics import score_labelmaps
 from SIFASegmentationLib.volumes import Geometry, Volume
@@ -46,3 +49,34 @@ def test_rows_of_a_pair_are_the_scores_of_whole_labelmaps(empty: str) -> None:
         assert row.structure == name
         assert repr(row.scores) == repr(expected[value])
     assert rows[2].note == "both empty; known"
+
+
+TURNED = (0.6, -0.8, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_cropped_prediction_leaves_out_is_missed(seed: int) -> None:
+    """Its scores are those of the whole grid, wherever it was cropped and however the volume lies."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3, SHAPE).astype(np.uint8)
+    k, j, i = (slice(*sorted(rng.choice(size + 1, 2, replace=False).tolist())) for size in SHAPE)
+    whole = np.zeros_like(truth)
+    whole[k, j, i] = truth[k, j, i]
+    geometry = replace(volume(truth).geometry, direction=TURNED)
+    reference = Volume(truth, geometry, "reference")
+    start = np.array([i.start, j.start, k.start])
+    size = (i.stop - i.start, j.stop - j.start, k.stop - k.start)
+    x, y, z = (geometry.axes_mm @ start + geometry.origin).tolist()
+    cropped = Volume(whole[k, j, i], replace(geometry, size=size, origin=(x, y, z)), "cropped")
+    names = {1: "liver", 2: "spleen"}
+    expected = score_pair("one", Volume(whole, geometry, "whole"), reference, names)
+    found = score_pair("one", cropped, reference, names)
+    assert [repr(row.scores) for row in found] == [repr(row.scores) for row in expected]
+    assert "was widened" in found[0].note
+
+
+def test_labelmaps_of_two_places_are_not_scored() -> None:
+    here = volume(np.ones(SHAPE, np.uint8))
+    far = replace(here, geometry=replace(here.geometry, origin=(1e5, 1e5, 1e5)))
+    with pytest.raises(InputError, match="one and one lie far apart: check that they are of the same volume"):
+        score_pair("one", here, far, {1: "liver"})

@@ -23,7 +23,7 @@ from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib import compare as module
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
-from SIFATrainingLib.compare import Comparison, Result, compare
+from SIFATrainingLib.compare import Comparison, Result, compare, subjects_of
 from SIFATrainingLib.comparison_report import csv_text, markdown, table_lines, write_comparison
 from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import Preparation, make_preparation
@@ -239,6 +239,28 @@ def test_odd_subjects_are_reported_apart() -> None:
     # Of the odd one there is no gap to close.
     assert "| sifa | 70.0 | 83% | 40.0 | - |" in text
     assert "Apart" not in markdown(replace(comparison, odd=frozenset()))
+
+
+def test_several_images_of_a_patient_are_several_subjects() -> None:
+    cases = tuple(Case(patient, Path(f"{image}.nii.gz"), None) for patient, image in (("a", 1), ("a", 2), ("b", 3)))
+    assert subjects_of(cases) == ["a, 1", "a, 2", "b"]
+    dice = zip(subjects_of(cases), (0.9, 0.9, 0.3), strict=True)
+    rows = tuple(Row(subject, "liver", scores(value, 1.0)) for subject, value in dice)
+    one = Result(Variant("sifa", "sifa", {"method": "sifa"}), 0, Path(), ScoreTable(rows))
+    comparison = Comparison(load_task("abdomen"), (one,), cases, frozenset({"a"}))
+    text = markdown(comparison)
+    assert "| sifa | 70.0 | 70.0 |" in text
+    assert "|  | a, 1 | a, 2 | b |" in text
+    assert "| sifa | 30.0 | - | 90.0 | - |" in text
+
+
+def test_empty_masks_are_told_of() -> None:
+    nothing = Scores(0.0, nan, nan, nan, 0.0, 1.0, -1.0)
+    rows = (Row("p", "liver", scores(0.5, 1.0)), Row("p", "spleen", nothing))
+    one = Result(Variant("sifa", "SIFA", {"method": "sifa"}), 0, Path(), ScoreTable(rows))
+    comparison = Comparison(load_task("abdomen"), (one,), (Case("p", Path("p.nii.gz"), None),))
+    assert "with a Dice of 0 and no ASD (none counts where both were): SIFA 1 of 2." in markdown(comparison)
+    assert "empty" not in markdown(replace(comparison, results=(result("sifa", 0, (0.5, 0.5)),)))
 
 
 def test_an_odd_subject_must_be_scored(volumes: Path, tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ def test_structures_unlike_organs_are_told_of() -> None:
     assert "nothing was found, most labelled volumes had 120 to 220 ml" in told["left kidney"]
     told = doubts_about_structures({"liver": Found(0.0341)}, {"liver": (1083.6, 1991.7)}, {})
     assert told["liver"] == "0.03 ml were found, most labelled volumes had 1,084 to 1,992 ml"
+    told = doubts_about_structures({"liver": Found(9.6)}, {"liver": (1083.6, 1991.7)}, {})
+    assert told["liver"].startswith("10 ml were found")
     assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual, {}) == {}
 
 
