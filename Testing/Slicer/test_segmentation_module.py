@@ -190,7 +190,7 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     picture(module, "segmentation_empty")
 
 
-def test_the_volume_that_is_shown_is_chosen(main_window: Any, module: Any) -> None:
+def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
     # Opened before there was a volume, then again with two.
@@ -198,10 +198,13 @@ def test_the_volume_that_is_shown_is_chosen(main_window: Any, module: Any) -> No
     selection = slicer.app.applicationLogic().GetSelectionNode()
     selection.SetActiveVolumeID(first.GetID())
     second, _reference = load_patient("SIFAAbdomenCT", 101)
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    for view in views or [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")]:
+        view.SetBackgroundVolumeID(second.GetID())
     module.widget.enter()
     assert [row[0] for row in module.widget.volumes.nodes()] == [second]
     # A choice is left alone.
-    slicer.util.setSliceViewerLayers(background=first)
+    slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0].SetBackgroundVolumeID(first.GetID())
     module.widget.enter()
     assert [row[0] for row in module.widget.volumes.nodes()] == [second]
 
