@@ -14,17 +14,24 @@ The CSV alone can give a patient several images, and an image a region of intere
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from .dicom_files import dicom_series
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
-from .image_files import dicom_series
 from .volumes import VOLUME_SUFFIXES, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
+LABELMAP_ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
+"""How labelmaps are called after their images; the first is what SIFA writes itself."""
+
+_MAP_INFIX = "_probability_"  # In the names of maps that SIFA writes beside its labelmaps.
+_DICOM_MARK, _DICOM_MARK_AT = b"DICM", 128
+_LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SEGMENTATION_SUFFIX = ".seg.nrrd"
 _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]
 
@@ -108,7 +115,10 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
         labels = _by_name(found, LABEL_SUFFIX) if labelled else {}
         images, labels = _of(patients, images), _of(patients, labels)
         return _paired(images, labels, folder, "{}_image", "{}_label", labelled)
-    plain = _of(patients, _by_name(_images(volumes), ""))
+    _check_nothing_is_missed(folder, volumes)
+    images_alone = _images(volumes)
+    numbered = all(volume_name(path).endswith(CHANNEL_SUFFIX) for path in images_alone)
+    plain = _of(patients, _by_name(images_alone, CHANNEL_SUFFIX if numbered else ""))
     if not plain:
         raise InputError(
             f"{folder} holds no volumes: it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM "
@@ -122,12 +132,57 @@ def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, P
 
 
 def _images(volumes: list[Path]) -> list[Path]:
-    """Those that are not labelmaps by their names."""
-    return [
-        path
-        for path in volumes
-        if not volume_name(path).endswith(LABEL_SUFFIX) and not path.name.lower().endswith(_SEGMENTATION_SUFFIX)
-    ]
+    """Those that are not labelmaps or maps by their names, such as `P1_seg.nii.gz` beside `P1.nii.gz`."""
+    names = {volume_name(path) for path in volumes}
+    return [path for path in volumes if not _is_made_from(names, path)]
+
+
+def _is_made_from(names: set[str], path: Path) -> bool:
+    """Whether a file is a labelmap or a map of one of the volumes of these names."""
+    name = volume_name(path)
+    if name.endswith(LABEL_SUFFIX) or path.name.lower().endswith(_SEGMENTATION_SUFFIX):
+        return True
+    stems = {name.removesuffix(ending) for ending in LABELMAP_ENDINGS} | {name.partition(_MAP_INFIX)[0]}
+    images = {*names, *(other.removesuffix(IMAGE_SUFFIX) for other in names)}
+    images |= {other.removesuffix(CHANNEL_SUFFIX) for other in names}
+    return bool((stems - {name}) & images)
+
+
+def _check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
+    """Refuse a folder of whose patients some would be left out without a word.
+
+    Raises:
+        InputError: A link whose file is not there, DICOM slices of a series that has no folder, or a series that lies
+            deeper.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry in volumes:
+            continue
+        if entry.is_symlink() and not entry.exists() and entry.name.lower().endswith(VOLUME_SUFFIXES):
+            raise InputError(f"{entry} is a link to a file that is not there: fetch the file, or take the link away.")
+        if entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
+            raise InputError(
+                f"{entry} holds DICOM files further down, in {deeper}: give each series a folder in {folder}."
+            )
+        if volumes and entry.is_file() and _is_dicom(entry):
+            raise InputError(f"{entry} is a DICOM file beside volumes: give each series a folder of its own.")
+
+
+def _deeper_dicom(folder: Path) -> Path | None:
+    """A folder below that holds DICOM files, if there is one; the first files of each are looked at."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        if any(_is_dicom(Path(place, name)) for name in sorted(files)[:_LOOKED_AT]):
+            return Path(place)
+    return None
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(_DICOM_MARK_AT + len(_DICOM_MARK))[_DICOM_MARK_AT:] == _DICOM_MARK
+    except OSError:
+        return False
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:

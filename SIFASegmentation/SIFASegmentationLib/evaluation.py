@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .boxes import Box, common_box, labelled_box
-from .cohorts import volumes_in
+from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
 from .labelmaps import grid_difference, read_labelmap, resample_labelmap
@@ -25,7 +25,6 @@ from .work import Work, at_once
 
 _SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
 _MOST_VOXELS = 2**31  # Of a grid for both: files of two frames of coordinates would need any number.
-_ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
 
 
 def evaluate(
@@ -175,7 +174,7 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
     if not matched:
         raise InputError(
             f"No file in {prediction} has a reference of its name in {reference}: names must match but for "
-            f"{', '.join(_ENDINGS)}."
+            f"{', '.join(LABELMAP_ENDINGS)}."
         )
     alone = [path for some, others in ((predicted, referred), (referred, predicted))
              for name, path in some.items() if name not in others]  # fmt: skip
@@ -185,7 +184,7 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
     """Labelmaps by subject; images and probability maps beside them are left out."""
     volumes = [path for path in volumes_in(folder) if path.is_file()]
-    labelled: Callable[[Path], bool] = lambda path: volume_name(path).endswith(_ENDINGS)  # noqa: E731
+    labelled: Callable[[Path], bool] = lambda path: volume_name(path).endswith(LABELMAP_ENDINGS)  # noqa: E731
     chosen = [path for path in volumes if labelled(path)] or volumes
     named: dict[str, Path] = {}
     for path in chosen:
@@ -198,7 +197,7 @@ def _labelmaps_in(folder: Path) -> dict[str, Path]:
 
 def _subject(path: Path) -> str:
     name = volume_name(path)
-    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+    return next((name.removesuffix(ending) for ending in LABELMAP_ENDINGS if name.endswith(ending)), name)
 
 
 def _read_plain(path: Path) -> Volume:

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_
 from scipy import ndimage
 
 from .errors import InputError
+from .intensity import AIR_HU
 from .orientation import Orientation
 from .volumes import Geometry
 
 _COARSE_PIXELS = 128  # The body is sought on slices of at most this size ...
 _COARSE_SLICES = 64  # ... and on at most this many of them.
-_AIR_HU = -1024  # What lies below is padding around a CT's reconstruction circle.
 _LEAST_AREA = 0.05  # A "body" in a smaller share of the slice is none.
 _LARGE_COMPONENT = 0.25  # Of the largest: a second leg, or a heart apart from the chest wall.
 
@@ -156,7 +156,7 @@ def _coarse(oriented: NDArray[Any], row_factor: int, column_factor: int) -> NDAr
         blocks = padded.reshape(padded.shape[0] // row_factor, row_factor, -1, column_factor)
         means.append(blocks.mean(axis=(1, 3)))
     coarse: NDArray[np.float32] = np.stack(means)
-    return np.maximum(coarse, _AIR_HU, out=coarse)
+    return np.maximum(coarse, AIR_HU, out=coarse)
 
 
 def _background_threshold(values: NDArray[np.float32]) -> float:

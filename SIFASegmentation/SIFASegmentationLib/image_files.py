@@ -5,14 +5,12 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from .dicom_files import check_frames, read_series, warnings_off
 from .errors import InputError
 from .files import write_atomically
 from .volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_voxels, volume_name
@@ -29,7 +27,7 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises:
         InputError: The path is missing, unreadable, or not one 3D scalar image with finite voxels and orthonormal
-            directions; or the folder holds no DICOM series or several.
+            directions; or the folder does not hold one DICOM series of slices at even distances.
     """
     path = Path(path)
     return from_image(read_image(path), volume_name(path), source=str(path))
@@ -44,9 +42,10 @@ def read_image(path: Path) -> sitk.Image:
     if not path.exists():
         raise InputError(f"{path} does not exist: check the path.")
     try:
-        with _warnings_off():
-            image: sitk.Image = _read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
-            return image
+        with warnings_off():
+            if path.is_dir():
+                return read_series(path)
+            image: sitk.Image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
         if "direction" in reason.lower() or "orthonormal" in reason.lower():
@@ -56,6 +55,8 @@ def read_image(path: Path) -> sitk.Image:
         raise InputError(
             f"{path} can't be read as an image ({reason}): check that the file is complete."
         ) from error
+    check_frames(image, path)
+    return image
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
@@ -135,54 +136,3 @@ def check_grid(image: sitk.Image, source: str) -> None:
         raise InputError(
             f"{source} has singular or sheared axis directions: resample it to a rectangular grid."
         )
-
-
-def dicom_series(folder: Path) -> tuple[str, ...]:
-    """UIDs of the DICOM series in the folder (not in its sub-folders)."""
-    with _warnings_off():
-        uids: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    return uids
-
-
-def _read_series(folder: Path) -> sitk.Image:
-    series = dicom_series(folder)
-    if not series:
-        raise InputError(f"{folder} holds no DICOM series: give a folder of DICOM slices or a volume file.")
-    if len(series) > 1:
-        found = "; ".join(
-            f"{uid} ({len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))} files)"
-            for uid in series
-        )
-        raise InputError(f"{folder} holds {len(series)} DICOM series, give each its own folder: {found}.")
-    reader = sitk.ImageSeriesReader()
-    # A tilted gantry then shows as a sheared direction, which is refused; ITK would straighten it silently.
-    reader.ForceOrthogonalDirectionOff()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    image: sitk.Image = reader.Execute()
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
-    _check_even_slices(image, folder)
-    return image
-
-
-def _check_even_slices(image: sitk.Image, folder: Path) -> None:
-    key = "ITK_non_uniform_sampling_deviation"
-    if not image.HasMetaDataKey(key):
-        return
-    # ITK stores the number as text with its type around it.
-    deviation = float(re.findall(r"[-+.\deE]*\d", image.GetMetaData(key))[-1])
-    if deviation > 0.1 * image.GetSpacing()[2]:
-        raise InputError(
-            f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm): look for missing slices."
-        )
-
-
-@contextmanager
-def _warnings_off() -> Iterator[None]:
-    """ITK's warnings go to stderr in its own words; what matters of them is raised in ours."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)

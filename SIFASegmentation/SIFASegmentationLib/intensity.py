@@ -17,6 +17,10 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
 from .errors import InputError
 
+AIR_HU = -1024
+"""What lies below, in CT, is padding around the reconstruction circle."""
+
+_PADDING_SHARE = 0.5  # Of what lies below, of one value: else it is no padding, nor a CT.
 _SAMPLE_VOXELS = 2**21  # Percentiles of so many voxels are those of the volume for all that matters.
 _RANGE_VOXELS = 2**17  # A volume's share of the voxels that set the range of its domain.
 
@@ -85,6 +89,8 @@ def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Int
         InputError: The voxels are constant after the clip; the message names the volume.
     """
     sample = _sample(voxels).astype(np.float64)
+    if settings.window is None:
+        _take_padding_for_air(sample)
     low, high = settings.window or np.percentile(sample, settings.percentiles)
     np.clip(sample, low, high, out=sample)
     mean, std = float(sample.mean()), float(sample.std())
@@ -94,6 +100,13 @@ def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Int
             "region of interest."
         )
     return IntensityStatistics(float(low), float(high), mean, std)
+
+
+def _take_padding_for_air(sample: NDArray[np.float64]) -> None:
+    """Raise the padding of a CT to air, in place: -2000 or -3024 in the corners would spread the intensities of all."""
+    below = sample < AIR_HU
+    if below.any() and np.mean(sample[below] == sample.min()) > _PADDING_SHARE:
+        np.maximum(sample, AIR_HU, out=sample)
 
 
 def z_score_sample(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Float32Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -200,7 +201,7 @@ def _map_values(voxels: NDArray[np.generic], mapping: Mapping[int, int]) -> NDAr
 
 def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCoding:
     if coding is None:
-        return task.own_coding
+        return _coding_beside(path, task) or task.own_coding
     if isinstance(coding, LabelCoding):
         if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
             raise InputError(f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}.")
@@ -209,6 +210,29 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
         known = ", ".join(task.label_codes) or "none"
         raise InputError(f"The coding '{coding}' for {path} is not in the task {task.name}: it has {known}.")
     return task.label_codes[coding]
+
+
+def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
+    """What the `dataset.json` of an nnU-Net data set says of its labels, whose values are in its own order; None where
+    there is none, or it names no structure of the task.
+
+    Raises:
+        InputError: It can't be read.
+    """
+    file = path.parent.parent / "dataset.json"
+    if not path.parent.name.startswith("labels") or not file.is_file():
+        return None
+    try:
+        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        # nnU-Net names values, and lists those of a region; the Medical Decathlon values names.
+        pairs = [(value, name) if name.isdigit() else (name, value) for name, value in labels.items()]
+        values = [(str(name), int(value)) for name, value in pairs if not isinstance(value, list)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} has no readable labels ({error}): mend it, or give a coding.") from error
+    matched = {structure.name: value for name, value in values
+               if value > 0 and (structure := task.structure_named(name)) is not None}  # fmt: skip
+    others = {value for _name, value in values} - {0, *matched.values()}
+    return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
 
 
 def _segment_names(header: Any) -> dict[int, str]:

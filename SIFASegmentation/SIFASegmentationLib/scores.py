@@ -261,14 +261,19 @@ class ScoreTable:
         """Write as CSV or JSON, by the path's suffix.
 
         Raises:
-            InputError: Another suffix.
+            InputError: Another suffix, or the place can't be written to.
         """
         writers: dict[str, Callable[[], str]] = {".csv": self.csv, ".json": self.json}
         if path.suffix.lower() not in writers:
             raise InputError(f"{path} can't be written: end its name with .csv or .json.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as partial:
-            partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with write_atomically(path) as partial:
+                partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{path} can't be written ({error.strerror}): check the folder's permissions and the free space."
+            ) from error
 
 
 def _sample_deviation(values: Sequence[float]) -> float:

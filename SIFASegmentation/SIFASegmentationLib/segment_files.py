@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import Domain, read_bundle
-from .cohorts import IMAGE_SUFFIX, find_cases
+from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, find_cases
+from .dicom_files import dicom_series
 from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
 from .field_of_view import BoxMM
@@ -44,6 +45,7 @@ class Outputs:
         warnings: What makes the result doubtful: how the volume and the structures in it are unlike those of the
             training, and where the model without adaptation seems to be the better one for it.
         doubtful: Structures that a warning is about.
+        volume: What the table of estimates calls it.
     """
 
     image: Path
@@ -54,6 +56,7 @@ class Outputs:
     estimates: dict[str, Estimate]
     warnings: tuple[str, ...] = ()
     doubtful: frozenset[str] = frozenset()
+    volume: str = ""
 
 
 class SomeRefusedError(InputError):
@@ -75,6 +78,7 @@ def segment_files(
     threads: int = 0,
     region: BoxMM | None = None,
     regions: Mapping[Path, BoxMM] | None = None,
+    names: Mapping[Path, str] | None = None,
     domain: Domain | None = None,
     probabilities: bool = False,
     confidence: bool = False,
@@ -101,6 +105,7 @@ def segment_files(
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
         regions: Of volumes that have one of their own, by file.
+        names: What the outputs of a volume are called, by file; after the file unless given.
         domain: Whose preprocessing to use: the target's unless given.
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
@@ -126,8 +131,8 @@ def segment_files(
             f"{task.name}: choose another bundle."
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
-    names = [_output_name(path) for path in paths]
-    if repeated := [name for name in names if names.count(name) > 1]:
+    called = [(names or {}).get(path) or output_name(path) for path in paths]
+    if repeated := [name for name in called if called.count(name) > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
     segmentor = Segmentor(opened, device, threads)
     unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
@@ -137,7 +142,7 @@ def segment_files(
     )  # fmt: skip
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
-    for name, path in zip(names, paths, strict=True):
+    for name, path in zip(called, paths, strict=True):
         try:
             own = replace(settings, region=(regions or {}).get(path, region))
             made = _segment_file(segmentor, unadapted, path, own, report)
@@ -147,7 +152,8 @@ def segment_files(
             refused[path] = error
             continue
         # Where the folder can't be written to, no volume need be tried any more.
-        outputs.append(_write(made, path, name, settings))
+        written = _write(made, path, name, settings)
+        outputs.append(replace(written, volume=name if path in (names or {}) else path.name))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
     if refused:
         raise SomeRefusedError(refused, outputs)
@@ -213,13 +219,14 @@ def _segment_file(
     return _Made(segmentation, compared, tuple(warnings), frozenset(doubts))
 
 
-def labelmap_path(out: Path, image: Path, suffix: str = ".nii.gz") -> Path:
-    """Where `segment_files` writes the labelmap of an image."""
-    return out / f"{_output_name(image)}_segmentation{suffix}"
+def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
+    """Where `segment_files` writes the labelmap of a volume whose outputs have this name."""
+    return out / f"{name}_segmentation{suffix}"
 
 
-def _output_name(image: Path) -> str:
-    return volume_name(image).removesuffix(IMAGE_SUFFIX)
+def output_name(image: Path) -> str:
+    """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
+    return volume_name(image).removesuffix(IMAGE_SUFFIX).removesuffix(CHANNEL_SUFFIX)
 
 
 def _named(report: Report, name: str) -> Callable[[int, int], None]:
@@ -228,18 +235,14 @@ def _named(report: Report, name: str) -> Callable[[int, int], None]:
 
 def _expand(path: Path) -> list[Path]:
     """A file or DICOM series folder is itself; another folder is the images in it."""
-    if not path.is_dir():
+    if not path.is_dir() or dicom_series(path):
         return [path]
-    try:
-        return [case.image for case in find_cases(path, labelled=False)]
-    except InputError:
-        # Not a folder of volumes; as one series it gets its own error from the reader.
-        return [path]
+    return [case.image for case in find_cases(path, labelled=False)]
 
 
 def _labelmap_of(segmentation: Segmentation, name: str, folder: Path, settings: _Settings) -> Path:
     """Write a labelmap; its file."""
-    path = folder / f"{name}_segmentation{settings.suffix}"
+    path = labelmap_path(folder, name, settings.suffix)
     if settings.suffix == ".seg.nrrd":
         write_slicer_segmentation(segmentation.labelmap, settings.task, path)
     else:
@@ -267,16 +270,25 @@ def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
 
 
 def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
-    """A row for each volume and structure so far; no file where the model has no calibration."""
+    """A row for each volume and structure so far, beside those of other volumes that are there; no file where the model
+    has no calibration."""
     if not any(one.estimates for one in outputs):
         return
+    head = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
+    made = {one.volume for one in outputs}
+    before: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            first, *lines = csv.reader(file) or [[]]
+        before = [line for line in lines if first == head and line and line[0] not in made]
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["volume", "structure", "estimated_dice", "low", "high", "doubtful"])
+        writer.writerow(head)
+        writer.writerows(before)
         for one in outputs:
             for structure, estimate in one.estimates.items():
                 values = (f"{value:.4f}" for value in astuple(estimate))
-                writer.writerow([one.image.name, structure, *values, "yes" if structure in one.doubtful else "no"])
+                writer.writerow([one.volume, structure, *values, "yes" if structure in one.doubtful else "no"])
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

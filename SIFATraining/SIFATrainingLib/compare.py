@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,9 @@ class Result:
     folder: Path
     table: ScoreTable
 
-    def labelmap(self, case: Case) -> Path:
-        """File of the prediction for one of the volumes."""
-        return labelmap_path(self.folder / "labelmaps", case.image)
+    def labelmap(self, subject: str) -> Path:
+        """File of the prediction for one of the volumes, by what it is called (`subjects_of`)."""
+        return labelmap_path(self.folder / "labelmaps", _file_name(subject))
 
     def watched(self) -> list[tuple[int, float]]:
         """Iteration and mean Dice of the monitor volumes, as the training went on; empty where it was not watched."""
@@ -213,6 +214,10 @@ def subjects_of(cases: Sequence[Case]) -> list[str]:
     ]
 
 
+def _file_name(subject: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", subject)
+
+
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
     """The labelled volumes that are scored.
 
@@ -326,6 +331,8 @@ def _score(
         device=inference_device(device),
         region=preparation.roi,
         regions={case.image: case.region for case in cases if case.region is not None},
+        # Images of several patients may have one file name, in a folder of each patient.
+        names={case.image: _file_name(subject) for case, subject in zip(cases, subjects_of(cases), strict=True)},
     )
     names = {structure.value: structure.name for structure in task.structures}
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
@@ -265,12 +266,13 @@ def _pooled(comparison: Comparison) -> list[tuple[str, ScoreTable]]:
 def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
     """Slices of the first volumes, by the first seed of each row."""
     pictures = []
-    for case in comparison.cases[:_PICTURED]:
+    named = zip(subjects_of(comparison.cases), comparison.cases, strict=True)
+    for subject, case in itertools.islice(named, _PICTURED):
         if case.label is None:
             continue
         labelmaps = []
         for variant in comparison.variants:
-            path = comparison.of(variant.name)[0].labelmap(case)
+            path = comparison.of(variant.name)[0].labelmap(subject)
             if path.exists():
                 labelmaps.append((variant.title, read_labelmap(path, comparison.task, allow_empty=True)))
         if not labelmaps:
@@ -278,7 +280,7 @@ def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
         image, reference = read_volume(case.image), reference_of(case, comparison.task, coding)
         reference = resample_labelmap(reference, image.geometry)
         figure = draw_overlays(image, labelmaps, reference, comparison.task)
-        pictures.append(picture(figure, html.escape(case.patient)))
+        pictures.append(picture(figure, html.escape(subject)))
     return pictures
 
 

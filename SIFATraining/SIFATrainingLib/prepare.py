@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,8 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
     if out.exists():
         raise InputError(f"{out} already exists: choose another folder for the prepared data set.")
     cases = preparation.cases()
+    # Before the volumes are read.
+    _check_can_write(out)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
@@ -240,6 +243,18 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
         )
         (partial / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _check_can_write(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}."):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{out.parent} can't be written to ({error.strerror}): check its permissions and the free space, or choose "
+            "another folder."
+        ) from error
 
 
 class _Steps:

@@ -36,6 +36,7 @@ class TrainingSpecification(_Frozen):
         config: Every setting of the training.
         device: auto, cuda, mps or cpu.
         prepared: The prepared data set; made by the job itself, in its folder `prepared`, where it has a preparation.
+        prepared_from_here: The same from the job's folder, for when both have moved; none where it is in there.
         fingerprint: Of a data set that was there before the job; it must not change.
         preparation: Volumes to prepare first.
         baseline_iterations: Iterations of a training without adaptation that comes before, in the job's folder
@@ -48,6 +49,7 @@ class TrainingSpecification(_Frozen):
     config: TrainingConfig
     device: str = "auto"
     prepared: Path = Path(PREPARED_FOLDER)
+    prepared_from_here: Path | None = None
     fingerprint: str | None = None
     preparation: Preparation | None = None
     baseline_iterations: int = Field(default=0, ge=0)
@@ -70,9 +72,12 @@ class TrainingSpecification(_Frozen):
             field, _ = first_fault(error)
             raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
         preparation = specification.preparation
+        prepared = job.folder / specification.prepared
+        if specification.prepared_from_here is not None and not prepared.exists():
+            prepared = job.folder / specification.prepared_from_here
         return specification.model_copy(
             update={
-                "prepared": (job.folder / specification.prepared).resolve(),
+                "prepared": prepared.resolve(),
                 "preparation": preparation and preparation.below(job.folder),
             }
         )

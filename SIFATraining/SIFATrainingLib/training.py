@@ -66,6 +66,7 @@ def create_job(
         config=config,
         device=device,
         prepared=Path(prepared).resolve(),
+        prepared_from_here=_relative(Path(prepared), folder),
         fingerprint=dataset.fingerprint,
         baseline_iterations=baseline_iterations,
         export=export,
@@ -291,15 +292,25 @@ def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> I
     return InitialModel(folder=folder.resolve(), name=name)
 
 
+def _relative(path: Path, folder: Path) -> Path | None:
+    """The way from a folder, there or not yet; None between two drives of Windows."""
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve()))
+    except ValueError:
+        return None
+
+
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     """The job within a job, made unless it is there."""
     if (folder / "job.json").exists():
         return Job(folder)
     own = specification.preparation is not None
+    moves_along = None if own else _relative(specification.prepared, folder)
     nested = TrainingSpecification(
         config=baseline_config(specification.config, specification.baseline_iterations),
         device=specification.device,
         prepared=Path("..") / PREPARED_FOLDER if own else specification.prepared,
+        prepared_from_here=moves_along,
         fingerprint=specification.fingerprint,
     )
     return Job.create(folder, KIND, nested.model_dump(mode="json"))

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from SIFASegmentationLib.cohorts import find_cases
-from SIFASegmentationLib.segment_files import labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import labelmap_path, output_name, segment_files
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         written = segment_files(arguments.bundle, [case.image for case in cases], folder, refine=arguments.refine)
         for case, outputs in zip(cases, written, strict=True):
-            path = labelmap_path(Path(folder), case.image)
+            path = labelmap_path(Path(folder), output_name(case.image))
             (arguments.out / f"{case.patient}.nii.gz").write_bytes(path.read_bytes())
             print(case.patient, *(f"{name} {estimate}" for name, estimate in outputs.estimates.items()), sep=", ")
 

@@ -131,6 +131,8 @@ def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_
         preparation={"target": tmp_path / "ct.csv", "hold_out": tuple(names[1:]), "roi": roi},
     )  # fmt: skip
     assert [case.patient for case in comparison.cases] == names[1:]
+    # By the patient: images of several may have one file name.
+    assert list(given[0]["names"].values()) == names[1:]
     assert given[0]["region"] == roi
     own = BoxMM(minimum=(-140, -100, -500), maximum=(140, 100, 500))
     assert given[0]["regions"] == {tmp_path / f"{names[1]}_image.nii.gz": own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,28 +49,6 @@ def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
     if suffix == ".mha":
         assert back.geometry == OBLIQUE
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_a_dicom_series_folder(tmp_path: Path) -> None:
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for k in range(3):
-        image = sitk.GetImageFromArray(np.full((4, 5), k, np.int16))
-        image.SetSpacing((0.5, 0.5))
-        for key, value in {
-            "0008|0060": "CT", "0020|000e": "1.2.3.4", "0020|000d": "1.2.3", "0008|0018": f"1.2.3.4.{k}",
-            "0020|0032": f"10\\20\\{5 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k),
-        }.items():  # fmt: skip
-            image.SetMetaData(key, value)
-        image3d = sitk.JoinSeries([image])
-        for key in image.GetMetaDataKeys():
-            image3d.SetMetaData(key, image.GetMetaData(key))
-        writer.SetFileName(str(tmp_path / f"{2 - k}.dcm"))
-        writer.Execute(image3d)
-    volume = read_volume(tmp_path)
-    assert volume.array[:, 0, 0].tolist() == [0, 1, 2]
-    assert volume.geometry.origin == (10, 20, 0)
-    assert volume.geometry.spacing[2] == 5
 
 
 def _write(path: Path, array: np.ndarray, vector: bool = False) -> Path:  # type: ignore[type-arg]
@@ -200,6 +179,41 @@ def test_cases_by_name_in_the_nnunet_layout_and_from_a_csv(tmp_path: Path) -> No
     assert [c.patient for c in find_cases(tmp_path / "list.csv", labelled=True)] == ["x", "x"]
 
 
+def test_labelmaps_beside_their_images_are_no_images(tmp_path: Path) -> None:
+    made = ("P1_seg", "P1_segmentation", "P1_labels", "P1_probability_right_kidney", "P1_label")
+    files(tmp_path / "plain", "P1.nii.gz", "P2.mha", "lone_seg.nii.gz", *(f"{name}.nii.gz" for name in made))
+    assert [c.patient for c in find_cases(tmp_path / "plain", labelled=False)] == ["P1", "P2", "lone_seg"]
+    files(tmp_path / "nnunet", "c1_0000.nii.gz", "c2_0000.nii.gz", "c1_segmentation.nii.gz")
+    assert [c.patient for c in find_cases(tmp_path / "nnunet", labelled=False)] == ["c1", "c2"]
+    files(tmp_path / "numbered", "patient_0001.nii.gz", "patient_0000.nii.gz")
+    assert [c.patient for c in find_cases(tmp_path / "numbered", labelled=False)] == ["patient_0000", "patient_0001"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "spleen": 1, "kidney_right": 2, "left kidney": 3, "Liver": 4, "ignore": 9, "all": [1, 2]},
+        {"0": "background", "1": "spleen", "2": "right kidney", "3": "left kidney", "4": "liver", "9": "tumour"},
+    ],
+)
+def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, labels: dict[str, Any]) -> None:
+    files(tmp_path, "imagesTr/p1_0000.nii.gz")
+    values = labelmap().array
+    values[1, 1, 1:3], values[1, 2, 1:3] = (4, 1), (9, 2)
+    path = tmp_path / "labelsTr" / "p1.nii.gz"
+    write_volume(Volume(values, OBLIQUE, "p1"), path)
+    with pytest.raises(InputError, match="label codes 9, which are not in the task abdomen"):
+        read_labelmap(path, ABDOMEN)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert read_labelmap(path, ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 4], [0, 2]]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": ["spleen"]}))
+    with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
+        read_labelmap(path, ABDOMEN)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"bone": 1}}))
+    with pytest.raises(InputError, match="label codes 9, which are not in the task abdomen"):
+        read_labelmap(path, ABDOMEN)
+
+
 def test_cohorts_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     files(tmp_path / "alone", "p1_image.nii.gz", "p1_label.nrrd", "p2_image.mha")
@@ -257,6 +271,9 @@ def test_the_table_tells_empty_masks_and_resampled_references(tmp_path: Path) ->
     assert (tmp_path / "scores.csv").read_text().splitlines()[0].startswith("subject,structure,dice,asd_mm,hd95_mm")
     with pytest.raises(InputError, match=r"\.csv or \.json"):
         table.write(tmp_path / "scores.xlsx")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"scores\.csv can't be written"):
+        table.write(tmp_path / "file" / "scores.csv")
 
 
 def test_statistics_are_of_one_method_each() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, body_box
-from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range
+from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range, measure
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -156,6 +156,20 @@ def test_percentiles_make_the_scale_of_a_volume_irrelevant_and_a_window_does_not
     window = free.model_copy(update={"intensity": IntensitySettings(window=(-100, 100))})
     assert np.allclose(prepare_volume(one, free).slices, prepare_volume(other, free).slices, atol=1e-4)
     assert not np.allclose(prepare_volume(one, window).slices, prepare_volume(other, window).slices, atol=0.1)
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768])
+def test_what_pads_a_ct_makes_no_difference(padding: int) -> None:
+    rng = np.random.default_rng(4)
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    outside = np.hypot(rows, columns) > 32
+    body = np.where(np.hypot(rows, columns) < 28, 40 + rng.normal(0, 60, (4, 64, 64)), -1000)
+    percentiles = IntensitySettings()
+    padded, plain = (measure(np.where(outside, value, body), percentiles, "ct") for value in (padding, -1024))
+    assert padded == plain
+    # What reaches lower without being padding is left alone.
+    phases = rng.uniform(-4096, 4096, (4, 64, 64))
+    assert measure(phases, percentiles, "mr").low == pytest.approx(np.percentile(phases, 0.5))
 
 
 def test_the_range_of_a_domain_covers_its_volumes() -> None:

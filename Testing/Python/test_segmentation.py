@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +165,37 @@ def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None
     rows = (tmp_path / "abdomen_ct_000_confidence.csv").read_text().splitlines()
     assert rows[0] == "slice_k,confidence"
     assert len(rows) == 1 + len(image.array)
+
+
+def test_volumes_come_one_by_one_into_one_table(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    first, second = sorted((cohort / "ct").glob("*_image.nii.gz"))
+    for path in (first, second, first):
+        segment_files(bundle.path, [path], tmp_path, device="cpu")
+    with (tmp_path / "estimated_dice.csv").open(newline="") as file:
+        rows = [(row["volume"], row["structure"]) for row in csv.DictReader(file)]
+    structures = ("liver", "right kidney", "left kidney", "spleen")
+    assert sorted(rows) == sorted((path.name, structure) for path in (first, second) for structure in structures)
+
+
+def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    (channel,) = [tmp_path / "DS" / "P1_0000.nii.gz"]
+    channel.parent.mkdir()
+    image = next((cohort / "ct").glob("*_image.nii.gz"))
+    shutil.copy(image, channel)
+    (made,) = segment_files(bundle.path, [channel], tmp_path / "out", device="cpu")
+    assert made.labelmap.name == "P1_segmentation.nii.gz"
+    # As a hospital stores them: a folder of each patient, with one file name in all.
+    folders = [tmp_path / name / "ct.nii.gz" for name in ("a", "b")]
+    for path in folders:
+        path.parent.mkdir()
+        shutil.copy(image, path)
+    with pytest.raises(InputError, match="Two volumes are called ct"):
+        segment_files(bundle.path, folders, tmp_path / "out", device="cpu")
+    names = dict(zip(folders, "ab", strict=True))
+    named = segment_files(bundle.path, folders, tmp_path / "out", device="cpu", names=names)
+    assert [one.labelmap.name for one in named] == ["a_segmentation.nii.gz", "b_segmentation.nii.gz"]
+    table = (tmp_path / "out" / "estimated_dice.csv").read_text()
+    assert all(f"\n{name}," in table for name in ("a", "b", "P1_0000.nii.gz"))
 
 
 def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:

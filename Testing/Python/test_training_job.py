@@ -28,7 +28,7 @@ from SIFATrainingLib.config import TrainingConfig
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.onnx_model import ExportError
-from SIFATrainingLib.prepare import Preparation, make_preparation
+from SIFATrainingLib.prepare import Preparation, make_preparation, prepare
 from SIFATrainingLib.training import create_job, create_training_job, train
 from test_cli import ENVIRONMENT, sifa
 from test_training import final_state, tensors
@@ -92,6 +92,28 @@ def test_relative_paths_are_relative_to_the_job_folder_which_can_move(cohort: Pa
     assert train(moved) is State.FINISHED
     again = Job(moved.folder.rename(tmp_path / "moved again"))
     assert export(again.folder, tmp_path / "bundle").manifest.training.iterations == 2
+
+
+def test_a_data_set_and_its_jobs_can_move_together(prepared: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(prepared, study / "prepared")
+    config = quick_config(iterations=2)
+    job = create_job(study / "prepared", study / "jobs" / "one", config, "cpu", baseline_iterations=2)
+    assert train(job) is State.FINISHED
+    moved = study.rename(tmp_path / "elsewhere")
+    bundle = export(moved / "jobs" / "one", tmp_path / "bundle", baseline=moved / "jobs" / "one" / "baseline")
+    assert bundle.manifest.training.iterations == 2
+    shutil.rmtree(moved / "prepared")
+    with pytest.raises(InputError, match="is not a prepared data set"):
+        export(moved / "jobs" / "one", tmp_path / "bundle")
+
+
+def test_a_place_that_can_not_be_written_to_is_found_before_the_volumes_are_read(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    read: list[object] = []
+    with pytest.raises(InputError, match="file can't be written to"):
+        prepare(cohort / "mr", cohort / "ct", tmp_path / "file" / "set", size=32, report=read.append)
+    assert read == []
 
 
 def test_a_stop_while_preparing_leaves_nothing_and_the_job_prepares_anew(cohort: Path, tmp_path: Path) -> None:
