@@ -70,7 +70,7 @@ def test_each_row_is_a_training_with_its_settings_scored_on_the_volumes_held_out
     assert [case.patient for case in comparison.cases] == ["abdomen_ct_002"]
     for result in comparison.results:
         assert {row.subject for row in result.table.rows} == {"abdomen_ct_002"}
-        assert result.labelmap(comparison.cases[0]).exists()
+        assert result.labelmap(comparison.cases[0].patient).exists()
         job = module.Job(result.folder / "job")
         assert job.specification["config"]["method"] == result.variant.settings["method"]
         assert job.specification["config"]["iterations"] == (2 if result.variant.name == "sifa" else 3)
@@ -367,7 +367,7 @@ def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Pat
     ]  # fmt: skip
     mean = comparison.results[-1]
     assert read_bundle(mean.folder / "bundle").manifest.members == 2
-    assert mean.labelmap(comparison.cases[0]).exists()
+    assert mean.labelmap(comparison.cases[0].patient).exists()
     assert "| SIFA, recommended: mean of 2 models |" in markdown(comparison)
     write_comparison(tmp_path / "out", comparison)
     shutil.rmtree(mean.folder / "bundle")
