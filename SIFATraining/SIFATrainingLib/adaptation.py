@@ -53,7 +53,7 @@ class AdaptationIteration(PredictionAlignment):
     def _sequential(self, batch: Batch) -> Losses:
         """The paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each seeing what the last one became.
 
-        D_t and D_s are shown the very slices by which G_t and U have just moved.
+        D_t and D_s are shown the fakes by which G_t and U have just moved, and D_s x_sts as U draws it then.
         """
         n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
 
@@ -96,6 +96,8 @@ class AdaptationIteration(PredictionAlignment):
         losses["adversarial_source"] = fooled.detach()
         self.decoder.move(self.decoder.gradients(cycles + fooled))
 
+        with torch.no_grad():
+            source_cycle = n.decoder(features_st, target_like)
         losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
         return losses | self._move_prediction_discriminators(predictions)
 

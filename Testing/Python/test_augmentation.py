@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from SIFATrainingLib.augmentation import (
+    IntensityChanges,
     change_intensities,
     draw_affine,
     draw_intensity_changes,
@@ -77,3 +79,23 @@ def test_the_same_seed_draws_the_same_transforms() -> None:
     one, other, third = (draw_affine(4, AugmentationSettings(), seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, other)
     assert not torch.equal(one, third)
+
+
+def test_each_change_of_intensities_by_hand() -> None:
+    slices = torch.full((4, 1, 1, 1), -0.5)
+    changes = IntensityChanges(
+        gamma=torch.tensor([2.0, 1, 1, 1]), contrast=torch.tensor([1, 0.5, 1, 1]),
+        brightness=torch.tensor([0, 0, 0.25, 0]), noise=torch.tensor([0, 0, 0, 0.1]),
+    )  # fmt: skip
+    changed = change_intensities(slices, changes, torch.full_like(slices, 2.0)).flatten().tolist()
+    assert changed == pytest.approx([2 * 0.25**2 - 1, -0.25, -0.25, -0.3])
+
+
+def test_turns_shears_and_shifts_stay_in_their_ranges() -> None:
+    def drawn(**given: float) -> torch.Tensor:
+        return draw_affine(2000, NO_AUGMENTATION.model_copy(update=given), torch.Generator().manual_seed(0))
+
+    turned, sheared, shifted = drawn(rotation_degrees=15), drawn(shear_degrees=5), drawn(translation=0.05)
+    assert 14.8 < torch.atan2(turned[:, 1, 0], turned[:, 0, 0]).rad2deg().abs().max() <= 15.001
+    assert 4.9 < sheared[:, 0, 1].atan().rad2deg().abs().max() <= 5.001
+    assert 0.098 < shifted[:, :, 2].abs().max() <= 0.1001

@@ -18,7 +18,9 @@ from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.segmentation import Segmentor
+from SIFATrainingLib.batches import spread_batches
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.networks import Classifier, Encoder, Networks, reestimate_batch_norm
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
@@ -247,3 +249,12 @@ def test_exporting_a_job_without_checkpoint(prepared: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="has no checkpoint yet"):
         export(job.folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_exported_batch_norm_is_that_of_the_targets_slices(bundle: Bundle, prepared: Path) -> None:
+    weights, networks = load_file(bundle.path / WEIGHTS_FILE), Networks(5, width=0.0625)
+    networks.load_state_dict(weights)
+    target = PreparedDataset(prepared).slices("target")
+    reestimate_batch_norm(networks.encoder, spread_batches(target, quick_config().batch))
+    for name, expected in networks.encoder.named_buffers():
+        torch.testing.assert_close(weights[f"encoder.{name}"], expected, rtol=1e-4, atol=1e-5)

@@ -219,3 +219,31 @@ def test_the_preview_shows_a_slice_of_many_structures(prepared: Path) -> None:
     preview = source(prepared, NO_AUGMENTATION, 4).preview()
     assert preview.source.shape == preview.target.shape == (1, 1, 32, 32)
     assert len(preview.labels[0].unique()) == max(len(np.unique(x)) for x in PreparedDataset(prepared).labels("source"))
+
+
+def test_labels_are_warped_by_the_grid_of_their_slices(prepared: Path, tmp_path: Path) -> None:
+    """Slices that show their labels still do after augmentation, of both domains."""
+    copy, masks = shutil.copytree(prepared, tmp_path / "set"), {}
+    for name in ("source", "target"):
+        masks[name] = np.zeros(np.load(copy / f"{name}_slices.npy").shape, np.uint8)
+        for number, mask in enumerate(masks[name]):
+            mask[4 + number % 6 : 20 + number % 6, 6:26] = 1
+        np.save(copy / f"{name}_slices.npy", np.where(masks[name], FULL_SCALE, -FULL_SCALE).astype(np.int16))
+    np.save(copy / "source_labels.npy", masks["source"])
+    batches = source(copy, QUIET, 8)
+    batches.set_pseudo_labels(masks["target"])
+    batch = batches.batch(0)
+    for slices, labels in ((batch.source, batch.labels), (batch.target, batch.pseudo_labels)):
+        assert labels is not None
+        assert ((slices[:, 0] > 0) == (labels == 1)).float().mean() > 0.99
+
+
+def test_patients_held_out_leave_no_trace(cohort: Path, tmp_path: Path) -> None:
+    """Neither in the grid nor in the intensities: the data set is that of a cohort without them, byte by byte."""
+    for modality in ("mr", "ct"):
+        shutil.copytree(cohort / modality, tmp_path / modality, ignore=shutil.ignore_patterns("*_001_*"))
+    held = [f"abdomen_{modality}_001" for modality in ("mr", "ct")]
+    prepare(cohort / "mr", cohort / "ct", tmp_path / "held", size=32, hold_out=held, report=silent)
+    prepare(tmp_path / "mr", tmp_path / "ct", tmp_path / "never", size=32, report=silent)
+    for file in (tmp_path / "never").iterdir():
+        assert (tmp_path / "held" / file.name).read_bytes() == file.read_bytes(), file.name

@@ -333,3 +333,11 @@ def test_a_csv_gives_an_image_a_region_of_its_own(tmp_path: Path) -> None:
         table.write_text(f'patient,image,region\nx,a.nii.gz,"{text}"\n')
         with pytest.raises(InputError, match=rf"list\.csv, line 2: the region '{text}' {sentence}"):
             find_cases(table, labelled=False)
+
+
+def test_statistics_by_hand() -> None:
+    values = [0.1, 0.2, 0.9]
+    rows = tuple(Row(str(dice), "liver", Scores(dice, 1.0, 2.0, 0.5, 9.0, 9.0, 0.0)) for dice in values)
+    for legacy, degrees in ((False, 1), (True, 0)):
+        told = {s.statistic: s.scores.dice for s in ScoreTable(rows, legacy).summaries() if s.structure == "liver"}
+        assert told == pytest.approx({"mean": 0.4, "std": np.std(values, ddof=degrees), "median": 0.2})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.config import METHOD_SETTINGS, SEGMENTATION_METHODS, TrainingConfig, make_config
 from SIFATrainingLib.iteration import Batch
-from SIFATrainingLib.losses import LeastSquaresAdversarial, cycle_loss, segmentation_loss
+from SIFATrainingLib.losses import LeastSquaresAdversarial, LogAdversarial, cycle_loss, segmentation_loss
 from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.players import Player
@@ -159,19 +159,17 @@ def test_sequential_updates_in_the_order_of_the_paper_each_from_what_the_last_be
     recorder = Recorder(monkeypatch, iteration, moving=True)
     iteration.step(small_batch())
     assert recorder.order == list(GROUPS)
-    for group in ("generator", "target_discriminator", "segmentor", "decoder", "source_discriminator"):
+    for group in ("generator", "target_discriminator", "segmentor", "decoder"):
         expected = expected_gradients(_as_seen_by(recorder, group), group)
         for ours, theirs in zip(recorder.gradients[group], expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def _as_seen_by(recorder: Recorder, group: str) -> Networks:
-    """The networks before a group's step; D_t and D_s judge the slices that G_t and U made before their own step."""
+    """The networks before a group's step; D_t judges the slices that G_t made before its own step."""
     networks = recorder.before[group]
     if group == "target_discriminator":
         networks.generator.load_state_dict(recorder.before["generator"].generator.state_dict())
-    if group == "source_discriminator":
-        networks.decoder.load_state_dict(recorder.before["decoder"].decoder.state_dict())
     return networks
 
 
@@ -314,3 +312,26 @@ def test_losses_in_bfloat16_are_those_of_float32(schedule: str) -> None:
         for name, value in exact.items():
             assert rounded[name].dtype == torch.float32, name
             assert float(rounded[name]) == pytest.approx(float(value), rel=allowed, abs=allowed / 10), name
+
+
+@pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
+@pytest.mark.parametrize("statistics", ["target", "mixed"])
+def test_whose_slices_move_the_running_statistics(schedule: str, statistics: str) -> None:
+    networks, batch = small_networks(), small_batch()
+    convolution, norm = networks.encoder.lower[:2]
+    of_target = 0.1 * convolution(batch.target).mean((0, 2, 3)).detach()
+    AdaptationIteration(networks, config(schedule=schedule, batch_norm_statistics=statistics)).step(batch)
+    assert torch.allclose(norm.running_mean, of_target, atol=1e-7) == (statistics == "target")
+
+
+def test_options_of_the_adversaries_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, batch, gan = small_networks(), small_batch(), LogAdversarial()
+    chosen = config(adversarial="log", prediction_input="softmax", decoupled_weight_decay=True)
+    iteration = AdaptationIteration(n, chosen)
+    Recorder(monkeypatch, iteration, moving=False)
+    losses = iteration.step(batch)
+    shown = (n.generator(batch.source), batch.target)
+    real, fake = (n.prediction_discriminator(n.classifier(n.encoder(x)[0]).softmax(1)) for x in shown)
+    assert float(losses["prediction"]) == pytest.approx(gan.generator(fake).item())
+    assert float(losses["prediction_discriminator"]) == pytest.approx(gan.discriminator(real, fake).item())
+    assert isinstance(iteration.segmentor.optimiser, torch.optim.AdamW)

@@ -70,3 +70,10 @@ def test_segmentation_is_their_sum_and_vanishes_for_the_truth() -> None:
         (weighted_cross_entropy(EVEN, LABELS) + soft_dice_loss(EVEN, LABELS)).item()
     )
     assert segmentation_loss(logits, LABELS).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_log_by_sign() -> None:
+    loss, high, low = LogAdversarial(), torch.full((2,), 2.0), torch.full((2,), -2.0)
+    assert loss.generator(high).item() == pytest.approx(math.log1p(math.exp(-2)))
+    assert loss.discriminator(high, low).item() == pytest.approx(math.log1p(math.exp(-2)))
+    assert loss.discriminator(low, high).item() == pytest.approx(math.log1p(math.exp(2)))

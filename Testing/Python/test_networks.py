@@ -163,3 +163,50 @@ def test_instance_norm_is_torchs_and_keeps_the_layout(layout: torch.memory_forma
     ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_what_counting_parameters_does_not_show() -> None:
+    networks = Networks(5)
+    assert {block.first.dilation for block in networks.encoder.upper[:2]} == {(2, 2)}
+    assert {layer.negative_slope for layer in networks.modules() if isinstance(layer, nn.LeakyReLU)} == {0.2}
+    sigmas = {
+        "generator": 0.02, "encoder": 0.01, "decoder.body.0": 0.02, "decoder.body.3": 0.01, "classifier": 0.01,
+        "target_discriminator": 0.02,
+    }  # fmt: skip
+    for name, sigma in sigmas.items():
+        drawn = torch.cat([p.flatten() for p in networks.get_submodule(name).parameters() if p.ndim > 1])
+        # Normal, cut off at twice that.
+        assert drawn.abs().max() <= 2 * sigma, name
+        assert drawn.std().item() == pytest.approx(0.88 * sigma, rel=0.05), name
+    decoder, x, skip = Decoder(16, 0.125, dropout=0.5).train(), torch.rand(1, 16, 4, 4), torch.zeros(1, 1, 32, 32)
+    assert not torch.equal(decoder(x, skip), decoder(x, skip))
+
+
+def test_the_upsampling_has_half_pixel_centres() -> None:
+    classifier = Classifier(1, 1)
+    nn.init.ones_(classifier.convolution.weight)
+    ramp = classifier(torch.arange(6.0).expand(1, 1, 6, 6))[0, 0, 0]
+    assert torch.allclose(ramp, ((torch.arange(48) + 0.5) / 8 - 0.5).clamp(0, 5), atol=1e-5)
+
+
+def test_multiplications_are_those_of_the_paper() -> None:
+    """10^9 of each network for one slice of 256 x 256 (method, section 2)."""
+    with torch.device("meta"):
+        n = Networks(5)
+        x, features = torch.empty(1, 1, 256, 256), torch.empty(1, 512, 32, 32)
+    counted: list[int] = []
+
+    def count(layer: nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
+        places = given[0] if isinstance(layer, nn.ConvTranspose2d) else made
+        counted.append(places[0, 0].numel() * layer.weight.numel())
+
+    for layer in n.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(count)
+    for network, given, expected in (
+        (n.generator, (x,), 12.285), (n.encoder, (x,), 29.118), (n.decoder, (features, x), 2.443),
+        (n.target_discriminator, (x,), 3.576),
+    ):  # fmt: skip
+        counted.clear()
+        network(*given)
+        assert sum(counted) / 1e9 == pytest.approx(expected, abs=6e-4)

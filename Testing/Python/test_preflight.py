@@ -269,3 +269,10 @@ def test_the_command(cohort: Path, copy: Path, tmp_path: Path) -> None:
     assert alone.returncode == 0
     assert [f["subject"] for f in json.loads(alone.stdout)] == ["packages", "device", "memory", "duration", "disk"]
     assert not (tmp_path / "job").exists()
+
+
+def test_seconds_are_scaled_by_slices_and_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(ticks)))
+    # A step of two slices of 128 x 128 takes a second: what of eight of twice the side?
+    assert measure(quick_config(batch=8), 5, 256, "cpu").seconds_per_iteration == pytest.approx(1 / 2 * 8 * 4)

@@ -191,9 +191,13 @@ def test_a_region_in_mm_is_the_field_of_view_in_any_storage_order() -> None:
         # The corner of the volume with the least coordinates is at the patient's 0, 0, 0.
         far = matrix @ (np.asarray(size) - 1)
         origin = tuple(np.where(far < 0, -far, 0.0))
-        volume = Volume(np.zeros(size[::-1]), Geometry(size, (1, 1, 1), origin, tuple(matrix.ravel())), "v")
+        # Each voxel says where it is.
+        x, y, z = np.einsum("pa,akji->pkji", matrix, np.indices(size[::-1])[::-1]) + np.reshape(origin, (3, 1, 1, 1))
+        volume = Volume(x + 100 * y + 10000 * z, Geometry(size, (1, 1, 1), origin, tuple(matrix.ravel())), "v")
         placement = place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(2, 3, 4), maximum=(12, 18, 24)))
         assert placement.field_of_view.shape == (21, 16, 11)
+        view = placement.view(volume.array)
+        assert (view[0, 0, 0], view[-1, -1, -1]) == (40302, 241812)
     with pytest.raises(InputError, match="lies outside the volume v"):
         place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(90, 90, 90), maximum=(99, 99, 99)))
 
@@ -213,5 +217,21 @@ def test_the_body_is_found_beside_the_table() -> None:
     assert abs(box.stop[2] - 170) <= 8
 
 
+def test_what_the_grid_does_not_reach_is_background() -> None:
+    geometry = Geometry((100, 80, 2), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    volume = Volume(np.zeros((2, 80, 100), np.float32), geometry, "v")
+    placement = place_volume(volume, Preprocessing(size=64, spacing=1.0, field_of_view="full"))
+    probabilities = np.zeros((2, 3, 64, 64), np.float32)
+    probabilities[:, 2] = 1
+    restored = placement.restore_probabilities(probabilities)
+    np.testing.assert_allclose(restored.sum(1), 1, atol=1e-6)
+    assert (restored.argmax(1)[:, 8:72, 18:82] == 2).all()
+    assert np.count_nonzero(restored.argmax(1)) == 2 * 64 * 64
+
+
 def test_spacing_is_chosen_so_that_nearly_all_fit() -> None:
     assert choose_spacing([(256.0, 300.0)] * 20, 256) == pytest.approx(1.18)
+
+
+def test_one_large_patient_among_many_makes_no_coarser_grid() -> None:
+    assert 100 / 256 < choose_spacing([(100.0, 100.0)] * 19 + [(900.0, 900.0)], 256) < 1.0

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +147,20 @@ def test_volumes_unlike_the_training_data_are_warned_of(
     warning = job.last("warning")
     assert warning is not None
     assert warning.data["volume"] == 0
+
+
+def test_a_stop_between_two_volumes_keeps_the_first(
+    bundle: Bundle, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, original = make_job(tmp_path / "job", bundle, images), Job.emit
+
+    def emit(self: Job, kind: str, **data: Any) -> None:
+        original(self, kind, **data)
+        if kind == "result":
+            self.request_stop()
+
+    monkeypatch.setattr(Job, "emit", emit)
+    assert run_segmentation(job) is State.STOPPED
+    (result,) = [event.data for event in job.events()[0] if event.kind == "result"]
+    assert result["volume"] == 0
+    assert (job.folder / result["labelmap"]).exists()

@@ -20,7 +20,9 @@ from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
+from SIFATrainingLib.players import Player
 from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
+from SIFATrainingLib.supervision import supervise
 from SIFATrainingLib.training import create_job, train
 
 
@@ -236,3 +238,19 @@ def test_a_job_reports_both_parts_apart(prepared: Path, tmp_path: Path) -> None:
     assert list(drawn["cycle source"]) == [2, 3]
     assert list(drawn["self training"]) == [4, 5]
     assert list(drawn["segmentation"]) == [2, 3, 4, 5]
+
+
+def test_the_last_part_is_moved_by_x_st_and_by_weighted_x_t(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = dict.fromkeys(("gamma", "contrast", "brightness", "noise", "random_contrast"), 0.0)
+    chosen = quick_config(self_training={"share": 0.5, "weight": 3.0, **quiet})
+    moved: list[torch.Tensor] = []
+    model = Model.create(3, chosen, torch.device("cpu"))
+    assert model.last_part is not None
+    n, x, (y, pseudo) = model.networks, torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 2, 32, 32))
+    monkeypatch.setattr(Player, "move", lambda _player, gradients: moved.extend(gradients))
+    model.last_part.step(Batch(x, y, x.flip(3), pseudo))
+    own, *_ = supervise(n, chosen, n.encoder(n.generator(x)), y)
+    taught, *_ = supervise(n, chosen, n.encoder(x.flip(3)), pseudo)
+    expected = torch.autograd.grad(own + 3 * taught, n.segmentor_parameters())
+    for one, other in zip(moved, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-6)

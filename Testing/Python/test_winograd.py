@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -31,6 +31,7 @@ PLAIN = ["CPUExecutionProvider"]
 SAMPLE_MODEL = Path(__file__).parents[2] / "SIFASegmentation" / "Resources" / "SampleModel"
 
 
+@settings(deadline=None)
 @given(st.sets(FRACTIONS, min_size=3, max_size=5), st.integers(2, 3), st.randoms(use_true_random=False))
 def test_a_minimal_filter_is_a_correlation(points: set[Fraction], taps: int, random: Any) -> None:
     matrices = minimal_filter(tuple(sorted(points)), taps)
@@ -46,6 +47,7 @@ def test_a_point_given_twice_is_refused() -> None:
         minimal_filter((Fraction(0), Fraction(1), Fraction(1)), 3)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3))
 def test_a_line_of_tiles_is_a_padded_convolution(length: int, dilation: int) -> None:
     generator = np.random.default_rng(length)

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -828,3 +829,32 @@ def test_the_list_remembers_and_forgets(module: Any, tmp_path: Path) -> None:
     assert json.loads((job.folder / "job.json").read_text())["kind"] == "train"
     module.widget.open_job(tmp_path)
     assert "is not a job folder" in module.widget.ui.statusLabel.text
+
+
+def test_a_training_of_another_machine_is_not_killed_here(module: Any, tmp_path: Path) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    job.emit_state(State.RUNNING)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    beat = {"host": "elsewhere", "process": other.pid, "started": 0.0, "time": time.time()}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    module.widget.open_job(job.folder)
+    module.ui.killButton.click()
+    assert module.ui.statusLabel.text == "The training runs on elsewhere: stop it instead."
+    assert other.poll() is None
+    other.communicate(b"\n")
+    (job.folder / "heartbeat.json").unlink()
+
+
+def test_what_can_be_done_with_a_training_that_runs(module: Any, tmp_path: Path) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    job.emit_state(State.RUNNING)
+    with job.heartbeat():
+        module.widget.open_job(job.folder)
+        assert not module.ui.forgetButton.enabled
+        assert not module.ui.resumeButton.enabled
+        assert module.ui.killButton.enabled
+        assert module.ui.stopButton.enabled
