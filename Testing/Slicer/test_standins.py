@@ -894,6 +894,13 @@ def test_a_ui_file_is_checked(tmp_path: Path) -> None:
     )
     with faults.expected("QLabel l: has no property checked"):
         slicer.util.loadUI(str(path))
+    # As the designer of Qt 6 writes it.
+    path.write_text(
+        '<ui version="4.0"><class>W</class><widget class="QWidget" name="W"><widget class="QSlider" name="s">'
+        '<property name="orientation"><enum>Qt::Orientation::Horizontal</enum></property></widget></widget></ui>'
+    )
+    with faults.expected("Qt::Orientation::Horizontal: Qt 5"):
+        slicer.util.loadUI(str(path))
     with pytest.raises(RuntimeError, match="file not found"):
         slicer.util.loadUI(str(tmp_path / "none.ui"))
 
