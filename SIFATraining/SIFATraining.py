@@ -684,6 +684,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._probe is not None:
             self._probe.abandon()
             self._probe = None
+            self._show_findings(self.findings)
 
     def _show_findings(self, findings: list[Finding], *, more: bool = False) -> None:
         """Show what was found; `more` if something is still being looked at."""

@@ -19,6 +19,8 @@ from .errors import InputError
 from .files import take_names_as_utf8
 from .jobs import Job, process_exists
 
+_TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05
+
 
 def main() -> int:
     """Parse the arguments and run; the exit code."""
@@ -38,14 +40,26 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        if arguments.parent is not None and not process_exists(arguments.parent):
+            _remove(arguments.job)
     return 0
 
 
 def _end_with(process: int, folder: Path) -> None:
     while process_exists(process):
         time.sleep(1.0)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     os._exit(3)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that others may still be writing to, from this process: again, until it stays away."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_BETWEEN_TRIES_SECONDS)
 
 
 if __name__ == "__main__":

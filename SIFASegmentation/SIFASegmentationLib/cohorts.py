@@ -5,6 +5,7 @@
 | a folder      | `NAME_image.*`              | `NAME_label.*`             | NAME       |
 | nnU-Net       | `imagesTr/NAME_0000.*`      | `labelsTr/NAME.*`          | NAME       |
 | a folder      | any volumes, DICOM folders  | none (unlabelled only)     | file name  |
+| `images...`   | `NAME_0000.*`               | none (unlabelled only)     | NAME       |
 | a CSV file    | column `image`              | column `label`             | `patient`  |
 
 The CSV alone can give a patient several images, and an image a region of interest of its own: column `region`,
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from .dicom_files import dicom_series
+from .dicom_files import dicom_series, is_dicom
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
 from .volumes import VOLUME_SUFFIXES, volume_name
@@ -29,8 +30,9 @@ IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
 LABELMAP_ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
 """How labelmaps are called after their images; the first is what SIFA writes itself."""
 
-_MAP_INFIX = "_probability_"  # In the names of maps that SIFA writes beside its labelmaps.
-_DICOM_MARK, _DICOM_MARK_AT = b"DICM", 128
+MAP_INFIX = "_probability_"
+"""In the names of the maps that SIFA writes beside its labelmaps."""
+
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SEGMENTATION_SUFFIX = ".seg.nrrd"
 _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]
@@ -57,8 +59,9 @@ def find_cases(
         patients: Whose cases are wanted, all unless given; what the others have or lack does not matter.
 
     Raises:
-        InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, or a line
-            of the CSV that is incomplete or names a missing file.
+        InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, something of
+            a patient that would be left out (a broken link, DICOM files elsewhere than in a folder of each series), or
+            a line of the CSV that is incomplete or names a missing file.
     """
     path = Path(path)
     if path.is_file():
@@ -83,6 +86,11 @@ def volumes_in(folder: Path) -> list[Path]:
 def is_volume_file(path: Path) -> bool:
     """Whether a file's name ends as a volume's."""
     return path.is_file() and path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def holds_channels(folder: Path) -> bool:
+    """Whether a folder is one of nnU-Net's images, whose files are called after patient and channel."""
+    return folder.name.startswith("images")
 
 
 def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: str, second_name: str) -> None:
@@ -116,9 +124,7 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
         images, labels = _of(patients, images), _of(patients, labels)
         return _paired(images, labels, folder, "{}_image", "{}_label", labelled)
     _check_nothing_is_missed(folder, volumes)
-    images_alone = _images(volumes)
-    numbered = all(volume_name(path).endswith(CHANNEL_SUFFIX) for path in images_alone)
-    plain = _of(patients, _by_name(images_alone, CHANNEL_SUFFIX if numbered else ""))
+    plain = _of(patients, _by_name(_images(volumes), CHANNEL_SUFFIX if holds_channels(folder) else ""))
     if not plain:
         raise InputError(
             f"{folder} holds no volumes: it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM "
@@ -134,18 +140,17 @@ def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, P
 def _images(volumes: list[Path]) -> list[Path]:
     """Those that are not labelmaps or maps by their names, such as `P1_seg.nii.gz` beside `P1.nii.gz`."""
     names = {volume_name(path) for path in volumes}
-    return [path for path in volumes if not _is_made_from(names, path)]
+    stems = {name.removesuffix(suffix) for name in names for suffix in ("", IMAGE_SUFFIX, CHANNEL_SUFFIX)}
+    return [path for path in volumes if not _is_made_from(stems, path)]
 
 
-def _is_made_from(names: set[str], path: Path) -> bool:
-    """Whether a file is a labelmap or a map of one of the volumes of these names."""
+def _is_made_from(stems: set[str], path: Path) -> bool:
+    """Whether a file is a labelmap or a map of one of the volumes that are called so."""
     name = volume_name(path)
     if name.endswith(LABEL_SUFFIX) or path.name.lower().endswith(_SEGMENTATION_SUFFIX):
         return True
-    stems = {name.removesuffix(ending) for ending in LABELMAP_ENDINGS} | {name.partition(_MAP_INFIX)[0]}
-    images = {*names, *(other.removesuffix(IMAGE_SUFFIX) for other in names)}
-    images |= {other.removesuffix(CHANNEL_SUFFIX) for other in names}
-    return bool((stems - {name}) & images)
+    made_from = {name.removesuffix(ending) for ending in LABELMAP_ENDINGS} | {name.partition(MAP_INFIX)[0]}
+    return bool((made_from - {name}) & stems)
 
 
 def _check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
@@ -155,34 +160,31 @@ def _check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
         InputError: A link whose file is not there, DICOM slices of a series that has no folder, or a series that lies
             deeper.
     """
+    known, has_files = set(volumes), any(path.is_file() for path in volumes)
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry in volumes:
+        if entry.name.startswith(".") or entry.name == "DICOMDIR" or entry in known:
             continue
         if entry.is_symlink() and not entry.exists() and entry.name.lower().endswith(VOLUME_SUFFIXES):
             raise InputError(f"{entry} is a link to a file that is not there: fetch the file, or take the link away.")
-        if entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
+        # Beside volumes that are files, series can be what these were made of.
+        if not has_files and entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
             raise InputError(
-                f"{entry} holds DICOM files further down, in {deeper}: give each series a folder in {folder}."
+                f"{entry} holds DICOM files further down, in {deeper}: put each series into a folder directly in "
+                f"{folder}, or take this one away."
             )
-        if volumes and entry.is_file() and _is_dicom(entry):
-            raise InputError(f"{entry} is a DICOM file beside volumes: give each series a folder of its own.")
+        if volumes and entry.is_file() and is_dicom(entry):
+            raise InputError(
+                f"{entry} is a DICOM file beside volumes: put each series into a folder of its own, or take it away."
+            )
 
 
 def _deeper_dicom(folder: Path) -> Path | None:
     """A folder below that holds DICOM files, if there is one; the first files of each are looked at."""
     for place, folders, files in os.walk(folder):
         folders.sort()
-        if any(_is_dicom(Path(place, name)) for name in sorted(files)[:_LOOKED_AT]):
+        if any(is_dicom(Path(place, name)) for name in sorted(files)[:_LOOKED_AT]):
             return Path(place)
     return None
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(_DICOM_MARK_AT + len(_DICOM_MARK))[_DICOM_MARK_AT:] == _DICOM_MARK
-    except OSError:
-        return False
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:

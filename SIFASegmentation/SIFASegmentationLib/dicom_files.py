@@ -12,7 +12,9 @@ import SimpleITK as sitk
 from .errors import InputError
 
 _POSITION, _FRAMES, _SLOPE, _INTERCEPT = "0020|0032", "0028|0008", "0028|1053", "0028|1052"
-_UNEVEN = 0.1  # Of the distance of two slices; headers round positions to a tenth of a millimetre.
+_UNEVEN = 0.1  # Of the distance of two slices ...
+_ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3  # ... or what headers round, where that is more; a missing slice is a third off.
+_MARK, _MARK_AT = b"DICM", 128
 
 
 def dicom_series(folder: Path) -> tuple[str, ...]:
@@ -20,6 +22,15 @@ def dicom_series(folder: Path) -> tuple[str, ...]:
     with warnings_off():
         uids: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     return uids
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its mark."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
+    except OSError:
+        return False
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -89,14 +100,17 @@ def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None
         places = np.array([[float(number) for number in text.split("\\")] for text in positions])
     except ValueError:
         places = np.empty((0, 0))
-    if places.shape != (len(positions), 3) or not np.ptp(places, axis=0).any():
+    if places.shape != (len(positions), 3):
         raise InputError(
             f"{folder} has slices that do not say where they lie (ImagePositionPatient): give an original series of CT "
             "or MR."
         )
+    if not np.ptp(places, axis=0).any():
+        raise InputError(f"{folder} has {len(places)} slices, all of one place: give a series that is a volume.")
     step = np.reshape(image.GetDirection(), (3, 3))[:, 2] * image.GetSpacing()[2]
     deviation = float(np.linalg.norm(np.diff(places, axis=0) - step, axis=1).max())
-    if deviation > _UNEVEN * image.GetSpacing()[2]:
+    spacing = image.GetSpacing()[2]
+    if deviation > max(_UNEVEN * spacing, min(_ROUNDED_MM, _MOST_UNEVEN * spacing)):
         raise InputError(
             f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm): look for slices that are "
             "missing, or there twice."

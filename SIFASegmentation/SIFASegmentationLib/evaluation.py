@@ -24,7 +24,7 @@ from .volumes import Volume, volume_name
 from .work import Work, at_once
 
 _SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
-_MOST_VOXELS = 2**31  # Of a grid for both: files of two frames of coordinates would need any number.
+_MOST_VOXELS = 2**28  # Of a grid for both: files of two frames of coordinates would need any number.
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     rows: list[Row] = []
     for subject, predicted_path, reference_path in pairs:
         if task is not None:
-            predicted = read_labelmap(predicted_path, task, allow_empty=True)
+            predicted = read_labelmap(predicted_path, task, task.own_coding, allow_empty=True)
             referred = read_labelmap(reference_path, task, coding, allow_empty=True)
             names = {structure.value: structure.name for structure in task.structures}
         else:
@@ -82,21 +82,15 @@ def score_pair_in_pieces(
     A prediction that was cropped is scored against all that the reference labels. A portion of a structure a piece.
 
     `notes` are what the caller knows of the labelmaps, and go into every row.
-
-    Raises:
-        InputError: The two lie so far apart that they can't be of one volume.
     """
     if not names:
         return []
     notes = list(notes)
     difference = grid_difference(prediction.geometry, reference.geometry)
     if difference is not None:
-        widened = _widened(prediction, reference)
-        reference = resample_labelmap(reference, widened.geometry)
-        notes.append(f"reference resampled: {difference}")
-        if widened is not prediction:
-            notes.append("the prediction's grid does not hold all of the reference, and was widened")
-        prediction = widened
+        prediction, note = _widened(prediction, reference)
+        reference = resample_labelmap(reference, prediction.geometry)
+        notes += [f"reference resampled: {difference}", *note]
         yield
     i, j, k = prediction.geometry.spacing
     predicted, referred = _cropped(prediction.array, reference.array)
@@ -120,32 +114,35 @@ score_pair = at_once(score_pair_in_pieces)
 """The same, all at once."""
 
 
-def _widened(prediction: Volume, reference: Volume) -> Volume:
-    """The prediction, where need be on a grid with so many more voxels that all that the reference labels lies in it.
+def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
+    """The prediction, and a note where its grid does not hold all that the reference labels.
 
-    Raises:
-        InputError: That would be more than any volume has.
+    It is then on a grid of the same voxels that does, and holds what either labels; unless the two lie so far apart
+    that no volume is as large.
     """
     box = labelled_box(reference.array)
     if box is None:
-        return prediction
+        return prediction, []
     geometry = prediction.geometry
     # The outer faces of the labelled voxels, as indices of the prediction's grid.
     faces = [(part.start - 0.5, part.stop - 0.5) for part in reversed(box)]
     corners = np.array(list(itertools.product(*faces))) @ reference.geometry.axes_mm.T + reference.geometry.origin
     indices = geometry.index_of(corners) + 0.5
-    before = np.maximum(0, -np.floor(indices.min(0) + _SLACK)).astype(int)
-    after = np.maximum(0, np.ceil(indices.max(0) - _SLACK) - geometry.size).astype(int)
-    if not before.any() and not after.any():
-        return prediction
-    i, j, k = (before + geometry.size + after).tolist()
+    first, last = np.floor(indices.min(0) + _SLACK).astype(int), np.ceil(indices.max(0) - _SLACK).astype(int)
+    if (first >= 0).all() and (last <= geometry.size).all():
+        return prediction, []
+    own = labelled_box(prediction.array) or (slice(0, 1),) * 3
+    first = np.minimum(first, [part.start for part in reversed(own)])
+    last = np.maximum(last, [part.stop for part in reversed(own)])
+    i, j, k = (last - first).tolist()
     if i * j * k > _MOST_VOXELS:
-        raise InputError(
-            f"{prediction.name} and {reference.name} lie far apart: check that they are of the same volume."
-        )
-    x, y, z = (geometry.axes_mm @ -before + geometry.origin).tolist()
-    array = np.pad(prediction.array, list(zip(before[::-1], after[::-1], strict=True)))
-    return Volume(array, replace(geometry, size=(i, j, k), origin=(x, y, z)), prediction.name)
+        return prediction, ["the two lie far apart: check that they are of the same volume"]
+    x, y, z = (geometry.axes_mm @ first + geometry.origin).tolist()
+    array = np.zeros((k, j, i), prediction.array.dtype)
+    there = tuple(slice(part.start - at, part.stop - at) for part, at in zip(own, first[::-1].tolist(), strict=True))
+    array[there] = prediction.array[own]
+    widened = Volume(array, replace(geometry, size=(i, j, k), origin=(x, y, z)), prediction.name)
+    return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
 
 
 def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from .dicom_files import check_frames, read_series, warnings_off
 from .errors import InputError
 from .files import write_atomically
-from .volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_voxels, volume_name
+from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_voxels, volume_name
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
 """Formats that are one file, so that a finished file can be renamed into place."""
@@ -55,7 +55,9 @@ def read_image(path: Path) -> sitk.Image:
         raise InputError(
             f"{path} can't be read as an image ({reason}): check that the file is complete."
         ) from error
-    check_frames(image, path)
+    # Of other formats only what SimpleITK has copied from DICOM says so.
+    if not path.name.lower().endswith(VOLUME_SUFFIXES):
+        check_frames(image, path)
     return image
 
 

@@ -22,6 +22,7 @@ _POSITION_TOLERANCE = 1e-3  # Of a voxel.
 _DIRECTION_TOLERANCE = 1e-4
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
+_NNUNET_LABELS = ("labelsTr", "labelsTs")
 _SHOWN_CODES = 8  # A wrong file can have thousands.
 
 
@@ -35,8 +36,9 @@ def read_labelmap(
             segments are matched to structures by name or alias; other segments are background, and where two overlap
             the later one has the voxel.
         task: The structures.
-        coding: Codes of the file: a name among `task.label_codes`, or a coding; the task's own values unless given.
-            Has no effect where segments have names.
+        coding: Codes of the file: a name among `task.label_codes`, or a coding. Unless given, what the `dataset.json`
+            of an nnU-Net data set says, for a file in `labelsTr` or `labelsTs`; else the task's own values. Has no
+            effect where segments have names.
         allow_empty: Accept a file without a labelled voxel.
 
     Returns:
@@ -172,11 +174,14 @@ def _recode(
     if codes.dtype.kind == "f" and (codes != np.rint(codes)).any():
         raise InputError(f"{path} has voxels that are no whole numbers: it is an image, give its labelmap.")
     found = [int(code) for code in codes if code != 0]
-    chosen = _coding(task, coding, path)
+    beside = _coding_beside(path, task) if coding is None else None
+    chosen = beside or _coding(task, coding, path)
     known = {*chosen.codes.values(), *chosen.ignored}
     if unknown := [code for code in found if code not in known]:
         shown = ", ".join(map(str, unknown[:_SHOWN_CODES])) + (", ..." if len(unknown) > _SHOWN_CODES else "")
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
+        if beside is not None:
+            raise InputError(f"{path} has the label codes {shown}, which its dataset.json does not name: mend either.")
         raise InputError(
             f"{path} has the label codes {shown}, which are not in {where}: {_coding_advice(task, found)}."
         )
@@ -201,7 +206,7 @@ def _map_values(voxels: NDArray[np.generic], mapping: Mapping[int, int]) -> NDAr
 
 def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCoding:
     if coding is None:
-        return _coding_beside(path, task) or task.own_coding
+        return task.own_coding
     if isinstance(coding, LabelCoding):
         if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
             raise InputError(f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}.")
@@ -220,19 +225,20 @@ def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
         InputError: It can't be read.
     """
     file = path.parent.parent / "dataset.json"
-    if not path.parent.name.startswith("labels") or not file.is_file():
+    if path.parent.name not in _NNUNET_LABELS or not file.is_file():
         return None
     try:
         labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
         # nnU-Net names values, and lists those of a region; the Medical Decathlon values names.
         pairs = [(value, name) if name.isdigit() else (name, value) for name, value in labels.items()]
         values = [(str(name), int(value)) for name, value in pairs if not isinstance(value, list)]
+        matched = {structure.name: value for name, value in values
+                   if value > 0 and (structure := task.structure_named(name)) is not None}  # fmt: skip
+        others = {value for _name, value in values} - {0, *matched.values()}
+        return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} has no readable labels ({error}): mend it, or give a coding.") from error
-    matched = {structure.name: value for name, value in values
-               if value > 0 and (structure := task.structure_named(name)) is not None}  # fmt: skip
-    others = {value for _name, value in values} - {0, *matched.values()}
-    return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} has no readable labels ({reason}): mend it, or give a coding.") from error
 
 
 def _segment_names(header: Any) -> dict[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import Domain, read_bundle
-from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, find_cases
+from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, MAP_INFIX, find_cases, holds_channels, is_volume_file
 from .dicom_files import dicom_series
 from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
@@ -226,7 +226,8 @@ def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
 
 def output_name(image: Path) -> str:
     """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
-    return volume_name(image).removesuffix(IMAGE_SUFFIX).removesuffix(CHANNEL_SUFFIX)
+    name = volume_name(image).removesuffix(IMAGE_SUFFIX)
+    return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 
 def _named(report: Report, name: str) -> Callable[[int, int], None]:
@@ -235,7 +236,7 @@ def _named(report: Report, name: str) -> Callable[[int, int], None]:
 
 def _expand(path: Path) -> list[Path]:
     """A file or DICOM series folder is itself; another folder is the images in it."""
-    if not path.is_dir() or dicom_series(path):
+    if not path.is_dir() or (dicom_series(path) and not any(map(is_volume_file, path.iterdir()))):
         return [path]
     return [case.image for case in find_cases(path, labelled=False)]
 
@@ -255,7 +256,7 @@ def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
     labelmap = _labelmap_of(segmentation, name, settings.out, settings)
     maps = []
     for structure, volume in segmentation.probabilities.items():
-        path = settings.out / f"{name}_probability_{structure.replace(' ', '_')}.nii.gz"
+        path = settings.out / f"{name}{MAP_INFIX}{structure.replace(' ', '_')}.nii.gz"
         write_volume(Volume(volume.array / np.float32(255), volume.geometry, volume.name), path)
         maps.append(path)
     table = settings.out / f"{name}_confidence.csv"
@@ -276,11 +277,7 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
         return
     head = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
     made = {one.volume for one in outputs}
-    before: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            first, *lines = csv.reader(file) or [[]]
-        before = [line for line in lines if first == head and line and line[0] not in made]
+    before = [line for line in _lines_of(path, head) if line[0] not in made]
     with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
@@ -289,6 +286,25 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
             for structure, estimate in one.estimates.items():
                 values = (f"{value:.4f}" for value in astuple(estimate))
                 writer.writerow([one.volume, structure, *values, "yes" if structure in one.doubtful else "no"])
+
+
+def _lines_of(path: Path, head: list[str]) -> list[list[str]]:
+    """The lines of a table that is there, none where it is not.
+
+    Raises:
+        InputError: It is another table.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            first, lines = next(reader, head), [line for line in reader if line]
+    except UnicodeDecodeError:
+        first, lines = [], []
+    if first != head or any(len(line) != len(head) for line in lines):
+        raise InputError(f"{path} is no table of SIFA's any more: move it away, and the new one takes its place.")
+    return lines
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

@@ -140,7 +140,7 @@ def _may_replace(packages: Sequence[str], constraints: Path, requester: str) -> 
     kept = versions_to_keep(packages, _LOADED)
     question = _(
         "pip could not install {packages} beside what this Slicer has (its words are in the Python console). If it was "
-        "for want of a network, cancel. Otherwise: may it replace packages that are there, but for {kept}?"
+        "for want of a network, cancel. Otherwise: may it replace other packages of Slicer? It will not touch {kept}."
     )
     names = ", ".join(version.partition("==")[0] for version in kept)
     if not slicer.util.confirmOkCancelDisplay(question.format(packages=", ".join(packages), kept=names), requester):

@@ -37,7 +37,7 @@ from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import ESTIMATES_FILE, labelmap_path, segment_files
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
@@ -69,7 +69,7 @@ class Result:
 
     def labelmap(self, subject: str) -> Path:
         """File of the prediction for one of the volumes, by what it is called (`subjects_of`)."""
-        return labelmap_path(self.folder / "labelmaps", _file_name(subject))
+        return labelmap_path(self.folder / "labelmaps", file_name(subject))
 
     def watched(self) -> list[tuple[int, float]]:
         """Iteration and mean Dice of the monitor volumes, as the training went on; empty where it was not watched."""
@@ -146,6 +146,9 @@ def compare(
     """
     cases = tested_cases(preparation)
     scored = [case.patient for case in cases]
+    files = Counter(map(file_name, subjects_of(cases)))
+    if repeated := [name for name, count in files.items() if count > 1]:
+        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}: give the patients other names.")
     if unknown := sorted(set(odd) - set(scored)):
         raise InputError(f"The odd patient '{unknown[0]}' is not among those that are scored: {', '.join(scored)}.")
     # Before the first hours: a row whose settings are not usable.
@@ -214,7 +217,8 @@ def subjects_of(cases: Sequence[Case]) -> list[str]:
     ]
 
 
-def _file_name(subject: str) -> str:
+def file_name(subject: str) -> str:
+    """What the outputs of a subject are called."""
     return re.sub(r"[^\w.-]+", "_", subject)
 
 
@@ -324,6 +328,8 @@ def _score(
     folder: Path, config: TrainingConfig, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
     """Segment, in the regions of interest that volumes of the training are given as well, and score."""
+    # Of a scoring that was cut off, perhaps by another program.
+    (folder / "labelmaps" / ESTIMATES_FILE).unlink(missing_ok=True)
     written = segment_files(
         folder / "bundle",
         [case.image for case in cases],
@@ -332,12 +338,12 @@ def _score(
         region=preparation.roi,
         regions={case.image: case.region for case in cases if case.region is not None},
         # Images of several patients may have one file name, in a folder of each patient.
-        names={case.image: _file_name(subject) for case, subject in zip(cases, subjects_of(cases), strict=True)},
+        names={case.image: file_name(subject) for case, subject in zip(cases, subjects_of(cases), strict=True)},
     )
     names = {structure.value: structure.name for structure in task.structures}
     rows = []
     for case, subject, outputs in zip(cases, subjects_of(cases), written, strict=True):
-        predicted = read_labelmap(outputs.labelmap, task, allow_empty=True)
+        predicted = read_labelmap(outputs.labelmap, task, task.own_coding, allow_empty=True)
         rows += score_pair(subject, predicted, reference_of(case, task, preparation.target_coding), names)
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:

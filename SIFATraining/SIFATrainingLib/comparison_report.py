@@ -132,7 +132,7 @@ def _empty_masks(comparison: Comparison) -> list[str]:
             of_all = one + both + sum(count.scored for count in counts)
             empty.append(f"{variant.title} {one + both} of {of_all}" + (f" ({both} in both)" if both else ""))
     sentence = "Masks that were empty in the prediction or the reference, with a Dice of 0 and no ASD"
-    return [f"{sentence} (none counts where both were): {'; '.join(empty)}."] if empty else []
+    return [f"{sentence} (where both are, there is no Dice either): {'; '.join(empty)}."] if empty else []
 
 
 def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

@@ -36,7 +36,8 @@ class TrainingSpecification(_Frozen):
         config: Every setting of the training.
         device: auto, cuda, mps or cpu.
         prepared: The prepared data set; made by the job itself, in its folder `prepared`, where it has a preparation.
-        prepared_from_here: The same from the job's folder, for when both have moved; none where it is in there.
+        prepared_from_here: The way to it from the job's folder, with slashes, for when both have moved; none where it
+            is in there.
         fingerprint: Of a data set that was there before the job; it must not change.
         preparation: Volumes to prepare first.
         baseline_iterations: Iterations of a training without adaptation that comes before, in the job's folder
@@ -49,7 +50,7 @@ class TrainingSpecification(_Frozen):
     config: TrainingConfig
     device: str = "auto"
     prepared: Path = Path(PREPARED_FOLDER)
-    prepared_from_here: Path | None = None
+    prepared_from_here: str | None = None
     fingerprint: str | None = None
     preparation: Preparation | None = None
     baseline_iterations: int = Field(default=0, ge=0)
@@ -73,11 +74,20 @@ class TrainingSpecification(_Frozen):
             raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
         preparation = specification.preparation
         prepared = job.folder / specification.prepared
-        if specification.prepared_from_here is not None and not prepared.exists():
-            prepared = job.folder / specification.prepared_from_here
+        if specification.prepared_from_here is not None and not _is_there(prepared):
+            moved = job.folder / specification.prepared_from_here
+            prepared = moved if _is_there(moved) else prepared
         return specification.model_copy(
             update={
                 "prepared": prepared.resolve(),
                 "preparation": preparation and preparation.below(job.folder),
             }
         )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # In a home of somebody else.
+        return False

@@ -292,10 +292,10 @@ def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> I
     return InitialModel(folder=folder.resolve(), name=name)
 
 
-def _relative(path: Path, folder: Path) -> Path | None:
-    """The way from a folder, there or not yet; None between two drives of Windows."""
+def _relative(path: Path, folder: Path) -> str | None:
+    """The way from a folder, there or not yet, with slashes; None between two drives of Windows."""
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve()))
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:
         return None
 

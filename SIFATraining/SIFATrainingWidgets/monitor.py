@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.jobs import Event, Job
+from SIFASegmentationLib.jobs import ENDED, Event, Job
 from SIFASegmentationWidgets.score_tables import make_line_plot
 
 _PLOT_HEIGHT = 260  # Pixels.
@@ -172,7 +172,9 @@ class TrainingMonitor:
             start = max(self._log_shown, size - _LOG_BYTES)
             file.seek(start)
             content = file.read()
-        lines = content[: content.rfind(b"\n") + 1]
+        # A line that is still being written waits for its end, unless it was the last word.
+        ended = self.latest.get("state", {}).get("state") in ENDED
+        lines = content if ended else content[: content.rfind(b"\n") + 1]
         self._log_shown = start + len(lines)
         if lines:
             # Stays where it is being read, or at its end.

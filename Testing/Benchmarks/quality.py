@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE
+from SIFATrainingLib.compare import file_name
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def pairs_of(seed: Path) -> Iterator[Pair]:
     path = seed / "labelmaps" / ESTIMATES_FILE
     if not path.exists():
         return
-    true = {(row.subject, row.structure): row.scores.dice for row in ScoreTable.read(seed / "scores.json").rows}
+    rows = ScoreTable.read(seed / "scores.json").rows
+    true = {(file_name(row.subject), row.structure): row.scores.dice for row in rows}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             subject = row["volume"].split("_image")[0]

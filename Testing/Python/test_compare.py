@@ -261,7 +261,7 @@ def test_empty_masks_are_told_of() -> None:
     rows = (Row("p", "liver", scores(0.5, 1.0)), Row("p", "spleen", nothing))
     one = Result(Variant("sifa", "SIFA", {"method": "sifa"}), 0, Path(), ScoreTable(rows))
     comparison = Comparison(load_task("abdomen"), (one,), (Case("p", Path("p.nii.gz"), None),))
-    assert "with a Dice of 0 and no ASD (none counts where both were): SIFA 1 of 2." in markdown(comparison)
+    assert "with a Dice of 0 and no ASD (where both are, there is no Dice either): SIFA 1 of 2." in markdown(comparison)
     assert "empty" not in markdown(replace(comparison, results=(result("sifa", 0, (0.5, 0.5)),)))
 
 

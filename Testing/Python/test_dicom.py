@@ -49,7 +49,7 @@ def test_a_series_folder(tmp_path: Path) -> None:
     assert volume.name == "ct"
 
 
-@pytest.mark.parametrize("step", [1.25, 5 / 3, 0.7])
+@pytest.mark.parametrize("step", [1.25, 5 / 3, 0.7, 0.625, 1 / 3])
 def test_positions_that_were_rounded_are_even(tmp_path: Path, step: float) -> None:
     heights = [round(step * k, 1) for k in range(12)]
     volume = read_volume(write_series(tmp_path / "ct", heights))
@@ -58,8 +58,8 @@ def test_positions_that_were_rounded_are_even(tmp_path: Path, step: float) -> No
 
 @pytest.mark.parametrize(
     "heights",
-    [[0, 3, 6, 12, 15], [0, 3, 3.1, 6, 9], [*range(0, 60, 3), *range(63, 120, 3)], [0, 3, 6, 9, 80]],
-    ids=["one missing", "one twice", "one missing of many", "a scout"],
+    [[0, 3, 6, 12, 15], [0, 3, 3.1, 6, 9], [*range(0, 60, 3), *range(63, 120, 3)], [0, 3, 6, 9, 80], [0, 0.3, 0.9]],
+    ids=["one missing", "one twice", "one missing of many", "a scout", "one missing of three"],
 )
 def test_slices_that_make_no_grid_are_refused(tmp_path: Path, heights: list[float]) -> None:
     with pytest.raises(InputError, match=r"ct has slices at uneven distances \(off by up to \d+\.\d\d mm\)"):
@@ -67,7 +67,7 @@ def test_slices_that_make_no_grid_are_refused(tmp_path: Path, heights: list[floa
 
 
 def test_slices_without_a_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="do not say where they lie"):
+    with pytest.raises(InputError, match="ct has 3 slices, all of one place"):
         read_volume(write_series(tmp_path / "ct", [0, 0, 0]))
     image = sitk.Image(4, 4, 3, sitk.sitkInt16)
     for positions in (["", "", ""], ["0\\0\\0", "0\\0", "0\\0\\2"], ["x\\0\\0"] * 3):
@@ -83,6 +83,9 @@ def test_files_of_many_frames_are_refused(tmp_path: Path) -> None:
     for path in (file, file.parent):
         with pytest.raises(InputError, match=r"DICOM file of many frames.* convert it to NRRD or NIfTI"):
             read_volume(path)
+    # SimpleITK takes the tags along into what it converts.
+    sitk.WriteImage(sitk.ReadImage(str(file)), str(tmp_path / "converted.nrrd"))
+    assert read_volume(tmp_path / "converted.nrrd").array.shape == (6, 4, 5)
 
 
 def test_each_slice_is_rescaled_as_it_says(tmp_path: Path) -> None:
@@ -98,6 +101,10 @@ def test_a_folder_of_slices_is_a_series_whatever_lies_below(tmp_path: Path) -> N
     write_series(folder / "scout", [0, 1], series="1.2.9")
     assert _expand(folder) == [folder]
     assert _expand(tmp_path) == [folder]
+    # Volumes beside slices are not passed over.
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(folder / "P2.nii.gz"))
+    with pytest.raises(InputError, match="is a DICOM file beside volumes"):
+        _expand(folder)
 
 
 def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:
@@ -110,6 +117,7 @@ def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"P2 holds DICOM files further down, in .*series"):
         find_cases(tmp_path, labelled=False)
     deeper.rename(tmp_path / "P3")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     loose = next((tmp_path / "P3").iterdir())
     loose.rename(tmp_path / loose.name)
     with pytest.raises(InputError, match="is a DICOM file beside volumes"):
@@ -118,3 +126,9 @@ def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:
     (tmp_path / "P4.nii.gz").symlink_to(tmp_path / "annex" / "object")
     with pytest.raises(InputError, match=r"P4\.nii\.gz is a link to a file that is not there"):
         find_cases(tmp_path, labelled=False)
+
+
+def test_originals_beside_volumes_are_left_alone(tmp_path: Path) -> None:
+    write_series(tmp_path / "originals" / "P1", [0, 3, 6])
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(tmp_path / "P1.nii.gz"))
+    assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]

@@ -183,8 +183,11 @@ def test_labelmaps_beside_their_images_are_no_images(tmp_path: Path) -> None:
     made = ("P1_seg", "P1_segmentation", "P1_labels", "P1_probability_right_kidney", "P1_label")
     files(tmp_path / "plain", "P1.nii.gz", "P2.mha", "lone_seg.nii.gz", *(f"{name}.nii.gz" for name in made))
     assert [c.patient for c in find_cases(tmp_path / "plain", labelled=False)] == ["P1", "P2", "lone_seg"]
-    files(tmp_path / "nnunet", "c1_0000.nii.gz", "c2_0000.nii.gz", "c1_segmentation.nii.gz")
-    assert [c.patient for c in find_cases(tmp_path / "nnunet", labelled=False)] == ["c1", "c2"]
+    files(tmp_path / "imagesTs", "c1_0000.nii.gz", "c2_0000.nii.gz", "c1_segmentation.nii.gz")
+    assert [c.patient for c in find_cases(tmp_path / "imagesTs", labelled=False)] == ["c1", "c2"]
+    files(tmp_path / "imagesTs", "c1_0001.nii.gz")
+    with pytest.raises(InputError, match="volumes of one channel"):
+        find_cases(tmp_path / "imagesTs", labelled=False)
     files(tmp_path / "numbered", "patient_0001.nii.gz", "patient_0000.nii.gz")
     assert [c.patient for c in find_cases(tmp_path / "numbered", labelled=False)] == ["patient_0000", "patient_0001"]
 
@@ -206,8 +209,15 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
         read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert read_labelmap(path, ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 4], [0, 2]]
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": ["spleen"]}))
-    with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
+    # SIFA's own labelmaps beside them have the task's values.
+    write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "labelsPr" / "p1.nii.gz")
+    assert read_labelmap(tmp_path / "labelsPr" / "p1.nii.gz", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
+    for bad in (["spleen"], {"liver": 1, "spleen": 1}, {"liver": "one"}):
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": bad}))
+        with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
+            read_labelmap(path, ABDOMEN)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1}}))
+    with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name"):
         read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"bone": 1}}))
     with pytest.raises(InputError, match="label codes 9, which are not in the task abdomen"):

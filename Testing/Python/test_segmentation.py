@@ -175,10 +175,17 @@ def test_volumes_come_one_by_one_into_one_table(bundle: Bundle, cohort: Path, tm
         rows = [(row["volume"], row["structure"]) for row in csv.DictReader(file)]
     structures = ("liver", "right kidney", "left kidney", "spleen")
     assert sorted(rows) == sorted((path.name, structure) for path in (first, second) for structure in structures)
+    # As Excel may leave it.
+    for spoilt in ("volume;structure\n", "volume,structure,estimated_dice,low,high,doubtful\nM\xfcller,x,1,1,1,no\n"):
+        (tmp_path / "estimated_dice.csv").write_text(spoilt, encoding="latin-1")
+        with pytest.raises(InputError, match="is no table of SIFA's any more: move it away"):
+            segment_files(bundle.path, [first], tmp_path, device="cpu")
+    (tmp_path / "estimated_dice.csv").write_text("")
+    segment_files(bundle.path, [first], tmp_path, device="cpu")
 
 
 def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
-    (channel,) = [tmp_path / "DS" / "P1_0000.nii.gz"]
+    channel = tmp_path / "imagesTs" / "P1_0000.nii.gz"
     channel.parent.mkdir()
     image = next((cohort / "ct").glob("*_image.nii.gz"))
     shutil.copy(image, channel)

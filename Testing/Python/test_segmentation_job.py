@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_a_process_whose_parent_is_gone_ends(bundle: Bundle, images: list[Path],
     # Or 2, where it has missed its inputs in the moment in which they went.
     assert done.returncode in (2, 3)
     # Nobody can take the result any more, and volumes of patients don't stay behind.
+    assert not job.folder.exists()
+
+
+def test_what_is_under_way_when_its_parent_goes_is_removed(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    job = make_job(tmp_path / "job", bundle, images * 50)
+    command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(parent.pid)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while job.last("result") is None and time.monotonic() < end:
+            time.sleep(0.05)
+        parent.communicate(b"\n")
+        assert process.wait(60) in (2, 3)
+    finally:
+        process.kill()
+        parent.kill()
     assert not job.folder.exists()
 
 

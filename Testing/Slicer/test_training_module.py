@@ -465,7 +465,7 @@ def test_a_start_that_fails_by_a_fault_says_so(
 
 
 def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Path) -> None:
-    from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
 
     job = Job.create(tmp_path / "job", "train", {})
     # As Windows ends lines.
@@ -484,6 +484,9 @@ def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Pa
     (job.folder / "log.txt").write_bytes(b"anew\nto be con")
     module.widget.monitor.add([])
     assert module.ui.logEdit.plainText.strip() == "anew"
+    job.emit_state(State.FAILED)
+    module.widget.monitor.add(job.events()[0])
+    assert module.ui.logEdit.plainText.split() == ["anew", "to", "be", "con"]
 
 
 def test_a_training_that_cannot_be_read_now_is_listed_as_lost(module: Any, tmp_path: Path, monkeypatch: Any) -> None:
