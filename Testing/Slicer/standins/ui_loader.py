@@ -59,7 +59,7 @@ class UiLoader(QtUiTools.QUiLoader):
 def _check(root: ElementTree.Element) -> None:
     """Record properties that the widget in Slicer does not have, and widgets that it does not know."""
     for value in (*root.iter("enum"), *root.iter("set")):
-        if (value.text or "").count("::") > 1:
+        if any(flag.count("::") > 1 for flag in (value.text or "").split("|")):
             faults.record(f"{value.text}: Qt 5, which Slicer has, knows no scoped enums")
     for element in root.iter("widget"):
         class_name = element.get("class", "")
