@@ -550,10 +550,14 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except InputError as error:
             self._say(str(error), error=True)
             return
-        models.remember_model(path)
-        self._known_models = models.known_models()
+        self._remember(path)
         self._parameters.model = str(path)
         self._refresh()
+
+    def _remember(self, model: Path) -> None:
+        """Put a model first in the list."""
+        models.remember_model(model)
+        self._known_models = models.known_models()
 
     def _select_model(self, index: int) -> None:
         if self._parameters is not None and not self._filling and index >= 0:
@@ -593,8 +597,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 on_end=self._ended,
             )  # fmt: skip
             self._show_warnings(self.run)
-            models.remember_model(Path(model))
-            self._known_models = models.known_models()
+            self._remember(Path(model))
             self.ui.progressBar.setRange(0, 0)
             problem = ""
         except InputError as error:

@@ -27,7 +27,7 @@ from .field_of_view import BoxMM, parse_box
 from .volumes import VOLUME_SUFFIXES, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
-LABELMAP_ENDINGS = ("_segmentation", "_label", "_labels", "_seg")
+LABELMAP_ENDINGS = ("_segmentation", LABEL_SUFFIX, "_labels", "_seg")
 """How labelmaps are called after their images; the first is what SIFA writes itself."""
 
 MAP_INFIX = "_probability_"

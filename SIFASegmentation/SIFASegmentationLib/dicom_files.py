@@ -107,9 +107,9 @@ def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None
         )
     if not np.ptp(places, axis=0).any():
         raise InputError(f"{folder} has {len(places)} slices, all of one place: give a series that is a volume.")
-    step = np.reshape(image.GetDirection(), (3, 3))[:, 2] * image.GetSpacing()[2]
-    deviation = float(np.linalg.norm(np.diff(places, axis=0) - step, axis=1).max())
     spacing = image.GetSpacing()[2]
+    step = np.reshape(image.GetDirection(), (3, 3))[:, 2] * spacing
+    deviation = float(np.linalg.norm(np.diff(places, axis=0) - step, axis=1).max())
     if deviation > max(_UNEVEN * spacing, min(_ROUNDED_MM, _MOST_UNEVEN * spacing)):
         raise InputError(
             f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm): look for slices that are "

@@ -236,7 +236,7 @@ def _named(report: Report, name: str) -> Callable[[int, int], None]:
 
 def _expand(path: Path) -> list[Path]:
     """A file or DICOM series folder is itself; another folder is the images in it."""
-    if not path.is_dir() or (dicom_series(path) and not any(map(is_volume_file, path.iterdir()))):
+    if not path.is_dir() or (not any(map(is_volume_file, path.iterdir())) and dicom_series(path)):
         return [path]
     return [case.image for case in find_cases(path, labelled=False)]
 

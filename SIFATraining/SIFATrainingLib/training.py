@@ -305,12 +305,11 @@ def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     if (folder / "job.json").exists():
         return Job(folder)
     own = specification.preparation is not None
-    moves_along = None if own else _relative(specification.prepared, folder)
     nested = TrainingSpecification(
         config=baseline_config(specification.config, specification.baseline_iterations),
         device=specification.device,
         prepared=Path("..") / PREPARED_FOLDER if own else specification.prepared,
-        prepared_from_here=moves_along,
+        prepared_from_here=None if own else _relative(specification.prepared, folder),
         fingerprint=specification.fingerprint,
     )
     return Job.create(folder, KIND, nested.model_dump(mode="json"))

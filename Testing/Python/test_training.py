@@ -32,6 +32,16 @@ def final_state(job: Job) -> dict[str, Any]:
     return load_checkpoint(checkpoint_paths(job.folder / "checkpoints")[-1])
 
 
+def weights_are_equal(sets: tuple[Path, Path], folder: Path, **settings: Any) -> bool:
+    """Whether trainings on two data sets end with the same weights, bit by bit; the jobs lie in `folder`."""
+    states = []
+    for number, data in enumerate(sets):
+        job = create_job(data, folder / f"job {number}", quick_config(iterations=2, **settings), "cpu")
+        train(job)
+        states.append(tensors(final_state(job)))
+    return all(torch.equal(one, two) for one, two in zip(*states, strict=True))
+
+
 def tensors(state: Any) -> list[torch.Tensor]:
     if isinstance(state, torch.Tensor):
         return [state]
@@ -119,12 +129,7 @@ def test_the_weights_do_not_depend_on_target_labels(cohort: Path, prepared: Path
 
     bare = shutil.copytree(cohort, tmp_path / "cohort", ignore=shutil.ignore_patterns("*ct*_label*"))
     prepare(bare / "mr", bare / "ct", tmp_path / "set", size=32, report=lambda _: None)
-    states = []
-    for data in (prepared, tmp_path / "set"):
-        job = create_job(data, tmp_path / f"job{len(states)}", quick_config(iterations=2), "cpu")
-        train(job)
-        states.append(tensors(final_state(job)))
-    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert weights_are_equal((prepared, tmp_path / "set"), tmp_path)
 
 
 def test_a_loss_that_is_not_a_number_is_named_with_its_iteration(
@@ -315,12 +320,7 @@ def test_a_bound_learns_from_its_own_domain_alone(cohort: Path, tmp_path: Path, 
     for kind in ("slices", "labels"):
         file = tmp_path / "b" / f"{other}_{kind}.npy"
         np.save(file, np.load(file)[:, ::-1])
-    states = []
-    for data in ("a", "b"):
-        job = create_job(tmp_path / data, tmp_path / f"job {data}", quick_config(iterations=2, method=method), "cpu")
-        train(job)
-        states.append(tensors(final_state(job)))
-    assert all(torch.equal(one, two) for one, two in zip(*states, strict=True))
+    assert weights_are_equal((tmp_path / "a", tmp_path / "b"), tmp_path, method=method)
 
 
 def test_each_iteration_has_the_rate_of_the_schedule(
