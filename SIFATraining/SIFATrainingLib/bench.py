@@ -14,7 +14,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.segmentation import BATCH, device_of, open_session, providers_of
 
 from .config import TrainingConfig
-from .devices import describe_device, make_fabric, out_of_memory
+from .devices import describe_device, make_fabric, within_memory
 from .estimate import Estimate, measure, wait
 from .iteration import Batch
 from .loop import Model
@@ -71,15 +71,13 @@ def bench(
     """
     if size % ENCODER_STRIDE or size < 4 * ENCODER_STRIDE:
         raise InputError(f"The size {size} is not usable: give a multiple of {ENCODER_STRIDE}, 32 or more.")
-    try:
-        return _bench(config, classes, size, device, seconds, report)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise InputError(
+    return within_memory(
+        lambda: _bench(config, classes, size, device, seconds, report),
+        lambda: InputError(
             f"The memory of {device} does not hold batches of {config.batch} slices of {size} x {size} at width "
             f"{config.width:g}: use a smaller batch, size or width."
-        ) from error
+        ),
+    )
 
 
 def _bench(

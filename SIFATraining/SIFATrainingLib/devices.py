@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +15,8 @@ from lightning_fabric import Fabric
 from SIFASegmentationLib.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+T = TypeVar("T")
 
 
 def choose_device(device: str) -> str:
@@ -107,6 +111,22 @@ def out_of_memory(error: BaseException) -> bool:
     # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own.
     message = str(error).lower()
     return any(words in message for words in ("out of memory", "not enough memory", "can't allocate memory"))
+
+
+def within_memory(act: Callable[[], T], otherwise: Callable[[], InputError]) -> T:
+    """What `act` gives; where it fails for want of memory, the error that `otherwise` makes is raised.
+
+    Raises:
+        InputError: Memory did not suffice.
+    """
+    try:
+        return act()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        # It keeps the tensors of what failed alive, and `otherwise` may want to try something smaller.
+        error.__traceback__ = None
+        raise otherwise() from error
 
 
 def inference_device(device: str) -> str:

@@ -34,7 +34,7 @@ from .config import (
     segmented_domain,
 )
 from .dataset import PreparedDataset
-from .devices import free_bytes, out_of_memory
+from .devices import free_bytes, out_of_memory, within_memory
 from .ema import MovingAverage
 from .initial import read_initial
 from .iteration import Batch, Iteration, Losses
@@ -216,16 +216,18 @@ class Loop:
 
     def _start(self) -> tuple[Model, int]:
         """The networks as the last checkpoint has them, or fresh ones, and the iterations behind them."""
-        try:
+
+        def start() -> tuple[Model, int]:
             model = Model.create(self.dataset.classes, self.config, self.fabric.device)
             return model, self._restore(model)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError(
+
+        return within_memory(
+            start,
+            lambda: InputError(
                 f"The memory of {self.fabric.device} does not hold the networks: end what else uses it and resume, or "
                 "start a new training with a smaller width."
-            ) from error
+            ),
+        )
 
     def _step(self, model: Model, done: int) -> Losses:
         config, step = self.config, model.iteration.step
@@ -235,41 +237,38 @@ class Loop:
         if model.last_part is not None and done >= main_iterations(config):
             step = model.last_part.step
         seed_iteration(config.seed, done, self.fabric.global_rank)
-        try:
-            if model.average is not None and labels_target_at(config, done):
-                self._set_pseudo_labels(self._label_target(model.average.average))
-            batch = self.batches.batch(done)
+        if model.average is not None and labels_target_at(config, done):
+            self._set_pseudo_labels(self._label_target(model.average.average))
+
+        def learn() -> Losses:
             with self.fabric.autocast():
-                losses = step(batch)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise self._memory_error(error) from error
+                return step(self.batches.batch(done))
+
+        losses = within_memory(learn, self._batch_too_large)
         if model.average:
             model.average.update(averaged_modules(model.networks), done)
         return losses
 
     def _label_target(self, teacher: nn.ModuleDict) -> NDArray[np.uint8]:
-        try:
+        def label() -> NDArray[np.uint8]:
             with self.fabric.autocast():
                 return label_target(teacher, self.dataset, self.config, self.fabric.device)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            raise InputError(
+
+        return within_memory(
+            label,
+            lambda: InputError(
                 "The memory does not hold the largest of the target volumes while self-training labels it: free some "
                 "and resume, or train anew with --set self_training.labellings=0, or on a smaller size."
-            ) from error
+            ),
+        )
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""
         self.pseudo_labels = labels
         self.batches.set_pseudo_labels(labels)
 
-    def _memory_error(self, error: RuntimeError) -> InputError:
+    def _batch_too_large(self) -> InputError:
         """What to say when memory has run out; finds the largest batch that would have fitted by trying."""
-        # The traceback keeps the tensors of the failed step alive.
-        error.__traceback__ = None
         largest = largest_batch(self._fits, self.config.batch - 1)
         device = self.fabric.device
         if largest == 0:
