@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
-from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +34,15 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, State
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.work import Work, result_of
-from SIFASegmentationWidgets import models, nodes, score_tables, scores_of_nodes
+from SIFASegmentationWidgets import models, nodes, scores_of_nodes
 from SIFASegmentationWidgets.comparison import compare_in_pieces
-from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
+from SIFASegmentationWidgets.dependencies import (
+    ensure_packages,
+    held,
+    missing_packages,
+    run_unless_skipped,
+    skip_without,
+)
 from SIFASegmentationWidgets.follower import last_words
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import (
@@ -50,6 +55,8 @@ from SIFASegmentationWidgets.nodes_table import (
 )
 from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
 from SIFASegmentationWidgets.pieces import Pieces
+from SIFASegmentationWidgets.processes import start_fault
+from SIFASegmentationWidgets.results_panel import ResultsPanel, ShownResult
 from SIFASegmentationWidgets.sample_data import register_samples
 from SIFASegmentationWidgets.segmentation_run import (
     InputRow,
@@ -339,13 +346,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic: SIFASegmentationLogic | None = None
         self.run: SegmentationRun | None = None
-        self.scores: ScoreTable | None = None
         self._parameters: SIFASegmentationParameterNode | None = None
-        self._results: list[SegmentationResult] = []
         # Kept: to look for them at every change could hold up the window, on a share that is away.
         self._known_models: list[Path] = []
         self._tolerance = 2.0
-        self._least_sure = 0
         self._reason = ""
         self._filling = False
         self._starting = self._comparing = self._cancelled = False
@@ -354,10 +358,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Called once, when the module is first opened."""
         ScriptedLoadableModuleWidget.setup(self)
-        ui = slicer.util.loadUI(self.resourcePath("UI/SIFASegmentation.ui"))
-        self.layout.addWidget(ui)
-        self.ui = slicer.util.childWidgetVariables(ui)
-        ui.setMRMLScene(slicer.mrmlScene)
+        self._window = slicer.util.loadUI(self.resourcePath("UI/SIFASegmentation.ui"))
+        self.layout.addWidget(self._window)
+        self.ui = slicer.util.childWidgetVariables(self._window)
+        self._window.setMRMLScene(slicer.mrmlScene)
         self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFASegmentationLogic()
         region_tip = _(
@@ -387,18 +391,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.removeRowButton.connect("clicked(bool)", lambda: self.volumes.remove())  # noqa: PLW0108
         self.ui.applyButton.connect("clicked(bool)", self._apply)
         self.ui.cancelButton.connect("clicked(bool)", self._cancel)
-        self.ui.copyButton.connect("clicked(bool)", self._copy)
-        self.ui.exportButton.connect("clicked(bool)", self._export)
-        self.ui.plotButton.connect("clicked(bool)", self._plot_scores)
-        self.ui.showTableButton.connect("clicked(bool)", self._show_table)
-        self.ui.leastSureButton.connect("clicked(bool)", self._next_unsure_slice)
-        self.ui.confidencePlotButton.connect("clicked(bool)", self._plot_confidence)
         self.ui.compareButton.connect("clicked(bool)", self._compare)
         for selector in (self.ui.firstSelector, self.ui.secondSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
         slicer.app.connect("aboutToQuit()", self._abandon)
+        self.results = ResultsPanel(self.ui, self._say)
         self.initializeParameterNode()
-        self._show_results()
         self._show_warnings(None)
         self._update_compare()
 
@@ -448,8 +446,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
         self._pieces.stop()
-        self.scores, self._results = None, []
-        self._show_results()
+        self.results.clear()
         self._show_warnings(None)
         if self.parent.isEntered:
             self.initializeParameterNode()
@@ -512,7 +509,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         count = len(volumes)
         self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
         # What was in the way is said until it is out of it; what else stands there is news.
-        if not busy and (self.ui.statusLabel.text == self._reason or (reason and not self._results)):
+        if not busy and (self.ui.statusLabel.text == self._reason or (reason and not self.results.results)):
             self._say(reason)
         self._reason = reason
         for widget in (
@@ -523,6 +520,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.visible = busy
         running = self.run is not None and self.run.follower.state not in ENDED
         self.ui.cancelButton.visible = running or self._starting
+        self.ui.cancelButton.text = _("End now") if running and self._cancelled else _("Cancel")
 
     def _say(self, text: str, *, error: bool = False) -> None:
         color = "color:#c0392b" if error else ""
@@ -584,14 +582,15 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             surfaces=parameters.surfaces,
         )
         self._tolerance = parameters.tolerance
-        problem = _("It could not be started, by a fault of SIFA: see the error log.")
+        problem = start_fault()
         # Before anything that lets events in: a second click must find the button disabled.
         self._starting, self._cancelled = True, False
         try:
             self._refresh()
             self._say(_("Preparing..."))
             slicer.app.processEvents()
-            self.logic.ensure_dependencies()
+            with held(self._window):
+                self.logic.ensure_dependencies()
             self.run = self.logic.start(
                 rows, model, options, output=output, on_writing=self._show_writing, on_events=self._show_events,
                 on_end=self._ended,
@@ -630,6 +629,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_progress(self, data: dict[str, Any]) -> None:
         self.ui.progressBar.setRange(0, data["total"] * data["volumes"])
         self.ui.progressBar.setValue(data["total"] * data["volume"] + data["done"])
+        if self._cancelled:
+            return
         which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
         self._say(
             _("{which}predicting {done} of {total}, {seconds} s left").format(
@@ -639,16 +640,22 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _cancel(self) -> None:
         # While volumes are still written, that ends it.
-        self._cancelled = True
-        if self.run is not None:
+        again, self._cancelled = self._cancelled, True
+        if self.run is None:
+            return
+        if again:
+            # The process hangs, or takes too long over the slices at hand.
+            self.results.take(self.run.results)
+            self._abandon()
+            self._say(_("Cancelled; what was done by then is in the scene."))
+        else:
             self._say(_("Cancelling after the slices at hand..."))
             self.run.cancel()
+        self._refresh()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
-        # Without the nodes that were made: those that a user deletes must not live on here.
-        shown = [replace(one, segmentation=None, baseline=None, probabilities={}) for one in run.results]
-        self._results, self._least_sure = shown, 0
         try:
+            shown = self.results.take(run.results)
             self._tell_ended(run, state)
         finally:
             # Whatever happened: until then the next one can't begin.
@@ -680,15 +687,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.setRange(0, 0)
         self._refresh()
 
-    def _score(self, run: SegmentationRun, shown: list[SegmentationResult]) -> Work[None]:
+    def _score(self, run: SegmentationRun, shown: Sequence[ShownResult]) -> Work[None]:
         """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
-        try:
-            yield from self._fill_table(run, shown)
-        finally:
-            self.run = None
-            self._refresh()
-
-    def _fill_table(self, run: SegmentationRun, shown: list[SegmentationResult]) -> Work[None]:
         assert self.logic is not None
         scores = None  # Never those of the run before.
         try:
@@ -696,122 +696,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except Exception:  # Slicer's exports raise what they like; the result itself is there
             logging.exception("The result could not be scored.")
             self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
+        finally:
+            self.run = None
+            self._refresh()
         # Not if the scene was closed meanwhile.
-        if self._results is shown:
-            self.scores = scores
-            self._show_results()
-
-    def _show_results(self) -> None:
-        has_scores = self.scores is not None and bool(self.scores.rows)
-        if self.scores is not None and has_scores:
-            node = self._table_node()
-            score_tables.fill_table_node(node, self.scores)
-            self.ui.resultsTable.setMRMLTableNode(node)
-            self.ui.resultsTable.resizeColumnsToContents()
-            self.ui.resultsSection.collapsed = False
-        else:
-            # The view would keep a table that went with its scene.
-            self.ui.resultsTable.setMRMLTableNode(None)
-        for button in (self.ui.copyButton, self.ui.exportButton, self.ui.showTableButton):
-            button.enabled = has_scores
-        has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
-        self.ui.plotButton.enabled = has_dice
-        self.ui.plotButton.toolTip = (
-            _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")
-        )
-        self._show_unsure()
-
-    def _show_unsure(self) -> None:
-        unsure = self._unsure_slices()
-        self.ui.leastSureButton.enabled = bool(unsure)
-        self.ui.confidencePlotButton.enabled = bool(unsure)
-        self.ui.leastSureButton.text = _("Least sure slice")
-        if unsure:
-            result, index, value = unsure[self._least_sure % len(unsure)]
-            which = f"{result.volume.GetName()}, " if len(self._results) > 1 else ""
-            text = _("Least sure: {which}slice {index} ({value:.2f})")
-            self.ui.leastSureButton.text = text.format(which=which, index=index, value=value)
-
-    def _table_node(self) -> Any:
-        return score_tables.named_node("vtkMRMLTableNode", _("SIFA scores"))
-
-    def _unsure_slices(self, count: int = 5) -> list[tuple[SegmentationResult, int, float]]:
-        """The slices that the model is least sure of, over all volumes that still are there."""
-        slices = [
-            (result, index, value)
-            for result in self._results
-            if nodes.if_in_scene(result.volume) is not None
-            for index, value in enumerate(result.confidence)
-            if value is not None
-        ]
-        return sorted(slices, key=lambda item: item[2])[:count]
-
-    def _next_unsure_slice(self) -> None:
-        unsure = self._unsure_slices()
-        if not unsure:
-            # Its volume has left the scene.
-            self._show_unsure()
-            return
-        result, index, _value = unsure[self._least_sure % len(unsure)]
-        volume = result.volume
-        middle = [size / 2 for size in slicer.util.arrayFromVolume(volume).shape]
-        middle[result.slice_axis] = index
-        try:
-            point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
-        except InputError as error:
-            # It was put under another transform since.
-            self._say(str(error), error=True)
-            return
-        slicer.util.setSliceViewerLayers(background=volume)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-        self._least_sure += 1
-        self._show_unsure()
-
-    def _plot_confidence(self) -> None:
-        longest = max((len(result.confidence) for result in self._results), default=0)
-        columns = {"slice": [float(index) for index in range(longest)]}
-        there = [(result, nodes.if_in_scene(result.volume)) for result in self._results if result.confidence]
-        lines = nodes.unique_names([volume for _result, volume in there if volume is not None])
-        for result, volume in there:
-            if volume is not None:
-                values = [nan if value is None else value for value in result.confidence]
-                columns[lines[volume.GetID()]] = [*values, *[nan] * (longest - len(values))]
-        chart = score_tables.make_line_plot(
-            "slice", columns, _("SIFA confidence"), _("Confidence of each slice (1 is sure)")
-        )
-        score_tables.show_plot(chart)
-
-    def _copy(self) -> None:
-        if self.scores is not None:
-            slicer.app.clipboard().setText(self.scores.csv("\t"))
-            self._say(_("Copied."))
-
-    def _export(self) -> None:
-        if self.scores is None:
-            return
-        path = qt.QFileDialog.getSaveFileName(self.parent, _("Save scores"), "scores.csv", "CSV (*.csv);;JSON (*.json)")
-        if path:
-            # Not every dialog adds what its filter says.
-            self.save_scores(Path(path) if Path(path).suffix else Path(f"{path}.csv"))
-
-    def save_scores(self, path: Path) -> None:
-        """Write the table as CSV or JSON; what goes wrong is said on the status line."""
-        assert self.scores is not None
-        try:
-            self.scores.write(path)
-        except (InputError, OSError) as error:
-            self._say(str(error), error=True)
-        else:
-            self._say(_("Saved {path}.").format(path=path))
-
-    def _plot_scores(self) -> None:
-        if self.scores is not None:
-            score_tables.show_plot(score_tables.make_bar_plot(self.scores, _("SIFA Dice")))
-
-    def _show_table(self) -> None:
-        # Its node may have been removed or renamed.
-        self._show_results()
-        score_tables.show_table(self._table_node())
+        if self.results.results is shown:
+            self.results.show_scores(scores, _("SIFA scores"))
 
     def _update_compare(self, _node: Any = None) -> None:
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
@@ -827,7 +717,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _compare(self) -> None:
         assert self.logic is not None
         try:
-            self.logic.ensure_dependencies()
+            with held(self._window):
+                self.logic.ensure_dependencies()
         except InputError as error:
             self._say(str(error), error=True)
             return
@@ -840,10 +731,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _show_comparison(self, comparison: Work[ScoreTable]) -> Work[None]:
         try:
-            self.scores = yield from comparison
-            alone = ", ".join(self.scores.unmatched)
+            scores = yield from comparison
+            alone = ", ".join(scores.unmatched)
             self._say(_("Compared; only one has: {alone}.").format(alone=alone) if alone else _("Compared."))
-            self._show_results()
+            self.results.show_scores(scores, _("SIFA comparison"))
         except InputError as error:
             self._say(str(error), error=True)
         except Exception:  # Slicer's exports raise what they like

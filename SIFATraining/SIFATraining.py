@@ -33,14 +33,18 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
-from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import ENDED, Event, Job, State
-from SIFASegmentationWidgets import models
-from SIFASegmentationWidgets.dependencies import ensure_packages, missing_packages, run_unless_skipped, skip_without
-from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationLib.jobs import Job
+from SIFASegmentationWidgets.dependencies import (
+    ensure_packages,
+    held,
+    missing_packages,
+    run_unless_skipped,
+    skip_without,
+)
+from SIFASegmentationWidgets.labels_of_volumes import labels_by_volume
 from SIFASegmentationWidgets.node_rows import NodeRows
-from SIFASegmentationWidgets.nodes import is_result, region_from_node
+from SIFASegmentationWidgets.nodes import region_from_node
 from SIFASegmentationWidgets.nodes_table import (
     REFERENCES,
     REGIONS,
@@ -50,23 +54,25 @@ from SIFASegmentationWidgets.nodes_table import (
     scene_volumes,
 )
 from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
-from SIFASegmentationWidgets.processes import kill_process, start_process
-from SIFASegmentationWidgets.sample_data import REQUIREMENTS as PHANTOM_REQUIREMENTS
+from SIFASegmentationWidgets.processes import kill_process, start_fault, start_process
+from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREMENTS
 from SIFASegmentationWidgets.sample_data import load_patient
 from SIFATrainingLib.findings import Finding
 from SIFATrainingWidgets.cohorts_of_nodes import (
     Progress,
     SourceRow,
     TargetRow,
+    check_labels,
+    stored_mapping,
     task_from_parts,
     write_source,
     write_target,
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
 from SIFATrainingWidgets.findings import check_rows, findings_html, what_is_written
-from SIFATrainingWidgets.known_jobs import forget_job, known_jobs, remember_job, state_of
+from SIFATrainingWidgets.known_jobs import remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
-from SIFATrainingWidgets.monitor import TrainingMonitor, status_text
+from SIFATrainingWidgets.training_panel import TrainingPanel
 
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
@@ -276,6 +282,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
         if problem := _rows_problem(source_rows, target_rows):
             raise InputError(problem)
+        check_labels(source_rows or (), target_rows or (), task)
         references = target_rows is not None and any(row.reference is not None for row in target_rows)
         preparation = make_preparation(
             source=SOURCE_COHORT if source_rows is not None else _resolved(source),
@@ -301,11 +308,13 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             baseline_iterations=options.baseline_iterations,
         )  # fmt: skip
         try:
+            notes = []
             if source_rows is not None:
-                for note in write_source(source_rows, task, folder / SOURCE_COHORT.parent, progress):
-                    job.emit("warning", message=note)
+                notes += write_source(source_rows, task, folder / SOURCE_COHORT.parent, progress)
             if target_rows is not None:
-                write_target(target_rows, task, folder / TARGET_COHORT.parent, progress)
+                notes += write_target(target_rows, task, folder / TARGET_COHORT.parent, progress)
+            for note in notes:
+                job.emit("warning", message=note)
             self.resume(job)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -357,22 +366,20 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic: SIFATrainingLogic | None = None
-        self.job: Job | None = None
         self.findings: list[Finding] = []
-        self._follower: JobFollower | None = None
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
-        self._starting = False
-        self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
+        self._starting = self._cancelled = False
         self._probe: DeviceProbe | None = None
+        self._checked: tuple[Any, ...] | None = None  # What the findings are of.
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
         ScriptedLoadableModuleWidget.setup(self)
-        ui = slicer.util.loadUI(self.resourcePath("UI/SIFATraining.ui"))
-        self.layout.addWidget(ui)
-        self.ui = slicer.util.childWidgetVariables(ui)
-        ui.setMRMLScene(slicer.mrmlScene)
+        self._window = slicer.util.loadUI(self.resourcePath("UI/SIFATraining.ui"))
+        self.layout.addWidget(self._window)
+        self.ui = slicer.util.childWidgetVariables(self._window)
+        self._window.setMRMLScene(slicer.mrmlScene)
         self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFATrainingLogic()
         volume = (_("Volume"), VOLUMES, _("A volume of this modality."))
@@ -391,24 +398,22 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not missing_packages(("pydantic",)):
             self.ui.settingsEdit.setToolTip(_settings_help())
         self.mapping = MappingTable(self.ui.mappingTable, self._refresh)
-        self.monitor = TrainingMonitor(self.ui)
+        self.training = TrainingPanel(self.ui, self._window, self.logic, self._say, self._refresh)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self._link.let_go_while_importing(self._connect_parameters, self.initializeParameterNode)
         let_go_of_removed(self.ui.regionSelector)
         self._connect_widgets()
+        # Volumes would go on being written, and the training be started, without a window.
+        slicer.app.connect("aboutToQuit()", self._cancel_start)
         self.initializeParameterNode()
-        self._show_jobs()
-        running = next((job for job in known_jobs() if state_of(job) not in ENDED), None)
-        self.show_job(running)
+        self.training.show_running()
 
     def _connect_widgets(self) -> None:
         buttons = {
-            self.ui.openJobButton: self._open_job, self.ui.ownTaskButton: self._own_task,
-            self.ui.checkButton: self.check, self.ui.startButton: self._start, self.ui.stopButton: self._stop,
-            self.ui.resumeButton: self._resume, self.ui.killButton: self._kill, self.ui.forgetButton: self._forget,
-            self.ui.useButton: self._use_model, self.ui.openFolderButton: self._open_folder,
-            self.ui.fineTuneButton: self._fine_tune, self.ui.saveModelButton: self._choose_model_file,
+            self.ui.ownTaskButton: self._own_task, self.ui.checkButton: self.check, self.ui.startButton: self._start,
+            self.ui.cancelStartButton: self._cancel_start, self.ui.fineTuneButton: self._fine_tune,
+            self.ui.useButton: self._use_model,
         }  # fmt: skip
         for button, method in buttons.items():
             button.connect("clicked(bool)", _slot(method))
@@ -417,7 +422,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             add_all.connect("clicked(bool)", _slot(self._add_all, table))
             add.connect("clicked(bool)", _slot(table.add))
             remove.connect("clicked(bool)", _slot(table.remove))
-        self.ui.jobsComboBox.connect("activated(int)", self._select_job)
         self.ui.sourceCodingComboBox.connect("currentIndexChanged(int)", self._select_coding)
         # By hand: Slicer connects path widgets to `pathlib.Path` alone, for which "none" is the folder at work.
         for parameter, edit in self._path_edits().items():
@@ -438,20 +442,17 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded: trainings go on."""
-        self._unfollow()
+        slicer.app.disconnect("aboutToQuit()", self._cancel_start)
+        self._cancel_start()
         self._abandon_probe()
         self._connect_parameters(None)
         self.removeObservers()
-        self.monitor.close()
+        self.training.close()
 
     def enter(self) -> None:
         """Called each time the module is opened."""
         self.initializeParameterNode()
-        self._show_jobs()
-        # Another window may have resumed it since.
-        ended = self._follower is not None and self._follower.state in ENDED
-        if self.job is not None and ended and self.job.is_alive():
-            self.show_job(self.job)
+        self.training.enter()
 
     def exit(self) -> None:
         """Called each time another module is opened; trainings go on."""
@@ -566,6 +567,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
             widget.visible = bool(labels) and not self._parameters.sourceFolder
         self.ui.targetTable.enabled = not self._parameters.targetFolder
+        self._forget_old_findings()
         self._check_can_start()
 
     def _show_codings(self, task: Any | None) -> None:
@@ -605,13 +607,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The grid must be a multiple of 8 pixels.")
         elif _UNSAFE.search(p.name):
             reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
+        self.ui.cancelStartButton.visible = self._starting
         self.ui.startButton.enabled = not reason
         self.ui.checkButton.enabled = not reason
-        tip = reason or _("Runs in the background, and goes on when Slicer is closed.")
-        self.ui.startButton.toolTip = tip
+        self.ui.startButton.toolTip = reason or _("Runs in the background, and goes on when Slicer is closed.")
         self.ui.checkButton.toolTip = reason or _("Looks at the volumes, their labels, the device, memory and disk.")
-        if self.job is None:
-            self._say(reason)
+        if self.training.job is None and not self._starting:
+            start_from = _("It will start from the model in {folder}.").format(folder=p.initial) if p.initial else ""
+            self._say(reason or start_from)
 
     def _store_rows(self) -> None:
         if self._parameters is not None and not self._filling:
@@ -625,24 +628,29 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if table is self.target:
             table.add_all(taken)
             return
-        drawn_on = _segmentations_by_volume()
-        # Where some volumes have a segmentation, those without one are the target's.
-        unlabelled = {volume.GetID() for volume in scene_volumes()} - set(drawn_on) if drawn_on else set()
-        table.add_all(taken | unlabelled)
+        volumes = scene_volumes()
+        labels = labels_by_volume(volumes)
+        # Those without any are the target's.
+        table.add_all(taken | {volume.GetID() for volume in volumes} - set(labels))
         rows = [SourceRow(*row) for row in table.nodes()]
         guessed = [
-            row._replace(labels=row.labels or drawn_on.get(row.volume.GetID())) if row.volume is not None else row
+            row._replace(labels=row.labels or labels.get(row.volume.GetID())) if row.volume is not None else row
             for row in rows
         ]
-        table.show(guessed)
+        table.show(guessed or [SourceRow(None)])
         self._store_rows()
+        if not labels:
+            none = _("No segmentation or labelmap lies on a volume here: load the labels too, or add rows by hand.")
+            self._say(none, error=True)
 
     def _own_task(self) -> None:
-        assert self._parameters is not None
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
-            # Not all that a training needs: pip would bring a torch along.
-            ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
+            with held(self._window):
+                # Not all that a training needs: pip would bring a torch along.
+                ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
+            if self._parameters is None:
+                return
             task = task_from_parts(labels)
         except InputError as error:
             self._say(str(error), error=True)
@@ -654,14 +662,21 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def check(self) -> list[Finding]:
         """Look at everything that can be known before the start; the findings, which are shown as well."""
-        assert self._parameters is not None
         assert self.logic is not None
         try:
-            self.logic.ensure_dependencies()
+            with held(self._window):
+                self._say(_("Looking for the Python packages..."))
+                self.logic.ensure_dependencies()
         except InputError as error:
             self._show_findings([Finding("error", _("packages"), str(error))])
             return self.findings
+        finally:
+            self._check_can_start()
         p, task = self._parameters, self.task()
+        if p is None:
+            # The scene was closed meanwhile, and another module is shown.
+            return []
+        self._checked = self._state_of_inputs()
         findings: list[Finding] = []
         slices = copied_bytes = 0
         if task is not None and not (p.sourceFolder and p.targetFolder):
@@ -680,6 +695,26 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._show_findings(findings, more=self._probe is not None)
         return self.findings
 
+    def _state_of_inputs(self) -> tuple[Any, ...]:
+        """What the checks are of, to tell when they are of something else."""
+        p = self._parameters
+        if p is None:
+            return ()
+        node = p.parameterNode
+        values = {name: node.GetParameter(name) for name in sorted(node.GetParameterNames()) if name != "name"}
+        rows = [row for table in ("source", "target") for row in self._rows(table).read()]
+        ids = [[one.GetID() if one is not None else "" for one in row] for row in rows]
+        mappings = [stored_mapping(row.labels) for row in self._source_rows() if row.labels is not None]
+        return values, ids, mappings, p.region.GetID() if p.region is not None else ""
+
+    def _forget_old_findings(self) -> None:
+        """What was found of other inputs must not be taken for something about these."""
+        if self._checked is not None and self._checked != self._state_of_inputs():
+            self._checked = None
+            self._abandon_probe()
+            self._show_findings([])
+            self.ui.checkSection.text = _("4 Before you start: changed since the check")
+
     def _abandon_probe(self) -> None:
         if self._probe is not None:
             self._probe.abandon()
@@ -693,6 +728,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
         if more:
             title = _("4 Before you start: still checking...")
+        elif not findings:
+            title = _("4 Before you start")
         self.ui.checkSection.text = title.format(checks=len(findings), errors=errors, warnings=warnings)
         self.ui.findingsLabel.text = findings_html(findings)
 
@@ -704,9 +741,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self._parameters is not None
         assert self.logic is not None
         p = self._parameters
-        problem = _("It could not be started, by a fault of SIFA: see the error log.")
+        problem = start_fault()
         # Before anything that lets events in: a second click must find the button disabled.
-        self._starting = True
+        self._starting, self._cancelled = True, False
         self._check_can_start()
         try:
             self._say(_("Preparing..."))
@@ -714,7 +751,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()
-            self.logic.ensure_dependencies()
+            with held(self._window):
+                self.logic.ensure_dependencies()
             options = self.options()
             name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
@@ -732,235 +770,46 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._say(problem, error=True)
         if problem:
             return
-        self._show_jobs()
-        self.show_job(job)
+        if self._parameters is not None:
+            # The next one, of other volumes perhaps, would start from there unseen.
+            self._parameters.initial = ""
+        self.training.refresh_list()
+        self.training.show(job)
 
     def _show_writing(self, name: str, done: int, total: int) -> None:
         self._say(_("writing volume {number} of {total}: {name}").format(number=done + 1, total=total, name=name))
         slicer.app.processEvents()
+        if self._cancelled:
+            raise InputError(_("Cancelled: nothing was started."))
 
-    # A training under way ------------------------------------------------------------------------------------------
-
-    def show_job(self, job: Job | None) -> None:
-        """Follow a training, or show none."""
-        self._unfollow()
-        if job is None or (self._resumed is not None and self._resumed[0] != job.folder):
-            self._resumed = None
-        self.job = job
-        self.monitor.show(job)
-        self.ui.progressSection.collapsed = job is None
-        self._select_in_list(job)
-        if job is not None and self.logic is not None:
-            self._follower = JobFollower(job, self._events, self._ended, self.logic.process_of(job))
-            self._follower.poll()
-            self._follower.start()
-        self._show_state()
-
-    def _unfollow(self) -> None:
-        if self._follower is not None:
-            self._follower.stop()
-            self._follower = None
-
-    def _events(self, events: list[Event]) -> None:
-        self.monitor.add(events)
-        self._show_state()
-
-    def _ended(self, _state: State) -> None:
-        self._show_state()
-        self._show_jobs()
-
-    def _show_state(self) -> None:
-        """Everything about the job that is shown, but for what the monitor shows."""
-        job = self.job
-        self._show_warnings()
-        behind = self._follower is not None and self._follower.behind
-        # Of a long training, what was told last happened long ago.
-        state = self._follower.state if self._follower is not None and not behind else None
-        waiting = self._resumed is not None and job is not None and _size_of(job) == self._resumed[1]
-        running = state is not None and state not in ENDED and not waiting
-        bundle = job.folder / "result" / "bundle" if job is not None else None
-        has_model = bundle is not None and is_bundle(bundle)
-        self.ui.progressBar.visible = running
-        progress = self.monitor.latest.get("progress", {})
-        # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
-        self.ui.progressBar.setRange(0, progress.get("iterations", progress.get("total", 0)))
-        self.ui.progressBar.setValue(progress.get("iteration", progress.get("done", 0)))
-        for button in (self.ui.stopButton, self.ui.resumeButton, self.ui.killButton, self.ui.forgetButton):
-            button.visible = job is not None
-        self.ui.progressSection.visible = job is not None
-        self.ui.modelSection.visible = has_model
-        self.ui.stopButton.enabled = running
-        process = self.logic.process_of(job) if job is not None and self.logic is not None else None
-        # Just resumed, it has not said so yet; just stopped, it has not ended yet.
-        at_work = process is not None and process.poll() is None
-        self.ui.killButton.enabled = running or (waiting and at_work)
-        self.ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
-        self.ui.forgetButton.enabled = job is not None and not running
-        for button in (self.ui.useButton, self.ui.fineTuneButton, self.ui.saveModelButton):
-            button.enabled = has_model
-        self.ui.openFolderButton.enabled = job is not None
-        self.ui.modelSection.collapsed = not has_model
-        self.ui.cardLabel.text = _card(bundle) if has_model and bundle is not None else ""
-        if behind:
-            self._say(_("Reading what it has done so far..."))
-        if job is None or state is None:
-            return
-        index = self.ui.jobsComboBox.findData(str(job.folder))
-        if index >= 0:
-            self.ui.jobsComboBox.setItemText(index, _job_title(job, state))
-        if self._resumed is not None and _size_of(job) != self._resumed[1]:
-            self._resumed = None
-        if self._resumed is not None and at_work:
-            # Until its new process says something, the last word is that of the one before.
-            self._say(_("Starting again..."))
-        elif self._resumed is not None:
-            log = job.folder / "log.txt"
-            self._say(_("It could not be started again: see {log}.").format(log=log), error=True)
-        elif state in (State.FAILED, State.LOST):
-            self._say(f"{state}: {last_words(job)}", error=True)
-        else:
-            self._say(status_text(self.monitor.latest, str(state)))
-
-    def _show_warnings(self) -> None:
-        warnings = self.monitor.warnings
-        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {warning}" for warning in warnings)
-        self.ui.warningsLabel.visible = bool(warnings)
-
-    def _stop(self) -> None:
-        assert self.logic is not None
-        if self.job is None:
-            return
-        try:
-            self.logic.stop(self.job)
-        except OSError as error:
-            problem = _("{folder} can't be written to ({reason}): it can be killed instead.")
-            self._say(problem.format(folder=self.job.folder, reason=error.strerror), error=True)
-        else:
-            self._say(_("Stopping: it finishes its iteration and saves."))
-
-    def _resume(self) -> None:
-        assert self.logic is not None
-        if self.job is not None:
-            problem = _("It could not be started, by a fault of SIFA: see the error log.")
-            try:
-                self.logic.ensure_dependencies()
-                self._resumed = self.job.folder, _size_of(self.job)
-                self.logic.resume(self.job)
-                problem = ""
-            except InputError as error:
-                problem = str(error)
-            finally:
-                if problem:
-                    self._resumed = None
-                    self._say(problem, error=True)
-            if not problem:
-                self.show_job(self.job)
-
-    def _kill(self) -> None:
-        assert self.logic is not None
-        if self.job is None:
-            return
-        try:
-            self.logic.kill(self.job)
-        except InputError as error:
-            self._say(str(error), error=True)
-            return
-        if self._follower is not None:
-            self._follower.poll()
-
-    def _forget(self) -> None:
-        if self.job is not None:
-            forget_job(self.job)
-            self.show_job(None)
-            self._show_jobs()
-
-    # The list ------------------------------------------------------------------------------------------------------
-
-    def _show_jobs(self) -> None:
-        box = self.ui.jobsComboBox
-        box.clear()
-        box.addItem(_("New training"), "")
-        for job in known_jobs():
-            box.addItem(_job_title(job, state_of(job)), str(job.folder))
-        self._select_in_list(self.job)
-
-    def _select_in_list(self, job: Job | None) -> None:
-        self.ui.jobsComboBox.setCurrentIndex(max(0, self.ui.jobsComboBox.findData(str(job.folder))) if job else 0)
-
-    def _select_job(self, index: int) -> None:
-        folder = self.ui.jobsComboBox.itemData(index)
-        try:
-            job = Job(Path(folder)) if folder else None
-        except InputError as error:
-            # It went since the list was made.
-            self._show_jobs()
-            self._say(str(error), error=True)
-            return
-        self.show_job(job)
-        self._refresh()
-
-    def _open_job(self) -> None:
-        folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a training"))
-        if folder:
-            self.open_job(Path(folder))
-
-    def open_job(self, folder: Path) -> None:
-        """Show the training in a folder; what is none is said on the status line."""
-        try:
-            job = Job(folder)
-        except InputError as error:
-            self._say(str(error), error=True)
-            return
-        remember_job(job)
-        self._show_jobs()
-        self.show_job(job)
+    def _cancel_start(self) -> None:
+        self._cancelled = True
 
     # The model -----------------------------------------------------------------------------------------------------
 
     def _use_model(self) -> None:
-        if self.job is not None:
-            folder = self.job.folder / "result" / "bundle"
-            models.remember_model(folder)
+        bundle = self.training.bundle
+        if bundle is not None:
             slicer.util.selectModule("SIFASegmentation")
-            slicer.modules.SIFASegmentationWidget.use_model(folder)
-
-    def _choose_model_file(self) -> None:
-        if self.job is not None:
-            name = f"{self.job.folder.name}.zip"
-            path = qt.QFileDialog.getSaveFileName(self.parent, _("Save the model"), name, _("Models") + " (*.zip)")
-            if path:
-                self.save_model(Path(path))
-
-    def save_model(self, path: Path) -> None:
-        """Save the model of the shown training as one zip file; what goes wrong is said on the status line."""
-        assert self.job is not None
-        try:
-            # The training may be one of another Slicer, that had the packages.
-            ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
-            from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
-
-            pack_bundle(self.job.folder / "result" / "bundle", path)
-        except (InputError, OSError) as error:
-            self._say(str(error), error=True)
-        else:
-            self._say(_("Saved {path}.").format(path=path))
-
-    def _open_folder(self) -> None:
-        if self.job is not None:
-            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.job.folder)))
+            slicer.modules.SIFASegmentationWidget.use_model(bundle)
 
     def _fine_tune(self) -> None:
-        if self.job is not None and self._parameters is not None:
-            try:
-                ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
-                self._take_up(self.job)
-            except InputError as error:
-                self._say(str(error), error=True)
+        job, bundle = self.training.job, self.training.bundle
+        if job is None or bundle is None:
+            return
+        try:
+            with held(self._window):
+                ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
+            if self._parameters is None:
                 return
-            self._parameters.initial = str(self.job.folder / "result" / "bundle")
-            self.ui.advancedSection.collapsed = False
-            self.show_job(None)
-            self._refresh()
+            self._take_up(job)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        self._parameters.initial = str(bundle)
+        self.ui.advancedSection.collapsed = False
+        self.training.show(None)
+        self._refresh()
 
     def _take_up(self, job: Job) -> None:
         """Choose structures, grid and networks as those of a training, which a model that starts from it must have."""
@@ -1018,31 +867,9 @@ def _rows_problem(source: Sequence[SourceRow] | None, target: Sequence[TargetRow
     return ""
 
 
-def _segmentations_by_volume() -> dict[str, Any]:
-    """The first segmentation on each volume, by the volume's node ID; those that a model made are left out."""
-    drawn_on: dict[str, Any] = {}
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        if node.GetNodeReferenceID(role) and not is_result(node):
-            drawn_on.setdefault(node.GetNodeReferenceID(role), node)
-    return drawn_on
-
-
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """A callable without parameters: PythonQt would put a signal's arguments into a lambda's defaults."""
     return lambda: function(*arguments)
-
-
-def _size_of(job: Job) -> int:
-    """Bytes of a job's events; 0 where there are none."""
-    try:
-        return job.events_path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _job_title(job: Job, state: State) -> str:
-    return f"{job.folder.name} ({state})"
 
 
 def _settings_help() -> str:
@@ -1058,13 +885,6 @@ def _describe(task: Any | None, choice: TaskChoice) -> str:
     if choice is TaskChoice.own:
         return _("Add a labelled source volume, then press My structures.")
     return _("Its structures are shown once the Python packages are installed (Check everything).")
-
-
-def _card(bundle: Path) -> str:
-    try:
-        return models.model_card(bundle)
-    except (InputError, ImportError) as error:
-        return str(error)
 
 
 def _rows_of(given: Any, row: type[Any]) -> list[Any] | None:
@@ -1113,7 +933,7 @@ class SIFATrainingTest(ScriptedLoadableModuleTest):
     def test_the_segments_of_a_sample_match_the_task(self) -> None:
         """Sample data, and the checks before a start."""
         skip_without(("pydantic",))
-        ensure_packages(("pydantic",), PHANTOM_REQUIREMENTS, "SIFA Training")
+        ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
 
         mr, labels = load_patient("SIFAAbdomenMR")

@@ -8,9 +8,11 @@ import importlib.util
 import logging
 import subprocess
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
@@ -70,6 +72,16 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     importlib.invalidate_caches()
     if still := missing_packages(needed) or outdated_packages(requirements):
         raise InputError(_by_hand(packages, still, _("they are still missing")))
+
+
+@contextmanager
+def held(window: Any) -> Iterator[None]:
+    """Disable a window while packages are installed: pip lets events in, and a second click would start another."""
+    window.enabled = False
+    try:
+        yield
+    finally:
+        window.enabled = True
 
 
 def skip_without(names: Sequence[str]) -> None:

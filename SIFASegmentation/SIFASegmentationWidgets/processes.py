@@ -26,6 +26,11 @@ _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _LIBRARIES = ("SIFASegmentationLib", "SIFATrainingLib")
 
 
+def start_fault() -> str:
+    """What a window says until it knows better: errors that nobody foresaw go to Slicer's log."""
+    return _("It could not be started, by a fault of SIFA: see the error log.")
+
+
 def python_executable() -> str:
     """The interpreter to run jobs with: Slicer's own, or the one at work outside of Slicer.
 
@@ -34,7 +39,7 @@ def python_executable() -> str:
     """
     found = shutil.which("PythonSlicer") or sys.executable
     if not found:
-        raise InputError("PythonSlicer is not on the PATH: start Slicer by its launcher.")
+        raise InputError(_("PythonSlicer is not on the PATH: start Slicer by its launcher."))
     return found
 
 

@@ -87,6 +87,7 @@ def _draw_cohort(name: str, patients: int) -> list[Any]:
     for modality in ("mr", "ct"):
         for seed in range(patients):
             node_name = f"{name.removesuffix('Training')}{modality.upper()} {seed + 1}"
+            slicer.util.showStatusMessage(_("Drawing {name}...").format(name=node_name), 5000)
             nodes += _draw(task, modality, seed, node_name, labelled=modality == "mr")
             # A window that lives meanwhile can close the scene.
             slicer.app.processEvents()

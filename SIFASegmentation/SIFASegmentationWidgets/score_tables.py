@@ -39,7 +39,7 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
         if count and (count.both_empty or count.one_empty):
             note += _("; empty in both {both}, in one {one}").format(both=count.both_empty, one=count.one_empty)
         cells.append(_cells(summary.statistic, summary.structure, summary.method, summary.scores, "", note))
-    titles = _titles()
+    titles = _titles(table.tolerance)
     columns = dict(zip(titles, zip(*cells, strict=True) if cells else ((),) * len(titles), strict=True))
     if not any(table.methods):
         del columns[titles[_METHOD_COLUMN]]
@@ -50,11 +50,12 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
     node.EndModify(modified)
 
 
-def _titles() -> tuple[str, ...]:
-    """Of the columns."""
+def _titles(tolerance: float) -> tuple[str, ...]:
+    """Of the columns; `tolerance` of the surface Dice in mm."""
+    surface_dice = _("surface Dice ({tolerance:g} mm)").format(tolerance=tolerance)
     return (
         _("subject"), _("structure"), _("method"), _("Dice"), _("estimated Dice"), _("ASD mm"), _("HD95 mm"),
-        _("surface Dice"), _("predicted ml"), _("reference ml"), _("volume difference"), _("note"),
+        surface_dice, _("predicted ml"), _("reference ml"), _("volume difference"), _("note"),
     )  # fmt: skip
 
 

@@ -184,7 +184,9 @@ class SegmentationRun:
             volume = self._volume_of(result, share.shape)
             if volume is not None:
                 name = f"{volume.GetName()} {structure}"
-                share = share.astype("float32") / 255
+                share = share.astype("float32")
+                yield
+                share /= 255
                 result.probabilities[structure] = nodes.volume_from_array(share, volume, name)
                 nodes.mark_as_result(result.probabilities[structure])
             yield

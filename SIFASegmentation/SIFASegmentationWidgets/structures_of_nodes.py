@@ -100,9 +100,7 @@ def match_parts(parts: Iterable[Part], task: Any) -> tuple[dict[str, Any], bool]
     return {part.key: own.get(part.key) for part in parts}, True
 
 
-def labels_from_node(
-    node: Any, volume_node: Any, task: Any, mapping: dict[str, str] | None = None
-) -> Labels:
+def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, str] | None = None) -> Labels:
     """The labels of a segmentation or labelmap node on the grid of a volume node.
 
     Args:

@@ -18,7 +18,7 @@ from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationWidgets.nodes import if_in_scene, is_segmentation, region_from_node, volume_from_node
-from SIFASegmentationWidgets.structures_of_nodes import labels_from_node, match_parts, parts_of
+from SIFASegmentationWidgets.structures_of_nodes import Labels, labels_from_node, match_parts, parts_of
 
 _MAPPING = "SIFA.structures"
 
@@ -86,6 +86,23 @@ def found_structures(node: Any, task: Any) -> list[str]:
     return [structure.name for structure in task.structures if structure.name in named]
 
 
+def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Any) -> None:
+    """Whether all that has to be labelled is, before anything is written.
+
+    Raises:
+        InputError: A source volume has no segmentation, or one has none of the structures; names the node.
+    """
+    for row in source:
+        if row.labels is None:
+            problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
+            raise InputError(problem.format(name=row.volume.GetName()))
+    for node in (*(row.labels for row in source), *(row.reference for row in target)):
+        if node is not None and not found_structures(node, task):
+            problem = _("{name} has none of {names}: say which of its segments is which, or choose another.")
+            names = ", ".join(structure.name for structure in task.structures)
+            raise InputError(problem.format(name=node.GetName(), names=names))
+
+
 def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:
     """Write labelled volumes.
 
@@ -102,16 +119,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
         tell()
         _check_there(row)
         volume = volume_from_node(row.volume)
-        if row.labels is None:
-            problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
-            raise InputError(problem.format(name=volume.name))
-        labels = labels_from_node(row.labels, row.volume, task, _chosen_mapping(row.labels, task))
-        if not labels.array.any():
-            raise InputError(
-                _("{labels} labels no voxel of {volume}: check that the two belong together.").format(
-                    labels=row.labels.GetName(), volume=volume.name
-                )
-            )
+        labels = _labels(row.labels, row.volume, task)
         notes += labels.notes
         _write(volume, folder / f"{name}_image.mha", tell)
         _write(Volume(labels.array, volume.geometry, name), folder / f"{name}_label.mha", tell)
@@ -120,13 +128,16 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     return notes
 
 
-def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> None:
+def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> list[str]:
     """Write unlabelled volumes, and those with a reference for monitoring once more in a cohort of their own.
+
+    Returns:
+        What is to be known about the references, such as overlaps.
 
     Raises:
         InputError: A volume or a reference can't be used; names the node.
     """
-    cases, monitored = [], []
+    cases, monitored, notes = [], [], list[str]()
     for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
@@ -135,13 +146,15 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
         _write(volume, folder / f"{name}_image.mha", tell)
         cases.append(_Case(name, f"{name}_image.mha", "", region_text(row.region)))
         if row.reference is not None:
-            labels = labels_from_node(row.reference, row.volume, task, _chosen_mapping(row.reference, task))
+            labels = _labels(row.reference, row.volume, task)
+            notes += labels.notes
             # In a folder of its own: nothing that trains ever looks into it.
             _write(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha", tell)
             monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
     if monitored:
         _write_csv(folder / "monitoring" / "cohort.csv", monitored)
+    return notes
 
 
 def task_from_parts(node: Any) -> Any:
@@ -157,17 +170,13 @@ def task_from_parts(node: Any) -> Any:
     structures = []
     for value, part in enumerate(parts_of(node), 1):
         color = _color(node, part.key)
-        structures.append(
-            {"name": part.name, "value": value, "color": color, "terminology": _terminology(part.entry)}
-        )
+        structures.append({"name": part.name, "value": value, "color": color, "terminology": _terminology(part.entry)})
     if not structures:
         problem = _("The segmentation {name} has no segment: draw the structures first.")
         raise InputError(problem.format(name=node.GetName()))
     name = re.sub(r"\W+", "_", node.GetName()).strip("_").lower() or "own"
     try:
-        return Task.model_validate(
-            {"name": name, "title": node.GetName(), "plane": "axial", "structures": structures}
-        )
+        return Task.model_validate({"name": name, "title": node.GetName(), "plane": "axial", "structures": structures})
     except ValidationError as error:
         _field, reason = first_fault(error)
         problem = _("The segments of {name} make no task: {reason}.")
@@ -184,6 +193,19 @@ def _check_there(row: SourceRow | TargetRow) -> None:
         if node is not None and if_in_scene(node) is None:
             problem = _("{name} left the scene while volumes were written: nothing was started.")
             raise InputError(problem.format(name=node.GetName()))
+
+
+def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
+    """The labels of a node on the grid of a volume node.
+
+    Raises:
+        InputError: Nothing in it is a structure, or none of it lies on the volume.
+    """
+    labels = labels_from_node(node, volume_node, task, _chosen_mapping(node, task))
+    if not labels.array.any():
+        problem = _("{labels} labels no voxel of {volume}: check that the two belong together.")
+        raise InputError(problem.format(labels=node.GetName(), volume=volume_node.GetName()))
+    return labels
 
 
 def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:

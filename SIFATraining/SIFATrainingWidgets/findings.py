@@ -6,7 +6,6 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
@@ -36,7 +35,7 @@ def check_rows(
         if rows is not None and not rows:
             findings.append(Finding("error", kind, _("no volume"), _("add volumes to the table, or choose a folder")))
     findings += _check_labels(sources, task)
-    findings += _check_overlap(sources, targets)
+    findings += _check_references(targets, task)
     for kind, rows in ((_("source"), sources), (_("target"), targets)):
         unusable, slices = _check_volumes([row.volume for row in rows], task.plane)
         findings += unusable
@@ -119,10 +118,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
             message = _("{count}, without {missing}").format(count=count, missing=", ".join(missing))
             fix = _("where it is in the picture, an unlabelled structure teaches that it is background")
             findings.append(Finding("warning", row.labels.GetName(), message, fix))
-        if lie_apart(row.volume, row.labels):
-            message = _("does not lie on {volume}").format(volume=name)
-            fix = _("choose the segmentation of this volume")
-            findings.append(Finding("error", row.labels.GetName(), message, fix))
+        findings += _check_place(row.volume, row.labels)
     never = [structure.name for structure in task.structures if structure.name not in seen]
     if rows and seen and never:
         fix = _("label it in some source volume, or choose another task")
@@ -130,11 +126,21 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
     return findings
 
 
-def _check_overlap(source: Sequence[SourceRow], target: Sequence[TargetRow]) -> list[Finding]:
+def _check_references(rows: Sequence[TargetRow], task: Any) -> list[Finding]:
+    """Labels of target volumes, which the training is watched by."""
     findings = []
-    ids = [node.GetID() for node in [*(row.volume for row in source), *(row.volume for row in target)]]
-    for node_id in dict.fromkeys(ids):
-        if ids.count(node_id) > 1:
-            name = slicer.mrmlScene.GetNodeByID(node_id).GetName()
-            findings.append(Finding("error", name, _("is chosen twice"), _("remove one of its rows")))
+    for row in rows:
+        if row.reference is None:
+            continue
+        if not found_structures(row.reference, task):
+            fix = _("choose another reference, or none")
+            findings.append(Finding("error", row.reference.GetName(), _("none of the structures"), fix))
+        findings += _check_place(row.volume, row.reference)
     return findings
+
+
+def _check_place(volume: Any, labels: Any) -> list[Finding]:
+    if not lie_apart(volume, labels):
+        return []
+    message = _("does not lie on {volume}").format(volume=volume.GetName())
+    return [Finding("error", labels.GetName(), message, _("choose the segmentation of this volume"))]

@@ -132,7 +132,9 @@ class TrainingMonitor:
             return
         chart = make_line_plot("iteration", columns, "losses", _("Losses"), self.scene)
         self._view.SetPlotChartNodeID(chart.GetID())
-        self._plot.fitToContent()
+        # Not while somebody zooms in it.
+        if not self._plot.underMouse():
+            self._plot.fitToContent()
 
     def _add_previews(self, previews: list[dict[str, Any]]) -> None:
         at_end = self._ui.previewSlider.value >= len(self._previews) - 1

@@ -228,14 +228,14 @@ def test_a_long_training_is_read_in_portions_and_shown_as_it_is(
     follower_module: Any, module: Any, tmp_path: Path, process_events_until: Any
 ) -> None:
     job, ui = long_job(tmp_path / "long", 500), module.ui
-    module.widget.open_job(job.folder)
+    module.widget.training.open(job.folder)
     assert ui.statusLabel.text == "Reading what it has done so far..."
     assert not ui.stopButton.enabled
     assert not ui.resumeButton.enabled
     assert ui.jobsComboBox.currentText == "long (finished)"
     process_events_until(lambda: ui.statusLabel.text == "finished")
     assert not ui.stopButton.enabled
-    table = module.widget.monitor.scene.GetFirstNodeByName("losses values").GetTable()
+    table = module.widget.training._monitor.scene.GetFirstNodeByName("losses values").GetTable()
     assert [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())] == ["iteration", "segmentation"]
     values = [tuple(table.GetValue(row, index).ToDouble() for index in (0, 1)) for row in range(500)]
     assert values == [(number, 1 / number) for number in range(1, 501)]

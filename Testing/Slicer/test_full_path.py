@@ -41,7 +41,7 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
     assert not [finding for finding in training.widget.findings if finding.level == "error"]
     ui.startButton.click()
-    job = training.widget.job
+    job = training.widget.training.job
     assert job is not None, ui.statusLabel.text
     process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 240)
     process_events_until(lambda: ui.useButton.enabled, 10)

@@ -154,9 +154,9 @@ def click_start(module: Any, name: str, iterations: int, seed: int = 0) -> Any:
     parameters = module.logic.getParameterNode()
     parameters.name, parameters.iterations, parameters.seed = name, iterations, seed
     module.ui.startButton.click()
-    assert module.widget.job is not None, module.ui.statusLabel.text
-    assert module.widget.job.folder.name == name, module.ui.statusLabel.text
-    return module.widget.job
+    assert module.widget.training.job is not None, module.ui.statusLabel.text
+    assert module.widget.training.job.folder.name == name, module.ui.statusLabel.text
+    return module.widget.training.job
 
 
 def start_quick(module: Any, folder: Path, iterations: int) -> Any:
@@ -164,18 +164,19 @@ def start_quick(module: Any, folder: Path, iterations: int) -> Any:
     given = {"size": 32, "width": 0.0625, "iterations": iterations, "batch": 2, "device": "cpu", "settings": QUICK}
     (source,), (target,) = module.widget.source.nodes(), module.widget.target.nodes()
     job = module.logic.start([source], [target], folder, module.python.TrainingOptions(**given))
-    module.widget.show_job(job)
+    module.widget.training.show(job)
     return job
 
 
 def iteration(module: Any) -> int:
     """The last iteration that the window of a training knows of."""
-    return int(module.widget.monitor.latest.get("progress", {}).get("iteration", 0))
+    return int(module.widget.training._monitor.latest.get("progress", {}).get("iteration", 0))
 
 
 def curve(module: Any) -> list[float]:
     """The losses of the segmentation that the plot shows."""
-    column = module.widget.monitor.scene.GetFirstNodeByName("losses values").GetTable().GetColumnByName("segmentation")
+    table = module.widget.training._monitor.scene.GetFirstNodeByName("losses values").GetTable()
+    column = table.GetColumnByName("segmentation")
     return [column.GetValue(row) for row in range(column.GetNumberOfValues())]
 
 
@@ -219,14 +220,14 @@ def test_whichever_file_of_a_new_training_finds_no_room_it_is_one_sentence(
     sizes = [size for size in sizes_as_written(job.folder) if size]
     assert len(sizes) >= 7
     shutil.rmtree(job.folder)
-    training.widget.show_job(None)
+    training.widget.training.show(None)
     for fitting in range(len(sizes)):
         with disk.filled(sum(sizes[:fitting])):
             training.logic.getParameterNode().name = "no room"
             ui.startButton.click()
             assert_tells_of_a_full_disk(ui.statusLabel.text, disk.folder)
             assert disk.content() == []
-            assert training.widget.job is None
+            assert training.widget.training.job is None
             assert ui.startButton.enabled
     assert click_start(training, "room", 4).folder.exists()
 
@@ -411,13 +412,13 @@ def test_two_clicks_on_resume_start_one_process(training: Any, tmp_path: Path, p
 
     job = Job.create(tmp_path / "old", "train", {})
     job.emit_state(State.STOPPED)
-    training.widget.open_job(job.folder)
+    training.widget.training.open(job.folder)
     training.ui.resumeButton.click()
-    process = training.logic.process_of(training.widget.job)
+    process = training.logic.process_of(training.widget.training.job)
     # It has not said a word yet: by the job's folder alone, the training is still stopped.
     assert not training.ui.resumeButton.enabled
     training.ui.resumeButton.click()
-    assert training.logic.process_of(training.widget.job) is process
+    assert training.logic.process_of(training.widget.training.job) is process
     process_events_until(lambda: process.poll() is not None, 60)
     process_events_until(lambda: training.ui.resumeButton.enabled, 10)
 
@@ -466,8 +467,8 @@ def test_a_training_outlives_the_process_that_started_it(
         job = Job(folder)
         assert job.last("progress") is None
         module = load_module("SIFATraining")
-        assert module.widget.job is not None
-        assert module.widget.job.folder == folder
+        assert module.widget.training.job is not None
+        assert module.widget.training.job.folder == folder
         assert listed(module)[0].startswith("job ")
         process_events_until(lambda: iteration(module) > 0, 300)
         process_events_until(lambda: module.ui.useButton.enabled, 300)

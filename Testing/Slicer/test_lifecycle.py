@@ -152,10 +152,10 @@ def test_the_plot_of_losses_is_the_windows_own(load_module: Callable[[str], Any]
     loaded = load_module("SIFATraining")
     before = plot_nodes()
     losses = [{"iteration": i, "losses": {"segmentation": 1.0 / i}} for i in (1, 2, 3)]
-    loaded.widget.monitor.add([Event(0.0, "losses", data) for data in losses])
+    loaded.widget.training._monitor.add([Event(0.0, "losses", data) for data in losses])
     # In no list of the user's, and in no scene that is saved; nor does the layout make a view for it.
     assert plot_nodes() == before
-    monitor = loaded.widget.monitor
+    monitor = loaded.widget.training._monitor
     view = monitor._view
     assert view.GetScene() is monitor.scene
     assert view.GetPlotChartNode().GetNumberOfPlotSeriesNodes() == 1

@@ -368,19 +368,19 @@ def test_the_confidence_of_a_slice_is_at_its_place(
         result.segmentation, result.segmentation.GetSegmentation().GetNthSegmentID(0), volume
     )
     assert set(np.flatnonzero(labels.any(axis=(1, 2)))) <= set(seen)
-    module.widget._results = [result]
-    assert all(index in seen for _result, index, _value in module.widget._unsure_slices())
+    module.widget.results.take([result])
+    assert all(index in seen for _result, index, _value in module.widget.results.unsure_slices())
 
 
 def test_warnings_stay_with_the_result(module: Any, sample_model: Path, process_events_until: Any) -> None:
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
     mr, _reference = load_patient("SIFAAbdomenMR")
-    begin(module, mr)
+    run = begin(module, mr)
     process_events_until(lambda: module.widget.run is None, 60)
     label = module.ui.warningsLabel
     assert "SIFAAbdomenMR" in label.text
-    (result,) = module.widget._results
+    (result,) = run.results
     assert all(sentence in label.text for sentence in result.warnings)
     assert re.fullmatch(r"Segmented in \d+ s on (cpu|cuda)\.", module.ui.statusLabel.text)
 

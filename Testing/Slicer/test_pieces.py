@@ -223,7 +223,7 @@ def test_a_scene_closed_while_results_are_scored_has_none_of_them(
     assert widget.run is not None
     slicer.mrmlScene.Clear()
     process_events_until(lambda: widget.run is None, 10)
-    assert widget.scores is None
+    assert widget.results.scores is None
     assert not module.ui.copyButton.enabled
     assert slicer.util.getNodesByClass("vtkMRMLTableNode") == []
 

@@ -269,8 +269,6 @@ def test_the_window_from_model_to_table(
 
     made = [slicer.util.getNode(f"SIFAAbdomenCT {kind}") for kind in ("segmentation", "without adaptation")]
     assert all(node.IsA("vtkMRMLSegmentationNode") and is_result(node) for node in made)
-    # What a user deletes must not live on in the window.
-    assert [result.segmentation for result in module.widget._results] == [None]
     assert ui.leastSureButton.enabled
     ui.leastSureButton.click()
     ui.plotButton.click()
@@ -346,11 +344,22 @@ def test_scores_are_saved(
     assert not ui.compareButton.enabled
     process_events_until(lambda: ui.compareButton.enabled)
     assert ui.statusLabel.text == "Compared."
-    module.widget.save_scores(tmp_path / "scores.csv")
+    # A table of its own, and another the next time; it says how far apart surfaces may be.
+    table = slicer.util.getNode("SIFA comparison")
+    titles = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    assert "surface Dice (2 mm)" in titles
+    module.logic.getParameterNode().tolerance = 3.0
+    ui.compareButton.click()
+    process_events_until(lambda: ui.compareButton.enabled)
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLTableNode")] == [
+        "SIFA comparison", "SIFA comparison_1"
+    ]
+    assert "surface Dice (2 mm)" in [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    module.widget.results.save_scores(tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().startswith("subject,structure,dice")
-    module.widget.save_scores(tmp_path / "scores.json")
+    module.widget.results.save_scores(tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["dice"] == 1.0
-    module.widget.save_scores(tmp_path / "scores.docx")
+    module.widget.results.save_scores(tmp_path / "scores.docx")
     assert ".csv or .json" in ui.statusLabel.text
 
 
@@ -392,7 +401,7 @@ def test_a_comma_in_a_note_stays_in_its_column_when_copied(module: Any) -> None:
         ScoreTable,
     )
 
-    module.widget.scores = ScoreTable((Row("a", "liver", Scores(*[nan] * 7), "overlap, the later one has it"),))
+    module.widget.results.scores = ScoreTable((Row("a", "liver", Scores(*[nan] * 7), "overlap, the later one has it"),))
     module.widget.ui.copyButton.enabled = True
     module.widget.ui.copyButton.click()
     assert slicer.app.clipboard().text().splitlines()[1].split("\t")[-1] == "overlap, the later one has it"
@@ -407,6 +416,31 @@ def test_cancel_leaves_no_process_and_says_so(
     assert run.process.poll() is not None
     assert not run.job.folder.exists()
     assert module.widget.ui.statusLabel.text == "Cancelled; 0 of 1 volumes are done."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process is held up by a signal here")
+def test_what_hangs_can_be_ended_by_a_second_click(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    ui = module.ui
+    run = begin(module, patient[0])
+    number = process_events_until(run.job.last_beat, 60)["process"]
+    os.kill(number, signal.SIGSTOP)
+    assert ui.cancelButton.text == "Cancel"
+    ui.cancelButton.click()
+    assert ui.cancelButton.text == "End now"
+    assert module.widget.run is run
+    ui.cancelButton.click()
+    assert module.widget.run is None
+    assert run.process.poll() is not None
+    assert not run.job.folder.exists()
+    assert ui.applyButton.enabled
+    assert ui.cancelButton.isHidden()
+    # The next one begins anew.
+    begin(module, patient[0])
+    assert ui.cancelButton.text == "Cancel"
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert ui.statusLabel.text.startswith("Segmented")
 
 
 def test_a_volume_deleted_meanwhile_loses_nothing(
@@ -611,6 +645,16 @@ def test_all_volumes_of_the_scene_in_one_batch(
     module.widget.ui.applyButton.click()
     process_events_until(lambda: module.widget.run is None, 120)
     assert module.widget.ui.statusLabel.text.startswith("Segmented 2 volumes")
+    # What came of the other volume would lie over the one that is shown.
+    view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    made = [node for node in made if node.GetName().endswith("segmentation")]
+    assert sorted(node.GetDisplayNode().GetVisibility() for node in made) == [0, 1]
+    for _turn in range(5):
+        module.ui.leastSureButton.click()
+        (shown,) = (node for node in made if node.GetDisplayNode().GetVisibility())
+        volume = slicer.mrmlScene.GetNodeByID(view.GetBackgroundVolumeID())
+        assert shown.GetName() == f"{volume.GetName()} segmentation"
     volumes_only = slicer.util.getNode("SIFA scores")
     assert {volumes_only.GetCellText(row, 10) for row in range(volumes_only.GetNumberOfRows())} >= {"no reference"}
 
@@ -649,7 +693,7 @@ def test_a_result_lies_beside_its_volume_and_the_least_sure_slice_is_shown(
     process_events_until(lambda: module.widget.run is None, 60)
     made = slicer.util.getNode("SIFAAbdomenCT segmentation")
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(made)) == folder
-    (_result, index, _value), *_ = module.widget._unsure_slices()
+    (_result, index, _value), *_ = module.widget.results.unsure_slices()
     module.ui.leastSureButton.click()
     k = volume.GetOrigin()[2] + index * volume.GetSpacing()[2]
     assert view.GetSliceToRAS().GetElement(2, 3) == pytest.approx(k)
@@ -669,14 +713,15 @@ def test_buttons_that_open_a_dialog(
         def __getattr__(self, name: str) -> Any:
             return getattr(qt, name)
 
+    from SIFASegmentationWidgets import results_panel  # noqa: PLC0415
+
     monkeypatch.setattr(module.python, "qt", Answers(str(sample_model)))
     module.ui.modelFolderButton.click()
     assert module.ui.modelComboBox.currentData == str(sample_model)
-    module.widget.scores = module.logic.compare(patient[1], patient[1])
-    module.widget._show_results()
-    monkeypatch.setattr(module.python, "qt", Answers(str(tmp_path / "scores.csv")))
+    module.widget.results.show_scores(module.logic.compare(patient[1], patient[1]), "scores")
+    monkeypatch.setattr(results_panel, "qt", Answers(str(tmp_path / "scores.csv")))
     module.ui.exportButton.click()
     assert (tmp_path / "scores.csv").exists()
-    monkeypatch.setattr(module.python, "qt", Answers(""))
+    monkeypatch.setattr(results_panel, "qt", Answers(""))
     module.ui.exportButton.click()
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
         ui.settingsEdit.setText(text)
         ui.startButton.click()
         assert words in ui.statusLabel.text
-        assert module.widget.job is None
+        assert module.widget.training.job is None
     ui.settingsEdit.setText("ema_decay=0.9 loss_weights.cycle=5  width=0.25")
     options = module.widget.options()
     assert options.settings == {"ema_decay": "0.9", "loss_weights": {"cycle": "5"}, "width": "0.25"}
@@ -168,9 +169,9 @@ def test_what_the_rows_hold_that_is_odd_is_said(
         ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
     ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
     job = start(module, patients, tmp_path / "job")
-    module.widget.show_job(job)
+    module.widget.training.show(job)
     process_events_until(lambda: "overlap in" in ui.warningsLabel.text, 30)
-    module.widget.show_job(None)
+    module.widget.training.show(None)
     assert ui.warningsLabel.text == ""
     elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "elsewhere")
     elsewhere.SetCenterWorld(5000, 0, 0)
@@ -204,7 +205,9 @@ def test_rows_that_make_no_training_are_refused(module: Any, patients: dict[str,
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
 
     (volume, labels), (other, _labels) = patients["mr"][0], patients["ct"][0]
+    ribs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "ribs")
     for source, target, words in (
+        ([(volume, labels)], [(other, None, ribs)], "ribs has none of liver, right kidney, left kidney, spleen"),
         ([], [other], "Add labelled source volumes"),
         ([(volume, labels)], [], "Add unlabelled target volumes"),
         ([(volume, labels)], [volume], "in the tables twice"),
@@ -220,12 +223,12 @@ def test_rows_that_make_no_training_are_refused(module: Any, patients: dict[str,
 
 def test_a_training_whose_folder_went_is_no_fault(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
     job = start(module, patients, tmp_path / "job")
-    module.widget.show_job(job)
+    module.widget.training.show(job)
     module.logic.kill(job)
     job.folder.rename(tmp_path / "elsewhere")
-    module.widget._stop()
+    module.widget.training._stop()
     assert "can't be written to" in module.ui.statusLabel.text
-    module.widget._show_jobs()
+    module.widget.training.refresh_list()
     module.widget.enter()
 
 
@@ -260,12 +263,12 @@ def test_jobs_that_are_no_more_what_they_were(
     for job in (first, second):
         job.emit("error", message="a disk was full")
         job.emit_state(State.STOPPED)
-        module.widget.open_job(job.folder)
+        module.widget.training.open(job.folder)
     # One that went since the list was made.
     first.folder.rename(tmp_path / "elsewhere")
     index = module.ui.jobsComboBox.findData(str(first.folder))
     module.ui.jobsComboBox.setCurrentIndex(index)
-    module.widget._select_job(index)
+    module.widget.training._select(index)
     assert "is not a job folder" in module.ui.statusLabel.text
     assert module.ui.jobsComboBox.itemData(module.ui.jobsComboBox.currentIndex) == str(second.folder)
     # One whose place is a file now.
@@ -280,7 +283,7 @@ def test_jobs_that_are_no_more_what_they_were(
         module.python, "start_process",
         lambda job, _module, _arguments: subprocess.Popen([sys.executable, "-c", "raise ImportError"], cwd=job.folder),
     )  # fmt: skip
-    module.widget.open_job(second.folder)
+    module.widget.training.open(second.folder)
     process_events_until(lambda: module.ui.resumeButton.enabled)
     module.ui.resumeButton.click()
     process_events_until(lambda: "could not be started again" in module.ui.statusLabel.text, 30)
@@ -361,6 +364,40 @@ def test_what_a_model_made_is_not_learnt_from(module: Any, patients: dict[str, A
     assert [row[0] for row in module.widget.target.nodes()] == [volume for volume, _labels in patients["ct"]]
 
 
+def test_labels_from_files_find_their_volumes(module: Any, patients: dict[str, Any]) -> None:
+    """Slicer keeps no reference to the volume with a segmentation's file, nor with a labelmap."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    (mr, mr_labels), (second, second_labels) = patients["mr"]
+    for name, volume, labels in (("P1", mr, mr_labels), ("P2", second, second_labels)):
+        volume.SetName(f"{name}_image")
+        labels.SetName(f"{name}_label_1")
+        labels.SetNodeReferenceID(role, None)
+    for _volume, reference in patients["ct"]:
+        slicer.mrmlScene.RemoveNode(reference)
+    ct = patients["ct"][0][0]
+    labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "of the CT")
+    labelmap.Copy(ct)
+    labelmap.SetName("of the CT")
+    # Of the other CT nothing is known but that it lies on the same grid; its name is not that of the labelmap.
+    patients["ct"][1][0].SetName("other")
+    ct.SetName("of the CT image")
+    module.ui.sourceAddAllButton.click()
+    rows = [(row[0], row[1]) for row in module.widget.source.nodes()]
+    assert rows == [(mr, mr_labels), (second, second_labels), (ct, labelmap)]
+    module.ui.targetAddAllButton.click()
+    assert [row[0] for row in module.widget.target.nodes()] == [patients["ct"][1][0]]
+
+
+def test_a_scene_without_labels_has_no_source(module: Any, patients: dict[str, Any]) -> None:
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        slicer.mrmlScene.RemoveNode(node)
+    module.ui.sourceAddAllButton.click()
+    assert "load the labels too" in module.ui.statusLabel.text
+    assert [row[0] for row in module.widget.source.nodes()] == [None]
+    module.ui.targetAddAllButton.click()
+    assert len(module.widget.target.nodes()) == 4
+
+
 def test_a_scene_closed_while_volumes_are_written_starts_nothing(
     module: Any, patients: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -377,6 +414,7 @@ def test_a_scene_closed_while_volumes_are_written_starts_nothing(
 
 
 def test_fine_tuning_takes_up_what_must_be_the_same(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import task_from_parts  # noqa: PLC0415
 
     _volume, labels = patients["mr"][0]
@@ -387,7 +425,8 @@ def test_fine_tuning_takes_up_what_must_be_the_same(module: Any, patients: dict[
         window = (-200.0, 400.0) if folder == "own" else None
         job = start(module, patients, tmp_path / folder, task=task, width=0.125, plane=plane, target_window=window)
         module.logic.kill(job)
-        module.widget.show_job(job)
+        shutil.copytree(SAMPLE_MODEL, job.folder / "result" / "bundle")
+        module.widget.training.show(job)
         module.widget._fine_tune()
         assert parameters.initial == str(job.folder / "result" / "bundle")
         assert (parameters.width.value, parameters.size) == ("eighth", 32)
@@ -426,6 +465,8 @@ def test_what_needs_no_torch_installs_none(
     """A fresh Slicer: pip would bring a torch of its own along with what a training needs."""
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
     from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
+    from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
+    from SIFATrainingWidgets import training_panel  # noqa: PLC0415
 
     asked: list[str] = []
 
@@ -434,17 +475,64 @@ def test_what_needs_no_torch_installs_none(
         raise InputError("no internet here")
 
     monkeypatch.setattr(module.python, "ensure_packages", offline)
+    monkeypatch.setattr(training_panel, "ensure_packages", offline)
     volume, labels = patients["mr"][0]
     module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
     module.ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
-    module.widget.job = Job.create(tmp_path / "job", "train", {})
+    training = module.widget.training
+    training.job = Job.create(tmp_path / "job", "train", {})
+    shutil.copytree(SAMPLE_MODEL, training.job.folder / "result" / "bundle")
     model = tmp_path / "model.zip"
-    for do in (module.ui.ownTaskButton.click, lambda: module.widget.save_model(model), module.widget._fine_tune):
+    for do in (module.ui.ownTaskButton.click, lambda: training.save_model(model), module.widget._fine_tune):
         module.widget._say("")
         do()
         assert module.ui.statusLabel.text == "no internet here"
     assert len(asked) == 3
     assert not any(name in text for text in asked for name in ("torch", "lightning"))
+
+
+def test_while_packages_are_installed_nothing_else_can_be_pressed(
+    module: Any, patients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ui, installed = module.ui, []
+    volume, labels = patients["mr"][0]
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+
+    def install() -> None:
+        # As pip does, which takes minutes and lets events in.
+        installed.append(ui.statusLabel.text)
+        for button in (ui.checkButton, ui.startButton, ui.ownTaskButton):
+            button.click()
+        slicer.app.processEvents()
+
+    monkeypatch.setattr(module.logic, "ensure_dependencies", install)
+    monkeypatch.setattr(module.python, "DeviceProbe", lambda *_arguments, **_more: None)
+    ui.checkButton.click()
+    assert installed == ["Looking for the Python packages..."]
+    assert ui.checkButton.enabled
+
+
+def test_the_model_of_a_training_is_used_by_one_click(
+    module: Any, load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFASegmentationWidgets.models import SAMPLE_MODEL, known_models  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    shutil.copytree(SAMPLE_MODEL, job.folder / "result" / "bundle")
+    job.emit_state(State.FINISHED)
+    box = load_module("SIFASegmentation").ui.modelComboBox
+    assert box.itemData(box.currentIndex) == str(SAMPLE_MODEL)
+    module.widget.training.open(job.folder)
+    # Tests have no main window, which selects modules.
+    selected: list[str] = []
+    monkeypatch.setattr(slicer.util, "selectModule", selected.append)
+    module.ui.useButton.click()
+    assert selected == ["SIFASegmentation"]
+    assert box.itemData(box.currentIndex) == str(job.folder / "result" / "bundle")
+    assert known_models()[0] == job.folder / "result" / "bundle"
 
 
 @pytest.mark.parametrize("action", ["_start", "_resume"])
@@ -457,9 +545,9 @@ def test_a_start_that_fails_by_a_fault_says_so(
         raise ImportError("DLL load failed")
 
     monkeypatch.setattr(module.logic, "ensure_dependencies", broken)
-    module.widget.job = Job.create(tmp_path / "job", "train", {})
+    module.widget.training.job = Job.create(tmp_path / "job", "train", {})
     with pytest.raises(ImportError, match="DLL"):
-        getattr(module.widget, action)()
+        getattr(module.widget if action == "_start" else module.widget.training, action)()
     assert module.ui.statusLabel.text == "It could not be started, by a fault of SIFA: see the error log."
     assert not module.widget._starting
 
@@ -470,22 +558,22 @@ def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Pa
     job = Job.create(tmp_path / "job", "train", {})
     # As Windows ends lines.
     (job.folder / "log.txt").write_bytes(b"one\r\ntwo\r\n")
-    module.widget.monitor.show(job)
-    module.widget.monitor.add([])
+    module.widget.training._monitor.show(job)
+    module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText.split() == ["one", "two"]
     module.ui.logEdit.setPlainText("what is being read")
-    module.widget.monitor.add([])
+    module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText == "what is being read"
     job.log("three")
-    module.widget.monitor.add([])
+    module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText.split("\n")[0] == "what is being read"
     assert module.ui.logEdit.plainText.split()[-1] == "three"
     # A line that is being written comes when it is whole; a log of another run comes in place of what is shown.
     (job.folder / "log.txt").write_bytes(b"anew\nto be con")
-    module.widget.monitor.add([])
+    module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText.strip() == "anew"
     job.emit_state(State.FAILED)
-    module.widget.monitor.add(job.events()[0])
+    module.widget.training._monitor.add(job.events()[0])
     assert module.ui.logEdit.plainText.split() == ["anew", "to", "be", "con"]
 
 
@@ -502,7 +590,7 @@ def test_a_training_that_cannot_be_read_now_is_listed_as_lost(module: Any, tmp_p
 
     monkeypatch.setattr(Job, "state", unreadable)
     assert state_of(job) is State.LOST
-    module.widget._show_jobs()
+    module.widget.training.refresh_list()
     assert module.ui.jobsComboBox.findData(str(job.folder)) > 0
 
 
@@ -556,7 +644,7 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     assert parameters.sourceCoding == "BTCV"
     assert checked() == []
     ui.startButton.click()
-    job = widget.job
+    job = widget.training.job
     process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 300)
     assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
     # Codes of another task are not taken along.
@@ -598,19 +686,55 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     (volume, labels), (other, _labels) = patients["mr"]
     labels.GetSegmentation().RemoveSegment(labels.GetSegmentation().GetNthSegmentID(3))
     empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "leer")
+    ribs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "ribs")
     findings = check_rows(
-        [SourceRow(volume, labels), SourceRow(other, None)], [TargetRow(volume), TargetRow(empty)], load_task("abdomen")
+        [SourceRow(volume, labels), SourceRow(other, None)], [TargetRow(empty, reference=ribs)], load_task("abdomen")
     )
     said = {(finding.level, finding.subject): finding.message for finding in findings}
     assert "never labelled: spleen" in said["error", "task"]
     assert said["error", other.GetName()] == "no segmentation"
-    assert "chosen twice" in said["error", volume.GetName()]
     assert "holds no image" in said["error", "leer"]
+    assert said["error", "ribs"] == "none of the structures"
     assert "3 of 4" in said["warning", labels.GetName()]
     # Axial slices, however the volume is stored: as many as the synthetic patients have.
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
     assert said["warning", "source"] == f"volumes: 2, slices: {count}"
     assert findings_html(findings).index("never labelled") < findings_html(findings).index("slices")
+
+
+def test_findings_of_other_inputs_are_forgotten(
+    module: Any, patients: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFATrainingLib.findings import Finding  # noqa: PLC0415
+
+    abandoned: list[bool] = []
+
+    class Probe:
+        def __init__(self, _options: Any, _output: Path, _on_findings: Any, **_more: Any) -> None:
+            pass
+
+        def abandon(self) -> None:
+            abandoned.append(True)
+
+    monkeypatch.setattr(module.python, "DeviceProbe", Probe)
+    ui, parameters = module.ui, module.logic.getParameterNode()
+    for column, node in enumerate(patients["mr"][0]):
+        ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    for change in (
+        lambda: setattr(parameters, "batch", parameters.batch + 1),
+        lambda: ui.sourceTable.cellWidget(0, 1).setCurrentNode(patients["mr"][1][1]),
+        slicer.mrmlScene.Clear,
+    ):
+        assert module.widget.check()
+        module.widget._add_findings([Finding("ok", "disk", "there is room")])
+        assert "disk" in ui.findingsLabel.text
+        parameters.name = parameters.name + "a"
+        assert "disk" in ui.findingsLabel.text
+        change()
+        assert ui.findingsLabel.text == ""
+        assert ui.checkSection.text == "4 Before you start: changed since the check"
+    assert len(abandoned) == 3
 
 
 def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str, Any]) -> None:
@@ -647,14 +771,14 @@ def test_previews_say_what_they_are(module: Any, tmp_path: Path) -> None:
     from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
 
     job = Job.create(tmp_path / "job", "train", {})
-    module.widget.monitor.show(job)
+    module.widget.training._monitor.show(job)
     for number, (stage, folder) in enumerate((("baseline", "baseline/previews"), ("training", "previews"))):
         (job.folder / folder).mkdir(parents=True)
         picture = qt.QPixmap(8, 4)
         picture.fill(qt.QColor(255, 0, 0))
         picture.save(str(job.folder / folder / "p.png"))
         job.emit("preview", iteration=1500, file=f"{folder}/p.png", stage=stage)
-        module.widget.monitor.add(job.events()[0])
+        module.widget.training._monitor.add(job.events()[0])
         assert module.ui.previewSlider.value == number
         baseline = stage == "baseline"
         assert ("without adaptation" in module.ui.previewLabel.toolTip) is baseline
@@ -672,7 +796,7 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
 
 
 def test_start_stop_resume_and_kill_by_the_window(
-    module: Any, patients: dict[str, Any], process_events_until: Any
+    module: Any, patients: dict[str, Any], process_events_until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
@@ -686,19 +810,23 @@ def test_start_stop_resume_and_kill_by_the_window(
     parameters.baseline = False
     assert ui.startButton.enabled, ui.startButton.toolTip
     ui.startButton.click()
-    job = widget.job
+    job = widget.training.job
     assert job is not None, ui.statusLabel.text
-    process_events_until(lambda: "losses" in widget.monitor.latest, 300)
+    process_events_until(lambda: "losses" in widget.training._monitor.latest, 300)
     assert "left" in ui.statusLabel.text
     assert ui.progressBar.value > 0
-    assert widget.monitor.scene.GetFirstNodeByName("losses").GetNumberOfPlotSeriesNodes() > 4
+    assert widget.training._monitor.scene.GetFirstNodeByName("losses").GetNumberOfPlotSeriesNodes() > 4
     ui.stopButton.click()
     process_events_until(lambda: job.state() is State.STOPPED and ui.resumeButton.enabled, 60)
     assert not ui.killButton.enabled
     assert "stopped" in ui.jobsComboBox.currentText
-    done = widget.monitor.latest["progress"]["iteration"]
+    done = widget.training._monitor.latest["progress"]["iteration"]
     ui.resumeButton.click()
-    process_events_until(lambda: widget.monitor.latest.get("progress", {}).get("iteration", 0) > done, 300)
+    process_events_until(lambda: widget.training._monitor.latest.get("progress", {}).get("iteration", 0) > done, 300)
+    answers = [False, True]
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _question: answers.pop(0))
+    ui.killButton.click()
+    assert job.is_alive()
     ui.killButton.click()
     process_events_until(lambda: job.state() is State.LOST, 60)
     process_events_until(lambda: ui.resumeButton.enabled, 10)
@@ -736,23 +864,55 @@ def test_the_window_lives_while_volumes_are_written_and_starts_once(
     assert sum("writing volume 1 of 1: SIFAAbdomenMR" in text for text, _enabled in seen) >= 2 * slices - 2
 
 
+def test_a_start_is_cancelled_while_volumes_are_written(
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib import metaimage  # noqa: PLC0415
+    from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
+
+    ui = module.ui
+    monkeypatch.setattr(metaimage, "PORTION_BYTES", 1)
+    for column, node in enumerate(patients["mr"][0]):
+        ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    ui.outputFolderEdit.currentPath = str(tmp_path / "trainings")
+    assert ui.cancelStartButton.isHidden()
+
+    def click() -> None:
+        if "writing volume" in ui.statusLabel.text:
+            assert not ui.cancelStartButton.isHidden()
+            ui.cancelStartButton.click()
+
+    timer = qt.QTimer()
+    timer.setInterval(0)
+    timer.connect("timeout()", click)
+    timer.start()
+    ui.startButton.click()
+    timer.stop()
+    assert ui.statusLabel.text == "Cancelled: nothing was started."
+    assert known_jobs() == []
+    assert list((tmp_path / "trainings").glob("*")) == []
+    assert ui.startButton.enabled
+    assert ui.cancelStartButton.isHidden()
+
+
 def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
     module: Any, patients: dict[str, Any], tmp_path: Path, load_module: Any, process_events_until: Any
 ) -> None:
     job = start(module, patients, tmp_path / "job", iterations=100000)
     try:
-        module.widget.show_job(job)
-        process_events_until(lambda: "losses" in module.widget.monitor.latest, 300)
+        module.widget.training.show(job)
+        process_events_until(lambda: "losses" in module.widget.training._monitor.latest, 300)
         slicer.mrmlScene.Clear()
-        seen = module.widget.monitor.latest["losses"]["iteration"]
-        process_events_until(lambda: module.widget.monitor.latest["losses"]["iteration"] > seen, 60)
+        seen = module.widget.training._monitor.latest["losses"]["iteration"]
+        process_events_until(lambda: module.widget.training._monitor.latest["losses"]["iteration"] > seen, 60)
         module.widget.cleanup()
         assert job.is_alive()
         again = load_module("SIFATraining")
-        assert again.widget.job.folder == job.folder
-        process_events_until(lambda: "losses" in again.widget.monitor.latest, 30)
+        assert again.widget.training.job.folder == job.folder
+        process_events_until(lambda: "losses" in again.widget.training._monitor.latest, 30)
         # Another window's process: known by its heartbeat alone.
-        again.logic.kill(again.widget.job)
+        again.logic.kill(again.widget.training.job)
         process_events_until(lambda: not job.is_alive(), 30)
     finally:
         module.logic.kill(job)
@@ -765,7 +925,7 @@ def test_a_damaged_events_file_is_no_fault(
     process_events_until(lambda: module.logic.process_of(job).poll() is not None, 300)
     content = job.events_path.read_bytes()
     job.events_path.write_bytes(content[: len(content) // 2] + b"\x00{ half\n" + content[len(content) // 2 :])
-    module.widget.open_job(job.folder)
+    module.widget.training.open(job.folder)
     assert module.widget.ui.useButton.enabled
 
 
@@ -787,14 +947,14 @@ def test_a_failed_training_that_is_resumed_is_said_to_start(
     job, ui = Job.create(tmp_path / "old", "train", {}), module.ui
     job.emit("error", message="a disk was full")
     job.emit_state(State.FAILED)
-    module.widget.open_job(job.folder)
+    module.widget.training.open(job.folder)
     process_events_until(lambda: ui.resumeButton.enabled)
     assert ui.statusLabel.text == "failed: a disk was full"
     ui.resumeButton.click()
     assert ui.statusLabel.text == "Starting again..."
-    process = module.logic.process_of(module.widget.job)
+    process = module.logic.process_of(module.widget.training.job)
     try:
-        module.widget._show_state()
+        module.widget.training._show_state()
         assert ui.statusLabel.text == "Starting again..."
         assert not ui.resumeButton.enabled
         job.emit_state(State.PREPARING)
@@ -825,16 +985,18 @@ def test_the_list_remembers_and_forgets(module: Any, tmp_path: Path) -> None:
 
     job = Job.create(tmp_path / "old", "train", {})
     job.emit("state", state="stopped")
-    module.widget.open_job(job.folder)
+    module.widget.training.open(job.folder)
     assert module.widget.ui.jobsComboBox.currentText == "old (stopped)"
     module.widget.ui.forgetButton.click()
     assert module.widget.ui.jobsComboBox.count == 1
     assert json.loads((job.folder / "job.json").read_text())["kind"] == "train"
-    module.widget.open_job(tmp_path)
+    module.widget.training.open(tmp_path)
     assert "is not a job folder" in module.widget.ui.statusLabel.text
 
 
-def test_a_training_of_another_machine_is_not_killed_here(module: Any, tmp_path: Path) -> None:
+def test_a_training_of_another_machine_is_not_killed_here(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
 
     job = Job.create(tmp_path / "job", "train", {})
@@ -842,7 +1004,8 @@ def test_a_training_of_another_machine_is_not_killed_here(module: Any, tmp_path:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     beat = {"host": "elsewhere", "process": other.pid, "started": 0.0, "time": time.time()}
     (job.folder / "heartbeat.json").write_text(json.dumps(beat))
-    module.widget.open_job(job.folder)
+    module.widget.training.open(job.folder)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _question: True)
     module.ui.killButton.click()
     assert module.ui.statusLabel.text == "The training runs on elsewhere: stop it instead."
     assert other.poll() is None
@@ -856,7 +1019,7 @@ def test_what_can_be_done_with_a_training_that_runs(module: Any, tmp_path: Path)
     job = Job.create(tmp_path / "job", "train", {})
     job.emit_state(State.RUNNING)
     with job.heartbeat():
-        module.widget.open_job(job.folder)
+        module.widget.training.open(job.folder)
         assert not module.ui.forgetButton.enabled
         assert not module.ui.resumeButton.enabled
         assert module.ui.killButton.enabled

@@ -47,12 +47,12 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
 
     # 4. Train.
     ui.startButton.click()
-    job = training.widget.job
+    job = training.widget.training.job
     for section in (ui.taskSection, ui.advancedSection, ui.checkSection):
         section.collapsed = True
 
     def iteration() -> int:
-        return int(training.widget.monitor.latest.get("progress", {}).get("iteration", 0))
+        return int(training.widget.training._monitor.latest.get("progress", {}).get("iteration", 0))
 
     def training_adapted() -> bool:
         return (job.folder / "events.jsonl").exists() and job.state() is State.RUNNING and iteration() >= 1000

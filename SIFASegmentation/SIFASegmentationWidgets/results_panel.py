@@ -1,0 +1,233 @@
+"""The section of results: a table of scores, and the slices that the model is least sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.errors import InputError
+
+from . import nodes, score_tables
+from .segmentation_run import SegmentationResult
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.scores import ScoreTable
+
+
+@dataclass(frozen=True)
+class ShownResult:
+    """What came of a volume, by the IDs of nodes: those that a user deletes must not live on here."""
+
+    volume_id: str
+    segmentation_id: str
+    confidence: tuple[float | None, ...]
+    slice_axis: int
+
+    @classmethod
+    def of(cls, result: SegmentationResult) -> ShownResult:
+        """Of what a run gave."""
+        there = [nodes.if_in_scene(node) for node in (result.volume, result.segmentation)]
+        volume, segmentation = (node.GetID() if node is not None else "" for node in there)
+        return cls(volume, segmentation, tuple(result.confidence), result.slice_axis)
+
+    @property
+    def volume(self) -> Any | None:
+        """Its node; None where that has left the scene."""
+        return slicer.mrmlScene.GetNodeByID(self.volume_id) if self.volume_id else None
+
+
+class ResultsPanel:
+    """Shows one run, or one comparison."""
+
+    def __init__(self, ui: Any, say: Callable[..., None]) -> None:
+        """
+        Args:
+            ui: The module's widgets by name.
+            say: Shows a text on the status line, in red with `error=True`.
+        """
+        self._ui, self._say = ui, say
+        self.scores: ScoreTable | None = None
+        self.results: tuple[ShownResult, ...] = ()
+        self._name, self._node_id, self._least_sure = "", "", 0
+        for button, method in (
+            (ui.copyButton, self._copy), (ui.exportButton, self._export), (ui.plotButton, self._plot_scores),
+            (ui.showTableButton, self._show_table), (ui.leastSureButton, self._next_unsure_slice),
+            (ui.confidencePlotButton, self._plot_confidence),
+        ):  # fmt: skip
+            button.connect("clicked(bool)", method)
+        self.refresh()
+
+    def clear(self) -> None:
+        """Show nothing: the scene was closed."""
+        self.scores, self.results, self._node_id, self._least_sure = None, (), "", 0
+        self.refresh()
+
+    def take(self, results: Sequence[SegmentationResult]) -> tuple[ShownResult, ...]:
+        """The results of a run, in place of those before; its scores come later."""
+        self.results, self._least_sure = tuple(map(ShownResult.of, results)), 0
+        shown = _shown_first(self.results)
+        if shown is not None:
+            self._show_alone(shown)
+        return self.results
+
+    def show_scores(self, scores: ScoreTable | None, name: str) -> None:
+        """Show scores in a new table node: those of before, and of a scene that was loaded, stay as they are.
+
+        Args:
+            scores: None where there are none.
+            name: Of the node.
+        """
+        self.scores, self._name, self._node_id = scores, name, ""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what there is, whatever became of the nodes."""
+        has_scores = self.scores is not None and bool(self.scores.rows)
+        if has_scores:
+            self._ui.resultsTable.setMRMLTableNode(self._table_node())
+            self._ui.resultsTable.resizeColumnsToContents()
+            self._ui.resultsSection.collapsed = False
+        else:
+            # The view would keep a table that went with its scene.
+            self._ui.resultsTable.setMRMLTableNode(None)
+        for button in (self._ui.copyButton, self._ui.exportButton, self._ui.showTableButton):
+            button.enabled = has_scores
+        has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
+        self._ui.plotButton.enabled = has_dice
+        self._ui.plotButton.toolTip = (
+            _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")
+        )
+        self._show_unsure()
+
+    def _table_node(self) -> Any:
+        """The table of these scores; made anew where it was deleted, filled anew where it was changed."""
+        assert self.scores is not None
+        node = slicer.mrmlScene.GetNodeByID(self._node_id) if self._node_id else None
+        if node is None:
+            taken = slicer.mrmlScene.GetFirstNodeByName(self._name) is not None
+            name = slicer.mrmlScene.GenerateUniqueName(self._name) if taken else self._name
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+            self._node_id = node.GetID()
+        score_tables.fill_table_node(node, self.scores)
+        return node
+
+    # The slices that the model is least sure of --------------------------------------------------------------------
+
+    def unsure_slices(self, count: int = 5) -> list[tuple[ShownResult, int, float]]:
+        """So many of them, the least sure first, over all volumes that still are there."""
+        slices = [
+            (result, index, value)
+            for result in self.results
+            if result.volume is not None
+            for index, value in enumerate(result.confidence)
+            if value is not None
+        ]
+        return sorted(slices, key=lambda item: item[2])[:count]
+
+    def _show_unsure(self) -> None:
+        unsure = self.unsure_slices()
+        self._ui.leastSureButton.enabled = bool(unsure)
+        self._ui.confidencePlotButton.enabled = bool(unsure)
+        self._ui.leastSureButton.text = _("Least sure slice")
+        if unsure:
+            result, index, value = unsure[self._least_sure % len(unsure)]
+            assert result.volume is not None
+            which = f"{result.volume.GetName()}, " if len(self.results) > 1 else ""
+            text = _("Least sure: {which}slice {index} ({value:.2f})")
+            self._ui.leastSureButton.text = text.format(which=which, index=index, value=value)
+
+    def _next_unsure_slice(self) -> None:
+        unsure = self.unsure_slices()
+        if not unsure:
+            # Its volume has left the scene.
+            self._show_unsure()
+            return
+        result, index, _value = unsure[self._least_sure % len(unsure)]
+        volume = result.volume
+        assert volume is not None
+        middle = [size / 2 for size in slicer.util.arrayFromVolume(volume).shape]
+        middle[result.slice_axis] = index
+        try:
+            point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
+        except InputError as error:
+            # It was put under another transform since.
+            self._say(str(error), error=True)
+            return
+        self._show_alone(result)
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+        self._least_sure += 1
+        self._show_unsure()
+
+    def _show_alone(self, result: ShownResult) -> None:
+        """Show a volume and what came of it, and of the run's other volumes nothing, which would lie over it."""
+        volume = result.volume
+        slicer.util.setSliceViewerLayers(
+            # Slices of an oblique acquisition are seen in its own planes alone.
+            background=volume, rotateToVolumePlane=nodes.is_oblique(volume),
+        )  # fmt: skip
+        for other in self.results:
+            node = slicer.mrmlScene.GetNodeByID(other.segmentation_id) if other.segmentation_id else None
+            if node is not None and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility(other == result)
+
+    def _plot_confidence(self) -> None:
+        longest = max((len(result.confidence) for result in self.results), default=0)
+        columns = {"slice": [float(index) for index in range(longest)]}
+        there = [(result, result.volume) for result in self.results if result.confidence]
+        lines = nodes.unique_names([volume for _result, volume in there if volume is not None])
+        for result, volume in there:
+            if volume is not None:
+                values = [nan if value is None else value for value in result.confidence]
+                columns[lines[volume.GetID()]] = [*values, *[nan] * (longest - len(values))]
+        title = _("Confidence of each slice (1 is sure)")
+        score_tables.show_plot(score_tables.make_line_plot("slice", columns, _("SIFA confidence"), title))
+
+    # What can be done with the scores ------------------------------------------------------------------------------
+
+    def _copy(self) -> None:
+        if self.scores is not None:
+            slicer.app.clipboard().setText(self.scores.csv("\t"))
+            self._say(_("Copied."))
+
+    def _export(self) -> None:
+        if self.scores is None:
+            return
+        kinds = "CSV (*.csv);;JSON (*.json)"
+        path = qt.QFileDialog.getSaveFileName(self._ui.exportButton, _("Save scores"), "scores.csv", kinds)
+        if path:
+            # Not every dialog adds what its filter says.
+            self.save_scores(Path(path) if Path(path).suffix else Path(f"{path}.csv"))
+
+    def save_scores(self, path: Path) -> None:
+        """Write the table as CSV or JSON; what goes wrong is said on the status line."""
+        assert self.scores is not None
+        try:
+            self.scores.write(path)
+        except (InputError, OSError) as error:
+            self._say(str(error), error=True)
+        else:
+            self._say(_("Saved {path}.").format(path=path))
+
+    def _plot_scores(self) -> None:
+        if self.scores is not None:
+            score_tables.show_plot(score_tables.make_bar_plot(self.scores, _("SIFA Dice")))
+
+    def _show_table(self) -> None:
+        # Its node may have been removed or changed.
+        self.refresh()
+        score_tables.show_table(self._table_node())
+
+
+def _shown_first(results: Sequence[ShownResult]) -> ShownResult | None:
+    """The result to look at: of the volume that is shown, or of the first; None where none can be."""
+    there = [result for result in results if result.volume is not None and result.segmentation_id]
+    views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    shown = {view.GetBackgroundVolumeID() for view in views}
+    return next((result for result in there if result.volume_id in shown), there[0] if there else None)

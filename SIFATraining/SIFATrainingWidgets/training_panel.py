@@ -1,0 +1,358 @@
+"""The lower half of the training window: one training that is followed, what can be done about it, those there are."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SIFASegmentationLib.bundle_files import is_bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationWidgets import models
+from SIFASegmentationWidgets.dependencies import ensure_packages, held
+from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationWidgets.processes import start_fault
+from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREMENTS
+
+from .known_jobs import forget_job, known_jobs, remember_job, state_of
+from .monitor import TrainingMonitor, status_text
+
+
+class Trainings(Protocol):
+    """What runs trainings: the module's logic."""
+
+    def ensure_dependencies(self) -> None:
+        """Install what is missing."""
+
+    def resume(self, job: Job) -> None:
+        """Start the process of a job."""
+
+    def stop(self, job: Job) -> None:
+        """Ask a training to save and end."""
+
+    def kill(self, job: Job) -> None:
+        """End a training at once."""
+
+    def process_of(self, job: Job) -> subprocess.Popen[bytes] | None:
+        """The process of a job that was last started here."""
+
+
+class TrainingPanel:
+    """Follows one training at a time, or none."""
+
+    def __init__(
+        self, ui: Any, window: Any, trainings: Trainings, say: Callable[..., None], chosen: Callable[[], None]
+    ) -> None:
+        """
+        Args:
+            ui: The module's widgets by name, those of the sections Training and Model among them.
+            window: The widget that has them all.
+            trainings: Starts, stops and kills.
+            say: Shows a text on the status line, in red with `error=True`.
+            chosen: Called when the user has chosen another training of the list, or none.
+        """
+        self._ui, self._window, self._trainings, self._say, self._chosen = ui, window, trainings, say, chosen
+        self.job: Job | None = None
+        self._monitor = TrainingMonitor(ui)
+        self._follower: JobFollower | None = None
+        self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
+        for button, method in (
+            (ui.openJobButton, self._choose_folder), (ui.stopButton, self._stop), (ui.resumeButton, self._resume),
+            (ui.killButton, self._kill), (ui.forgetButton, self._forget), (ui.openFolderButton, self._open_folder),
+            (ui.saveModelButton, self._choose_model_file),
+        ):  # fmt: skip
+            button.connect("clicked(bool)", _without_arguments(method))
+        ui.jobsComboBox.connect("activated(int)", self._select)
+
+    def close(self) -> None:
+        """Let go of everything, for good; trainings go on."""
+        self._unfollow()
+        self._monitor.close()
+
+    def show_running(self) -> None:
+        """Follow the newest training that has not ended, if there is one."""
+        self.refresh_list()
+        self.show(next((job for job in known_jobs() if state_of(job) not in ENDED), None))
+
+    def enter(self) -> None:
+        """Take up what happened while another module was shown."""
+        self.refresh_list()
+        # Another window may have resumed it since.
+        ended = self._follower is not None and self._follower.state in ENDED
+        if self.job is not None and ended and self.job.is_alive():
+            self.show(self.job)
+
+    # The training that is shown ------------------------------------------------------------------------------------
+
+    @property
+    def bundle(self) -> Path | None:
+        """Folder of the model that the training made; None as long as there is none."""
+        folder = self.job.folder / "result" / "bundle" if self.job is not None else None
+        return folder if folder is not None and is_bundle(folder) else None
+
+    def show(self, job: Job | None) -> None:
+        """Follow a training, or show none."""
+        self._unfollow()
+        if job is None or (self._resumed is not None and self._resumed[0] != job.folder):
+            self._resumed = None
+        self.job = job
+        self._monitor.show(job)
+        self._ui.progressSection.collapsed = job is None
+        self._select_in_list(job)
+        if job is not None:
+            self._follower = JobFollower(job, self._events, self._ended, self._trainings.process_of(job))
+            self._follower.poll()
+            self._follower.start()
+        self._show_state()
+
+    def open(self, folder: Path) -> None:
+        """Show the training in a folder; what is none is said on the status line."""
+        try:
+            job = Job(folder)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        remember_job(job)
+        self.refresh_list()
+        self.show(job)
+
+    def _unfollow(self) -> None:
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None
+
+    def _events(self, events: list[Event]) -> None:
+        self._monitor.add(events)
+        self._show_state()
+
+    def _ended(self, _state: State) -> None:
+        self._show_state()
+        self.refresh_list()
+
+    def _show_state(self) -> None:
+        """Everything about the job that is shown, but for what the monitor shows."""
+        self._show_warnings()
+        behind = self._follower is not None and self._follower.behind
+        # Of a long training, what was told last happened long ago.
+        state = self._follower.state if self._follower is not None and not behind else None
+        waiting = self.job is not None and self._waits_for(self.job)
+        self._enable_buttons(state, running=state is not None and state not in ENDED and not waiting, waiting=waiting)
+        self._show_model()
+        if behind:
+            self._say(_("Reading what it has done so far..."))
+        if self.job is not None and state is not None:
+            self._tell_state(self.job, state)
+
+    def _waits_for(self, job: Job) -> bool:
+        """Whether a job that was just resumed has not said a word yet."""
+        return self._resumed is not None and _size_of(job) == self._resumed[1]
+
+    def _is_at_work(self, job: Job) -> bool:
+        """Whether a process of this window works on a job: just resumed, it may not have said so yet; just stopped, it
+        may not have ended yet.
+        """
+        process = self._trainings.process_of(job)
+        return process is not None and process.poll() is None
+
+    def _enable_buttons(self, state: State | None, *, running: bool, waiting: bool) -> None:
+        ui, job = self._ui, self.job
+        at_work = job is not None and self._is_at_work(job)
+        ui.progressSection.visible = job is not None
+        for button in (ui.stopButton, ui.resumeButton, ui.killButton, ui.forgetButton):
+            button.visible = job is not None
+        ui.stopButton.enabled = running and job is not None and not _is_to_stop(job)
+        ui.killButton.enabled = running or (waiting and at_work)
+        ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
+        ui.forgetButton.enabled = job is not None and not running
+        ui.openFolderButton.enabled = job is not None
+        ui.progressBar.visible = running
+        progress = self._monitor.latest.get("progress", {})
+        # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
+        ui.progressBar.setRange(0, progress.get("iterations", progress.get("total", 0)))
+        ui.progressBar.setValue(progress.get("iteration", progress.get("done", 0)))
+
+    def _show_model(self) -> None:
+        ui, bundle = self._ui, self.bundle
+        if ui.modelSection.visible != (bundle is not None):
+            ui.modelSection.visible = bundle is not None
+            ui.modelSection.collapsed = bundle is None
+        for button in (ui.useButton, ui.fineTuneButton, ui.saveModelButton):
+            button.enabled = bundle is not None
+        ui.cardLabel.text = _card(bundle) if bundle is not None else ""
+
+    def _tell_state(self, job: Job, state: State) -> None:
+        index = self._ui.jobsComboBox.findData(str(job.folder))
+        if index >= 0:
+            self._ui.jobsComboBox.setItemText(index, _title(job, state))
+        if not self._waits_for(job):
+            self._resumed = None
+        if self._resumed is not None and self._is_at_work(job):
+            # Until its new process says something, the last word is that of the one before.
+            self._say(_("Starting again..."))
+        elif self._resumed is not None:
+            log = job.folder / "log.txt"
+            self._say(_("It could not be started again: see {log}.").format(log=log), error=True)
+        elif state in (State.FAILED, State.LOST):
+            self._say(f"{state}: {last_words(job)}", error=True)
+        elif state not in ENDED and _is_to_stop(job):
+            self._say(_("Stopping: it finishes its iteration and saves."))
+        else:
+            self._say(status_text(self._monitor.latest, str(state)))
+
+    def _show_warnings(self) -> None:
+        warnings = self._monitor.warnings
+        self._ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {warning}" for warning in warnings)
+        self._ui.warningsLabel.visible = bool(warnings)
+
+    # What can be done about it -------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        if self.job is None:
+            return
+        try:
+            self._trainings.stop(self.job)
+        except OSError as error:
+            problem = _("{folder} can't be written to ({reason}): press End now instead.")
+            self._say(problem.format(folder=self.job.folder, reason=error.strerror), error=True)
+        else:
+            self._show_state()
+
+    def _resume(self) -> None:
+        job = self.job
+        if job is None:
+            return
+        problem = start_fault()
+        try:
+            with held(self._window):
+                self._trainings.ensure_dependencies()
+            self._resumed = job.folder, _size_of(job)
+            self._trainings.resume(job)
+            problem = ""
+        except InputError as error:
+            problem = str(error)
+        finally:
+            if problem:
+                self._resumed = None
+                self._say(problem, error=True)
+        if not problem:
+            self.show(job)
+
+    def _kill(self) -> None:
+        if self.job is None:
+            return
+        question = _("End {name} at once? What came after its last checkpoint is lost; Stop would save it first.")
+        if not slicer.util.confirmOkCancelDisplay(question.format(name=self.job.folder.name)):
+            return
+        try:
+            self._trainings.kill(self.job)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        if self._follower is not None:
+            self._follower.poll()
+
+    def _forget(self) -> None:
+        if self.job is not None:
+            forget_job(self.job)
+            self.show(None)
+            self.refresh_list()
+            self._chosen()
+
+    def _open_folder(self) -> None:
+        if self.job is not None:
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.job.folder)))
+
+    def _choose_model_file(self) -> None:
+        if self.job is not None:
+            name = f"{self.job.folder.name}.zip"
+            path = qt.QFileDialog.getSaveFileName(
+                self._ui.saveModelButton, _("Save the model"), name, _("Models") + " (*.zip)"
+            )
+            if path:
+                self.save_model(Path(path))
+
+    def save_model(self, path: Path) -> None:
+        """Save the model of the shown training as one zip file; what goes wrong is said on the status line."""
+        bundle = self.bundle
+        assert bundle is not None
+        try:
+            with held(self._window):
+                # The training may be one of another Slicer, that had the packages.
+                ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
+            from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
+
+            pack_bundle(bundle, path)
+        except (InputError, OSError) as error:
+            self._say(str(error), error=True)
+        else:
+            self._say(_("Saved {path}.").format(path=path))
+
+    # The list ------------------------------------------------------------------------------------------------------
+
+    def refresh_list(self) -> None:
+        """Read anew which trainings there are, and how they stand."""
+        box = self._ui.jobsComboBox
+        box.clear()
+        box.addItem(_("New training"), "")
+        for job in known_jobs():
+            box.addItem(_title(job, state_of(job)), str(job.folder))
+        self._select_in_list(self.job)
+
+    def _select_in_list(self, job: Job | None) -> None:
+        box = self._ui.jobsComboBox
+        box.setCurrentIndex(max(0, box.findData(str(job.folder))) if job else 0)
+
+    def _select(self, index: int) -> None:
+        folder = self._ui.jobsComboBox.itemData(index)
+        try:
+            job = Job(Path(folder)) if folder else None
+        except InputError as error:
+            # It went since the list was made.
+            self.refresh_list()
+            self._say(str(error), error=True)
+            return
+        self.show(job)
+        self._chosen()
+
+    def _choose_folder(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self._ui.openJobButton, _("Folder of a training"))
+        if folder:
+            self.open(Path(folder))
+
+
+def _without_arguments(method: Callable[[], None]) -> Callable[[], None]:
+    """PythonQt gives a bound method the signal's arguments if it has room for them."""
+    return lambda: method()  # noqa: PLW0108
+
+
+def _size_of(job: Job) -> int:
+    """Bytes of a job's events; 0 where there are none."""
+    try:
+        return job.events_path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_to_stop(job: Job) -> bool:
+    """Whether somebody asked it to stop, as far as can be seen."""
+    try:
+        return job.stop_requested
+    except OSError:
+        return False
+
+
+def _title(job: Job, state: State) -> str:
+    return f"{job.folder.name} ({state})"
+
+
+def _card(bundle: Path) -> str:
+    try:
+        return models.model_card(bundle)
+    except (InputError, ImportError) as error:
+        return str(error)
