@@ -69,7 +69,8 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     write_target,
 )
 from SIFATrainingWidgets.device_probe import DeviceProbe
-from SIFATrainingWidgets.findings import check_rows, findings_html, what_is_written
+from SIFATrainingWidgets.findings import check_rows, what_is_written
+from SIFATrainingWidgets.findings_panel import FindingsPanel
 from SIFATrainingWidgets.known_jobs import remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
 from SIFATrainingWidgets.training_panel import TrainingPanel
@@ -366,12 +367,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic: SIFATrainingLogic | None = None
-        self.findings: list[Finding] = []
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
         self._starting = self._cancelled = False
-        self._probe: DeviceProbe | None = None
-        self._checked: tuple[Any, ...] | None = None  # What the findings are of.
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
@@ -398,6 +396,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not missing_packages(("pydantic",)):
             self.ui.settingsEdit.setToolTip(_settings_help())
         self.mapping = MappingTable(self.ui.mappingTable, self._refresh)
+        self.findings = FindingsPanel(self.ui)
         self.training = TrainingPanel(self.ui, self._window, self.logic, self._say, self._refresh)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_start_close)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
@@ -444,7 +443,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the application closes and before the module is reloaded: trainings go on."""
         slicer.app.disconnect("aboutToQuit()", self._cancel_start)
         self._cancel_start()
-        self._abandon_probe()
+        self.findings.abandon_probe()
         self._connect_parameters(None)
         self.removeObservers()
         self.training.close()
@@ -567,7 +566,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
             widget.visible = bool(labels) and not self._parameters.sourceFolder
         self.ui.targetTable.enabled = not self._parameters.targetFolder
-        self._forget_old_findings()
+        self.findings.forget_unless(self._inputs())
         self._check_can_start()
 
     def _show_codings(self, task: Any | None) -> None:
@@ -668,34 +667,35 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._say(_("Looking for the Python packages..."))
                 self.logic.ensure_dependencies()
         except InputError as error:
-            self._show_findings([Finding("error", _("packages"), str(error))])
-            return self.findings
+            self.findings.show([Finding("error", _("packages"), str(error))])
+            return self.findings.findings
         finally:
             self._check_can_start()
         p, task = self._parameters, self.task()
         if p is None:
             # The scene was closed meanwhile, and another module is shown.
             return []
-        self._checked = self._state_of_inputs()
-        findings: list[Finding] = []
+        inputs, findings = self._inputs(), list[Finding]()
         slices = copied_bytes = 0
         if task is not None and not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             findings += check_rows(source, target, task, p.region)
             slices, copied_bytes = what_is_written(source, target, task.plane)
-        self._abandon_probe()
+        # One of before would measure a device that this one is measuring.
+        self.findings.abandon_probe()
+        probe = None
         try:
-            self._probe = DeviceProbe(
-                self.options(), Path(p.outputFolder), self._add_findings, source=p.sourceFolder, target=p.targetFolder,
+            probe = DeviceProbe(
+                self.options(), Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
                 slices=slices, copied_bytes=copied_bytes,
             )  # fmt: skip
         except InputError as error:
             findings.append(Finding.of(_("device"), error))
-        self._show_findings(findings, more=self._probe is not None)
-        return self.findings
+        self.findings.show(findings, inputs, probe)
+        return self.findings.findings
 
-    def _state_of_inputs(self) -> tuple[Any, ...]:
+    def _inputs(self) -> tuple[Any, ...]:
         """What the checks are of, to tell when they are of something else."""
         p = self._parameters
         if p is None:
@@ -706,35 +706,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ids = [[one.GetID() if one is not None else "" for one in row] for row in rows]
         mappings = [stored_mapping(row.labels) for row in self._source_rows() if row.labels is not None]
         return values, ids, mappings, p.region.GetID() if p.region is not None else ""
-
-    def _forget_old_findings(self) -> None:
-        """What was found of other inputs must not be taken for something about these."""
-        if self._checked is not None and self._checked != self._state_of_inputs():
-            self._checked = None
-            self._abandon_probe()
-            self._show_findings([])
-            self.ui.checkSection.text = _("4 Before you start: changed since the check")
-
-    def _abandon_probe(self) -> None:
-        if self._probe is not None:
-            self._probe.abandon()
-            self._probe = None
-            self._show_findings(self.findings)
-
-    def _show_findings(self, findings: list[Finding], *, more: bool = False) -> None:
-        """Show what was found; `more` if something is still being looked at."""
-        self.findings = findings
-        errors, warnings = (sum(f.level == level for f in findings) for level in ("error", "warning"))
-        title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
-        if more:
-            title = _("4 Before you start: still checking...")
-        elif not findings:
-            title = _("4 Before you start")
-        self.ui.checkSection.text = title.format(checks=len(findings), errors=errors, warnings=warnings)
-        self.ui.findingsLabel.text = findings_html(findings)
-
-    def _add_findings(self, findings: list[Finding]) -> None:
-        self._show_findings([*self.findings, *findings])
 
     def _start(self) -> None:
         """Write the volumes, and start; what is in the way is said in one line."""
@@ -748,7 +719,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self._say(_("Preparing..."))
             # It would measure a device that is being trained on.
-            self._abandon_probe()
+            self.findings.abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()
             with held(self._window):

@@ -38,8 +38,8 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     ui.targetWindowCheckBox.checked = True
     assert ui.startButton.enabled, ui.startButton.toolTip
     ui.checkButton.click()
-    process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
-    assert not [finding for finding in training.widget.findings if finding.level == "error"]
+    process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings.findings), 180)
+    assert not [finding for finding in training.widget.findings.findings if finding.level == "error"]
     ui.startButton.click()
     job = training.widget.training.job
     assert job is not None, ui.statusLabel.text

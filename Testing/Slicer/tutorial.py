@@ -41,7 +41,7 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     ui.batchSpinBox.value = 4
     ui.iterationsSpinBox.value = 2000
     ui.checkButton.click()
-    process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings), 180)
+    process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings.findings), 180)
     ui.sourceSection.collapsed = ui.targetSection.collapsed = True
     picture(training, "tutorial_2_checks")
 

@@ -1,0 +1,63 @@
+"""The section of checks: what was found of the inputs, as long as they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from SIFATrainingLib.findings import Finding
+
+from .device_probe import DeviceProbe
+from .findings import findings_html
+
+
+class FindingsPanel:
+    """Shows findings, some of which a process is still looking for."""
+
+    def __init__(self, ui: Any) -> None:
+        """`ui` has `checkSection` and `findingsLabel`."""
+        self._ui = ui
+        self.findings: list[Finding] = []
+        self._inputs: object = None
+        self._probe: DeviceProbe | None = None
+
+    def show(self, findings: Sequence[Finding], inputs: object = None, probe: DeviceProbe | None = None) -> None:
+        """Show what was found.
+
+        Args:
+            findings: In place of those before.
+            inputs: What they are of, to be compared with what is chosen later; None where that does not matter.
+            probe: Looks for more, which `add` gets.
+        """
+        self.abandon_probe()
+        self.findings, self._inputs, self._probe = list(findings), inputs, probe
+        self._refresh()
+
+    def add(self, findings: Sequence[Finding]) -> None:
+        """Those of the probe, which has ended."""
+        self._probe = None
+        self.findings += findings
+        self._refresh()
+
+    def forget_unless(self, inputs: object) -> None:
+        """What was found of other inputs must not be taken for something about these."""
+        if self._inputs is not None and self._inputs != inputs:
+            self.show([])
+            self._ui.checkSection.text = _("4 Before you start: changed since the check")
+
+    def abandon_probe(self) -> None:
+        """Look for nothing more; what was found stays."""
+        if self._probe is not None:
+            self._probe.abandon()
+            self._probe = None
+            self._refresh()
+
+    def _refresh(self) -> None:
+        errors, warnings = (sum(f.level == level for f in self.findings) for level in ("error", "warning"))
+        title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
+        if self._probe is not None:
+            title = _("4 Before you start: still checking...")
+        self._ui.checkSection.text = title.format(checks=len(self.findings), errors=errors, warnings=warnings)
+        self._ui.findingsLabel.text = findings_html(self.findings)
