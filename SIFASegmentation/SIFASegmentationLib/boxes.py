@@ -18,8 +18,10 @@ def labelled_box(labels: NDArray[np.integer]) -> Box | None:
     return (k, j, i) if j is not None and i is not None else None
 
 
-def common_box(one: Box, other: Box) -> Box:
-    """The smallest box that holds two others."""
+def common_box(one: Box | None, other: Box | None) -> Box:
+    """The smallest box that holds two others, either of which may be none; an empty one for two that are."""
+    if one is None or other is None:
+        return one or other or (slice(0, 0),) * 3
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 

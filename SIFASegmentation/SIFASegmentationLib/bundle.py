@@ -192,7 +192,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """Open a bundle, a folder or a zip file of one.
 
     Raises:
-        InputError: Not a bundle, of another version, damaged, or changed since it was exported.
+        InputError: Not a bundle, unreadable, of another version, damaged, or changed since it was exported.
     """
     path = Path(path)
     manifest = path / MANIFEST_FILE
@@ -203,6 +203,11 @@ def read_bundle(path: str | Path) -> Bundle:
         raise InputError(
             f"{path} is not a bundle (it has no {MANIFEST_FILE}): give a folder or a zip file that `sifa export` made."
         ) from None
+    except OSError as error:
+        raise InputError(
+            f"{manifest} can't be read ({error.strerror or error}): check the path and its permissions, or copy the "
+            "bundle again."
+        ) from error
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:

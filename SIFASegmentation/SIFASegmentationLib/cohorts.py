@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from .dicom_files import dicom_series, is_dicom
+from .dicom_files import check_links, dicom_series, is_dicom
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
 from .volumes import VOLUME_SUFFIXES, volume_name
@@ -33,6 +33,7 @@ LABELMAP_ENDINGS = ("_segmentation", LABEL_SUFFIX, "_labels", "_seg")
 MAP_INFIX = "_probability_"
 """In the names of the maps that SIFA writes beside its labelmaps."""
 
+_DICOM_SUFFIXES = ("", ".dcm", ".ima")
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SEGMENTATION_SUFFIX = ".seg.nrrd"
 _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]
@@ -48,9 +49,7 @@ class Case:
     region: BoxMM | None = None
 
 
-def find_cases(
-    path: str | Path, *, labelled: bool, patients: Collection[str] | None = None
-) -> list[Case]:
+def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | None = None) -> list[Case]:
     """The cases in a folder or a CSV file, sorted by patient and image.
 
     Args:
@@ -60,8 +59,9 @@ def find_cases(
 
     Raises:
         InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, something of
-            a patient that would be left out (a broken link, DICOM files elsewhere than in a folder of each series), or
-            a line of the CSV that is incomplete or names a missing file.
+            a patient that would be left out (a broken link, a volume beside `*_image` files that is none and was not
+            made from one, DICOM files elsewhere than in a folder of each series), or a line of the CSV that is
+            incomplete or names a missing file.
     """
     path = Path(path)
     if path.is_file():
@@ -70,11 +70,16 @@ def find_cases(
         cases = _from_folder(path, labelled, patients)
     else:
         raise InputError(f"{path} does not exist: give a folder of volumes or a CSV file.")
+    check_links(file for case in cases for file in (case.image, case.label) if file is not None)
     return sorted(cases, key=lambda case: (case.patient, str(case.image)))
 
 
 def volumes_in(folder: Path) -> list[Path]:
-    """Volume files and DICOM series folders directly in a folder, sorted by name."""
+    """Volume files, broken links to such, and DICOM series folders directly in a folder, sorted by name.
+
+    Raises:
+        InputError: A series has a broken link.
+    """
     found = []
     for entry in sorted(folder.iterdir()):
         is_series = entry.is_dir() and bool(dicom_series(entry))
@@ -84,8 +89,8 @@ def volumes_in(folder: Path) -> list[Path]:
 
 
 def is_volume_file(path: Path) -> bool:
-    """Whether a file's name ends as a volume's."""
-    return path.is_file() and path.name.lower().endswith(VOLUME_SUFFIXES)
+    """Whether something in a folder is a file whose name ends as a volume's, or a link to one, even a broken link."""
+    return not path.is_dir() and path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def holds_channels(folder: Path) -> bool:
@@ -111,18 +116,24 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
 
 def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
     if (folder / "imagesTr").is_dir():
-        images = _by_name(_images(volumes_in(folder / "imagesTr")), CHANNEL_SUFFIX)
+        volumes = volumes_in(folder / "imagesTr")
+        images = _by_name(_images(volumes), CHANNEL_SUFFIX)
         labels_folder = folder / "labelsTr"
         labels = _by_name(volumes_in(labels_folder), "") if labelled and labels_folder.is_dir() else {}
         images, labels = _of(patients, images), _of(patients, labels)
-        return _paired(images, labels, folder, "imagesTr/{}_0000", "labelsTr/{}", labelled)
+        cases = _paired(images, labels, folder, "imagesTr/{}_0000", "labelsTr/{}", labelled)
+        _check_nothing_is_missed(folder / "imagesTr", volumes)
+        return cases
     volumes = volumes_in(folder)
     images = _by_name([path for path in _images(volumes) if volume_name(path).endswith(IMAGE_SUFFIX)], IMAGE_SUFFIX)
     if labelled or images:
         found = [path for path in volumes if volume_name(path).endswith(LABEL_SUFFIX)]
         labels = _by_name(found, LABEL_SUFFIX) if labelled else {}
         images, labels = _of(patients, images), _of(patients, labels)
-        return _paired(images, labels, folder, "{}_image", "{}_label", labelled)
+        cases = _paired(images, labels, folder, "{}_image", "{}_label", labelled)
+        _check_nothing_is_missed(folder, volumes)
+        _check_all_are_images(volumes)
+        return cases
     _check_nothing_is_missed(folder, volumes)
     plain = _of(patients, _by_name(_images(volumes), CHANNEL_SUFFIX if holds_channels(folder) else ""))
     if not plain:
@@ -153,29 +164,51 @@ def _is_made_from(stems: set[str], path: Path) -> bool:
     return bool((made_from - {name}) & stems)
 
 
+def _check_all_are_images(volumes: list[Path]) -> None:
+    """Refuse volume files beside `*_image` files that are neither such nor made from one.
+
+    Raises:
+        InputError: Names the first of them.
+    """
+    for path in _images(volumes):
+        # A DICOM series can be what an image was made of.
+        if not path.is_dir() and not volume_name(path).endswith(IMAGE_SUFFIX):
+            raise InputError(
+                f"{path} lies beside files called NAME{IMAGE_SUFFIX} and is neither one nor a labelmap of one: rename "
+                "it, or take it away."
+            )
+
+
 def _check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
     """Refuse a folder of whose patients some would be left out without a word.
 
     Raises:
-        InputError: A link whose file is not there, DICOM slices of a series that has no folder, or a series that lies
-            deeper.
+        InputError: DICOM slices of a series that has no folder, a series that lies deeper, or a broken link that can
+            have been to either.
     """
-    known, has_files = set(volumes), any(path.is_file() for path in volumes)
+    known, has_files = set(volumes), any(not path.is_dir() for path in volumes)
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name == "DICOMDIR" or entry in known:
             continue
-        if entry.is_symlink() and not entry.exists() and entry.name.lower().endswith(VOLUME_SUFFIXES):
-            raise InputError(f"{entry} is a link to a file that is not there: fetch the file, or take the link away.")
         # Beside volumes that are files, series can be what these were made of.
-        if not has_files and entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
-            raise InputError(
-                f"{entry} holds DICOM files further down, in {deeper}: put each series into a folder directly in "
-                f"{folder}, or take this one away."
-            )
+        if not has_files:
+            if entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
+                raise InputError(
+                    f"{entry} holds DICOM files further down, in {deeper}: put each series into a folder directly in "
+                    f"{folder}, or take this one away."
+                )
+            check_links(link for link in (entry, *sorted(entry.rglob("*"))) if _is_broken_series(link))
         if volumes and entry.is_file() and is_dicom(entry):
             raise InputError(
                 f"{entry} is a DICOM file beside volumes: put each series into a folder of its own, or take it away."
             )
+
+
+def _is_broken_series(path: Path) -> bool:
+    """Whether something in a folder is a broken link that by its name can be to a series or a slice: one with a suffix
+    of DICOM's, none, or the end of a UID."""
+    suffix = path.suffix.lower()
+    return not path.exists() and (suffix in _DICOM_SUFFIXES or suffix[1:].isdecimal())
 
 
 def _deeper_dicom(folder: Path) -> Path | None:
@@ -211,9 +244,7 @@ def _paired(
         raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes: it needs {pair}.")
     if labelled:
         for name in sorted(images.keys() ^ labels.keys()):
-            file, kind, other = (
-                (images[name], "labelmap", label) if name in images else (labels[name], "image", image)
-            )
+            file, kind, other = (images[name], "labelmap", label) if name in images else (labels[name], "image", image)
             raise InputError(f"{file} has no {kind}: add {folder / other.format(name)}.nii.gz, or take the file away.")
     return [Case(name, path, labels.get(name)) for name, path in images.items()]
 

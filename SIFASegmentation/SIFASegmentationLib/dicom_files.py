@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,13 +12,22 @@ import SimpleITK as sitk
 from .errors import InputError
 
 _POSITION, _FRAMES, _SLOPE, _INTERCEPT = "0020|0032", "0028|0008", "0028|1053", "0028|1052"
+_SERIES, _ORIENTATION, _PIXELS = "0020|000e", "0020|0037", "0028|0030"
+_ALIKE = 1e-3  # Of direction cosines, and of a spacing as a share: more than headers round.
 _UNEVEN = 0.1  # Of the distance of two slices ...
 _ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3  # ... or what headers round, where that is more; a missing slice is a third off.
 _MARK, _MARK_AT = b"DICM", 128
 
 
 def dicom_series(folder: Path) -> tuple[str, ...]:
-    """UIDs of the DICOM series in the folder (not in its sub-folders)."""
+    """UIDs of the DICOM series in the folder (not in its sub-folders); none where it may not be looked into.
+
+    Raises:
+        InputError: A link beside DICOM files is broken. GDCM looks no further at one, and would leave out the rest.
+    """
+    entries = sorted(folder.glob("*"))
+    if not all(entry.exists() for entry in entries) and any(map(is_dicom, entries)):
+        check_links(entries)
     with warnings_off():
         uids: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     return uids
@@ -33,12 +42,22 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def check_links(paths: Iterable[Path]) -> None:
+    """Refuse links to nothing, such as files that git-annex has not fetched.
+
+    Raises:
+        InputError: Names the first of them.
+    """
+    if missing := next((path for path in paths if not path.exists()), None):
+        raise InputError(f"{missing} is a link to a file that is not there: fetch the file, or take the link away.")
+
+
 def read_series(folder: Path) -> sitk.Image:
     """The one DICOM series of a folder, as SimpleITK reads it, rescaled to what its values mean (HU).
 
     Raises:
-        InputError: There is none or several, its slices are missing, doubled, at uneven distances or without a place,
-            or it is one file of many frames.
+        InputError: There is none or several, its slices are missing, broken links, doubled, unlike in orientation or
+            pixels, at uneven distances or without a place, or it is one file of many frames.
         RuntimeError: SimpleITK can't read it.
     """
     series = dicom_series(folder)
@@ -46,8 +65,7 @@ def read_series(folder: Path) -> sitk.Image:
         raise InputError(f"{folder} holds no DICOM series: give a folder of DICOM slices or a volume file.")
     if len(series) > 1:
         found = "; ".join(
-            f"{uid} ({len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))} files)"
-            for uid in series
+            f"{uid} ({len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))} files)" for uid in series
         )
         raise InputError(f"{folder} holds {len(series)} DICOM series, give each its own folder: {found}.")
     reader = sitk.ImageSeriesReader()
@@ -57,10 +75,12 @@ def read_series(folder: Path) -> sitk.Image:
     files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
     reader.SetFileNames(files)
     image: sitk.Image = reader.Execute()
-    headers = [{tag: reader.GetMetaData(number, tag) for tag in (_POSITION, _FRAMES, _SLOPE, _INTERCEPT)
-                if reader.HasMetaDataKey(number, tag)} for number in range(len(files))]  # fmt: skip
+    tags = _POSITION, _ORIENTATION, _PIXELS, _FRAMES, _SLOPE, _INTERCEPT
+    headers = [{tag: reader.GetMetaData(number, tag) for tag in tags if reader.HasMetaDataKey(number, tag)}
+               for number in range(len(files))]  # fmt: skip
     if any(_frames(header.get(_FRAMES, "")) > 1 for header in headers):
         raise _many_frames(folder)
+    _check_alike(headers, files)
     if len({(header.get(_SLOPE), header.get(_INTERCEPT)) for header in headers}) > 1:
         # All slices are stored in the first one's type of numbers, which need not hold the others'.
         reader.SetOutputPixelType(sitk.sitkFloat32)
@@ -71,14 +91,20 @@ def read_series(folder: Path) -> sitk.Image:
     return image
 
 
-def check_frames(image: sitk.Image, path: Path) -> None:
-    """Refuse an image that was read from one DICOM file of many frames: where they lie is not told by SimpleITK.
+def check_alone(image: sitk.Image, path: Path) -> None:
+    """Refuse an image that was read from one DICOM file, if it is of many frames, where they lie being not told by
+    SimpleITK, or one slice of a series whose others lie beside it. Other images pass.
 
     Raises:
-        InputError: It is one.
+        InputError: It is one of these.
     """
     if image.HasMetaDataKey(_FRAMES) and _frames(image.GetMetaData(_FRAMES)) > 1:
         raise _many_frames(path)
+    if image.HasMetaDataKey(_SERIES):
+        with warnings_off():
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.parent), image.GetMetaData(_SERIES).strip())
+        if len(files) > 1:
+            raise InputError(f"{path} is one of {len(files)} slices of a DICOM series: give the folder instead.")
 
 
 def _frames(text: str) -> int:
@@ -92,19 +118,42 @@ def _many_frames(path: Path) -> InputError:
     )
 
 
+def _check_alike(headers: Sequence[Mapping[str, str]], files: Sequence[str]) -> None:
+    """Refuse slices whose axes or pixels are not those of the first, which ITK takes for those of all; it does look at
+    their rows and columns itself."""
+    for tag, name, relative, absolute in (
+        (_ORIENTATION, "ImageOrientationPatient", 0.0, _ALIKE), (_PIXELS, "PixelSpacing", _ALIKE, 0.0),
+    ):  # fmt: skip
+        first = headers[0].get(tag, "").strip()
+        for header, file in zip(headers, files, strict=True):
+            text = header.get(tag, "").strip()
+            one, other = _numbers(first), _numbers(text)
+            if len(one) != len(other) or not np.allclose(other, one, rtol=relative, atol=absolute):
+                raise InputError(
+                    f"{file} and {files[0]} differ in {name} ({text or 'none'} and {first or 'none'}): give a series "
+                    "whose slices lie alike, or take away those that do not."
+                )
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in a header's value; none where it is no list of numbers."""
+    try:
+        return [float(number) for number in text.split("\\")]
+    except ValueError:
+        return []
+
+
 def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None:
     """Refuse slices that do not follow one another at the distance that the image has."""
     if len(positions) < 2:
         return
-    try:
-        places = np.array([[float(number) for number in text.split("\\")] for text in positions])
-    except ValueError:
-        places = np.empty((0, 0))
-    if places.shape != (len(positions), 3):
+    found = [_numbers(text) for text in positions]
+    if any(len(numbers) != 3 for numbers in found):
         raise InputError(
             f"{folder} has slices that do not say where they lie (ImagePositionPatient): give an original series of CT "
             "or MR."
         )
+    places = np.array(found)
     if not np.ptp(places, axis=0).any():
         raise InputError(f"{folder} has {len(places)} slices, all of one place: give a series that is a volume.")
     spacing = image.GetSpacing()[2]

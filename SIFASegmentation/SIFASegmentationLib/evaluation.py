@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
-from .boxes import Box, common_box, labelled_box
+from .boxes import labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
@@ -61,8 +58,8 @@ def evaluate(
             names = {structure.value: structure.name for structure in task.structures}
         else:
             predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
-            values = set(np.unique(predicted.array)) | set(np.unique(referred.array))
-            names = {int(value): f"label {value}" for value in sorted(values - {0})}
+            values = {*values_in(predicted.array), *values_in(referred.array)} - {0}
+            names = {value: f"label {value}" for value in sorted(values)}
         rows += score_pair(subject, predicted, referred, names, legacy=legacy, tolerance=tolerance)
     return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
 
@@ -93,15 +90,11 @@ def score_pair_in_pieces(
         notes += [f"reference resampled: {difference}", *note]
         yield
     i, j, k = prediction.geometry.spacing
-    predicted, referred = _cropped(prediction.array, reference.array)
-    yield
-    boxes = [ndimage.find_objects(array, max(names, default=0)) for array in (predicted, referred)]
+    scored = yield from score_labelmaps_in_pieces(
+        prediction.array, reference.array, (k, j, i), names, tolerance=tolerance, legacy=legacy
+    )
     rows = []
     for value, name in names.items():
-        where = _common_box(boxes[0][value - 1], boxes[1][value - 1])
-        scored = yield from score_labelmaps_in_pieces(
-            predicted[where], referred[where], (k, j, i), [value], tolerance=tolerance, legacy=legacy
-        )
         scores = scored[value]
         empty = [who for who, ml in (("prediction", scores.prediction_ml),
                                      ("reference", scores.reference_ml)) if ml == 0]  # fmt: skip
@@ -145,19 +138,6 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
 
 
-def _cropped(*labelmaps: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Labelmaps (k, j, i) of one grid in the box that holds what any of them labels."""
-    found = [box for box in map(labelled_box, labelmaps) if box is not None]
-    return [labels[reduce(common_box, found)] if found else labels[:0] for labels in labelmaps]
-
-
-def _common_box(one: Box | None, other: Box | None) -> Box:
-    """The box of both; an empty one where a value is in neither."""
-    if one is None or other is None:
-        return one or other or (slice(0), slice(0), slice(0))
-    return common_box(one, other)
-
-
 def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:
     for path in (prediction, reference):
         if not path.exists():
@@ -180,7 +160,7 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
     """Labelmaps by subject; images and probability maps beside them are left out."""
-    volumes = [path for path in volumes_in(folder) if path.is_file()]
+    volumes = [path for path in volumes_in(folder) if not path.is_dir()]
     labelled: Callable[[Path], bool] = lambda path: volume_name(path).endswith(LABELMAP_ENDINGS)  # noqa: E731
     chosen = [path for path in volumes if labelled(path)] or volumes
     named: dict[str, Path] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .dicom_files import check_frames, read_series, warnings_off
+from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError
 from .files import write_atomically
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_voxels, volume_name
@@ -27,7 +27,8 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises:
         InputError: The path is missing, unreadable, or not one 3D scalar image with finite voxels and orthonormal
-            directions; or the folder does not hold one DICOM series of slices at even distances.
+            directions; the folder does not hold one DICOM series of slices that lie alike at even distances; or the
+            file is one slice of a DICOM series.
     """
     path = Path(path)
     return from_image(read_image(path), volume_name(path), source=str(path))
@@ -52,12 +53,10 @@ def read_image(path: Path) -> sitk.Image:
             raise InputError(
                 f"{path} has singular or sheared axis directions: resample it to a rectangular grid."
             ) from error
-        raise InputError(
-            f"{path} can't be read as an image ({reason}): check that the file is complete."
-        ) from error
-    # Of other formats only what SimpleITK has copied from DICOM says so.
+        raise InputError(f"{path} can't be read as an image ({reason}): check that the file is complete.") from error
+    # What was converted to these has taken the tags of DICOM along.
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
-        check_frames(image, path)
+        check_alone(image, path)
     return image
 
 
@@ -135,6 +134,4 @@ def check_grid(image: sitk.Image, source: str) -> None:
         raise InputError(f"{source} has no slice: its size is {image.GetSize()}.")
     axes = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
-        raise InputError(
-            f"{source} has singular or sheared axis directions: resample it to a rectangular grid."
-        )
+        raise InputError(f"{source} has singular or sheared axis directions: resample it to a rectangular grid.")

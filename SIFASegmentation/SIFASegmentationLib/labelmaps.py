@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -13,13 +14,15 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from .boxes import values_in
 from .errors import InputError
 from .image_files import check_grid, from_image, image_geometry, read_image, to_image, write_image
 from .structures import LabelCoding, Task
 from .volumes import Geometry, Volume, volume_name
 
-_POSITION_TOLERANCE = 1e-3  # Of a voxel.
-_DIRECTION_TOLERANCE = 1e-4
+# Of a voxel, at the outer corners, where errors of spacing and direction have added up: far more than NIfTI's 32-bit
+# floats round, and a tenth of what would move a label.
+_SAME_VOXEL = 0.05
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 _NNUNET_LABELS = ("labelsTr", "labelsTs")
@@ -68,15 +71,13 @@ def grid_difference(a: Geometry, b: Geometry) -> str | None:
     """What two grids differ in, as `size (4, 4, 2) and (4, 4, 3)`; None if they are one but for rounding in files."""
     if a.size != b.size:
         return f"size {a.size} and {b.size}"
-    spacing = np.asarray(a.spacing)
-    # The far corner shows what an error of spacing adds up to.
-    if np.abs((spacing - b.spacing) * a.size).max() > _POSITION_TOLERANCE * spacing.min() * max(a.size):
-        return f"spacing {_rounded(a.spacing)} and {_rounded(b.spacing)} mm"
-    if np.abs(np.subtract(a.direction, b.direction)).max() > _DIRECTION_TOLERANCE:
-        return f"direction {_rounded(a.direction)} and {_rounded(b.direction)}"
-    if np.abs(np.subtract(a.origin, b.origin)).max() > max(_POSITION_TOLERANCE * spacing.min(), 1e-3):
-        return f"origin {_rounded(a.origin)} and {_rounded(b.origin)} mm"
-    return None
+    if _apart(a, b) <= _SAME_VOXEL:
+        return None
+    # What most of it comes from.
+    changed = {name: replace(a, **{name: getattr(b, name)}) for name in ("spacing", "direction", "origin")}
+    name = max(changed, key=lambda name: _apart(a, changed[name]))
+    unit = "" if name == "direction" else " mm"
+    return f"{name} {_rounded(getattr(a, name))} and {_rounded(getattr(b, name))}{unit}"
 
 
 def check_same_grid(labelmap: Volume, image: Volume) -> None:
@@ -167,13 +168,10 @@ def unmatched_segments(path: str | Path, task: Task) -> list[str]:
     return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
 
 
-def _recode(
-    voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path
-) -> NDArray[np.uint8]:
-    codes = np.unique(voxels)
-    if codes.dtype.kind == "f" and (codes != np.rint(codes)).any():
+def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
+    if voxels.dtype.kind == "f" and not all((plane == np.rint(plane)).all() for plane in voxels):
         raise InputError(f"{path} has voxels that are no whole numbers: it is an image, give its labelmap.")
-    found = [int(code) for code in codes if code != 0]
+    found = [code for code in values_in(voxels) if code != 0]
     beside = _coding_beside(path, task) if coding is None else None
     chosen = beside or _coding(task, coding, path)
     known = {*chosen.codes.values(), *chosen.ignored}
@@ -312,5 +310,11 @@ def _is_cropped(labelmap: Volume, whole: Geometry) -> bool:
     return True
 
 
+def _apart(a: Geometry, b: Geometry) -> float:
+    """How far two grids of one size lie apart at their outer corners, in voxels of the first along one of its axes."""
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in a.size))))
+    return float(np.abs(a.index_of(corners @ b.axes_mm.T + b.origin) - corners).max())
+
+
 def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(round(value, 4) for value in values)
+    return tuple(round(value, 6) for value in values)

@@ -4,9 +4,10 @@ A mask's surface is its voxels with one of 6 neighbours outside it; beyond the b
 distances go from each voxel of one surface to the nearest of the other, in both directions, pooled. One set of them
 serves the average, the percentile and surface Dice.
 
-The cost is that of the structure, not of the volume: masks are cropped to their boxes, and distances come from a k-d
-tree over the voxels of the surfaces alone, those that lie on both surfaces being left out of the search. The search is
-slow where surfaces are far apart, so it goes by portions: what ends in `_in_pieces` lets a window live in between.
+The cost is that of the structures, not of the volume: labelmaps are cropped to what is labelled, masks to their boxes,
+and distances come from a k-d tree over the voxels of the surfaces alone, those that lie on both surfaces being left out
+of the search. The search is slow where surfaces are far apart, so it goes by portions: what ends in `_in_pieces` lets a
+window live in between.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from .boxes import common_box, labelled_box
 from .scores import Scores
 from .work import Work, at_once
 
 Mask = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
-Box = tuple[slice, ...]
 
 DEFAULT_TOLERANCE_MM = 2.0
 _PORTION = 500  # Points in a portion of the search: some 50 ms where they are far apart, 1 ms where they are near.
@@ -52,14 +53,17 @@ def score_labelmaps_in_pieces(
     if prediction.shape != reference.shape:
         raise ValueError(f"labelmaps of shapes {prediction.shape} and {reference.shape}")
     values = list(values)
-    highest = max(values, default=0)
-    predicted, referred = (ndimage.find_objects(labels, highest) for labels in (prediction, reference))
+    labelled = common_box(labelled_box(prediction), labelled_box(reference))
+    predicted, referred = prediction[labelled], reference[labelled]
+    yield
+    highest = max(values, default=1)
+    boxes = [ndimage.find_objects(labels, highest) for labels in (predicted, referred)]
     scores = {}
     for value in values:
-        where = _union(predicted[value - 1], referred[value - 1])
+        where = common_box(boxes[0][value - 1], boxes[1][value - 1])
         yield
         scores[value] = yield from score_masks_in_pieces(
-            prediction[where] == value, reference[where] == value, spacing, tolerance=tolerance, legacy=legacy
+            predicted[where] == value, referred[where] == value, spacing, tolerance=tolerance, legacy=legacy
         )
     return scores
 
@@ -158,10 +162,3 @@ def _plane(axis: int, index: int) -> tuple[slice | int, ...]:
     where: list[slice | int] = [slice(None)] * 3
     where[axis] = index
     return tuple(where)
-
-
-def _union(a: Box | None, b: Box | None) -> Box:
-    """The box of two boxes; an empty one for none, which gives empty masks."""
-    if a is None or b is None:
-        return a or b or (slice(0), slice(0), slice(0))
-    return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))

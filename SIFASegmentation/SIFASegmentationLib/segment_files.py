@@ -28,7 +28,7 @@ ESTIMATES_FILE = "estimated_dice.csv"
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
-"""Gets the volume's file name, the number of slices done and in all."""
+"""Gets what the volume is called, the number of slices done and in all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Outputs:
         warnings: What makes the result doubtful: how the volume and the structures in it are unlike those of the
             training, and where the model without adaptation seems to be the better one for it.
         doubtful: Structures that a warning is about.
-        volume: What the table of estimates calls it.
+        volume: What the warnings and the table of estimates call it.
     """
 
     image: Path
@@ -96,7 +96,7 @@ def segment_files(
 
     Args:
         bundle: From `sifa export`.
-        volumes: Files, DICOM series folders, and folders of such (where there are `*_image.*`, those alone).
+        volumes: Files, DICOM series folders, and folders of such (`cohorts.find_cases`).
         out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
             whether a warning is about it), and on
             request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
@@ -105,7 +105,7 @@ def segment_files(
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
         regions: Of volumes that have one of their own, by file.
-        names: What the outputs of a volume are called, by file; after the file unless given.
+        names: What a volume and its outputs are called, by file; after the file unless given.
         domain: Whose preprocessing to use: the target's unless given.
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
@@ -145,15 +145,14 @@ def segment_files(
     for name, path in zip(called, paths, strict=True):
         try:
             own = replace(settings, region=(regions or {}).get(path, region))
-            made = _segment_file(segmentor, unadapted, path, own, report)
+            made = _segment_file(segmentor, unadapted, path, (names or {}).get(path), own, report)
         except InputError as error:
             if len(paths) == 1:
                 raise
             refused[path] = error
             continue
         # Where the folder can't be written to, no volume need be tried any more.
-        written = _write(made, path, name, settings)
-        outputs.append(replace(written, volume=name if path in (names or {}) else path.name))
+        outputs.append(replace(_write(made, path, name, settings), volume=(names or {}).get(path, path.name)))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
     if refused:
         raise SomeRefusedError(refused, outputs)
@@ -187,9 +186,18 @@ class _Made:
 
 
 def _segment_file(
-    segmentor: Segmentor, unadapted: Segmentor | None, path: Path, settings: _Settings, report: Report | None
+    segmentor: Segmentor,
+    unadapted: Segmentor | None,
+    path: Path,
+    given: str | None,
+    settings: _Settings,
+    report: Report | None,
 ) -> _Made:
+    """Segment a volume, which warnings and the report call by the name that was given, or by its file."""
     volume = read_volume(path)
+    if given is not None:
+        volume = replace(volume, name=given)
+    name = given or path.name
     manifest = segmentor.manifest
     warnings = unlike_training(volume, manifest.preprocessing[settings.domain or manifest.domain], settings.region)
     segmentation = segmentor.segment(
@@ -200,10 +208,10 @@ def _segment_file(
         appearance=settings.appearance,
         largest_component=settings.largest_component,
         refine=settings.refine,
-        progress=None if report is None else _named(report, path.name),
+        progress=None if report is None else _named(report, name),
     )
     doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
-    warnings += as_sentences(path.name, doubts)
+    warnings += as_sentences(name, doubts)
     compared = None
     if unadapted is not None:
         compared = unadapted.segment(
@@ -213,9 +221,9 @@ def _segment_file(
             appearance=settings.appearance,
             largest_component=settings.largest_component,
             refine=settings.refine,
-            progress=None if report is None else _named(report, f"{path.name}, without adaptation"),
+            progress=None if report is None else _named(report, f"{name}, without adaptation"),
         )
-        warnings += doubts_about_adaptation(path.name, segmentation.estimates, compared.estimates)
+        warnings += doubts_about_adaptation(name, segmentation.estimates, compared.estimates)
     return _Made(segmentation, compared, tuple(warnings), frozenset(doubts))
 
 
@@ -271,9 +279,9 @@ def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
 
 
 def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
-    """A row for each volume and structure so far, beside those of other volumes that are there; no file where the model
-    has no calibration."""
-    if not any(one.estimates for one in outputs):
+    """A row for each volume and structure so far, beside those of other volumes that are there; no new file where the
+    model has no calibration."""
+    if not path.exists() and not any(one.estimates for one in outputs):
         return
     head = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
     made = {one.volume for one in outputs}

@@ -9,7 +9,7 @@ import pytest
 
 from SIFASegmentationLib.boxes import common_box, labelled_box, values_in
 from SIFASegmentationLib.evaluation import score_pair
-from SIFASegmentationLib.metrics import score_labelmaps
+from SIFASegmentationLib.metrics import score_labelmaps, score_masks
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 SHAPE = (9, 10, 11)
@@ -29,6 +29,8 @@ def test_the_box_is_the_smallest_that_holds_all_labels() -> None:
     box = labelled_box(labels)
     assert box == (slice(2, 9), slice(0, 4), slice(4, 11))
     assert common_box(box, (slice(0, 3), slice(1, 9), slice(5, 6))) == (slice(0, 9), slice(0, 9), slice(4, 11))
+    assert common_box(None, box) == common_box(box, None) == box
+    assert labels[common_box(None, None)].shape == (0, 0, 0)
     assert values_in(labels) == [0, 1, 7]
 
 
@@ -43,11 +45,13 @@ def test_rows_of_a_pair_are_the_scores_of_whole_labelmaps(empty: str) -> None:
         labelmaps.append(labels)
     names = {1: "liver", 2: "spleen", 3: "kidney"}
     rows = score_pair("one", volume(labelmaps[0]), volume(labelmaps[1]), names, notes=("known",))
-    expected = score_labelmaps(labelmaps[0], labelmaps[1], (2.0, 0.75, 0.5), names)
+    together = score_labelmaps(labelmaps[0], labelmaps[1], (2.0, 0.75, 0.5), names)
     for row, (value, name) in zip(rows, names.items(), strict=True):
+        expected = score_masks(labelmaps[0] == value, labelmaps[1] == value, (2.0, 0.75, 0.5))
         assert row.structure == name
-        assert repr(row.scores) == repr(expected[value])
+        assert repr(row.scores) == repr(together[value]) == repr(expected)
     assert rows[2].note == "both empty; known"
+    assert score_labelmaps(labelmaps[0], labelmaps[1], (2.0, 0.75, 0.5), []) == {}
 
 
 TURNED = (0.6, -0.8, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0)

@@ -22,15 +22,20 @@ def write_series(
     *,
     series: str = "1.2.3.4",
     value: int = 0,
+    pixels: Sequence[tuple[float, float]] = (),
+    shapes: Sequence[tuple[int, int]] = (),
     further: Sequence[Mapping[str, str]] = (),
 ) -> Path:
-    """A slice at each height in mm, the later ones in files that come first; slice k has the value k."""
+    """A slice at each height in mm, the later ones in files that come first; slice k has the value k.
+
+    `pixels` are spacings along i and j in mm, `shapes` rows and columns, `further` tags, each of every slice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for k, height in enumerate(heights):
-        image = sitk.GetImageFromArray(np.full((1, 4, 5), value + k, np.int32))
-        image.SetSpacing((0.5, 0.5, 1.0))
+        image = sitk.GetImageFromArray(np.full((1, *(shapes[k] if shapes else (4, 5))), value + k, np.int32))
+        image.SetSpacing((*(pixels[k] if pixels else (0.5, 0.5)), 1.0))
         tags = {"0008|0060": "CT", "0020|000e": series, "0020|000d": "1.2.3", "0008|0018": f"{series}.{k}",
                 "0020|0013": str(k), "0020|0032": f"10\\20\\{height:g}",
                 "0020|0037": "1\\0\\0\\0\\1\\0"}  # fmt: skip
@@ -74,6 +79,76 @@ def test_slices_without_a_place_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="slices that do not say where they lie"):
             _check_places(image, positions, tmp_path / "captures")
     _check_places(image, ["0\\0\\0", "0\\0\\1", "0\\0\\2"], tmp_path)
+
+
+def turned(*cosines: float) -> dict[str, str]:
+    return {"0020|0037": "\\".join(f"{cosine:.6g}" for cosine in cosines)}
+
+
+AXIAL = turned(1, 0, 0, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "orientations",
+    [
+        [AXIAL, turned(1, 0, 0, 0, -1, 0)] * 2,
+        [AXIAL, AXIAL, turned(0, 1, 0, -1, 0, 0), AXIAL],
+        [AXIAL, turned(1, 0, 0, 0, np.cos(0.01), np.sin(0.01)), AXIAL, AXIAL],
+        [AXIAL, AXIAL, AXIAL, turned(0, 1, 0, 0, 0, -1)],
+    ],
+    ids=["rows reversed", "turned by 90 degrees", "tilted", "a sagittal localiser"],
+)
+def test_slices_that_do_not_lie_alike_are_refused(tmp_path: Path, orientations: list[dict[str, str]]) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5, 10, 15], further=orientations)
+    with pytest.raises(
+        InputError, match=r"\.dcm and .*\.dcm differ in ImageOrientationPatient \(.*1.*and 1.0.0.0.1.0\)"
+    ):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("last", [(0.6, 0.5), (0.5, 0.501)])
+def test_slices_of_unlike_pixels_are_refused(tmp_path: Path, last: tuple[float, float]) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5, 10], pixels=[(0.5, 0.5), (0.5, 0.5), last])
+    with pytest.raises(InputError, match=r"001\.dcm and .*003\.dcm differ in PixelSpacing"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("last", [(8, 10), (5, 4)])
+def test_slices_of_unlike_rows_and_columns_are_refused(tmp_path: Path, last: tuple[int, int]) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5, 10], shapes=[(4, 5), (4, 5), last])
+    with pytest.raises(InputError, match="ct can't be read as an image"):
+        read_volume(folder)
+
+
+def test_what_headers_round_is_alike(tmp_path: Path) -> None:
+    folder = write_series(
+        tmp_path / "ct", [0, 5, 10], pixels=[(0.703125, 0.703125), (0.7031, 0.7031), (0.703, 0.703)],
+        further=[AXIAL, turned(0.999999, 1e-4, 0, -1e-4, 1, 0), AXIAL],
+    )  # fmt: skip
+    assert read_volume(folder).geometry.size == (5, 4, 3)
+
+
+def test_a_slice_alone_is_an_image_and_one_of_a_series_is_not(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5, 10])
+    write_series(tmp_path / "ct", [0], series="1.2.9")
+    for name in ("1.2.3.4_001", "1.2.3.4_003"):
+        with pytest.raises(InputError, match=rf"{name}\.dcm is one of 3 slices of a DICOM series: give the folder"):
+            read_volume(folder / f"{name}.dcm")
+    assert read_volume(folder / "1.2.9_001.dcm").geometry.size == (5, 4, 1)
+
+
+@pytest.mark.parametrize("name", ["1.2.3.4_001.dcm", "1.2.3.4_004.dcm", "read me.txt", ".#lock"])
+def test_a_series_with_a_broken_link_is_refused(tmp_path: Path, name: str) -> None:
+    """GDCM takes what it has found before; no gap tells of the rest."""
+    folder = write_series(tmp_path / "P1", [0, 5, 10, 15])
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "annex" / "object")
+    for use in (read_volume, _expand):
+        with pytest.raises(InputError, match=f"{name} is a link to a file that is not there: fetch the file"):
+            use(folder)
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(tmp_path / "P2.nii.gz"))
+    with pytest.raises(InputError, match=f"{name} is a link to a file that is not there: fetch the file"):
+        find_cases(tmp_path, labelled=False)
 
 
 def test_files_of_many_frames_are_refused(tmp_path: Path) -> None:
@@ -125,6 +200,18 @@ def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:
     (tmp_path / loose.name).unlink()
     (tmp_path / "P4.nii.gz").symlink_to(tmp_path / "annex" / "object")
     with pytest.raises(InputError, match=r"P4\.nii\.gz is a link to a file that is not there"):
+        find_cases(tmp_path, labelled=False)
+
+
+@pytest.mark.parametrize("link", ["P2", "P2/IM0001", "P2/series/1.dcm", "1.2.840.113619"])
+def test_series_that_were_not_fetched_are_told(tmp_path: Path, link: str) -> None:
+    write_series(tmp_path / "P1", [0, 3, 6])
+    for name in ("participants.tsv", "notes/read me.txt", link):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / "annex" / "object")
+        if name != link:
+            assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]
+    with pytest.raises(InputError, match=f"{link} is a link to a file that is not there"):
         find_cases(tmp_path, labelled=False)
 
 
