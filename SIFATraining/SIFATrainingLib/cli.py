@@ -362,20 +362,26 @@ def compare_methods(
     """Compare methods on one task: without adaptation, the ablations, SIFA, supervised; Dice, ASD, gap closed.
 
     Takes the options of `prepare`. The volumes that are scored are those of --test, or the target's --hold-out; their
-    labels are read for the scores alone. What is done is not done again: a comparison goes on where it ended.
+    labels are read for the scores alone. What is done is not done again: a comparison goes on where it ended. Its
+    tables are of all rows that have their scores, those of earlier calls too.
     """
-    from .compare import compare  # noqa: PLC0415
+    from .compare import StoppedError, compare  # noqa: PLC0415
     from .comparison_report import markdown, write_comparison  # noqa: PLC0415
 
     line = ProgressLine()
     preparation = named_preparation(volumes)
-    comparison = compare(
-        out, preparation, choose_variants(row or (), also or ()),
-        common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-        bound_iterations=bound_iterations or iterations,
-        seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
-        device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
-    )  # fmt: skip
+    try:
+        comparison = compare(
+            out, preparation, choose_variants(row or (), also or ()),
+            common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
+            bound_iterations=bound_iterations or iterations,
+            seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
+            device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
+        )  # fmt: skip
+    except StoppedError as error:
+        if error.comparison.results:
+            write_comparison(out, error.comparison, preparation.target_coding)
+        raise
     write_comparison(out, comparison, preparation.target_coding)
     print(markdown(comparison))
     print(f"{out / 'comparison.html'} has pictures")

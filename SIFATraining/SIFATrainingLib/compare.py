@@ -7,15 +7,16 @@ ROW/seed_0/job/              its training
 ROW/seed_0/bundle/           its model
 ROW/seed_0/labelmaps/        of the test volumes
 ROW/seed_0/scores.json
-ROW/seed_0/settings.json     what it was trained with
+ROW/seed_0/settings.json     what it was trained with, and the row's title
 ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
 ROW_mean_of_3/seed_0/        where it is asked for: bundle, labelmaps, scores, settings of the mean of three seeds
 comparison.md  comparison.csv  comparison.html
 ```
 
-Whatever of these is there is not made again: a comparison that was cut off goes on where it was, one that has ended can
-be given further rows and seeds, and several processes can share the rows of one. Of a row that has its scores, scores
-and settings are enough: the rest can be deleted, and is missed by the pictures alone.
+Whatever of these is there is not made again: a comparison that was stopped or cut off goes on where it was, one that
+has ended can be given further rows and seeds, and several processes can share the rows of one. The tables are of every
+row that has its scores, whoever made it. Of such a row, scores and settings are enough: the rest can be deleted, and is
+missed by the pictures alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -30,11 +33,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from SIFASegmentationLib.cohorts import Case, find_cases
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.files import write_atomically
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE, labelmap_path, segment_files
@@ -48,7 +53,7 @@ from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
 from .training import Report as Emit
 from .training import create_job, train
-from .variants import Variant
+from .variants import Variant, place_in_table, variant_of
 
 Report = Callable[[str, str, dict[str, Any]], None]
 """Gets the title of the row (empty for the preparation), and kind and data of an event of its training; at its end
@@ -58,14 +63,46 @@ _WITHOUT_LABELS, _WITH_LABELS = "prepared", "prepared_with_labels"
 _SCORES, _SETTINGS, _WATCHED = "scores.json", "settings.json", "watched.json"
 
 
+class _Record(TrainingConfig):
+    """What a row's `settings.json` says. Those of before say neither of the two."""
+
+    title: str = ""
+    seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, variant: Variant, configs: Sequence[TrainingConfig]) -> _Record:
+        """Of a training, or of those whose models are to be one."""
+        seeds = tuple(config.seed for config in configs)
+        return cls(**configs[0].model_dump(), title=variant.title, seeds=seeds)
+
+    @property
+    def config(self) -> TrainingConfig:
+        """Of the training, the first of several."""
+        return TrainingConfig.model_validate(self.model_dump(exclude={"title", "seeds"}))
+
+
 @dataclass(frozen=True)
 class Result:
-    """Scores of one row, trained once."""
+    """Scores of one row, trained once.
+
+    Attributes:
+        variant: The row.
+        config: What it was trained with; of the mean of several models, the first.
+        seeds: Of its training, or of those whose mean it is.
+        folder: Where all of it lies.
+        table: The scores.
+    """
 
     variant: Variant
-    seed: int
+    config: TrainingConfig
+    seeds: tuple[int, ...]
     folder: Path
     table: ScoreTable
+
+    @property
+    def seed(self) -> int:
+        """Of its training, the first of several."""
+        return self.config.seed
 
     def labelmap(self, subject: str) -> Path:
         """File of the prediction for one of the volumes, by what it is called (`subjects_of`)."""
@@ -86,7 +123,7 @@ class Comparison:
 
     Attributes:
         task: Of all rows.
-        results: By row, then seed.
+        results: By row, in the order of the table, then seed.
         cases: The volumes that were scored.
         odd: Patients among them that are known to be unlike the others, and are reported apart as well.
     """
@@ -106,6 +143,18 @@ class Comparison:
         return list({result.variant.name: result.variant for result in self.results}.values())
 
 
+class StoppedError(InputError):
+    """A training was stopped before its end.
+
+    Attributes:
+        comparison: Of the rows that have their scores.
+    """
+
+    def __init__(self, message: str, comparison: Comparison) -> None:
+        super().__init__(message)
+        self.comparison = comparison
+
+
 def compare(
     out: Path,
     preparation: Preparation,
@@ -121,7 +170,7 @@ def compare(
     time_limit_seconds: float = math.inf,
     report: Report = lambda *_: None,
 ) -> Comparison:
-    """Do whatever of a comparison is still to be done.
+    """Do whatever of a comparison is still to be done; all of it that is there then, of earlier calls as well.
 
     No label of the target is read but for the supervised row and the scores; the volumes that are scored are in no
     training set: the preparation's `test`, or the target's patients among its `hold_out`.
@@ -137,13 +186,15 @@ def compare(
         together: After them, of each row the mean of the models of all seeds, a row of its own.
         odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
-        time_limit_seconds: Of each training; after it the training is stopped and its last weights are scored.
+        time_limit_seconds: After this the training at hand is stopped and saved, and another call goes on with it.
         report: Told of what goes on.
 
     Raises:
+        StoppedError: A training was stopped, on request or for its time. Of that row nothing is exported or scored.
         InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
             or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
     """
+    deadline = time.monotonic() + time_limit_seconds
     cases = tested_cases(preparation)
     scored = [case.patient for case in cases]
     files = Counter(map(file_name, subjects_of(cases)))
@@ -157,11 +208,15 @@ def compare(
         for variant in variants
         for seed in seeds
     }
-    rows = _Rows(out, preparation, preparation.loaded_task(), cases, device, time_limit_seconds, report)
-    results = [rows.trained(variant, configs[variant.name, seed]) for seed in seeds for variant in variants]
+    rows = _Rows(out, preparation, preparation.loaded_task(), cases, frozenset(odd), device, deadline, report)
+    rows.comparison()  # The same: a row of before that can't stand in one table with these.
+    for seed in seeds:
+        for variant in variants:
+            rows.train(variant, configs[variant.name, seed])
     if together and len(seeds) > 1:
-        results += [rows.mean(variant, [configs[variant.name, seed] for seed in seeds]) for variant in variants]
-    return Comparison(rows.task, tuple(results), cases, frozenset(odd))
+        for variant in variants:
+            rows.make_mean(variant, [configs[variant.name, seed] for seed in seeds])
+    return rows.comparison()
 
 
 @dataclass(frozen=True)
@@ -172,12 +227,19 @@ class _Rows:
     preparation: Preparation
     task: Task
     cases: tuple[Case, ...]
+    odd: frozenset[str]
     device: str
-    time_limit_seconds: float
+    deadline: float
     report: Report
 
-    def trained(self, variant: Variant, config: TrainingConfig) -> Result:
-        """A row of one training."""
+    def comparison(self) -> Comparison:
+        """Of every row that has its scores."""
+        found = (_done(path.parent, self.cases) for path in self.out.glob(f"*/seed_*/{_SCORES}"))
+        results = sorted(filter(None, found), key=lambda result: (place_in_table(result.variant.name), result.seed))
+        return Comparison(self.task, tuple(results), self.cases, self.odd)
+
+    def train(self, variant: Variant, config: TrainingConfig) -> None:
+        """Make a row of one training."""
         # A data set of its own for the rows that train on target labels: the others' has none.
         needs_labels = labelled_domain(config) == "target"
         own = self.preparation.model_copy(update={"target_labels": needs_labels})
@@ -187,26 +249,32 @@ class _Rows:
 
         def make() -> None:
             prepared = _prepare(self.out, own, self.report)
-            _train(folder, prepared, config, self.device, self.time_limit_seconds, partial(self.report, title))
+            seconds = self.deadline - time.monotonic()
+            if not _train(folder, prepared, config, self.device, seconds, partial(self.report, title)):
+                problem = f"{folder / 'job'} was stopped: run compare again to go on."
+                raise StoppedError(problem, self.comparison())
             _keep_watched(folder)
 
-        return Result(variant, config.seed, folder, self._scores(folder, config, title, make))
+        self._make(folder, _Record.of(variant, [config]), title, make)
 
-    def mean(self, variant: Variant, configs: Sequence[TrainingConfig]) -> Result:
-        """The row of the mean of several trainings' models; its seed and settings are those of the first."""
-        mean, first = variant.mean_of(len(configs)), configs[0]
-        folder = self.out / mean.name / f"seed_{first.seed}"
+    def make_mean(self, variant: Variant, configs: Sequence[TrainingConfig]) -> None:
+        """Make the row of the mean of several trainings' models; its folder has the seed of the first."""
+        mean = variant.mean_of(len(configs))
+        folder = self.out / mean.name / f"seed_{configs[0].seed}"
         jobs = [self.out / variant.name / f"seed_{config.seed}" / "job" for config in configs]
         make = partial(_export_mean, folder, jobs, mean.title, self.device)
-        return Result(mean, first.seed, folder, self._scores(folder, first, mean.title, make))
+        self._make(folder, _Record.of(variant, configs), mean.title, make)
 
-    def _scores(self, folder: Path, config: TrainingConfig, title: str, make_bundle: Callable[[], None]) -> ScoreTable:
-        table = _scored(folder, config, self.cases)
-        if table is None:
+    def _make(self, folder: Path, record: _Record, title: str, make_bundle: Callable[[], None]) -> None:
+        done = _done(folder, self.cases)
+        if done is None:
             make_bundle()
-            table = _score(folder, config, self.cases, self.task, self.preparation, self.device)
+            table = _score(folder, record, self.cases, self.task, self.preparation, self.device)
+        elif (done.config, done.seeds) == (record.config, record.seeds):
+            table = done.table
+        else:
+            raise InputError(f"{folder} was trained with other settings: choose another folder with --out.")
         self.report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
-        return table
 
 
 def subjects_of(cases: Sequence[Case]) -> list[str]:
@@ -230,11 +298,7 @@ def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
     """
     if preparation.test is not None:
         return tuple(find_cases(preparation.test, labelled=True))
-    held_out = [
-        case
-        for case in find_cases(preparation.target, labelled=False)
-        if case.patient in preparation.hold_out
-    ]
+    held_out = [case for case in find_cases(preparation.target, labelled=False) if case.patient in preparation.hold_out]
     if not held_out:
         raise InputError(
             "There is nothing to score: name target patients by --hold-out, or labelled volumes of others by --test."
@@ -270,17 +334,21 @@ def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
 
 def _train(
     folder: Path, prepared: Path, config: TrainingConfig, device: str, time_limit_seconds: float, report: Emit
-) -> None:
-    """Train, or go on, and export; nothing where both were done."""
+) -> bool:
+    """Train, or go on, and export; nothing where both were done. Whether the training came to its end."""
     if (folder / "job" / "job.json").exists():
         job = Job(folder / "job")
         if TrainingSpecification.of(job).config != config:
             raise InputError(f"{job.folder} was trained with other settings: choose another folder with --out.")
     else:
         job = create_job(prepared, folder / "job", config, device)
-    if (folder / "bundle").exists():
-        return
-    train(job, time_limit_seconds=time_limit_seconds, report=report)
+    if (folder / "bundle").exists() and not _is_unfinished(folder):
+        return True
+    # What an earlier program made of a training that was stopped must not pass for that of the whole.
+    (folder / _SCORES).unlink(missing_ok=True)
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    if train(job, time_limit_seconds=time_limit_seconds, report=report) is State.STOPPED:
+        return False
     export(
         job.folder,
         folder / "bundle",
@@ -288,6 +356,14 @@ def _train(
         device=device,
         report=lambda step: report("progress", step.event("exporting")),
     )
+    return True
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a row's training is to go on, though an earlier program may have exported and scored what it was."""
+    job = folder / "job"
+    # Of one whose events are gone, all that is known is what was made of it.
+    return (job / "job.json").exists() and Job(job).state() not in (State.FINISHED, State.QUEUED)
 
 
 def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) -> None:
@@ -311,21 +387,30 @@ def _keep_watched(folder: Path) -> None:
             temporary.write_text(json.dumps(watched, indent=1) + "\n", encoding="utf-8")
 
 
-def _scored(folder: Path, config: TrainingConfig, cases: Sequence[Case]) -> ScoreTable | None:
-    """The scores that are there, if they are."""
-    if not ((folder / _SCORES).exists() and (folder / _SETTINGS).exists()):
+def _done(folder: Path, cases: Sequence[Case]) -> Result | None:
+    """What there is of a row, if it has its scores.
+
+    Raises:
+        InputError: They are of other volumes, or its settings can't be read.
+    """
+    path = folder / _SETTINGS
+    if not ((folder / _SCORES).exists() and path.exists()) or _is_unfinished(folder):
         return None
-    settings = TrainingConfig.model_validate_json((folder / _SETTINGS).read_text(encoding="utf-8"))
+    try:
+        record = _Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        field, message = first_fault(error)
+        raise InputError(f"{path} can't be used (at '{field}', {message.lower()}): move {folder} away.") from None
     table = ScoreTable.read(folder / _SCORES)
-    if settings != config:
-        raise InputError(f"{folder} was trained with other settings: choose another folder with --out.")
     if {row.subject for row in table.rows} != set(subjects_of(cases)):
         raise InputError(f"{folder} holds scores of other volumes: choose another folder with --out.")
-    return table
+    variant = variant_of(folder.parent.name, record.title, record.method)
+    seeds = record.seeds or tuple(range(record.seed, record.seed + variant.models))
+    return Result(variant, record.config, seeds, folder, table)
 
 
 def _score(
-    folder: Path, config: TrainingConfig, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
+    folder: Path, record: _Record, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
     """Segment, in the regions of interest that volumes of the training are given as well, and score."""
     # Of a scoring that was cut off, perhaps by another program.
@@ -347,7 +432,7 @@ def _score(
         rows += score_pair(subject, predicted, reference_of(case, task, preparation.target_coding), names)
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
-        temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
     table.write(folder / _SCORES)
     return table
 

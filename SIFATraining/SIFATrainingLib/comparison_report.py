@@ -26,6 +26,11 @@ from .report import PREVIEW_CAPTION
 from .variants import LOWER_BOUND, UPPER_BOUND
 
 _PICTURED = 3  # Volumes with slices on the page.
+_SMALLEST_GAP = 0.01  # Of Dice: one point.
+_GAP_CAPTION = (
+    "Gap closed: share of the way from the mean Dice without adaptation to the supervised one. Of these two the row's "
+    'own seeds are taken where they are there, else all; "-" where they lie within a point, or the wrong way round.'
+)
 _WATCHED_CAPTION = (
     "Mean Dice (%) of the monitor volumes, on the networks' grid, by what would have been exported there. No training "
     "learns from it, stops by it or chooses a checkpoint by it: what is exported is the last."
@@ -38,15 +43,15 @@ class Line:
 
     Attributes:
         title: Of the row.
-        seeds: How many trainings.
+        trained: What it was trained with, by the name of the column: seeds, iterations, batch, width.
         dice: By structure, and `mean`.
         asd: The same.
         spread: Standard deviation of the mean Dice over the seeds (n - 1), in points; not a number for one seed.
-        closed: Share of the gap closed: (row - without) / (supervised - without), not a number without the bounds.
+        closed: Share of the gap closed (`share_closed`).
     """
 
     title: str
-    seeds: int
+    trained: dict[str, str]
     dice: dict[str, float]
     asd: dict[str, float]
     spread: float
@@ -55,8 +60,6 @@ class Line:
 
 def table_lines(comparison: Comparison) -> list[Line]:
     """The rows that have a result, in their order."""
-    bounds = {name: _mean_dice(comparison.of(name)) for name in (LOWER_BOUND, UPPER_BOUND)}
-    gap = bounds[UPPER_BOUND] - bounds[LOWER_BOUND]
     lines = []
     for variant in comparison.variants:
         results = comparison.of(variant.name)
@@ -64,14 +67,45 @@ def table_lines(comparison: Comparison) -> list[Line]:
         lines.append(
             Line(
                 title=variant.title,
-                seeds=len(results),
+                trained=_trained(results),
                 dice={name: 100 * value for name, value in _means(results, "dice").items()},
                 asd=_means(results, "asd"),
                 spread=float(np.std(means, ddof=1)) if len(means) > 1 else nan,
-                closed=(_mean_dice(results) - bounds[LOWER_BOUND]) / gap if gap else nan,
+                closed=share_closed(comparison, results),
             )
         )
     return lines
+
+
+def share_closed(comparison: Comparison, results: Sequence[Result], subjects: Collection[str] | None = None) -> float:
+    """Share of the gap between the bounds that a row's results close: (row - without) / (supervised - without).
+
+    Args:
+        comparison: Has the bounds. Of each the row's seeds are taken where some are there, else all.
+        results: Of the row.
+        subjects: By these alone; all unless given.
+
+    Returns:
+        Not a number without both bounds, or where the upper is not above the lower by more than a point.
+    """
+    seeds = {seed for result in results for seed in result.seeds}
+    bounds = []
+    for name in (LOWER_BOUND, UPPER_BOUND):
+        every = comparison.of(name)
+        bounds.append(_mean_dice([result for result in every if result.seed in seeds] or every, subjects))
+    low, high = bounds
+    return (_mean_dice(results, subjects) - low) / (high - low) if high - low > _SMALLEST_GAP else nan
+
+
+def _trained(results: Sequence[Result]) -> dict[str, str]:
+    """What the trainings of a row were, by name of the column; several values where they are unlike."""
+    values: dict[str, list[str]] = {
+        "seeds": [str(seed) for result in results for seed in result.seeds],
+        "iterations": [f"{result.config.iterations:,}" for result in results],
+        "batch": [str(result.config.batch) for result in results],
+        "width": [f"{result.config.width:g}" for result in results],
+    }
+    return {name: ", ".join(dict.fromkeys(texts)) for name, texts in values.items()}
 
 
 def _means(results: Sequence[Result], score: str) -> dict[str, float]:
@@ -97,7 +131,7 @@ def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = Non
 def markdown(comparison: Comparison) -> str:
     """Tables by structure, by subject, and of typical and odd subjects where some are said to be odd."""
     head, rows = _cells(comparison)
-    parts = [_markdown_table(head, rows), *_empty_masks(comparison)]
+    parts = [_markdown_table(head, rows), *_sentences(comparison)]
     parts += ["Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
     if comparison.odd:
         parts += [f"Apart from the odd subjects ({_odd(comparison)}):", _markdown_table(*_group_cells(comparison))]
@@ -110,16 +144,39 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the main table."""
     lines = table_lines(comparison)
     structures = [name for name in lines[0].dice if name != MEAN_OF_STRUCTURES] if lines else []
-    head = ["", *(f"{name}, Dice" for name in structures), "mean Dice", *(f"{name}, ASD mm" for name in structures)]
-    head += ["mean ASD mm", "gap closed"]
+    unlike = [name for name, texts in _by_column(lines).items() if len(set(texts)) > 1]
+    head = ["", *unlike, *(f"{name}, Dice" for name in structures), "mean Dice"]
+    head += [*(f"{name}, ASD mm" for name in structures), "mean ASD mm", "gap closed"]
     rows = []
     for line in lines:
         spread = "" if isnan(line.spread) else f" ± {line.spread:.1f}"
-        dice = [f"{line.dice[name]:.1f}" for name in structures]
+        trained = [line.trained[name] for name in unlike]
+        *dice, mean = (_number(line.dice[name], "{:.1f}") for name in (*structures, MEAN_OF_STRUCTURES))
         asd = [_number(line.asd[name], "{:.1f}") for name in (*structures, MEAN_OF_STRUCTURES)]
-        mean = f"{line.dice[MEAN_OF_STRUCTURES]:.1f}{spread}"
-        rows.append([line.title, *dice, mean, *asd, _number(line.closed, "{:.0%}")])
+        rows.append([line.title, *trained, *dice, f"{mean}{spread}", *asd, _share(line.closed)])
     return head, rows
+
+
+def _by_column(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """What the rows were trained with."""
+    return {name: [line.trained[name] for line in lines] for name in lines[0].trained} if lines else {}
+
+
+def _sentences(comparison: Comparison) -> list[str]:
+    """What is to be known of the main table."""
+    columns = _by_column(table_lines(comparison))
+    alike = [f"{name} {texts[0]}" for name, texts in columns.items() if len(set(texts)) == 1]
+    mixed = [variant.title for variant in comparison.variants if _is_mixed(comparison.of(variant.name))]
+    sentences = [f"All rows: {'; '.join(alike)}."] if alike else []
+    if mixed:
+        sentences.append(f"Trained with other settings from seed to seed (settings.json): {'; '.join(mixed)}.")
+    return [*sentences, _GAP_CAPTION, *_empty_masks(comparison)]
+
+
+def _is_mixed(results: Sequence[Result]) -> bool:
+    """Whether the seeds of a row were trained with different settings, by programs or calls of different days."""
+    first, *others = (result.config.model_copy(update={"seed": 0}) for result in results)
+    return any(other != first for other in others)
 
 
 def _empty_masks(comparison: Comparison) -> list[str]:
@@ -156,13 +213,10 @@ def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     head = ["", *(f"{name}, {what}" for name in groups for what in ("mean Dice", "gap closed"))]
     rows = []
     for variant in comparison.variants:
-        cells = []
+        results, cells = comparison.of(variant.name), []
         for group in groups.values():
-            low, high, dice = (
-                _mean_dice(comparison.of(name), group) for name in (LOWER_BOUND, UPPER_BOUND, variant.name)
-            )
-            closed = (dice - low) / (high - low) if high != low else nan
-            cells += [_number(100 * dice, "{:.1f}"), _number(closed, "{:.0%}")]
+            dice, closed = _mean_dice(results, group), share_closed(comparison, results, group)
+            cells += [_number(100 * dice, "{:.1f}"), _share(closed)]
         rows.append([variant.title, *cells])
     return head, rows
 
@@ -211,6 +265,10 @@ def _number(value: float, form: str) -> str:
     return "-" if isnan(value) else form.format(value)
 
 
+def _share(value: float) -> str:
+    return _number(value, "{:z.0%}")
+
+
 def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -220,12 +278,13 @@ def csv_text(comparison: Comparison) -> str:
     """A line for each row, seed, subject and structure, with every score; distances in mm."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["row", "seed", "subject", "structure", *NAMES, "note"])
+    writer.writerow(["row", "seed", "iterations", "subject", "structure", *NAMES, "note"])
     for result in comparison.results:
         for row in result.table.rows:
             values = (getattr(row.scores, name) for name in NAMES)
             cells = ("" if isnan(value) else repr(value) for value in values)
-            writer.writerow([result.variant.name, result.seed, row.subject, row.structure, *cells, row.note])
+            trained = result.variant.name, result.seed, result.config.iterations
+            writer.writerow([*trained, row.subject, row.structure, *cells, row.note])
     return buffer.getvalue()
 
 
@@ -239,7 +298,7 @@ def write_comparison(out: Path, comparison: Comparison, target_coding: str | Non
         f"<h1>Comparison: {html.escape(comparison.task.title)}</h1>",
         f"<p>Scores of {len(comparison.cases)} volumes of the target that are in no training set.</p>",
         table(head, rows),
-        *(f"<p>{html.escape(sentence)}</p>" for sentence in _empty_masks(comparison)),
+        *(f"<p>{html.escape(sentence)}</p>" for sentence in _sentences(comparison)),
         "<h2>By subject</h2>",
         table(*_subject_cells(comparison)),
         *_apart(comparison),
@@ -288,9 +347,10 @@ def _previews(comparison: Comparison) -> list[str]:
     """The last strip of each row that translates."""
     pictures = []
     for variant in comparison.variants:
-        if variant.settings["method"] not in TRANSLATING_METHODS:
+        first = comparison.of(variant.name)[0]
+        if first.config.method not in TRANSLATING_METHODS:
             continue
-        strips = sorted((comparison.of(variant.name)[0].folder / "job" / "previews").glob("*.png"))
+        strips = sorted((first.folder / "job" / "previews").glob("*.png"))
         if strips:
             pictures.append(picture_of_file(strips[-1], f"{html.escape(variant.title)}. {PREVIEW_CAPTION}"))
     return pictures

@@ -130,5 +130,5 @@ def within_memory(act: Callable[[], T], otherwise: Callable[[], InputError]) -> 
 
 
 def inference_device(device: str) -> str:
-    """ONNX Runtime's name for a device of torch: it has no MPS."""
-    return "auto" if device == "mps" else device
+    """Where to segment after a training on a device of torch: ONNX Runtime has no MPS, and often no CUDA."""
+    return "cpu" if device == "cpu" else "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,12 @@ from SIFASegmentationLib.errors import InputError
 Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
+# How an advice begins ("they": of label codes). What else follows a colon belongs to what was found: a list, say.
+_ADVICE = re.compile(
+    r"(add|check|choose|convert|copy|delete|end|export|fetch|free|get|give|harden|hold|install|leave|look|make|mend|move"
+    r"|name|pack|prepare|put|remove|rename|replace|resample|run|save|set|start|stop|take|they|train|try|update|use|wait)"
+    " "
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,9 @@ class Finding:
 
     @classmethod
     def of(cls, subject: str, error: InputError) -> Finding:
-        """An error of the input, which says after its last colon what to do."""
-        message, _, fix = str(error).rpartition(": ")
-        return cls("error", subject, message, fix.rstrip(".")) if message else cls("error", subject, fix)
+        """An error of the input. What it says to do, after its last colon, is told apart where it surely is that."""
+        sentence = str(error).removesuffix(".")
+        message, _, fix = sentence.rpartition(": ")
+        if message and _ADVICE.match(fix):
+            return cls("error", subject, message, fix)
+        return cls("error", subject, sentence)

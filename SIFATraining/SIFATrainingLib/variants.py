@@ -14,6 +14,8 @@ from .config import NOTHING_NEW, SEGMENTATION_METHODS, TrainingConfig, make_conf
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
 """Between these two lies the gap that adaptation can close."""
 
+_MEAN = re.compile(r"(.+)_mean_of_(\d+)")  # The folder of a row's mean.
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -24,12 +26,14 @@ class Variant:
         title: What the table calls it.
         preset: Of the training's settings.
         settings: The method, and what differs from the preset, nested as in `make_config`.
+        models: How many seeds' models are one.
     """
 
     name: str
     title: str
     settings: dict[str, Any]
     preset: str = "recommended"
+    models: int = 1
 
     def config(self, common: dict[str, Any], iterations: int, bound_iterations: int, seed: int) -> TrainingConfig:
         """Settings of its training: the iterations due unless others say how many, those common to all rows, its own.
@@ -43,7 +47,8 @@ class Variant:
 
     def mean_of(self, count: int) -> Variant:
         """The row of the mean of the models of so many seeds."""
-        return replace(self, name=f"{self.name}_mean_of_{count}", title=f"{self.title}: mean of {count} models")
+        title = f"{self.title}: mean of {count} models"
+        return replace(self, name=f"{self.name}_mean_of_{count}", title=title, models=count)
 
 
 VARIANTS = (
@@ -68,6 +73,28 @@ VARIANTS = (
 )
 
 
+def variant_of(folder: str, title: str, method: str) -> Variant:
+    """The row that a folder of a comparison holds.
+
+    Args:
+        folder: Its name.
+        title: Of the row, without what `mean_of` adds; the folder's name says it where that is empty.
+        method: Of its training.
+    """
+    if mean := _MEAN.fullmatch(folder):
+        return variant_of(mean[1], title, method).mean_of(int(mean[2]))
+    known = {variant.name: variant for variant in VARIANTS}
+    return known.get(folder) or Variant(folder, title or folder.replace("_", " "), {"method": method})
+
+
+def place_in_table(name: str) -> tuple[float, str, str]:
+    """What rows are sorted by: as in `VARIANTS`, further ones before the upper bound, each mean after its row."""
+    mean = _MEAN.fullmatch(name)
+    row = mean[1] if mean else name
+    names = [variant.name for variant in VARIANTS]
+    return (names.index(row) if row in names else names.index(UPPER_BOUND) - 0.5), row, name
+
+
 def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list[Variant]:
     """The rows of those names (all unless given), and further ones.
 
@@ -76,22 +103,19 @@ def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list
         also: Further rows, `TITLE: NAME=VALUE NAME=VALUE ...`, each SIFA with these settings.
 
     Raises:
-        InputError: There is no row of a name, a text can't be read, or two rows would share a folder.
+        InputError: There is no row of a name, a text can't be read, or a further row would have another's folder.
     """
-    known = {variant.name: variant for variant in VARIANTS}
+    known = [variant.name for variant in VARIANTS]
     for name in names:
         if name not in known:
             raise InputError(f"There is no row '{name}': choose from {', '.join(known)}.")
-    chosen = [variant for variant in VARIANTS if not names or variant.name in names]
     further = [_read_variant(text) for text in also]
-    if not names and further:
-        chosen = [*(variant for variant in chosen if variant.name != UPPER_BOUND), *further, known[UPPER_BOUND]]
-    else:
-        chosen += further
-    folders = [variant.name for variant in chosen]
-    if shared := sorted({name for name in folders if folders.count(name) > 1}):
-        raise InputError(f"Two rows are called '{shared[0]}': give them other titles.")
-    return chosen
+    folders = [variant.name for variant in further]
+    for name in folders:
+        # Whether that row is chosen or not: its folder may be there, or come.
+        if name in known or _MEAN.fullmatch(name) or folders.count(name) > 1:
+            raise InputError(f"Two rows would be called '{name}': give that of --also another title.")
+    return [*(variant for variant in VARIANTS if not names or variant.name in names), *further]
 
 
 def _read_variant(text: str) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from math import isnan, nan
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from quick import QUICK
 from SIFASegmentationLib.bundle import read_bundle
@@ -18,13 +20,18 @@ from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
+from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
+from SIFASegmentationLib.segmentation import providers_of
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib import compare as module
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
-from SIFATrainingLib.compare import Comparison, Result, compare, subjects_of
+from SIFATrainingLib.cli import app
+from SIFATrainingLib.compare import Comparison, Result, StoppedError, compare, subjects_of
 from SIFATrainingLib.comparison_report import csv_text, markdown, table_lines, write_comparison
+from SIFATrainingLib.config import make_config
+from SIFATrainingLib.devices import DEVICES, inference_device
 from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.variants import VARIANTS, Variant, choose_variants
@@ -62,6 +69,20 @@ def finished(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, run(out, volumes)
 
 
+def keep(out: Path, kept: Path, *rows: str) -> Path:
+    """The folder `kept`, with scores and settings of some rows of `out`, seed 0."""
+    for row in rows:
+        folder = kept / row / "seed_0"
+        folder.mkdir(parents=True)
+        for name in ("scores.json", "settings.json"):
+            shutil.copy(out / row / "seed_0" / name, folder)
+    return kept
+
+
+def titles(comparison: Comparison) -> list[str]:
+    return [variant.title for variant in comparison.variants]
+
+
 def test_each_row_is_a_training_with_its_settings_scored_on_the_volumes_held_out(
     finished: tuple[Path, Comparison],
 ) -> None:
@@ -86,9 +107,14 @@ def test_what_is_done_is_not_done_again_and_rows_can_come_later(
     original = module.train
     monkeypatch.setattr(module, "train", lambda job, **options: (trained.append(job.folder), original(job, **options)))
     monkeypatch.setattr(module, "run_preparation", None)
-    after = run(out, volumes, ("sifa",), also=["no average: ema_decay=0"], seeds=(0, 1))
+    after = run(out, volumes, ("sifa",), also=["No average: ema_decay=0"], seeds=(0, 1))
     assert trained == [out / name / "job" for name in ("no_average/seed_0", "sifa/seed_1", "no_average/seed_1")]
     assert after.of("sifa")[0].table == before.of("sifa")[0].table
+    assert [(result.variant.name, result.seed) for result in after.results] == [
+        ("without_adaptation", 0), ("sifa", 0), ("sifa", 1), ("no_average", 0), ("no_average", 1), ("supervised", 0)
+    ]  # fmt: skip
+    assert titles(run(out, volumes, ("sifa",))) == titles(after)
+    assert titles(after)[2] == "No average"
     specification = module.Job(out / "no_average" / "seed_0" / "job").specification
     assert specification["config"]["ema_decay"] == 0
 
@@ -154,7 +180,10 @@ def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None
         (("sifas",), (), "no row 'sifas': choose from without_adaptation, "),
         ((), ("flips",), "--also 'flips' is not TITLE: NAME=VALUE"),
         ((), ("flips: 3",), "'3' is not NAME=VALUE"),
-        ((), ("SIFA: ema_decay=0",), "Two rows are called 'sifa'"),
+        ((), ("SIFA: ema_decay=0",), "Two rows would be called 'sifa'"),
+        (("sifa",), ("Supervised: ema_decay=0",), "Two rows would be called 'supervised'"),
+        (("sifa",), ("SIFA, mean of 3: ema_decay=0",), "Two rows would be called 'sifa_mean_of_3'"),
+        (("sifa",), ("a: ema_decay=0", "A: ema_decay=0.5"), "Two rows would be called 'a': give that of --also"),
     ],
 )
 def test_rows_that_are_none(rows: tuple[str, ...], also: tuple[str, ...], words: str) -> None:
@@ -178,9 +207,9 @@ def test_a_setting_that_is_none_is_found_before_anything_is_trained(volumes: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_further_rows_stand_before_the_upper_bound() -> None:
+def test_further_rows_come_after_the_others() -> None:
     names = [variant.name for variant in choose_variants(also=["No dropout: decoder_dropout=0 loss_weights.cycle=5"])]
-    assert names == [*(variant.name for variant in VARIANTS[:-1]), "no_dropout", "supervised"]
+    assert names == [*(variant.name for variant in VARIANTS), "no_dropout"]
     config = choose_variants(["sifa"], ["x: loss_weights.cycle=5"])[1].config({"width": 0.5}, 7, 3, 1)
     assert (config.loss_weights.cycle, config.width, config.iterations, config.seed) == (5.0, 0.5, 7, 1)
 
@@ -189,17 +218,25 @@ def scores(dice: float, asd: float) -> Scores:
     return Scores(dice, asd, nan, nan, 1.0, 1.0, 0.0)
 
 
+def of_row(name: str, rows: tuple[Row, ...], seed: int = 0, title: str = "", **settings: Any) -> Result:
+    """Of a row that is called as its method, without files."""
+    config = make_config(method=name, seed=seed, **settings)
+    return Result(Variant(name, title or name, {"method": name}), config, (seed,), Path(), ScoreTable(rows))
+
+
 def result(name: str, seed: int, dice: tuple[float, float]) -> Result:
-    rows = (Row("p", "liver", scores(dice[0], 2.0)), Row("p", "spleen", scores(dice[1], nan)))
-    return Result(Variant(name, name, {"method": name}), seed, Path(), ScoreTable(rows))
+    return of_row(name, (Row("p", "liver", scores(dice[0], 2.0)), Row("p", "spleen", scores(dice[1], nan))), seed)
+
+
+def table(*results: Result) -> Comparison:
+    return Comparison(load_task("abdomen"), results, (Case("p", Path("p.nii.gz"), None),))
 
 
 def test_the_table_by_hand() -> None:
-    results = (
+    comparison = table(
         result("without_adaptation", 0, (0.2, 0.4)), result("without_adaptation", 1, (0.4, 0.6)),
         result("sifa", 0, (0.6, 0.8)), result("sifa", 1, (0.6, 0.6)), result("supervised", 0, (0.9, 0.8)),
     )  # fmt: skip
-    comparison = Comparison(load_task("abdomen"), results, (Case("p", Path("p.nii.gz"), None),))
     without, sifa, supervised = table_lines(comparison)
     assert without.dice == pytest.approx({"liver": 30, "spleen": 50, "mean": 40})
     assert without.closed == 0
@@ -209,18 +246,67 @@ def test_the_table_by_hand() -> None:
     assert isnan(supervised.spread)
     assert sifa.asd["liver"] == 2.0
     text = markdown(comparison)
-    assert "| sifa | 60.0 | 70.0 | 65.0 ± 7.1 | 2.0 | - | 2.0 | 56% |" in text
+    assert "|  | seeds | liver, Dice |" in text
+    assert "| sifa | 0, 1 | 60.0 | 70.0 | 65.0 ± 7.1 | 2.0 | - | 2.0 | 56% |" in text
+    assert "| supervised | 0 | 90.0 |" in text
+    assert "All rows: iterations 20,000; batch 8; width 1." in text
     assert "| supervised | 85.0 |" in text
     rows = list(csv.DictReader(csv_text(comparison).splitlines()))
     assert len(rows) == 10
     assert (rows[-1]["row"], rows[-1]["structure"], rows[-1]["dice"], rows[-1]["asd"]) == (
         "supervised", "spleen", "0.8", "",
     )  # fmt: skip
+    assert rows[-1]["iterations"] == "20000"
 
 
-def test_without_both_bounds_no_share_of_the_gap_is_given() -> None:
-    comparison = Comparison(load_task("abdomen"), (result("sifa", 0, (0.6, 0.8)),), ())
-    assert isnan(table_lines(comparison)[0].closed)
+@pytest.mark.parametrize("bounds", [{}, {"without_adaptation": 0.8, "supervised": 0.78},
+                                    {"without_adaptation": 0.6, "supervised": 0.605}, {"supervised": 0.9}])  # fmt: skip
+def test_where_there_is_no_gap_no_share_of_it_is_given(bounds: dict[str, float]) -> None:
+    comparison = table(*(result(name, 0, (dice, dice)) for name, dice in {"sifa": 0.6, **bounds}.items()))
+    assert all(isnan(line.closed) for line in table_lines(comparison))
+    lines = [line for line in markdown(comparison).splitlines() if "| 2.0 | - | 2.0 |" in line]
+    assert len(lines) == 1 + len(bounds)
+    assert all(line.endswith("| 2.0 | - |") for line in lines)
+
+
+def test_a_row_as_bad_as_no_adaptation_closes_nothing_rather_than_less() -> None:
+    dice = {"without_adaptation": 0.4, "sifa": 0.399, "supervised": 0.9}
+    text = markdown(table(*(result(name, 0, (value, value)) for name, value in dice.items())))
+    assert text.count("| 0% |") == 2
+
+
+def test_a_row_is_held_against_bounds_of_its_own_seeds_where_they_are_there() -> None:
+    low, high = (
+        [result(name, seed, (dice, dice)) for seed, dice in ((0, first), (1, first + 0.1))]
+        for name, first in (("without_adaptation", 0.2), ("supervised", 0.8))
+    )
+    for seeds, without in (((0,), 0.2), ((1,), 0.3), ((0, 1), 0.25), ((1, 2), 0.3), ((2,), 0.25)):
+        row = [result("sifa", seed, (0.5, 0.5)) for seed in seeds]
+        lines = table_lines(table(*low, *row, *high))
+        assert [line.closed for line in lines] == pytest.approx([0, (0.5 - without) / 0.6, 1])
+    # A mean of models is of all their seeds.
+    mean = replace(result("sifa", 0, (0.5, 0.5)), seeds=(0, 1))
+    assert table_lines(table(*low, mean, *high))[1].closed == pytest.approx(0.25 / 0.6)
+    assert "Of these two the row's own seeds are taken where they are there" in markdown(table(*low, mean, *high))
+
+
+def test_a_structure_that_is_in_no_volume_has_no_scores() -> None:
+    nothing = Scores(nan, nan, nan, nan, 0.0, 0.0, nan)
+    text = markdown(table(of_row("sifa", (Row("p", "liver", scores(0.5, 1.0)), Row("p", "spleen", nothing)))))
+    assert "| sifa | 50.0 | - | 50.0 | 1.0 | - | 1.0 | - |" in text
+    assert "nan" not in text
+
+
+def test_the_table_says_what_rows_were_trained_with_where_they_are_unlike() -> None:
+    rows = (Row("p", "liver", scores(0.5, 1.0)),)
+    text = markdown(table(of_row("without_adaptation", rows, iterations=300), of_row("sifa", rows, width=0.5)))
+    assert "|  | iterations | width | liver, Dice |" in text
+    assert "| without_adaptation | 300 | 1 | 50.0 |" in text
+    assert "| sifa | 20,000 | 0.5 | 50.0 |" in text
+    assert "All rows: seeds 0; batch 8." in text
+    assert "other settings" not in text
+    mixed = markdown(table(of_row("sifa", rows), of_row("sifa", rows, 1, ema_decay=0)))
+    assert "Trained with other settings from seed to seed (settings.json): sifa." in mixed
 
 
 def test_odd_subjects_are_reported_apart() -> None:
@@ -228,18 +314,17 @@ def test_odd_subjects_are_reported_apart() -> None:
         rows = tuple(
             Row(subject, "liver", scores(dice, 1.0)) for subject, dice in (("a", typical), ("b", typical), ("odd", odd))
         )
-        return Result(Variant(name, name, {"method": name}), 0, Path(), ScoreTable(rows))
+        return of_row(name, rows)
 
-    results = (
-        of_subjects("without_adaptation", 0.2, 0.1), of_subjects("sifa", 0.7, 0.4), of_subjects("supervised", 0.8, 0.1),
-    )  # fmt: skip
+    dice = {"without_adaptation": (0.2, 0.42), "sifa": (0.7, 0.6), "supervised": (0.8, 0.41)}
+    results = tuple(of_subjects(name, *values) for name, values in dice.items())
     cases = tuple(Case(subject, Path(f"{subject}.nii.gz"), None) for subject in ("a", "b", "odd"))
     comparison = Comparison(load_task("abdomen"), results, cases, frozenset({"odd"}))
     text = markdown(comparison)
     assert "Apart from the odd subjects (odd):" in text
     assert "|  | typical, mean Dice | typical, gap closed | odd, mean Dice | odd, gap closed |" in text
     # Of the odd one there is no gap to close.
-    assert "| sifa | 70.0 | 83% | 40.0 | - |" in text
+    assert "| sifa | 70.0 | 83% | 60.0 | - |" in text
     assert "Apart" not in markdown(replace(comparison, odd=frozenset()))
 
 
@@ -248,8 +333,7 @@ def test_several_images_of_a_patient_are_several_subjects() -> None:
     assert subjects_of(cases) == ["a, 1", "a, 2", "b"]
     dice = zip(subjects_of(cases), (0.9, 0.9, 0.3), strict=True)
     rows = tuple(Row(subject, "liver", scores(value, 1.0)) for subject, value in dice)
-    one = Result(Variant("sifa", "sifa", {"method": "sifa"}), 0, Path(), ScoreTable(rows))
-    comparison = Comparison(load_task("abdomen"), (one,), cases, frozenset({"a"}))
+    comparison = Comparison(load_task("abdomen"), (of_row("sifa", rows),), cases, frozenset({"a"}))
     text = markdown(comparison)
     assert "| sifa | 70.0 | 70.0 |" in text
     assert "|  | a, 1 | a, 2 | b |" in text
@@ -259,8 +343,7 @@ def test_several_images_of_a_patient_are_several_subjects() -> None:
 def test_empty_masks_are_told_of() -> None:
     nothing = Scores(0.0, nan, nan, nan, 0.0, 1.0, -1.0)
     rows = (Row("p", "liver", scores(0.5, 1.0)), Row("p", "spleen", nothing))
-    one = Result(Variant("sifa", "SIFA", {"method": "sifa"}), 0, Path(), ScoreTable(rows))
-    comparison = Comparison(load_task("abdomen"), (one,), (Case("p", Path("p.nii.gz"), None),))
+    comparison = table(of_row("sifa", rows, title="SIFA"))
     assert "with a Dice of 0 and no ASD (where both are, there is no Dice either): SIFA 1 of 2." in markdown(comparison)
     assert "empty" not in markdown(replace(comparison, results=(result("sifa", 0, (0.5, 0.5)),)))
 
@@ -297,55 +380,67 @@ def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp
         ScoreTable.read(tmp_path / "scores.json")
 
 
-@pytest.mark.parametrize("row", ["without_adaptation", "output_alignment", "sifa_paper", "sifa"])
-def test_labels_of_the_target_reach_no_training_without_them(
-    row: str, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def volumes_with(labels: str, volumes: Path, folder: Path) -> Path:
+    """A copy in which the target's label files are `true`, `noise` or `none`; in `test` the volume that is scored."""
+    rng = np.random.default_rng(0)
+    for source in sorted(volumes.rglob("*.nii.gz")):
+        tested = source.parent.name == "ct" and "_002_" in source.name
+        copy = folder / ("test" if tested else source.parent.name) / source.name
+        volume = read_volume(source)
+        if source.parent.name == "ct" and "_label" in source.name and not tested:
+            if labels == "none":
+                continue
+            if labels == "noise":
+                noise = rng.integers(0, 5, volume.array.shape).astype(np.uint8)
+                volume = Volume(noise, volume.geometry, volume.name)
+        write_volume(volume, copy)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("row", "exported"),
+    [("without_adaptation", True), ("output_alignment", False), ("sifa_paper", False), ("sifa", True)],
+)
+def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
+    row: str, exported: bool, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit."""
-    # The weights are what counts: no export, no scores.
-    monkeypatch.setattr(module, "export", lambda *_, **__: None)
+    """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit, and the same
+    bundle, with all that it says of estimates, of volumes and of places."""
     monkeypatch.setattr(module, "_score", lambda *_: result("sifa", 0, (0.5, 0.5)).table)
-    weights = []
+    if not exported:
+        monkeypatch.setattr(module, "export", lambda *_, **__: None)
+    weights, bundles = [], []
     for labels in ("true", "noise", "none"):
-        folder = tmp_path / labels
-        rng = np.random.default_rng(0)
-        for source in sorted(volumes.rglob("*.nii.gz")):
-            copy = folder / source.relative_to(volumes)
-            volume = read_volume(source)
-            held_out = "_002_" in source.name
-            if "ct" in source.parts[-2] and "_label" in source.name and not held_out:
-                if labels == "none":
-                    continue
-                if labels == "noise":
-                    noise = rng.integers(0, 5, volume.array.shape).astype(np.uint8)
-                    volume = Volume(noise, volume.geometry, volume.name)
-            write_volume(volume, copy)
-        test = folder / "test"
-        for kind in ("image", "label"):
-            path = folder / "ct" / f"abdomen_ct_002_{kind}.nii.gz"
-            write_volume(read_volume(path), test / path.name)
-            path.unlink()
+        folder = volumes_with(labels, volumes, tmp_path / labels)
+        out = tmp_path / f"out {labels}"
         run(
-            tmp_path / f"out {labels}", folder, (row,), preparation={"test": test, "hold_out": ()},
+            out, folder, (row,), preparation={"test": folder / "test", "hold_out": ()},
             common={"self_training": {"share": 0.5}},
         )  # fmt: skip
-        (path,) = checkpoint_paths(tmp_path / f"out {labels}" / row / "seed_0" / "job" / "checkpoints")[-1:]
+        (path,) = checkpoint_paths(out / row / "seed_0" / "job" / "checkpoints")[-1:]
         weights.append(load_checkpoint(path)["model"])
+        if exported:
+            bundles.append(read_bundle(out / row / "seed_0" / "bundle").manifest.model_copy(update={"created": ""}))
     for other in weights[1:]:
         for key, tensor in weights[0]["networks"].items():
             assert tensor.equal(other["networks"][key]), key
         for key, tensor in weights[0]["average"].items():
             assert np.array_equal(tensor, other["average"][key]), key
+    if exported:
+        first = bundles[0]
+        assert first.quality is not None
+        assert first.structures_ml
+        assert first.positions_mm
+        # The model and the weights by their SHA-256.
+        assert set(first.files) == {"model.onnx", "weights.safetensors"}
+        assert bundles == [first] * 3
 
 
 def test_scores_and_settings_of_a_row_are_enough(
     finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, before = finished
-    kept = tmp_path / "kept"
-    for file in [*out.glob("*/seed_0/scores.json"), *out.glob("*/seed_0/settings.json")]:
-        (kept / file.relative_to(out)).parent.mkdir(parents=True, exist_ok=True)
-        (kept / file.relative_to(out)).write_bytes(file.read_bytes())
+    kept = keep(out, tmp_path / "kept", *ROWS)
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
     after = run(kept, volumes)
     assert [result.table for result in after.results] == [result.table for result in before.results]
@@ -392,3 +487,115 @@ def test_a_training_that_is_watched_shows_what_the_last_weights_lost(volumes: Pa
     assert cells[3:] == [f"{100 * last:.1f}", f"{100 * (best - last):.1f}"]
     write_comparison(tmp_path / "out", comparison)
     assert "As the trainings went on" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_of_every_row_that_has_its_scores(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of other calls and processes, of means, and of programs that wrote no titles."""
+    out, before = finished
+    monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
+    kept = keep(out, tmp_path / "kept", "sifa", "without_adaptation")
+    alone = run(kept, volumes, ("sifa",))
+    write_comparison(kept, alone)
+    # Another process has ended in the meantime.
+    keep(out, kept, "supervised")
+    both = run(kept, volumes, ("without_adaptation",))
+    write_comparison(kept, both)
+    assert (kept / "comparison.md").read_text(encoding="utf-8") == markdown(before)
+    assert len((kept / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 4
+
+    settings = json.loads((kept / "sifa" / "seed_0" / "settings.json").read_text(encoding="utf-8"))
+    assert (settings.pop("title"), settings.pop("seeds")) == ("SIFA, recommended", [0])
+    for name, own in (
+        ("old_row", {}), ("sifa_mean_of_3", {}), ("a_row", {"title": "A row!", "seeds": [0]}),
+        ("a_row_mean_of_2", {"title": "A row!", "seeds": [0, 4]}),
+    ):  # fmt: skip
+        shutil.copytree(kept / "sifa", kept / name)
+        (kept / name / "seed_0" / "settings.json").write_text(json.dumps({**settings, **own}))
+    every = run(kept, volumes, ("sifa",))
+    assert titles(every) == [
+        "without adaptation", "SIFA, recommended", "SIFA, recommended: mean of 3 models", "A row!",
+        "A row!: mean of 2 models", "old row", "supervised on the target",
+    ]  # fmt: skip
+    assert [result.seeds for result in every.results] == [(0,), (0,), (0, 1, 2), (0,), (0, 4), (0,), (0,)]
+
+
+def test_rows_that_can_not_stand_in_one_table_are_found_before_anything_is_trained(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
+) -> None:
+    out, _ = finished
+    other = keep(out, tmp_path / "other", "supervised")
+    with pytest.raises(InputError, match=r"supervised.seed_0 holds scores of other volumes: choose another folder"):
+        run(other, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
+    (other / "supervised" / "seed_0" / "settings.json").write_text('{"method": "sifa", "neighbours": 2}')
+    with pytest.raises(InputError, match=r"settings.json can't be used \(at 'neighbours', .*\): move .* away\."):
+        run(other, volumes, ("sifa",))
+    assert [path.name for path in other.iterdir()] == ["supervised"]
+
+
+@pytest.mark.parametrize("why", ["asked", "time", "scored by an earlier program"])
+def test_a_row_that_was_stopped_has_no_scores_and_goes_on(
+    why: str, finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
+) -> None:
+    out = keep(finished[0], tmp_path / "out", "without_adaptation")
+    folder = out / "sifa" / "seed_0"
+
+    def ask(title: str, kind: str, data: dict[str, Any]) -> None:
+        if title.startswith("SIFA") and kind == "losses":
+            Job(folder / "job").request_stop()
+
+    how: dict[str, Any] = {"time_limit_seconds": 0} if why == "time" else {"report": ask}
+    log = {"common": {"log_every": 1}}
+    with pytest.raises(StoppedError, match=r"seed_0.job was stopped: run compare again to go on\.") as stopped:
+        run(out, volumes, ("sifa",), **log, **how)
+    assert Job(folder / "job").state() is State.STOPPED
+    assert [path.name for path in folder.iterdir()] == ["job"]
+    assert titles(stopped.value.comparison) == ["without adaptation"]
+    if why == "scored by an earlier program":
+        module.export(folder / "job", folder / "bundle")
+        shutil.copy(finished[0] / "sifa" / "seed_0" / "scores.json", folder)
+        config = module.TrainingSpecification.of(Job(folder / "job")).config
+        (folder / "settings.json").write_text(config.model_dump_json())
+        assert read_bundle(folder / "bundle").manifest.training.iterations == 1
+        assert titles(run(out, volumes, ("without_adaptation",))) == ["without adaptation"]
+        with pytest.raises(StoppedError):
+            run(out, volumes, ("sifa",), **log, time_limit_seconds=0)
+        # Nor may it pass for done where what comes after the training is cut off.
+        assert [path.name for path in folder.iterdir() if path.name != "settings.json"] == ["job"]
+    comparison = run(out, volumes, ("sifa",), **log)
+    assert titles(comparison) == ["without adaptation", "SIFA, recommended"]
+    assert read_bundle(folder / "bundle").manifest.training.iterations == 2
+    told = [event.data["iteration"] for event in Job(folder / "job").events()[0] if event.kind == "losses"]
+    assert told == [1, 2]
+
+
+def test_the_time_limit_is_that_of_the_whole_call(
+    volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(module, "train", lambda _, *, time_limit_seconds, **__: limits.append(time_limit_seconds))
+    monkeypatch.setattr(module, "export", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_score", lambda *_: result("sifa", 0, (0.5, 0.5)).table)
+    run(tmp_path / "out", volumes, ("without_adaptation", "sifa"), time_limit_seconds=100)
+    assert 100 > limits[0] > limits[1] > 0
+
+
+def test_the_rows_before_one_that_was_stopped_have_their_report(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
+) -> None:
+    out = keep(finished[0], tmp_path / "out", "without_adaptation", "supervised")
+    small = ["--size", "32", "--width", "0.0625", "--batch", "2", "--device", "cpu"]
+    given = ["--source", volumes / "mr", "--target", volumes / "ct", "--hold-out", "abdomen_ct_002", "--out", out]
+    ended = CliRunner().invoke(app, ["compare", *map(str, given), *small, "--row", "sifa", "--time-limit", "0s"])
+    assert isinstance(ended.exception, StoppedError)
+    text = (out / "comparison.md").read_text(encoding="utf-8")
+    assert "| without adaptation |" in text
+    assert "| supervised on the target |" in text
+    assert "SIFA" not in text
+
+
+def test_what_trained_on_a_gpu_segments_where_onnx_runtime_can() -> None:
+    assert [inference_device(device) for device in DEVICES] == ["auto", "cpu", "auto", "auto"]
+    for device in DEVICES:
+        assert "CPUExecutionProvider" in providers_of(inference_device(device))
