@@ -1,6 +1,6 @@
 """Draws the PNG icons of the extension and its modules from their SVG files (needs PySide6).
 
-    QT_QPA_PLATFORM=offscreen python Resources/draw_icons.py
+QT_QPA_PLATFORM=offscreen python Resources/draw_icons.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The largest connected part of each structure, found in slabs: memory is that of a slab, not of the volume."""
+"""The connected parts of each structure, found in slabs: memory is that of a slab, not of the volume."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,49 +18,64 @@ Numbers = NDArray[np.signedinteger[Any]]
 """Number of the part that a voxel belongs to, from 1; 0 outside."""
 
 
-def keep_largest_components(labels: NDArray[np.uint8], values: Sequence[int]) -> dict[int, int]:
-    """Of each structure keep the largest part connected by faces, edges or corners; the rest becomes 0, in place.
+def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int]) -> dict[int, int]:
+    """Of each structure keep the largest parts connected by faces, edges or corners; the rest becomes 0, in place.
 
     Gives the number of voxels that became 0, by value.
 
     Args:
         labels: Labelmap (k, j, i).
-        values: Of the structures; of two parts as large, the one that comes first in memory is kept.
+        parts: How many are kept of each value, 0 for all; of parts as large, those that come first in memory.
     """
-    removed = dict.fromkeys(values, 0)
+    removed = dict.fromkeys(parts, 0)
     for value, box in enumerate(ndimage.find_objects(labels), 1):
-        if box is not None and value in values:
-            removed[value] = _keep_largest(labels[box], value)
+        if box is not None and parts.get(value):
+            removed[value] = _keep_largest(labels[box], value, parts[value])
     return removed
 
 
-def _keep_largest(part: NDArray[np.uint8], value: int) -> int:
-    thickness = max(1, _SLAB_VOXELS // part[0].size)
-    starts = range(0, len(part), thickness)
-    slabs = [part[start : start + thickness] for start in starts]
+def component_sizes(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int64]]:
+    """Of each value in a labelmap (k, j, i), but 0, the number of voxels of each connected part."""
+    boxes = enumerate(ndimage.find_objects(labels), 1)
+    return {value: _measured(_each(_slabs(labels[box]), value))[1] for value, box in boxes if box is not None}
+
+
+def _keep_largest(part: NDArray[np.uint8], value: int, count: int) -> int:
+    slabs = _slabs(part)
     # A structure in one slab, as most are, is numbered once.
     only = [_numbered(slabs[0], value)] if len(slabs) == 1 else None
+    whole, voxels = _measured(only or _each(slabs, value))
+    if len(voxels) <= count:
+        return 0
+    largest = np.argsort(-voxels, kind="stable")[:count]
+    kept = np.isin(whole, largest)
+    offset = 0
+    for slab, (numbers, found) in zip(slabs, only or _each(slabs, value), strict=True):
+        # Number 0 is what has another value.
+        lost = np.array([False, *~kept[offset : offset + found]])
+        slab[lost[numbers]] = 0
+        offset += found
+    return int(voxels.sum() - voxels[largest].sum())
+
+
+def _slabs(part: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    thickness = max(1, _SLAB_VOXELS // part[0].size)
+    return [part[start : start + thickness] for start in range(0, len(part), thickness)]
+
+
+def _measured(slabs: Iterable[tuple[Numbers, int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Of each part in a slab, slab after slab, the whole that it belongs to; and the voxels of each whole."""
     sizes: list[NDArray[np.int64]] = []
     joins: list[NDArray[np.int64]] = []
     before, offset = None, 0
-    for numbers, count in only or _each(slabs, value):
+    for numbers, count in slabs:
         sizes.append(np.bincount(numbers.ravel(), minlength=count + 1)[1:])
         if before is not None:
             firsts = np.array([[offset - len(sizes[-2])], [offset]], np.int64)
             joins.append(_touching(before, numbers[0]) + firsts)
         before, offset = numbers[-1].copy(), offset + count
-    if offset < 2:
-        return 0
     whole = _joined(offset, joins)
-    voxels = np.bincount(whole, weights=np.concatenate(sizes))
-    kept = voxels.argmax() == whole
-    offset = 0
-    for slab, (numbers, count) in zip(slabs, only or _each(slabs, value), strict=True):
-        # Number 0 is what has another value.
-        lost = np.array([False, *~kept[offset : offset + count]])
-        slab[lost[numbers]] = 0
-        offset += count
-    return int(voxels.sum() - voxels.max())
+    return whole, np.bincount(whole, weights=np.concatenate(sizes)).astype(np.int64)
 
 
 def _each(slabs: Sequence[NDArray[np.uint8]], value: int) -> Iterator[tuple[Numbers, int]]:

@@ -12,7 +12,7 @@ from .quality import Estimate
 from .volumes import Triple
 
 _WORSE = 0.05  # Of the mean Dice: less can be chance.
-_IN_PIECES = 0.7  # Of what was found: a smaller share in the largest part is hardly one organ.
+_IN_PIECES = 0.7  # Of what was found: where a smaller share was kept, it is hardly one organ.
 _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
 _MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
 _FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from its own place.
@@ -27,13 +27,13 @@ class Found:
 
     Attributes:
         ml: Volume in the labelmap.
-        in_largest_part: Share, in [0, 1], of what was found that lies in its largest connected part, where that alone
-            is in the labelmap; else 1.
+        kept: Share, in [0, 1], of what was found that is in the labelmap: that of the largest connected part, or of
+            as many as the structure has (`Structure.parts`).
         position_mm: Way from the other structures, mm, LPS (`positions`), where all were found.
     """
 
     ml: float
-    in_largest_part: float = 1.0
+    kept: float = 1.0
     position_mm: Triple | None = None
 
 
@@ -63,10 +63,8 @@ def as_sentences(name: str, doubts: Mapping[str, str]) -> list[str]:
 
 
 def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
-    if found.in_largest_part < _IN_PIECES:
-        return (
-            f"{1 - found.in_largest_part:.0%} of what was found lay apart from the largest part, which alone was kept"
-        )
+    if found.kept < _IN_PIECES:
+        return f"{1 - found.kept:.0%} of what was found lay apart, in smaller parts that were left out"
     if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
         return None
     usual = f"most labelled volumes had {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
@@ -99,9 +97,7 @@ def _rounded(ml: float) -> str:
     return f"{ml:,.0f}" if ml >= 9.5 else f"{ml:.1g}"
 
 
-def doubts_about_adaptation(
-    name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]
-) -> list[str]:
+def doubts_about_adaptation(name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]) -> list[str]:
     """A sentence where the model without adaptation seems to be the better one for a volume; none where not."""
     if not adapted or not unadapted:
         return []

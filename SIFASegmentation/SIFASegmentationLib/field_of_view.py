@@ -112,10 +112,7 @@ def region_box(region: BoxMM, geometry: Geometry, orientation: Orientation, name
         orientation.reorder(geometry.size),
         orientation.flipped,
     )
-    ends = [
-        (n - b, n - a) if flip else (a, b)
-        for a, b, n, flip in zip(start, stop, size, flipped, strict=True)
-    ]
+    ends = [(n - b, n - a) if flip else (a, b) for a, b, n, flip in zip(start, stop, size, flipped, strict=True)]
     (a0, b0), (a1, b1), (a2, b2) = ends
     return VoxelBox((a0, a1, a2), (b0, b1, b2))
 

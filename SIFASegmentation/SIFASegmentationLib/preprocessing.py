@@ -108,9 +108,7 @@ class Placement:
         restored[:, 0, :, ~columns] = 1
         return restored
 
-    def canvas(
-        self, dtype: type[_Scalar], fill: float = 0
-    ) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
+    def canvas(self, dtype: type[_Scalar], fill: float = 0) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
         """A new array (k, j, i) on the volume's grid, and its field of view (n, rows, columns) to write to.
 
         Writing slab by slab to the view, a caller never holds a second copy of the volume.
@@ -226,9 +224,7 @@ def place_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM | N
     return Placement(volume.geometry, orientation, box, preprocessing.size, stretched)
 
 
-def prepare_volume(
-    volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None
-) -> PreparedVolume:
+def prepare_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> PreparedVolume:
     """A volume ready to give slices to the networks; the arguments are those of `place_volume`.
 
     Raises:
@@ -240,9 +236,7 @@ def prepare_volume(
     return PreparedVolume(voxels, statistics, preprocessing.intensity, placement)
 
 
-def sample_z_scores(
-    volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None
-) -> Float32Array:
+def sample_z_scores(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> Float32Array:
     """A volume's share for `estimate_intensity_range`; arguments and errors are those of `prepare_volume`."""
     placement = place_volume(volume, preprocessing, region)
     return z_score_sample(placement.view(volume.array), preprocessing.intensity, volume.name)

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 Float32Array = NDArray[np.float32]
 
 
-def linear_weights(
-    source_size: int, source_spacing: float, target_size: int, target_spacing: float
-) -> Float32Array:
+def linear_weights(source_size: int, source_spacing: float, target_size: int, target_spacing: float) -> Float32Array:
     """Weights (target, source) of linear interpolation along one axis; the two grids have the same centre.
 
     The triangle is one source pixel wide to each side, and as wide as a target pixel where that is larger (against

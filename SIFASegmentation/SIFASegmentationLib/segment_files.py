@@ -110,7 +110,7 @@ def segment_files(
         probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
         appearance: Where the models are in doubt, let the volume's own intensities decide (`appearance`).
-        largest_component: Of each structure keep the largest connected part alone.
+        largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
         refine: Ask the models twice, for finer borders (`Segmentor.predict_refined`).
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.

@@ -50,7 +50,7 @@ class Segmentation:
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
         estimates: Estimated Dice of each structure by name (`quality`), from what the model says by itself; empty for
-            bundles without a calibration.
+            bundles without a calibration, and where `appearance` or `largest_component` was off, which they count on.
         found: Of each structure by name.
     """
 
@@ -65,9 +65,7 @@ class Segmentation:
 class Segmentor:
     """A bundle, loaded and ready for any number of volumes."""
 
-    def __init__(
-        self, bundle: Bundle, device: str = "auto", threads: int = 0, *, baseline: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", threads: int = 0, *, baseline: bool = False) -> None:
         """
         Args:
             bundle: The model.
@@ -146,7 +144,7 @@ class Segmentor:
             domain: Whose preprocessing to use; the manifest's `domain` unless given.
             probabilities: Keep the probability of each structure.
             appearance: Where the model is in doubt, let the volume's own intensities decide (`appearance`).
-            largest_component: Of each structure keep the largest connected part alone.
+            largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
             refine: Ask twice, for finer borders (`predict_refined`).
             progress: Called after each batch of slices.
             cancelled: Asked after each batch of slices.
@@ -173,8 +171,8 @@ class Segmentor:
             labels_view[slab] = predicted_labels = probable.argmax(1)
             voxels += np.bincount(predicted_labels.ravel(), minlength=len(voxels))
             maps.add(slab, probable)
-        values = [s.value for s in structures]
-        removed = keep_largest_components(labels, values) if largest_component else dict.fromkeys(values, 0)
+        parts = self.manifest.task.parts
+        removed = keep_largest_components(labels, parts) if largest_component else dict.fromkeys(parts, 0)
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
         # Bundles of before have nothing to compare with.
@@ -184,11 +182,12 @@ class Segmentor:
             probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
-            estimates=self._estimates(expected),
+            # A calibration is of both: without, the same would be told of something worse.
+            estimates=self._estimates(expected) if appearance and largest_component else {},
             found={
                 s.name: Found(
                     ml=(voxels[s.value] - removed[s.value]) * millilitres,
-                    in_largest_part=1 - removed[s.value] / max(int(voxels[s.value]), 1),
+                    kept=1 - removed[s.value] / max(int(voxels[s.value]), 1),
                     position_mm=positions.get(s.name),
                 )
                 for s in structures
@@ -261,8 +260,7 @@ class Segmentor:
             return {}
         by_value = expected.of_structures()
         return {
-            s.name: self._quality.estimate(float(by_value[s.value - 1]), s.name)
-            for s in self.manifest.task.structures
+            s.name: self._quality.estimate(float(by_value[s.value - 1]), s.name) for s in self.manifest.task.structures
         }
 
     def _check_model(self) -> None:

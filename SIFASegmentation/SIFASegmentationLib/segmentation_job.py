@@ -64,7 +64,7 @@ class SegmentationSpecification(_Frozen):
         device: auto, cpu or cuda.
         domain: Whose preprocessing to use; the model's own unless given.
         appearance: Where the models are in doubt, let the volume's own intensities decide.
-        largest_component: Of each structure keep the largest connected part alone.
+        largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
         refine: Ask the models twice, for finer borders.
         probabilities: Write the probability of each structure.
         baseline: Segment with the bundle's model without adaptation as well.
@@ -182,9 +182,7 @@ def _segment(
     job.emit("result", volume=index, **written)
 
 
-def _progress(
-    job: Job, index: int, volumes: int, step: int, steps: int, started: float
-) -> Callable[[int, int], None]:
+def _progress(job: Job, index: int, volumes: int, step: int, steps: int, started: float) -> Callable[[int, int], None]:
     """Emits progress over all models of a volume as one count of slices, and the time left for all volumes, as if they
     were alike."""
 
@@ -197,9 +195,7 @@ def _progress(
     return emit
 
 
-def _write(
-    job: Job, index: int, kind: str, segmentation: Segmentation, segmentor: Segmentor
-) -> dict[str, Any]:
+def _write(job: Job, index: int, kind: str, segmentation: Segmentation, segmentor: Segmentor) -> dict[str, Any]:
     """Write a volume's results; what the `result` event says of them."""
     labelmap = f"result/{index}_{kind}.mha"
     write_volume(segmentation.labelmap, job.folder / labelmap)

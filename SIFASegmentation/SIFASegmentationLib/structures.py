@@ -70,6 +70,8 @@ class Structure(_Frozen):
         color: Red, green, blue, 0 to 255.
         terminology: SNOMED CT.
         aliases: Other names; case, order of the words, and what stands between them don't matter.
+        parts: How many separate parts it has at most: two, if both kidneys are one structure. So many of what is found
+            are kept, the largest; 0 keeps all.
     """
 
     name: Text
@@ -77,6 +79,7 @@ class Structure(_Frozen):
     color: tuple[Channel, Channel, Channel]
     terminology: Terminology
     aliases: tuple[Text, ...] = ()
+    parts: Annotated[int, Field(ge=0)] = 1
 
 
 class LabelCoding(_Frozen):
@@ -136,6 +139,11 @@ class Task(_Frozen):
             if unknown := sorted(set(coding.codes) - own):
                 raise ValueError(f"the coding {coding_name!r} names the unknown structure {unknown[0]!r}")
         return self
+
+    @property
+    def parts(self) -> dict[int, int]:
+        """Of each value the `parts` of its structure."""
+        return {structure.value: structure.parts for structure in self.structures}
 
     @property
     def own_coding(self) -> LabelCoding:

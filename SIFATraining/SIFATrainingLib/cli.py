@@ -259,10 +259,12 @@ def segment(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also a map for each structure.")] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also a CSV of each slice's confidence.")] = False,
     no_appearance: Annotated[
-        bool, typer.Option("--no-appearance", help="Leave out what each volume's own intensities say.")
+        bool,
+        typer.Option("--no-appearance", help="Leave out what each volume's own intensities say; no Dice is estimated."),
     ] = False,
     keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest.")
+        bool,
+        typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest; no Dice is estimated."),
     ] = False,
     refine: Annotated[bool, typer.Option("--refine", help="Finer borders, in twice the time.")] = False,
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .config import TRANSLATING_METHODS, TrainingConfig
+from .config import TRANSLATING_METHODS, TrainingConfig, labels_target_at, main_iterations
 from .devices import make_fabric
 from .iteration import Batch
 from .loop import Model
@@ -32,7 +32,7 @@ class Estimate:
         device: cpu, cuda or mps.
         measured: The step that was measured, in words.
         seconds_per_iteration: At the batch of the settings.
-        fixed_bytes: Memory for any batch: weights, gradients, optimisers, average, pools.
+        fixed_bytes: Memory for any batch: weights, gradients, optimisers, average, pools, labels of the target.
         slice_bytes: More for each slice of a batch.
         weight_bytes: All networks on disk, as float32.
         checkpoint_bytes: A checkpoint on disk.
@@ -55,7 +55,7 @@ class Estimate:
         return max(0, int((free_bytes - self.fixed_bytes) / self.slice_bytes))
 
 
-def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto") -> Estimate:
+def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto", target_slices: int = 0) -> Estimate:
     """Do a step of few slices, perhaps smaller ones, and scale it: time and memory grow with the number of pixels.
 
     Args:
@@ -63,6 +63,7 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
         classes: K, the structures and the background.
         size: Rows and columns of its slices.
         device: auto, cuda, mps or cpu.
+        target_slices: Slices of the target, which self-training may label.
 
     Raises:
         InputError: The device is not there.
@@ -92,8 +93,10 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
     beyond = 1.0 if kind == "cuda" else _BEYOND_KEPT
     weights, averaged, state = _sizes(model)
     pools = 2 * config.pool * size**2 * 4 if config.method in TRANSLATING_METHODS else 0
-    # Weights, their gradients, two moments of Adam; then the average, the pools, and what does not grow with the batch.
-    fixed = 4 * weights + averaged + pools + max(0.0, kept[batch] - batch * each)
+    taught = target_slices * size**2 if labels_target_at(config, main_iterations(config)) else 0
+    # Weights, their gradients, two moments of Adam; then the average, the pools, the labels that self-training makes of
+    # the target's slices, and what does not grow with the batch.
+    fixed = 4 * weights + averaged + pools + taught + max(0.0, kept[batch] - batch * each)
     return Estimate(
         device=kind,
         measured=f"one step of {batch} slices of {small} x {small} on {kind}",
@@ -101,7 +104,7 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
         fixed_bytes=fixed,
         slice_bytes=max(1.0, beyond * each * pixels),
         weight_bytes=weights,
-        checkpoint_bytes=state + pools,
+        checkpoint_bytes=state + pools + taught,
     )
 
 

@@ -71,8 +71,8 @@ def export(
             its card and its weights are the first one's.
         name: What lists of models show; the task, the method and the date unless given.
         weights: `average` (the moving average, where the training kept one) or `raw`.
-        baseline: Job of a training without adaptation on the same task and grid, whose model goes into the bundle as
-            well, to compare with; the one that the job itself trained, if it did, unless given.
+        baseline: Job of a training without adaptation on the same prepared data set, whose model goes into the bundle
+            as well, to compare with; the one that the job itself trained, if it did, unless given.
         device: auto, cpu, cuda or mps; where the networks compute what the bundle needs to know of them.
         report: Told of each step.
 
@@ -90,7 +90,7 @@ def export(
     model = _Model(tuple(_Trained.load(Job(folder), weights) for folder in folders), place)
     trained = model.first
     for other in model.members[1:]:
-        _check_members(trained, other)
+        _check_alike(trained, other)
     own = trained.job.folder / BASELINE_FOLDER
     if baseline is None and checkpoint_paths(own / "checkpoints"):
         baseline = own
@@ -204,9 +204,7 @@ class _Trained:
 
     def summary(self) -> TrainingSummary:
         """The card."""
-        source, target = (
-            tuple(volume.image for volume in self.dataset.entry(domain).volumes) for domain in DOMAINS
-        )
+        source, target = (tuple(volume.image for volume in self.dataset.entry(domain).volumes) for domain in DOMAINS)
         initial = self.specification.initial
         return TrainingSummary(
             method=self.config.method,
@@ -274,37 +272,28 @@ def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
             f"{baseline.job.folder} was trained by the method {baseline.config.method}: give a job trained by "
             "without_adaptation as the baseline."
         )
-    if _structures(baseline) != _structures(trained):
-        raise InputError(
-            f"{baseline.job.folder} segments {', '.join(_structures(baseline))}, {trained.job.folder} "
-            f"{', '.join(_structures(trained))}: give a baseline on the same task."
-        )
-    if _grid(baseline) != _grid(trained):
-        raise InputError(
-            f"{baseline.job.folder} was trained on slices {_grid(baseline)}, {trained.job.folder} on {_grid(trained)}: "
-            "give a baseline trained on the same prepared data set."
-        )
+    _check_alike(trained, baseline)
 
 
-def _check_members(first: _Trained, other: _Trained) -> None:
-    """Of one mean: they must be asked about the same slices, for the same structures."""
-    if _structures(first) != _structures(other) or any(
-        first.dataset.entry(domain).preprocessing != other.dataset.entry(domain).preprocessing for domain in DOMAINS
-    ):
+def _check_alike(first: _Trained, other: _Trained) -> None:
+    """Of one bundle: they must be asked about the same slices, for the same structures."""
+    if _structures(other) != _structures(first):
         raise InputError(
-            f"{other.job.folder} was not trained on the slices of {first.job.folder}: give jobs that were trained on "
-            "the same prepared data set."
+            f"{other.job.folder} segments {', '.join(_structures(other))}, {first.job.folder} "
+            f"{', '.join(_structures(first))}: give jobs that were trained on the same task."
         )
+    for domain in DOMAINS:
+        one, two = (dict(trained.dataset.entry(domain).preprocessing) for trained in (first, other))
+        if unlike := [name for name in one if one[name] != two[name]]:
+            raise InputError(
+                f"{other.job.folder} was not trained on the slices of {first.job.folder}, the preprocessing of its "
+                f"{domain} has another {' and '.join(unlike)}: give jobs that were trained on the same prepared data "
+                "set."
+            )
 
 
 def _structures(trained: _Trained) -> list[str]:
     return [structure.name for structure in trained.dataset.manifest.task.structures]
-
-
-def _grid(trained: _Trained) -> str:
-    grid = trained.dataset.entry("target").preprocessing
-    spaced = "stretched" if grid.spacing is None else f"{grid.spacing:g} mm"
-    return f"{grid.plane}, {grid.size} x {grid.size}, {spaced}, field of view {grid.field_of_view}"
 
 
 def _spread(total: int, count: int) -> NDArray[np.int64]:

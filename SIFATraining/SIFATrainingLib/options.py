@@ -179,9 +179,7 @@ def config_options(
         "method": method, "width": width, "iterations": iterations, "batch": batch, "seed": seed
     }  # fmt: skip
     settings |= {
-        name: value
-        for name, value in (("learning_rate", learning_rate), ("precision", precision))
-        if value is not None
+        name: value for name, value in (("learning_rate", learning_rate), ("precision", precision)) if value is not None
     }
     return make_config(preset, **with_settings(settings, setting or []))
 

@@ -118,9 +118,7 @@ def cardiac(rng: Rng) -> list[Layer]:
     behind_valves = half_space(valves - towards_apex * _VALVE_MM, towards_apex)
     atrium = ellipsoid(valves + np.array([2, 32, 16]), vary.radii(33, 24, 28, 0.1), vary.turn(8))
     root = valves + np.array([-16, -8, 8])
-    aorta = tube(
-        [root, root + np.array([-12, -6, 30]), root + np.array([-10, -2, 120])], vary.about(15.5, 0.1)
-    )
+    aorta = tube([root, root + np.array([-12, -6, 30]), root + np.array([-10, -2, 120])], vary.about(15.5, 0.1))
     aorta &= behind_valves
     atrium = (atrium & behind_valves) - aorta.grown(_VALVE_MM)
     right_ventricle = ellipsoid(place(-14, -42, -20), vary.radii(36, 25, 40), vary.turn(10))
@@ -222,9 +220,7 @@ def _ribs(rng: Rng, wide: float, deep: float) -> list[Layer]:
 
 
 def _psoas(rng: Rng) -> list[Layer]:
-    muscles = [
-        tube([(side * 24, 58, 30), (side * 40, 52, -160)], [8, rng.uniform(20, 26)]) for side in (-1, 1)
-    ]
+    muscles = [tube([(side * 24, 58, 30), (side * 40, 52, -160)], [8, rng.uniform(20, 26)]) for side in (-1, 1)]
     back = [ellipsoid((side * 38, 88, 0), (28, 16, 400)) for side in (-1, 1)]
     return [Layer(shape, Tissue.MUSCLE, over=(Tissue.FAT,)) for shape in (*muscles, *back)]
 

@@ -134,8 +134,10 @@ def trunk(half_width: float, half_depth: float, exponent: float, taper: float) -
 
     def distance(p: Points) -> Field:
         scale = 1 + np.float32(taper) * p[2]
-        level = (np.abs(p[0] / (np.float32(half_width) * scale)) ** power
-                 + np.abs(p[1] / (np.float32(half_depth) * scale)) ** power) ** inverse
+        level = (
+            np.abs(p[0] / (np.float32(half_width) * scale)) ** power
+            + np.abs(p[1] / (np.float32(half_depth) * scale)) ** power
+        ) ** inverse
         return np.asarray((level - 1) * np.hypot(p[0], p[1]) / (level + np.float32(1e-6)), np.float32)
 
     return Shape(distance, -EVERYWHERE, EVERYWHERE)

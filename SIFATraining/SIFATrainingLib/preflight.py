@@ -74,6 +74,7 @@ def preflight(
         structures=len(preparation.loaded_task().structures),
         size=preparation.size,
         slices=sum(volumes.slices.values()) + more_slices,
+        target_slices=volumes.slices.get("target", 0) + more_slices,
         baseline_iterations=baseline_iterations,
         more_bytes=more_bytes,
     )
@@ -88,6 +89,7 @@ def check_computer(
     structures: int = 4,
     size: int = 256,
     slices: int = 0,
+    target_slices: int | None = None,
     baseline_iterations: int = 0,
     more_bytes: int = 0,
 ) -> list[Finding]:
@@ -100,6 +102,7 @@ def check_computer(
         structures: Number of structures.
         size: Rows and columns of the slices.
         slices: Slices of all sets together, which the job stores.
+        target_slices: How many of these may be the target's; all unless given.
         baseline_iterations: Of a training without adaptation that comes first.
         more_bytes: That will be written besides.
     """
@@ -115,12 +118,13 @@ def check_computer(
         chosen = choose_device(device)
     except InputError as error:
         return [*findings, Finding.of("device", error)]
+    labelled = slices if target_slices is None else target_slices
     trainings = [config, baseline_config(config, baseline_iterations)] if baseline_iterations else [config]
     try:
         # On a GPU that others have filled even this fails.
         free = free_bytes(torch.device(chosen))
         findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
-        estimates = [measure(training, structures + 1, size, chosen) for training in trainings]
+        estimates = [measure(training, structures + 1, size, chosen, labelled) for training in trainings]
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

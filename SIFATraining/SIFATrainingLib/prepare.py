@@ -165,9 +165,7 @@ class Preparation(BaseModel):
         """
         found = {name: self.find(name) for name in DOMAINS}
         check_disjoint(found["source"], found["target"], "the source", "the target")
-        cases: dict[SetName, list[Case]] = {
-            name: _without(some, self.hold_out, found) for name, some in found.items()
-        }
+        cases: dict[SetName, list[Case]] = {name: _without(some, self.hold_out, found) for name, some in found.items()}
         if self.monitor is not None:
             cases["monitor"] = self.find("monitor")
             check_disjoint(cases["source"], cases["monitor"], "the source", "the monitor set")
@@ -317,9 +315,7 @@ class _Writer:
         if task is not None:
             _write_zeros(self.labels, np.dtype(np.uint8), shape)
 
-    def write(
-        self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps
-    ) -> DomainEntry:
+    def write(self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps) -> DomainEntry:
         """Fill the arrays; the set's entry of the manifest."""
         entries: list[VolumeEntry] = []
         volumes_ml: list[dict[str, float]] = []
@@ -346,11 +342,13 @@ class _Writer:
 
 
 def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
-    """Of each structure, the range that most volumes had: one shrunken kidney does not make such kidneys usual."""
+    """Of each structure, the range that most volumes with it had: one shrunken kidney does not make such kidneys usual,
+    nor do volumes without a spleen make it usual to have none."""
     ranges = {}
     for name in volumes_ml[0] if volumes_ml else {}:
-        low, high = np.percentile([one[name] for one in volumes_ml], _USUAL)
-        ranges[name] = (float(low), float(high))
+        if there := [one[name] for one in volumes_ml if one[name] > 0]:
+            low, high = np.percentile(there, _USUAL)
+            ranges[name] = (float(low), float(high))
     return ranges
 
 
@@ -385,9 +383,7 @@ def _fill(path: Path, start: int, slices: NDArray[Any]) -> None:
     open_memmap(path, mode="r+")[start : start + len(slices)] = slices
 
 
-def _without(
-    cases: list[Case], hold_out: Sequence[str], found: Mapping[DomainName, list[Case]]
-) -> list[Case]:
+def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[DomainName, list[Case]]) -> list[Case]:
     """The cases less the patients held out, each of which must be in one of the domains: a name misspelt would train.
 
     Raises:

@@ -2,13 +2,13 @@
 
 A teacher that is asked slice by slice is sure of much that its own volume speaks against: of bowel as bright as liver,
 of a spleen on the right. So it is asked as a model is by `sifa segment`: its batch norm follows the target's slices as
-they are, each volume's intensities decide where it is in doubt (`SIFASegmentationLib.appearance`), and the largest part
-of each structure is believed. What E and C1 learn of that makes the next labels better.
+they are, each volume's intensities decide where it is in doubt (`SIFASegmentationLib.appearance`), and of each
+structure the largest part is believed, or as many as it has. What E and C1 learn of that makes the next labels better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.pipeline import in_threads
+from SIFASegmentationLib.preprocessing import Preprocessing
 
 from . import distributed
 from .batches import as_slices
@@ -53,7 +54,7 @@ def label_target(
     slices, entry = dataset.slices("target"), dataset.entry("target")
     asked = reestimated(teacher, slices, config.batch, device)
     segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
-    spacing = entry.preprocessing.spacing or _ACROSS_MM / entry.preprocessing.size
+    spacing, parts = grid_spacing(entry.preprocessing), dataset.manifest.task.parts
     mine = entry.volumes[distributed.rank() :: distributed.world_size()]
 
     def predictions() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -63,13 +64,18 @@ def label_target(
             yield probable.numpy(), images[:, 0].numpy()
 
     def label(predicted: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.uint8]:
-        return label_volume(*predicted, spacing, config.self_training)
+        return label_volume(*predicted, spacing, parts, config.self_training)
 
     labels = np.zeros(slices.shape, np.uint8)
     threads = min(_THREADS, torch.get_num_threads(), _fitting(dataset))
     for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
         labels[volume.start : volume.stop] = of_volume
     return distributed.sum_of(labels, device)
+
+
+def grid_spacing(preprocessing: Preprocessing) -> float:
+    """Distance of the pixels of a domain's slices, in mm; about that, where each volume is stretched to the grid."""
+    return preprocessing.spacing or _ACROSS_MM / preprocessing.size
 
 
 def _fitting(dataset: PreparedDataset) -> int:
@@ -80,7 +86,11 @@ def _fitting(dataset: PreparedDataset) -> int:
 
 
 def label_volume(
-    probabilities: NDArray[np.float32], images: NDArray[np.float32], spacing: float, settings: SelfTrainingSettings
+    probabilities: NDArray[np.float32],
+    images: NDArray[np.float32],
+    spacing: float,
+    parts: Mapping[int, int],
+    settings: SelfTrainingSettings,
 ) -> NDArray[np.uint8]:
     """Labels (n, H, W) of the slices of one volume, `IGNORED` where they are in doubt.
 
@@ -88,12 +98,13 @@ def label_volume(
         probabilities: The teacher's, (n, K, H, W); they are changed.
         images: The slices, (n, H, W) in [-1, 1].
         spacing: Of their pixels, in mm.
+        parts: How many each structure has at most, by value (`keep_largest_components`).
         settings: Confidence and share, see `confident_labels`.
     """
     decide_volume(probabilities, images, (spacing, spacing))
     confident = confident_labels(torch.from_numpy(probabilities), settings).numpy()
     believed = probabilities.argmax(1).astype(np.uint8)
-    keep_largest_components(believed, range(1, probabilities.shape[1]))
+    keep_largest_components(believed, parts)
     labels: NDArray[np.uint8] = np.where(confident == IGNORED, np.uint8(IGNORED), believed)
     return labels
 

@@ -2,7 +2,8 @@
 
 The source's slices are drawn in the target's look, as the model saw them in training, and damaged, so that the model
 is good on some and bad on others (`damages.py`); expected and true Dice of each structure in each volume give the
-calibration.
+calibration. All is done as a volume is segmented, but on the networks' grid: a volume's own, which is finer, is not in
+a prepared data set. So what is told is rather too low than too high where a volume's intensities say much.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from torch import nn
 
 from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
+from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.quality import ExpectedDice
 
 from .batches import as_slices
 from .damages import damaged
 from .dataset import DomainName, PreparedDataset, VolumeEntry
+from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
 
 _MOST_VOLUMES = 24
-_MOST_SLICES = 16  # Of each, spread over it.
+_MOST_SLICES = 24  # Of each, spread over it: near enough to one another for parts to stay connected.
 _BATCH = 8
-_STRETCHED_MM = 2.0  # Where the pixels of each volume have another size: about what they have.
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 
 
@@ -50,9 +52,7 @@ def calibrate_quality(
     slices, labels = dataset.slices(labelled), dataset.labels(labelled)
     volumes = dataset.entry(labelled).volumes
     chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
-    structures = dataset.manifest.task.structures
-    spacing = dataset.entry(labelled).preprocessing.spacing or _STRETCHED_MM
-    spacings = (spacing, spacing)
+    task, spacing = dataset.manifest.task, grid_spacing(dataset.entry(labelled).preprocessing)
     known: list[Known] = []
     for number, index in enumerate(chosen):
         report(Step(number, len(chosen), f"calibrating the estimates, volume {number + 1} of {len(chosen)}"))
@@ -62,18 +62,21 @@ def calibrate_quality(
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
-            shown = [damaged(one, own, number, strength) for one, own in zip(drawn, labelled_as, strict=True)]
+            shown, seen = (
+                [damaged(one, own, number, strength) for one, own in zip(some, labelled_as, strict=True)]
+                for some in (drawn, given)
+            )
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
             gathered = ExpectedDice(dataset.classes)
             gathered.add(probabilities)
             expected = gathered.of_structures()
-            images = np.concatenate([one[:, 0].cpu().numpy() for one in shown])
-            # As a volume is segmented, on the networks' grid.
-            decide_volume(probabilities, images, spacings)
-            overlap, predicted, truth = _counts(
-                probabilities.argmax(1), labels[np.concatenate(parts)], dataset.classes
-            )
-            for structure in structures:
+            # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
+            images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
+            decide_volume(probabilities, images, (spacing, spacing))
+            found = probabilities.argmax(1).astype(np.uint8)
+            keep_largest_components(found, task.parts)
+            overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
+            for structure in task.structures:
                 value = structure.value
                 if size := predicted[value] + truth[value]:
                     known.append(
@@ -89,7 +92,7 @@ def _parts(volume: VolumeEntry) -> list[NDArray[np.int64]]:
     return np.split(spread, range(_BATCH, len(spread), _BATCH))
 
 
-def _counts(predicted: NDArray[np.int64], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+def _counts(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
     """Pixels (3, K) that are of a class in both, in the prediction, in the labels."""
     both = predicted[predicted == labels]
     parts = (both, predicted, labels)

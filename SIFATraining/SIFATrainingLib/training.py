@@ -160,9 +160,7 @@ class _EndedError(Exception):
 class _Run:
     """One process's part in one run of a job."""
 
-    def __init__(
-        self, job: Job, specification: TrainingSpecification, deadline: float, report: Report | None
-    ) -> None:
+    def __init__(self, job: Job, specification: TrainingSpecification, deadline: float, report: Report | None) -> None:
         self.job, self.specification, self.deadline, self.report = job, specification, deadline, report
 
     def lead(self) -> State:

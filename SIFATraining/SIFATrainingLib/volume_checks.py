@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from statistics import median
+from statistics import median, median_low
 
 import numpy as np
 
 from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.components import component_sizes
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
+from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, DomainName, SetName, domain_of
@@ -21,6 +23,7 @@ from .prepare import Preparation
 from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
+_LARGE_PART = 0.2  # Of the largest: a smaller one is hardly a part of its own.
 _LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.
 _AXES = ("RL", "AP", "IS")  # Against and along the axes of LPS.
 _PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -46,7 +49,8 @@ class VolumeChecks:
         self._preparation, self._report = preparation, report
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
-        self._labelled: dict[SetName, set[str]] = defaultdict(set)
+        # Of each value, the number of large parts in each labelmap that has it.
+        self._parts: dict[SetName, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
 
     def run(self) -> None:
         """Check everything."""
@@ -87,7 +91,7 @@ class VolumeChecks:
             self.findings.append(Finding.of(case.image.name, error))
             return
         self.slices[name] += len(placement)
-        self._extents[name].append((len(placement) * _spacings(placement)[0], *placement.extent_mm))
+        self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
         self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
         if case.label is not None:
             self._check_label(name, case, volume)
@@ -101,10 +105,11 @@ class VolumeChecks:
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return
-        values = set(np.unique(labelmap.array).tolist())
-        found = [structure.name for structure in self._task.structures if structure.value in values]
-        missing = [structure.name for structure in self._task.structures if structure.value not in values]
-        self._labelled[name] |= set(found)
+        sizes = component_sizes(labelmap.array)
+        found = [structure.name for structure in self._task.structures if structure.value in sizes]
+        missing = [structure.name for structure in self._task.structures if structure.value not in sizes]
+        for value, parts in sizes.items():
+            self._parts[name][value].append(int((parts >= _LARGE_PART * parts.max()).sum()))
         if missing:
             message = f"{', '.join(found)}; without {', '.join(missing)}"
             fix = "where it is in the picture, an unlabelled structure teaches that it is background"
@@ -125,11 +130,23 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, message, fix))
         else:
             self.findings.append(Finding("ok", name, message))
-        never = [structure.name for structure in self._task.structures if structure.name not in self._labelled[name]]
+        never = [structure.name for structure in self._task.structures if structure.value not in self._parts[name]]
         if never and self._preparation.labelled(name):
             fix = "label it in some volume, or choose a task without it"
             level: Level = "warning" if name == "monitor" else "error"
             self.findings.append(Finding(level, name, f"never labelled: {', '.join(never)}", fix))
+        for structure in self._task.structures:
+            self._check_parts(name, structure)
+
+    def _check_parts(self, name: SetName, structure: Structure) -> None:
+        """Whether a structure usually has more large parts than are kept of it."""
+        counts = self._parts[name].get(structure.value, [0])
+        usual = median_low(counts)
+        if 0 < structure.parts < usual:
+            share = f"{sum(count >= usual for count in counts)} of {len(counts)} labelmaps"
+            message = f"{structure.name} has {usual} large parts or more in {share}, {structure.parts} would be kept"
+            fix = f'say "parts": {usual} of it in the task\'s file, or make each part a structure of its own'
+            self.findings.append(Finding("warning", name, message, fix))
 
     def _compare_extents(self) -> None:
         """Whether both domains show as much of the body, by the medians over their volumes."""
@@ -155,17 +172,12 @@ def _describe(subject: str, placement: Placement, plane: Plane) -> Finding:
     size = " x ".join(map(str, geometry.size))
     spacing = " x ".join(f"{value:.3g}" for value in geometry.spacing)
     message = f"{size} voxels of {spacing} mm, {_orientation(geometry)}, {len(placement)} {plane} slices"
-    _, rows, columns = _spacings(placement)
+    _, rows, columns = placement.spacings
     if max(rows, columns) <= _LONG_PIXEL * min(rows, columns):
         return Finding("ok", subject, message)
     thick = max(_PLANES, key=lambda other: nearest_orientation(geometry, other).reorder(geometry.spacing)[0])
     message += f", whose pixels are {rows:.3g} x {columns:.3g} mm"
     return Finding("warning", subject, message, f"its own slices are {thick}: choose that plane")
-
-
-def _spacings(placement: Placement) -> tuple[float, float, float]:
-    """Of slices, rows and columns, in mm."""
-    return placement.orientation.reorder(placement.geometry.spacing)
 
 
 def _orientation(geometry: Geometry) -> str:

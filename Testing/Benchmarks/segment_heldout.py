@@ -1,6 +1,6 @@
 """Labelmaps of volumes whose labels are kept from us, named by subject: `OUT/SUBJECT.nii.gz`.
 
-    python Testing/Benchmarks/segment_heldout.py BUNDLE IMAGES --out Testing/Benchmarks/heldout/mr_to_ct/sifa
+python Testing/Benchmarks/segment_heldout.py BUNDLE IMAGES --out Testing/Benchmarks/heldout/mr_to_ct/sifa
 """
 
 from __future__ import annotations

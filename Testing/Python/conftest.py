@@ -16,6 +16,7 @@ from SIFATrainingLib.training import create_job, train
 
 torch.set_num_threads(1)
 
+
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`mr` and `ct`, two labelled patients each."""

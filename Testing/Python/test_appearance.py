@@ -32,9 +32,7 @@ def dice(found: np.ndarray, labels: np.ndarray, value: int) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-def decided(
-    probabilities: np.ndarray, slices: np.ndarray, spacings: tuple[float, float] = SPACINGS
-) -> np.ndarray:
+def decided(probabilities: np.ndarray, slices: np.ndarray, spacings: tuple[float, float] = SPACINGS) -> np.ndarray:
     result = probabilities.copy()
     learn_appearance(result, slices, spacings).decide(result, slices, spacings)
     return result

@@ -166,9 +166,7 @@ def test_the_version_is_told() -> None:
     assert sifa("--version").stdout == f"sifa {__version__}\n"
 
 
-def test_segmenting_and_scoring_need_nothing_that_training_needs(
-    bundle: Bundle, cohort: Path, tmp_path: Path
-) -> None:
+def test_segmenting_and_scoring_need_nothing_that_training_needs(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     missing = ["torch", "lightning_fabric", "safetensors", "onnxscript", "PIL", "matplotlib"]
     program = f"""
 import sys

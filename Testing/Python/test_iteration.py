@@ -80,9 +80,7 @@ def losses_as_in_the_sheet(n: Networks, batch: Batch) -> dict[str, Tensor]:
     real, cycled, fake = (n.source_discriminator(x.detach()) for x in (x_s, x_sts, x_ts))
     return {
         "generator": cycles + adv_t,
-        "target_discriminator": gan.discriminator(
-            n.target_discriminator(x_t), n.target_discriminator(x_st.detach())
-        ),
+        "target_discriminator": gan.discriminator(n.target_discriminator(x_t), n.target_discriminator(x_st.detach())),
         "segmentor": seg + 0.1 * (cycles + adv_s) + 0.1 * adv_p1 + 0.01 * adv_p2 + 0.1 * aux,
         "decoder": cycles + adv_s,
         "source_discriminator": gan.discriminator(real[:, :1], fake[:, :1])
@@ -261,9 +259,7 @@ def test_output_alignment_aligns_predictions_on_the_slices_as_they_are(monkeypat
         "prediction_discriminators": gan.discriminator(judge(p_s.detach()), judge(p_t.detach()))
         + gan.discriminator(lower_judge(q_s.detach()), lower_judge(q_t.detach())),
     }
-    gradients = {
-        group: torch.autograd.grad(loss, parameters_of(networks, group)) for group, loss in expected.items()
-    }
+    gradients = {group: torch.autograd.grad(loss, parameters_of(networks, group)) for group, loss in expected.items()}
     iteration = OutputAlignmentIteration(networks, config(method="output_alignment"))
     found: list[tuple[Player, Sequence[Tensor]]] = []
     monkeypatch.setattr(Player, "move", lambda player, its: found.append((player, its)))

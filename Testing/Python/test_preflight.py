@@ -18,16 +18,19 @@ from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import unmatched_segments, write_slicer_segmentation
-from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib import devices, estimate
 from SIFATrainingLib import preflight as module
+from SIFATrainingLib.checkpoints import checkpoint_paths
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.estimate import measure
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.preflight import check_computer, preflight
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.steps import Step
+from SIFATrainingLib.training import create_job, train
 from SIFATrainingLib.volume_checks import VolumeChecks
 from test_cli import sifa
 
@@ -125,6 +128,25 @@ def test_labels_that_are_not_the_tasks(copy: Path) -> None:
     assert "choose that coding" in unknown.fix
     never = findings["source"][-1]
     assert (never.level, never.message) == ("error", "never labelled: spleen")
+
+
+def test_a_structure_that_has_more_parts_than_are_kept(copy: Path) -> None:
+    liver, kidneys, _, spleen = load_task("abdomen").structures
+    kidneys = kidneys.model_copy(update={"name": "kidneys", "aliases": ()})
+    structures = (liver, kidneys, spleen.model_copy(update={"value": 3}))
+    for path in (copy / "mr").glob("*_label.nii.gz"):
+        label = read_volume(path)
+        write_volume(replace(label, array=np.array([0, 1, 2, 2, 3], np.uint8)[label.array]), path)
+    task = Task(name="mine", title="Mine", plane="axial", structures=structures)
+    told = found(copy, task=task)["source"][-1]
+    assert (told.level, told.message) == (
+        "warning", "kidneys has 2 large parts or more in 2 of 2 labelmaps, 1 would be kept"
+    )  # fmt: skip
+    assert told.fix.startswith('say "parts": 2')
+    for parts in (2, 0):
+        enough = (liver, kidneys.model_copy(update={"parts": parts}), structures[2])
+        findings = found(copy, task=task.model_copy(update={"structures": enough}))["source"]
+        assert not any("parts" in finding.message for finding in findings)
 
 
 def test_segments_that_are_not_the_tasks(copy: Path) -> None:
@@ -231,6 +253,30 @@ def test_a_training_of_weeks_is_warned_of() -> None:
 def test_an_unknown_device() -> None:
     (finding,) = [f for f in check_computer(quick_config(), "tpu") if f.level == "error"]
     assert finding.subject == "device"
+
+
+def test_the_targets_labels_are_in_memory_and_checkpoints(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices, sizes, estimates = len(PreparedDataset(prepared).slices("target")), [], []
+    for labellings in (0, 1):
+        config = quick_config(iterations=2, self_training={"share": 0.5, "labellings": labellings})
+        job = create_job(prepared, tmp_path / f"job {labellings}", config, "cpu")
+        train(job)
+        sizes.append(checkpoint_paths(job.folder / "checkpoints")[-1].stat().st_size)
+        estimates.append(measure(config, 5, 32, "cpu", slices))
+    without, labelled = estimates
+    assert labelled.checkpoint_bytes - without.checkpoint_bytes == slices * 32**2
+    assert sizes[1] - sizes[0] == pytest.approx(slices * 32**2, rel=0.02)
+    # A file has headers, too.
+    assert labelled.checkpoint_bytes < sizes[1] < 1.3 * labelled.checkpoint_bytes
+    assert labelled.fixed_bytes - without.fixed_bytes == slices * 32**2
+    # The target's alone, where that is known.
+    asked: list[int] = []
+    monkeypatch.setattr(estimate, "measure", lambda *settings: asked.append(settings[-1]) or labelled)
+    of_computer(slices=50, target_slices=30)
+    of_computer(slices=50)
+    assert asked == [30, 50]
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "without_adaptation"}, {"schedule": "sequential", "ema_decay": 0}])

@@ -1,10 +1,11 @@
-"""Estimated Dice: by hand, its calibration, and that it comes from no label of the target."""
+"""Estimated Dice: by hand, its calibration, and what speaks against a segmentation."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shutil
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -16,16 +17,18 @@ from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.doubts import Found, as_sentences, doubts_about_adaptation, doubts_about_structures
-from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib.damages import KINDS, damaged
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
+from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.quality_calibration import calibrate_quality
 from SIFATrainingLib.training import create_job, train
 
@@ -94,6 +97,27 @@ def test_the_band_is_that_of_groups_that_the_line_does_not_know() -> None:
     # Each group alone lies on a line without a residual.
     alone = fit_calibration(pairs[:5], 1)
     assert (alone.low, alone.high) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_the_band_holds_its_share_of_what_comes_later() -> None:
+    rng = np.random.default_rng(3)
+
+    def cases(groups: int, cases: int) -> list[Known]:
+        shifts, pairs = rng.normal(0, 0.6, groups), []
+        for group, shift in enumerate(shifts):
+            x = rng.normal(1, 1, cases)
+            pairs += known("liver", group, x, 0.3 + 0.9 * x + shift + rng.normal(0, 0.3, cases))
+        return pairs
+
+    found = fit_calibration(cases(60, 4), 60)
+    later = [(one.true, found.estimate(one.expected, "liver")) for one in cases(500, 4)]
+    below, above = (float(np.mean(side)) for side in zip(*((t < e.low, t > e.high) for t, e in later), strict=True))
+    assert 1 - below - above == pytest.approx(0.9, abs=0.05)
+    assert (below, above) == pytest.approx((0.05, 0.05), abs=0.04)
+    # More is estimated where more is expected, and so are both ends of the band.
+    for name in ("dice", "low", "high"):
+        values = [getattr(found.estimate(expected, "liver"), name) for expected in (0.3, 0.5, 0.7, 0.9, 0.98)]
+        assert sorted(set(values)) == values
 
 
 def test_without_a_spread_the_slope_stays_one() -> None:
@@ -187,9 +211,7 @@ def test_a_structure_amid_the_others_is_not_far_for_a_few_millimetres() -> None:
         "L2": ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)),
         "L3": ((-2.0, -2.0, -56.0), (2.0, 2.0, -48.0)),
     }
-    found = {
-        name: Found(60.0, position_mm=(0.0, 0.0, z)) for name, z in (("L1", 50.0), ("L2", 4.0), ("L3", -50.0))
-    }
+    found = {name: Found(60.0, position_mm=(0.0, 0.0, z)) for name, z in (("L1", 50.0), ("L2", 4.0), ("L3", -50.0))}
     assert doubts_about_structures(found, {}, in_a_row) == {}
     found["L2"] = Found(60.0, position_mm=(0.0, 14.0, 0.0))
     assert set(doubts_about_structures(found, {}, in_a_row)) == {"L2"}
@@ -213,6 +235,37 @@ def test_the_calibration_of_a_model_that_is_surely_wrong_is_low(prepared: Path) 
     assert found.estimate(0.98, "liver").dice < 0.3
 
 
+def test_the_calibration_scores_what_would_be_segmented(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    liver = np.load(copy / "source_labels.npy") == 1
+    np.save(copy / "source_labels.npy", liver.astype(np.uint8))
+    bright = liver.copy()
+    # As bright as the liver, and apart from it.
+    bright[:, 28:, 28:] = True
+    np.save(copy / "source_slices.npy", np.where(bright, 16000, -16000).astype(np.int16))
+    scored: list[Known] = []
+
+    def keep(known: list[Known], volumes: int) -> QualityCalibration:
+        scored.extend(known)
+        return fit_calibration(known, volumes)
+
+    class OfTheLessDark(torch.nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            share = 0.1 + 0.6 * (slices > -0.3).float()
+            return torch.cat([1 - share, share, *[torch.zeros_like(share)] * 3], 1)
+
+    class Smoothed(torch.nn.Module):
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(slices, 5, stride=1, padding=2, count_include_pad=False)
+
+    monkeypatch.setattr("SIFATrainingLib.quality_calibration.fit_calibration", keep)
+    assert calibrate_quality(OfTheLessDark(), PreparedDataset(copy), "source", Smoothed()) is not None
+    # Too much of what is drawn is taken for liver; the volume's own intensities, and the largest part, set it right.
+    assert min(one.true for one in scored[::4]) > 0.95
+
+
 def test_without_a_structure_in_sight_nothing_is_calibrated(prepared: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(prepared, tmp_path / "set")
     np.save(copy / "source_labels.npy", np.zeros_like(np.load(copy / "source_labels.npy")))
@@ -230,13 +283,36 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
     segmentation = Segmentor(bundle, "cpu").segment(read_volume(image))
     names = [structure.name for structure in bundle.manifest.task.structures]
     assert list(segmentation.estimates) == names
-    assert all(0 <= e.low <= e.dice <= e.high <= 1 for e in segmentation.estimates.values())
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     assert outputs.estimates == segmentation.estimates
     lines = (tmp_path / "estimated_dice.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "volume,structure,estimated_dice,low,high,doubtful"
     assert lines[1].startswith(f"abdomen_ct_000_image.nii.gz,liver,{segmentation.estimates['liver'].dice:.4f},")
     assert len(lines) == 5
+
+
+def test_each_structure_is_estimated_from_its_own_probabilities(
+    bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = {"liver": 0.6, "right kidney": 0.7, "left kidney": 0.8, "spleen": 0.9}
+
+    def of_stripes(_self: Segmentor, slices: np.ndarray) -> np.ndarray:
+        probabilities = np.zeros((len(slices), 5, *slices.shape[1:]), np.float32)
+        for value, share in enumerate(shares.values(), 1):
+            probabilities[:, value, :, 6 * value : 6 * value + 4] = share
+        probabilities[:, 0] = 1 - probabilities.sum(1)
+        return probabilities
+
+    monkeypatch.setattr(Segmentor, "predict", of_stripes)
+    quality = QualityCalibration(offset=0, slope=1, low=-1, high=2, offsets={"spleen": 0.5}, volumes=1)
+    calibrated = replace(bundle, manifest=bundle.manifest.model_copy(update={"quality": quality}))
+    image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    told = Segmentor(calibrated, "cpu").segment(image).estimates
+    for name, share in shares.items():
+        expected = 2 * share / (1 + share)
+        odds = expected / (1 - expected) * np.exp(0.5 if name == "spleen" else 0)
+        wanted = [scale * odds / (1 + scale * odds) for scale in (1, np.exp(-1), np.exp(2))]
+        assert (told[name].dice, told[name].low, told[name].high) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
@@ -251,9 +327,9 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     labels = read_labelmap(outputs.labelmap, bundle.manifest.task, allow_empty=True)
     assert {name: one.ml for name, one in found.items()} == pytest.approx(structures_ml(labels, bundle.manifest.task))
     every_part = Segmentor(bundle, "cpu").segment(read_volume(image), largest_component=False)
-    assert {one.in_largest_part for one in every_part.found.values()} == {1.0}
+    assert {one.kept for one in every_part.found.values()} == {1.0}
     for name, one in found.items():
-        assert one.ml == pytest.approx(one.in_largest_part * every_part.found[name].ml)
+        assert one.ml == pytest.approx(one.kept * every_part.found[name].ml)
     told = doubts_about_structures(found, bundle.manifest.structures_ml, bundle.manifest.positions_mm)
     assert told
     assert set(as_sentences(image.name, told)) <= set(outputs.warnings)
@@ -261,6 +337,18 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     with (tmp_path / "estimated_dice.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["structure"] for row in rows if row["doubtful"] == "yes"} == set(told)
+
+
+def test_volumes_without_a_structure_have_no_say_in_how_large_it_is(cohort: Path, tmp_path: Path) -> None:
+    copy, task = shutil.copytree(cohort, tmp_path / "cohort"), load_task("abdomen")
+    without, other = sorted((copy / "mr").glob("*_label*"))
+    label = read_volume(without)
+    write_volume(replace(label, array=np.where(label.array == 4, 0, label.array)), without)
+    usual = prepare(copy / "mr", copy / "ct", tmp_path / "set", size=32, report=lambda _: None).source.structures_ml
+    spleen = structures_ml(read_labelmap(other, task), task)["spleen"]
+    assert usual["spleen"] == pytest.approx((spleen, spleen))
+    assert doubts_about_structures({"spleen": Found(0.0)}, usual, {}).keys() == {"spleen"}
+    assert usual["liver"][0] < usual["liver"][1]
 
 
 def test_a_baseline_has_a_calibration_of_its_own(prepared: Path, tmp_path: Path) -> None:

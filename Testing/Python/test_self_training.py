@@ -14,6 +14,7 @@ from torch import multiprocessing as mp
 
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.figures import draw_losses
@@ -21,7 +22,7 @@ from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
 from SIFATrainingLib.players import Player
-from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
+from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, grid_spacing, label_target, label_volume
 from SIFATrainingLib.supervision import supervise
 from SIFATrainingLib.training import create_job, train
 
@@ -79,7 +80,8 @@ def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -
     p = np.where(seen == 1, 0.85, 0.15).astype(np.float32)
     probabilities = np.stack([1 - p, p], 1)
     batch_by_batch = confident_labels(torch.from_numpy(probabilities), SelfTrainingSettings()).numpy()
-    labels = label_volume(probabilities.copy(), images.astype(np.float32), 2.0, SelfTrainingSettings())
+    shown = images.astype(np.float32)
+    labels = label_volume(probabilities.copy(), shown, 2.0, {1: 1}, SelfTrainingSettings())
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) == {0, 1, IGNORED}
     # What it is slow to give up is the border, where neighbours have a say.
@@ -87,6 +89,9 @@ def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -
     counts, wrong = labels != IGNORED, labels != truth
     assert (counts & wrong).mean() < 0.2 * ((batch_by_batch != IGNORED) & (batch_by_batch != truth)).mean()
     assert not (labels[:, bowel] == 1).any()
+    # Unless the structure has two parts.
+    labels = label_volume(probabilities.copy(), shown, 2.0, {1: 2}, SelfTrainingSettings())
+    assert set(np.unique(labels[:, bowel])) == {1, IGNORED}
 
 
 def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_it_was(prepared: Path) -> None:
@@ -98,6 +103,11 @@ def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_i
     assert (labels != IGNORED).mean() > 0.5
     assert teacher["encoder"].training
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_where_slices_are_stretched_their_spacing_is_about_that_of_a_field_of_view() -> None:
+    assert grid_spacing(Preprocessing(size=128, spacing=2.5)) == 2.5
+    assert grid_spacing(Preprocessing(size=128)) == 2 * grid_spacing(Preprocessing(size=256)) == 3.0
 
 
 def teacher_of(prepared: Path) -> torch.nn.ModuleDict:

@@ -234,9 +234,7 @@ def test_files_that_somebody_holds_end_no_training(
     assert job.last("preview") is None
 
 
-def test_networks_that_do_not_fit_the_memory(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_networks_that_do_not_fit_the_memory(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def create(*_: object) -> None:
         raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
 

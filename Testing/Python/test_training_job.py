@@ -235,10 +235,11 @@ def test_a_baseline_of_another_job_goes_into_the_bundle(
         export(finished_job, tmp_path / "other", baseline=finished_job)
 
 
-def test_a_baseline_on_another_grid_or_task_is_refused(finished_job: Path, cohort: Path, tmp_path: Path) -> None:
+def test_a_baseline_on_other_slices_or_structures_is_refused(finished_job: Path, cohort: Path, tmp_path: Path) -> None:
     config = quick_config(method="without_adaptation", iterations=1)
     for name, settings, sentence in (
-        ("grid", {"size": 40}, "on slices axial, 40 x 40"),
+        ("grid", {"size": 40}, "the preprocessing of its source has another size and spacing: give"),
+        ("window", {"target_window": (-150.0, 300.0)}, "the preprocessing of its target has another intensity: give"),
         ("task", {"task": _two_structures(tmp_path)}, "segments liver, spleen"),
     ):
         made = preparation(cohort, source_coding="all four" if name == "task" else None, **settings)

@@ -175,9 +175,7 @@ def test_a_job_that_another_window_took_up_is_followed_on(
     assert [state for state, _told in listener.ended] == ["finished"]
 
 
-def test_a_look_within_a_look_does_nothing(
-    follower_module: Any, tmp_path: Path, process_events_until: Any
-) -> None:
+def test_a_look_within_a_look_does_nothing(follower_module: Any, tmp_path: Path, process_events_until: Any) -> None:
     job, depth, told = long_job(tmp_path / "job"), [0, 0], []
 
     def let_events_in(events: list[Any]) -> None:

@@ -76,9 +76,7 @@ def test_another_scene_opened_meanwhile_gets_nothing_of_it(
     assert not (run.job.folder / "input").exists()
 
 
-def test_an_output_that_is_a_reference_is_refused(
-    module: Any, patient: tuple[Any, Any], sample_model: Path
-) -> None:
+def test_an_output_that_is_a_reference_is_refused(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
 
     volume, reference = patient
@@ -235,9 +233,7 @@ def test_names_are_matched_as_people_write_them_and_what_is_alone_is_told(
     assert table.unmatched == ("liver", "spleen")
 
 
-def test_a_structure_of_a_task_with_one_code_for_two_goes_by_its_name(
-    module: Any, patient: tuple[Any, Any]
-) -> None:
+def test_a_structure_of_a_task_with_one_code_for_two_goes_by_its_name(module: Any, patient: tuple[Any, Any]) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
 
@@ -346,18 +342,14 @@ def test_what_slicer_can_not_export_is_said(
     assert "could not be compared: see the error log" in ui.statusLabel.text
 
 
-def test_the_confidence_of_a_slice_is_at_its_place(
-    module: Any, patient: tuple[Any, Any], sample_model: Path
-) -> None:
+def test_the_confidence_of_a_slice_is_at_its_place(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
     volume, _reference = patient
     bounds = [0.0] * 6
     volume.GetRASBounds(bounds)
     slices = slicer.util.arrayFromVolume(volume).shape[0]
     upper_half = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "upper half")
     middle = (bounds[4] + bounds[5]) / 2
-    upper_half.SetCenterWorld(
-        (bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2, (middle + bounds[5]) / 2
-    )
+    upper_half.SetCenterWorld((bounds[0] + bounds[1]) / 2, (bounds[2] + bounds[3]) / 2, (middle + bounds[5]) / 2)
     upper_half.SetSizeWorld(bounds[1] - bounds[0], bounds[3] - bounds[2], bounds[5] - middle)
     (result,) = module.logic.process([volume], sample_model, regions=[upper_half])
     assert len(result.confidence) == slices

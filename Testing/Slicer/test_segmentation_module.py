@@ -235,9 +235,7 @@ def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(module: Any) -> None
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
-def test_the_window_from_model_to_table(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
-) -> None:
+def test_the_window_from_model_to_table(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
     volume, reference = patient
     ui = module.widget.ui
     use_sample(module)
@@ -328,9 +326,7 @@ def test_what_speaks_against_a_structure_stands_in_its_row(
     assert "nothing was found" not in notes["liver"]
 
 
-def test_scores_are_saved(
-    module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any
-) -> None:
+def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any) -> None:
     _volume, reference = patient
     ui = module.widget.ui
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
@@ -352,7 +348,8 @@ def test_scores_are_saved(
     ui.compareButton.click()
     process_events_until(lambda: ui.compareButton.enabled)
     assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLTableNode")] == [
-        "SIFA comparison", "SIFA comparison_1"
+        "SIFA comparison",
+        "SIFA comparison_1",
     ]
     assert "surface Dice (2 mm)" in [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
     module.widget.results.save_scores(tmp_path / "scores.csv")
@@ -407,9 +404,7 @@ def test_a_comma_in_a_note_stays_in_its_column_when_copied(module: Any) -> None:
     assert slicer.app.clipboard().text().splitlines()[1].split("\t")[-1] == "overlap, the later one has it"
 
 
-def test_cancel_leaves_no_process_and_says_so(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
-) -> None:
+def test_cancel_leaves_no_process_and_says_so(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
     run = begin(module, patient[0])
     module.widget.ui.cancelButton.click()
     process_events_until(lambda: module.widget.run is None, 60)
@@ -453,9 +448,7 @@ def test_a_volume_deleted_meanwhile_loses_nothing(
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 
-def test_a_scene_closed_meanwhile_is_no_fault(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
-) -> None:
+def test_a_scene_closed_meanwhile_is_no_fault(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
     begin(module, patient[0])
     slicer.mrmlScene.Clear()
     process_events_until(lambda: module.widget.run is None, 60)

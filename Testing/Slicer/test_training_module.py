@@ -232,9 +232,7 @@ def test_a_training_whose_folder_went_is_no_fault(module: Any, patients: dict[st
     module.widget.enter()
 
 
-def test_a_mapping_is_of_its_task_and_leaves_new_segments_to_their_names(
-    module: Any, patients: dict[str, Any]
-) -> None:
+def test_a_mapping_is_of_its_task_and_leaves_new_segments_to_their_names(module: Any, patients: dict[str, Any]) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import shown_mapping, store_mapping, task_from_parts  # noqa: PLC0415
 
@@ -310,9 +308,7 @@ def test_an_old_sign_of_life_is_nobody_to_kill_and_an_old_error_is_no_reason(
     assert "no memory left" in last_words(job)
 
 
-def test_a_folder_that_can_not_be_read_is_waited_for_but_not_for_ever(
-    module: Any, tmp_path: Path
-) -> None:
+def test_a_folder_that_can_not_be_read_is_waited_for_but_not_for_ever(module: Any, tmp_path: Path) -> None:
     from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
     from SIFASegmentationWidgets.follower import JobFollower  # noqa: PLC0415
 
@@ -751,9 +747,7 @@ def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str
     assert _names([SourceRow(mr), SourceRow(ct)]) == ["CT_a", "ct_A_2"]
 
 
-def test_while_it_checks_the_title_says_so(
-    module: Any, patients: dict[str, Any], process_events_until: Any
-) -> None:
+def test_while_it_checks_the_title_says_so(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
     for volume, labels in patients["mr"]:
         module.widget.source.add(volume, labels)
     for volume, _reference in patients["ct"]:

@@ -14,9 +14,7 @@ _WITHOUT_PLUGIN = {"qMRMLPlotView", "ctkMessageBox"}
 """Widgets that Slicer can't make from a `.ui` file: there is no designer plugin for them."""
 
 _NATIVES = {
-    name: native
-    for name, native in {**ctk_module.NATIVES, **qmrml.NATIVES}.items()
-    if name not in _WITHOUT_PLUGIN
+    name: native for name, native in {**ctk_module.NATIVES, **qmrml.NATIVES}.items() if name not in _WITHOUT_PLUGIN
 }
 
 
