@@ -524,8 +524,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return TrainingOptions(
             task=task,
             source_coding=p.sourceCoding if coded else None,
-            source_window=(p.sourceWindowLow, p.sourceWindowHigh) if p.sourceWindow else None,
-            target_window=(p.targetWindowLow, p.targetWindowHigh) if p.targetWindow else None,
+            source_window=_window(p, "source"),
+            target_window=_window(p, "target"),
             plane=None if p.plane is Plane.task else p.plane.value,
             size=p.size,
             region=p.region,
@@ -680,7 +680,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if task is not None and not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
-            findings += check_rows(source, target, task, p.region)
+            windows = (_window(p, "source"), _window(p, "target"))
+            findings += check_rows(source, target, task, p.region, windows)
             slices, copied_bytes = what_is_written(source, target, task.plane)
         # One of before would measure a device that this one is measuring.
         self.findings.abandon_probe()
@@ -836,6 +837,13 @@ def _rows_problem(source: Sequence[SourceRow] | None, target: Sequence[TargetRow
     if twice is not None:
         return _("{name} is in the tables twice: remove one of its rows.").format(name=twice.GetName())
     return ""
+
+
+def _window(parameters: SIFATrainingParameterNode, domain: str) -> tuple[float, float] | None:
+    """What a domain is clipped to, in HU; None for percentiles."""
+    if not getattr(parameters, f"{domain}Window"):
+        return None
+    return getattr(parameters, f"{domain}WindowLow"), getattr(parameters, f"{domain}WindowHigh")
 
 
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .field_of_view import BoxMM
@@ -55,6 +57,21 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
             "sequence."
         )
     return sentences
+
+
+def doubt_about_window(lowest: Sequence[float], window: tuple[float, float] | None) -> str:
+    """What speaks against the way that volumes of one modality are to be clipped; empty where nothing does.
+
+    Args:
+        lowest: Smallest value of each volume.
+        window: In Hounsfield units; None for percentiles of each volume.
+    """
+    if window is None and 2 * sum(value < _CT_AIR_HU for value in lowest) > len(lowest):
+        return f"most volumes go below {_CT_AIR_HU}, as CT in Hounsfield units does, but get no window"
+    # CT that somebody has clipped already may have no air any more, but fat lies below 0 too.
+    if window is not None and 2 * sum(value >= 0 for value in lowest) > len(lowest):
+        return "most volumes have no value below 0, as CT in Hounsfield units has, but get a window of CT"
+    return ""
 
 
 def _unlike_spacings(name: str, placement: Placement, preprocessing: Preprocessing) -> list[str]:

@@ -13,6 +13,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
+from SIFASegmentationLib.plausibility import doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
 from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
@@ -49,6 +50,7 @@ class VolumeChecks:
         self._preparation, self._report = preparation, report
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
+        self._lowest: dict[SetName, list[float]] = defaultdict(list)
         # Of each value, the number of large parts in each labelmap that has it.
         self._parts: dict[SetName, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
 
@@ -91,6 +93,7 @@ class VolumeChecks:
             self.findings.append(Finding.of(case.image.name, error))
             return
         self.slices[name] += len(placement)
+        self._lowest[name].append(float(volume.array.min()))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
         self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
         if case.label is not None:
@@ -130,6 +133,8 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, message, fix))
         else:
             self.findings.append(Finding("ok", name, message))
+        if name in DOMAINS:
+            self._check_window(name)
         never = [structure.name for structure in self._task.structures if structure.value not in self._parts[name]]
         if never and self._preparation.labelled(name):
             fix = "label it in some volume, or choose a task without it"
@@ -137,6 +142,14 @@ class VolumeChecks:
             self.findings.append(Finding(level, name, f"never labelled: {', '.join(never)}", fix))
         for structure in self._task.structures:
             self._check_parts(name, structure)
+
+    def _check_window(self, name: SetName) -> None:
+        """Whether volumes look like those that their clipping is meant for."""
+        window = self._preparation.preprocessing(domain_of(name)).intensity.window
+        if doubt := doubt_about_window(self._lowest[name], window):
+            option = f"--{domain_of(name)}-window"
+            fix = f"leave out {option}" if window is not None else f"give {option}, such as -150,300 for soft tissue"
+            self.findings.append(Finding("warning", name, doubt, fix))
 
     def _check_parts(self, name: SetName, structure: Structure) -> None:
         """Whether a structure usually has more large parts than are kept of it."""

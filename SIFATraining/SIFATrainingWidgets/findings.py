@@ -18,8 +18,16 @@ from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
 _SIGNS = {"ok": ("#2e8b57", "&#10003;"), "warning": ("#b8860b", "!"), "error": ("#c0392b", "&#10007;")}
 
 
+Window = tuple[float, float] | None
+"""In HU, or None for percentiles."""
+
+
 def check_rows(
-    source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, task: Any, region: Any | None = None
+    source: Sequence[SourceRow] | None,
+    target: Sequence[TargetRow] | None,
+    task: Any,
+    region: Any | None = None,
+    windows: tuple[Window, Window] = (None, None),
 ) -> list[Finding]:
     """Geometry, labels and numbers of the volumes in the two tables; nothing is written or resampled.
 
@@ -28,6 +36,7 @@ def check_rows(
         target: The same of the target.
         task: The structures.
         region: Markups ROI of every volume without one of its own.
+        windows: That the source and the target are clipped to.
     """
     findings: list[Finding] = []
     sources, targets = list(source or ()), list(target or ())
@@ -36,13 +45,14 @@ def check_rows(
             findings.append(Finding("error", kind, _("no volume"), _("add volumes to the table, or choose a folder")))
     findings += _check_labels(sources, task)
     findings += _check_references(targets, task)
-    for kind, rows in ((_("source"), sources), (_("target"), targets)):
-        unusable, slices = _check_volumes([row.volume for row in rows], task.plane)
-        findings += unusable
-        findings += _check_regions(rows, region)
-        if rows:
+    for kind, some, window in ((_("source"), sources, windows[0]), (_("target"), targets, windows[1])):
+        volumes = [row.volume for row in some]
+        unusable, slices = _check_volumes(volumes, task.plane)
+        findings += unusable + _check_window(kind, volumes, window)
+        findings += _check_regions(some, region)
+        if some:
             few = slices < FEW_SLICES
-            message = _("volumes: {volumes}, slices: {slices}").format(volumes=len(rows), slices=slices)
+            message = _("volumes: {volumes}, slices: {slices}").format(volumes=len(some), slices=slices)
             fix = _("more volumes make a better model: ten or more of each modality") if few else ""
             findings.append(Finding("warning" if few else "ok", kind, message, fix))
     return findings
@@ -87,6 +97,18 @@ def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding],
         except InputError as error:
             findings.append(Finding.of(node.GetName(), error))
     return findings, slices
+
+
+def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> list[Finding]:
+    """Whether volumes look like those that their clipping is meant for."""
+    from SIFASegmentationLib.plausibility import doubt_about_window  # noqa: PLC0415  needs pydantic, which comes from pip
+
+    images = (node.GetImageData() for node in volumes)
+    doubt = doubt_about_window([image.GetScalarRange()[0] for image in images if image is not None], window)
+    if not doubt:
+        return []
+    fix = _("tick CT, clip to HU, and choose a window") if window is None else _("untick CT, clip to HU")
+    return [Finding("warning", kind, doubt, fix)]
 
 
 def _check_regions(rows: Sequence[SourceRow | TargetRow], region: Any | None) -> list[Finding]:

@@ -82,6 +82,17 @@ def test_everything_is_said_of_a_cohort_that_is_fine(cohort: Path, tmp_path: Pat
     assert "ten or more" in few.fix
 
 
+def test_a_window_is_for_ct_and_ct_is_for_a_window(cohort: Path) -> None:
+    def doubted(**windows: tuple[float, float]) -> dict[str, str]:
+        findings = found(cohort, **windows)
+        return {name: one.fix for name in ("source", "target") for one in findings[name] if "window" in one.message}
+
+    assert doubted() == {"target": "give --target-window, such as -150,300 for soft tissue"}
+    assert doubted(target_window=(-150, 300)) == {}
+    both = doubted(source_window=(-150, 300), target_window=(-150, 300))
+    assert both == {"source": "leave out --source-window"}
+
+
 def test_what_can_not_be_read_is_named_and_the_rest_is_checked(copy: Path) -> None:
     (copy / "mr" / "abdomen_mr_000_image.nii.gz").write_bytes(b"no image")
     flat = read_volume(copy / "ct" / "abdomen_ct_000_image.nii.gz")

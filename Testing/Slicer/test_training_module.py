@@ -692,6 +692,12 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     assert "holds no image" in said["error", "leer"]
     assert said["error", "ribs"] == "none of the structures"
     assert "3 of 4" in said["warning", labels.GetName()]
+    assert not any("window" in finding.message for finding in findings)
+    # The CT of these patients are in HU.
+    ct, window = [TargetRow(patients["ct"][0][0])], (-150.0, 300.0)
+    for windows, subjects in (((None, None), ["target"]), ((None, window), []), ((window, None), ["source", "target"])):
+        found = check_rows([SourceRow(volume, labels)], ct, load_task("abdomen"), windows=windows)
+        assert [finding.subject for finding in found if "window" in finding.message] == subjects
     # Axial slices, however the volume is stored: as many as the synthetic patients have.
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
     assert said["warning", "source"] == f"volumes: 2, slices: {count}"
