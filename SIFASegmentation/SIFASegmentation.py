@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
+_DOUBLE_CLICK_SECONDS = 1.0  # A second click in that time means nothing else than the first.
 
 
 class SIFASegmentation(ScriptedLoadableModule):
@@ -352,7 +353,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tolerance = 2.0
         self._reason = ""
         self._filling = False
-        self._starting = self._comparing = self._cancelled = False
+        self._starting = self._comparing = False
+        self._cancelled: float | None = None  # When, by the monotonic clock.
         self._pieces = Pieces()
 
     def setup(self) -> None:
@@ -520,7 +522,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.progressBar.visible = busy
         running = self.run is not None and self.run.follower.state not in ENDED
         self.ui.cancelButton.visible = running or self._starting
-        self.ui.cancelButton.text = _("End now") if running and self._cancelled else _("Cancel")
+        self.ui.cancelButton.text = _("End now") if running and self._cancelled is not None else _("Cancel")
 
     def _say(self, text: str, *, error: bool = False) -> None:
         color = "color:#c0392b" if error else ""
@@ -584,7 +586,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tolerance = parameters.tolerance
         problem = start_fault()
         # Before anything that lets events in: a second click must find the button disabled.
-        self._starting, self._cancelled = True, False
+        self._starting, self._cancelled = True, None
         try:
             self._refresh()
             self._say(_("Preparing..."))
@@ -610,12 +612,15 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_writing(self, name: str) -> None:
         self._say(_("Preparing {name}...").format(name=name))
         slicer.app.processEvents()
-        if self._cancelled:
+        if self._cancelled is not None:
             raise InputError(_("Cancelled."))
 
     def _show_events(self, events: list[Event]) -> None:
         if any(event.kind == "warning" for event in events) and self.run is not None:
             self._show_warnings(self.run)
+        if any(event.kind == "state" for event in events):
+            # Its process has nothing to cancel any more, while results still come into the scene.
+            self._refresh()
         progress = [event.data for event in events if event.kind == "progress"]
         if progress:
             self._show_progress(progress[-1])
@@ -629,7 +634,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_progress(self, data: dict[str, Any]) -> None:
         self.ui.progressBar.setRange(0, data["total"] * data["volumes"])
         self.ui.progressBar.setValue(data["total"] * data["volume"] + data["done"])
-        if self._cancelled:
+        if self._cancelled is not None:
             return
         which = f"{data['volume'] + 1}/{data['volumes']}: " if data["volumes"] > 1 else ""
         self._say(
@@ -640,23 +645,25 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _cancel(self) -> None:
         # While volumes are still written, that ends it.
-        again, self._cancelled = self._cancelled, True
+        again = self._cancelled is not None
+        if self._cancelled is None:
+            self._cancelled = time.monotonic()
         if self.run is None:
             return
-        if again:
-            # The process hangs, or takes too long over the slices at hand.
-            self.results.take(self.run.results)
-            self._abandon()
-            self._say(_("Cancelled; what was done by then is in the scene."))
-        else:
+        if not again:
             self._say(_("Cancelling after the slices at hand..."))
             self.run.cancel()
-        self._refresh()
+        elif time.monotonic() - self._cancelled > _DOUBLE_CLICK_SECONDS:
+            # The process hangs, or takes too long over the slices at hand.
+            self._say(_("Ending..."))
+            self.run.kill()
+        self._check_can_apply()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
+        shown = self.results.take(run.results)
         try:
-            shown = self.results.take(run.results)
             self._tell_ended(run, state)
+            self.results.look()
         finally:
             # Whatever happened: until then the next one can't begin.
             run.pieces.add(self._score(run, shown))
@@ -673,7 +680,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(_("{text} in {seconds:.0f} s on {device}.").format(
                 text=text, seconds=time.monotonic() - run.started, device=run.device
             ))  # fmt: skip
-        elif state is State.STOPPED:
+        elif state is State.STOPPED or run.killed:
             self._say(_("Cancelled; {how_many}").format(how_many=how_many))
         else:
             log = run.job.folder / "log.txt"

@@ -42,7 +42,7 @@ from SIFASegmentationWidgets.dependencies import (
     run_unless_skipped,
     skip_without,
 )
-from SIFASegmentationWidgets.labels_of_volumes import labels_by_volume
+from SIFASegmentationWidgets.labels_of_volumes import label_nodes, labels_by_volume
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
 from SIFASegmentationWidgets.nodes_table import (
@@ -78,6 +78,7 @@ from SIFATrainingWidgets.training_panel import TrainingPanel
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
+_UNCHECKED = ("name", "initial")  # Parameters that no check looks at.
 _UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # In the name of a folder, on some system.
 # Where the scene's volumes are written, in the job's folder.
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
@@ -638,9 +639,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ]
         table.show(guessed or [SourceRow(None)])
         self._store_rows()
+        alone = [node.GetName() for node in label_nodes() if node not in labels.values()]
         if not labels:
             none = _("No segmentation or labelmap lies on a volume here: load the labels too, or add rows by hand.")
             self._say(none, error=True)
+        elif alone:
+            some = _("Add by hand what {names} are drawn on: nothing tells, or another is taken already.")
+            self._say(some.format(names=", ".join(alone)), error=True)
 
     def _own_task(self) -> None:
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
@@ -671,6 +676,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.findings.findings
         finally:
             self._check_can_start()
+            self.training.show_state()
         p, task = self._parameters, self.task()
         if p is None:
             # The scene was closed meanwhile, and another module is shown.
@@ -702,7 +708,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if p is None:
             return ()
         node = p.parameterNode
-        values = {name: node.GetParameter(name) for name in sorted(node.GetParameterNames()) if name != "name"}
+        values = {name: node.GetParameter(name) for name in sorted(node.GetParameterNames()) if name not in _UNCHECKED}
         rows = [row for table in ("source", "target") for row in self._rows(table).read()]
         ids = [[one.GetID() if one is not None else "" for one in row] for row in rows]
         mappings = [stored_mapping(row.labels) for row in self._source_rows() if row.labels is not None]
@@ -723,8 +729,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.findings.abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()
+            self._end_if_cancelled()
             with held(self._window):
                 self.logic.ensure_dependencies()
+            self._end_if_cancelled()
             options = self.options()
             name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
@@ -751,6 +759,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_writing(self, name: str, done: int, total: int) -> None:
         self._say(_("writing volume {number} of {total}: {name}").format(number=done + 1, total=total, name=name))
         slicer.app.processEvents()
+        self._end_if_cancelled()
+
+    def _end_if_cancelled(self) -> None:
         if self._cancelled:
             raise InputError(_("Cancelled: nothing was started."))
 

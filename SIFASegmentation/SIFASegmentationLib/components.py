@@ -12,6 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 _SLAB_VOXELS = 2**26
+_LARGE_PART = 0.2  # Of the largest: a smaller one is hardly a part of its own.
 _NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # By faces, edges and corners.
 
 Numbers = NDArray[np.signedinteger[Any]]
@@ -32,6 +33,11 @@ def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int])
         if box is not None and parts.get(value):
             removed[value] = _keep_largest(labels[box], value, parts[value])
     return removed
+
+
+def large_parts(sizes: NDArray[np.int64]) -> int:
+    """How many of the parts of a structure, of such numbers of voxels, are parts of their own, and no islands."""
+    return int((sizes >= _LARGE_PART * sizes.max()).sum())
 
 
 def component_sizes(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int64]]:

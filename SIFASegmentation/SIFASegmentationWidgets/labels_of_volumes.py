@@ -12,8 +12,11 @@ import vtk
 
 from .nodes import is_result, is_segmentation, lie_apart
 
-_KINDS = re.compile(r"[\W_]*(image|volume|labels?|labelmap|seg|segmentation|mask|gt|truth|reference)?[\W\d_]*$")
-"""What names of an image and of its labels differ in, and the number that Slicer adds where a name is taken."""
+_KIND = re.compile(r"[\W_]+(image|volume|labels?|labelmap|seg|segmentation|mask|gt|truth|reference)$")
+"""What names of an image and of its labels differ in."""
+
+_NUMBER = re.compile(r"_\d+$")
+"""That Slicer adds where a name is taken."""
 
 
 def labels_by_volume(volumes: Sequence[Any]) -> dict[str, Any]:
@@ -26,14 +29,15 @@ def labels_by_volume(volumes: Sequence[Any]) -> dict[str, Any]:
         volumes: Nodes to choose from.
     """
     owned: dict[str, Any] = {}
-    for node in _label_nodes():
+    for node in label_nodes():
         volume = _volume_of(node, volumes)
         if volume is not None:
             owned.setdefault(volume.GetID(), node)
     return owned
 
 
-def _label_nodes() -> list[Any]:
+def label_nodes() -> list[Any]:
+    """The segmentations and labelmaps of the scene; what a model made is left out."""
     classes = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
     nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
     return [node for node in nodes if not is_result(node) and not node.GetHideFromEditors()]
@@ -47,7 +51,7 @@ def _volume_of(node: Any, volumes: Sequence[Any]) -> Any | None:
     grid = _grid(node)
     near = [one for one in volumes if (not lie_apart(one, node) if grid is None else _is_same(_grid(one), grid))]
     if len(near) > 1:
-        near = [one for one in near if _stem(one) == _stem(node)]
+        near = [one for one in near if _stems(one) & _stems(node)]
     return near[0] if len(near) == 1 else None
 
 
@@ -71,5 +75,8 @@ def _is_same(one: tuple[tuple[int, ...], np.ndarray] | None, other: tuple[tuple[
     return one is not None and one[0] == other[0] and np.allclose(one[1], other[1], rtol=0, atol=1e-3)
 
 
-def _stem(node: Any) -> str:
-    return _KINDS.sub("", node.GetName().lower())
+def _stems(node: Any) -> set[str]:
+    """What a node's patient may be called, by the node's name."""
+    name = node.GetName().lower()
+    names = {name, _NUMBER.sub("", name)}
+    return names | {_KIND.sub("", one) for one in names}

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 _RESULT = "SIFA.Result"  # Attribute of nodes.
-_UPRIGHT = 0.9999  # Cosine: over 400 mm such slices rise by less than 6 mm.
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
@@ -89,15 +88,6 @@ def geometry_from_node(node: Any) -> Geometry:
         tuple(to_world[:3, 3].tolist()),
         tuple(directions.ravel().tolist()),
     )
-
-
-def is_oblique(node: Any) -> bool:
-    """Whether the slices of a volume node lie in none of the world's planes."""
-    try:
-        directions = np.abs(geometry_from_node(node).direction_matrix)
-    except InputError:
-        return False
-    return bool(directions.max(axis=0).min() < _UPRIGHT)
 
 
 def region_from_node(node: Any) -> BoxMM:

@@ -70,12 +70,17 @@ class ResultsPanel:
         self.refresh()
 
     def take(self, results: Sequence[SegmentationResult]) -> tuple[ShownResult, ...]:
-        """The results of a run, in place of those before; its scores come later."""
+        """The results of a run, in place of those before, without any scores yet."""
         self.results, self._least_sure = tuple(map(ShownResult.of, results)), 0
+        self.scores = None
+        return self.results
+
+    def look(self) -> None:
+        """Show the result of the volume that is shown, or of the first one."""
         shown = _shown_first(self.results)
         if shown is not None:
             self._show_alone(shown)
-        return self.results
+        self.refresh()
 
     def show_scores(self, scores: ScoreTable | None, name: str) -> None:
         """Show scores in a new table node: those of before, and of a scene that was loaded, stay as they are.
@@ -160,18 +165,17 @@ class ResultsPanel:
             # It was put under another transform since.
             self._say(str(error), error=True)
             return
-        self._show_alone(result)
+        self._show_alone(result, in_its_planes=slicer.app.layoutManager() is not None)
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *point, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
         self._least_sure += 1
         self._show_unsure()
 
-    def _show_alone(self, result: ShownResult) -> None:
-        """Show a volume and what came of it, and of the run's other volumes nothing, which would lie over it."""
-        volume = result.volume
-        slicer.util.setSliceViewerLayers(
-            # Slices of an oblique acquisition are seen in its own planes alone.
-            background=volume, rotateToVolumePlane=nodes.is_oblique(volume),
-        )  # fmt: skip
+    def _show_alone(self, result: ShownResult, *, in_its_planes: bool = False) -> None:
+        """Show a volume and what came of it, and of the run's other volumes nothing, which would lie over it.
+
+        Slices of an oblique acquisition are seen in its own planes alone; views must be there to turn.
+        """
+        slicer.util.setSliceViewerLayers(background=result.volume, rotateToVolumePlane=in_its_planes)
         for other in self.results:
             node = slicer.mrmlScene.GetNodeByID(other.segmentation_id) if other.segmentation_id else None
             if node is not None and node.GetDisplayNode() is not None:
@@ -222,7 +226,7 @@ class ResultsPanel:
     def _show_table(self) -> None:
         # Its node may have been removed or changed.
         self.refresh()
-        score_tables.show_table(self._table_node())
+        score_tables.show_table(self._ui.resultsTable.mrmlTableNode())
 
 
 def _shown_first(results: Sequence[ShownResult]) -> ShownResult | None:

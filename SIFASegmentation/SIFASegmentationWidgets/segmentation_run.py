@@ -109,7 +109,7 @@ class SegmentationRun:
         # Not their IDs, which another scene gives to other nodes.
         self.rows, self.output = list(rows), output
         self.warnings: dict[int, list[str]] = {}
-        self.device = ""
+        self.device, self.killed = "", False
         self.started = time.monotonic()
         self.results: list[SegmentationResult] = []
         self.pieces = Pieces()
@@ -122,6 +122,12 @@ class SegmentationRun:
     def cancel(self) -> None:
         """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
         self.job.request_stop()
+
+    def kill(self) -> None:
+        """End the process at once; volumes that are done are kept, and the end is told as any other."""
+        self.killed = True
+        if self.process.poll() is None:
+            kill_process(self.process.pid)
 
     def wait(self) -> None:
         """Wait until the job has ended and its results are in the scene, letting the window live meanwhile."""
@@ -223,7 +229,7 @@ class SegmentationRun:
         # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
         if any(result.files for result in self.results):
             gone = ["input"]
-        elif state in (State.FINISHED, State.STOPPED):
+        elif state in (State.FINISHED, State.STOPPED) or self.killed:
             gone = [""]
         else:
             gone = ["input", "result"]

@@ -380,13 +380,15 @@ def compare_methods(
             seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
             device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
         )  # fmt: skip
+        stopped = ""
     except StoppedError as error:
-        if error.comparison.results:
-            write_comparison(out, error.comparison, preparation.target_coding)
-        raise
-    write_comparison(out, comparison, preparation.target_coding)
-    print(markdown(comparison))
-    print(f"{out / 'comparison.html'} has pictures")
+        comparison, stopped = error.comparison, str(error)
+    if comparison.results:
+        write_comparison(out, comparison, preparation.target_coding)
+        print(markdown(comparison))
+        print(f"{out / 'comparison.html'} has pictures")
+    if stopped:
+        print(stopped)
 
 
 @app.command()

@@ -13,8 +13,9 @@ Level = Literal["ok", "warning", "error"]
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 # How an advice begins ("they": of label codes). What else follows a colon belongs to what was found: a list, say.
 _ADVICE = re.compile(
-    r"(add|check|choose|convert|copy|delete|end|export|fetch|free|get|give|harden|hold|install|leave|look|make|mend|move"
-    r"|name|pack|prepare|put|remove|rename|replace|resample|run|save|set|start|stop|take|they|train|try|update|use|wait)"
+    r"(add|check|choose|compare|convert|copy|delete|draw|end|export|fetch|free|get|give|harden|hold|install|leave|let"
+    r"|load|look|make|mend|move|name|pack|prepare|press|put|remove|rename|replace|resample|run|save|say|score|segment"
+    r"|set|stack|start|stop|take|they|train|try|update|use|wait|write)"
     " "
 )
 

@@ -238,23 +238,28 @@ class Loop:
             step = model.last_part.step
         seed_iteration(config.seed, done, self.fabric.global_rank)
         if model.average is not None and labels_target_at(config, done):
-            self._set_pseudo_labels(self._label_target(model.average.average))
+            self._label_target(model.average.average)
 
         def learn() -> Losses:
+            # Before the autocast: slices are moved by coordinates, for which bfloat16 is too coarse.
+            batch = self.batches.batch(done)
             with self.fabric.autocast():
-                return step(self.batches.batch(done))
+                return step(batch)
 
         losses = within_memory(learn, self._batch_too_large)
         if model.average:
             model.average.update(averaged_modules(model.networks), done)
         return losses
 
-    def _label_target(self, teacher: nn.ModuleDict) -> NDArray[np.uint8]:
-        def label() -> NDArray[np.uint8]:
-            with self.fabric.autocast():
-                return label_target(teacher, self.dataset, self.config, self.fabric.device)
+    def _label_target(self, teacher: nn.ModuleDict) -> None:
+        """Have a teacher label the target's slices, which self-training learns from now on."""
 
-        return within_memory(
+        def label() -> None:
+            with self.fabric.autocast():
+                labels = label_target(teacher, self.dataset, self.config, self.fabric.device)
+            self._set_pseudo_labels(labels)
+
+        within_memory(
             label,
             lambda: InputError(
                 "The memory does not hold the largest of the target volumes while self-training labels it: free some "

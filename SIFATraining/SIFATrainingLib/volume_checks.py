@@ -8,7 +8,7 @@ from statistics import median, median_low
 import numpy as np
 
 from SIFASegmentationLib.cohorts import Case
-from SIFASegmentationLib.components import component_sizes
+from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
@@ -24,7 +24,6 @@ from .prepare import Preparation
 from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
-_LARGE_PART = 0.2  # Of the largest: a smaller one is hardly a part of its own.
 _LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.
 _AXES = ("RL", "AP", "IS")  # Against and along the axes of LPS.
 _PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -112,7 +111,7 @@ class VolumeChecks:
         found = [structure.name for structure in self._task.structures if structure.value in sizes]
         missing = [structure.name for structure in self._task.structures if structure.value not in sizes]
         for value, parts in sizes.items():
-            self._parts[name][value].append(int((parts >= _LARGE_PART * parts.max()).sum()))
+            self._parts[name][value].append(large_parts(parts))
         if missing:
             message = f"{', '.join(found)}; without {', '.join(missing)}"
             fix = "where it is in the picture, an unlabelled structure teaches that it is background"

@@ -11,13 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
-from SIFASegmentationWidgets.nodes import if_in_scene, is_segmentation, region_from_node, volume_from_node
+from SIFASegmentationWidgets.nodes import (
+    BINARY_LABELMAP,
+    array_of,
+    if_in_scene,
+    is_segmentation,
+    region_from_node,
+    volume_from_node,
+)
 from SIFASegmentationWidgets.structures_of_nodes import Labels, labels_from_node, match_parts, parts_of
 
 _MAPPING = "SIFA.structures"
@@ -158,7 +167,8 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
 
 
 def task_from_parts(node: Any) -> Any:
-    """A task of one's own: the segments of a segmentation node, with their names, colours and terminology.
+    """A task of one's own: the segments of a segmentation node, with their names, colours and terminology, and as
+    many parts as they have here (two, where both kidneys are one segment).
 
     Raises:
         InputError: The node has no segment, or two of one name.
@@ -170,7 +180,10 @@ def task_from_parts(node: Any) -> Any:
     structures = []
     for value, part in enumerate(parts_of(node), 1):
         color = _color(node, part.key)
-        structures.append({"name": part.name, "value": value, "color": color, "terminology": _terminology(part.entry)})
+        terminology, parts = _terminology(part.entry), _count_of_parts(node, part.key)
+        structures.append(
+            {"name": part.name, "value": value, "color": color, "terminology": terminology, "parts": parts}
+        )
     if not structures:
         problem = _("The segmentation {name} has no segment: draw the structures first.")
         raise InputError(problem.format(name=node.GetName()))
@@ -181,6 +194,22 @@ def task_from_parts(node: Any) -> Any:
         _field, reason = first_fault(error)
         problem = _("The segments of {name} make no task: {reason}.")
         raise InputError(problem.format(name=node.GetName(), reason=reason)) from error
+
+
+def _count_of_parts(node: Any, key: str) -> int:
+    """How many large parts a segment, or a value of a labelmap, has; 1 where that is not known without an export."""
+    from SIFASegmentationLib.components import component_sizes, large_parts  # noqa: PLC0415  scipy may come from pip
+
+    if is_segmentation(node):
+        segment = node.GetSegmentation().GetSegment(key)
+        layer = segment.GetRepresentation(BINARY_LABELMAP)
+        if layer is None or min(layer.GetDimensions()) < 1:
+            return 1
+        voxels = slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key) == segment.GetLabelValue()
+    else:
+        voxels = array_of(node) == int(key)
+    sizes = component_sizes(voxels.view(np.uint8))
+    return large_parts(sizes[1]) if sizes else 1
 
 
 def _check_there(row: SourceRow | TargetRow) -> None:

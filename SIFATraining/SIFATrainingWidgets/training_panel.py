@@ -61,13 +61,14 @@ class TrainingPanel:
         self.job: Job | None = None
         self._monitor = TrainingMonitor(ui)
         self._follower: JobFollower | None = None
+        self._has_model: bool | None = None
         self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
         for button, method in (
             (ui.openJobButton, self._choose_folder), (ui.stopButton, self._stop), (ui.resumeButton, self._resume),
             (ui.killButton, self._kill), (ui.forgetButton, self._forget), (ui.openFolderButton, self._open_folder),
             (ui.saveModelButton, self._choose_model_file),
         ):  # fmt: skip
-            button.connect("clicked(bool)", _without_arguments(method))
+            button.connect("clicked(bool)", method)
         ui.jobsComboBox.connect("activated(int)", self._select)
 
     def close(self) -> None:
@@ -109,7 +110,7 @@ class TrainingPanel:
             self._follower = JobFollower(job, self._events, self._ended, self._trainings.process_of(job))
             self._follower.poll()
             self._follower.start()
-        self._show_state()
+        self.show_state()
 
     def open(self, folder: Path) -> None:
         """Show the training in a folder; what is none is said on the status line."""
@@ -129,14 +130,14 @@ class TrainingPanel:
 
     def _events(self, events: list[Event]) -> None:
         self._monitor.add(events)
-        self._show_state()
+        self.show_state()
 
     def _ended(self, _state: State) -> None:
-        self._show_state()
+        self.show_state()
         self.refresh_list()
 
-    def _show_state(self) -> None:
-        """Everything about the job that is shown, but for what the monitor shows."""
+    def show_state(self) -> None:
+        """Show everything about the job, but for what the monitor shows."""
         self._show_warnings()
         behind = self._follower is not None and self._follower.behind
         # Of a long training, what was told last happened long ago.
@@ -179,9 +180,11 @@ class TrainingPanel:
 
     def _show_model(self) -> None:
         ui, bundle = self._ui, self.bundle
-        if ui.modelSection.visible != (bundle is not None):
-            ui.modelSection.visible = bundle is not None
-            ui.modelSection.collapsed = bundle is None
+        ui.modelSection.visible = bundle is not None
+        if self._has_model != (bundle is not None):
+            # Only then: a user may have closed it.
+            self._has_model = bundle is not None
+            ui.modelSection.collapsed = not self._has_model
         for button in (ui.useButton, ui.fineTuneButton, ui.saveModelButton):
             button.enabled = bundle is not None
         ui.cardLabel.text = _card(bundle) if bundle is not None else ""
@@ -221,7 +224,7 @@ class TrainingPanel:
             problem = _("{folder} can't be written to ({reason}): press End now instead.")
             self._say(problem.format(folder=self.job.folder, reason=error.strerror), error=True)
         else:
-            self._show_state()
+            self.show_state()
 
     def _resume(self) -> None:
         job = self.job
@@ -324,11 +327,6 @@ class TrainingPanel:
         folder = qt.QFileDialog.getExistingDirectory(self._ui.openJobButton, _("Folder of a training"))
         if folder:
             self.open(Path(folder))
-
-
-def _without_arguments(method: Callable[[], None]) -> Callable[[], None]:
-    """PythonQt gives a bound method the signal's arguments if it has room for them."""
-    return lambda: method()  # noqa: PLW0108
 
 
 def _size_of(job: Job) -> int:

@@ -315,7 +315,7 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
     jobs = {text: make_job(folder / f"every {every}", every) for text, every in variants.items()}
     warm = make_job(folder / "warm", ITERATIONS // 10)
     with opened("SIFATraining") as widget:
-        widget.open_job(warm.folder)
+        widget.training.open(warm.folder)
         for text, job in jobs.items():
             progress(f"SIFA Training: {text}")
             doing = f"SIFA Training: {ITERATIONS:,} iterations, {text}"
@@ -324,10 +324,10 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
 
                 def open_job(job: Job = job, doing: str = doing) -> None:
                     clock.enter(f"{doing}: found")
-                    widget.open_job(job.folder)
+                    widget.training.open(job.folder)
 
                 def over(doing: str = doing, followed_since: list[float] = followed_since) -> bool:
-                    if widget._follower.behind:
+                    if widget.training._follower.behind:
                         return False
                     if not followed_since:
                         clock.enter_after_this(f"{doing}: followed")
@@ -338,7 +338,7 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
                     return elapsed > seconds
 
                 clock.run(open_job, over)
-            widget.show_job(None)
+            widget.training.show(None)
     QtCore.QSettings().clear()
     listed = [make_job(folder / f"listed {number}", 20, previews=0) for number in range(LISTED)]
     with opened("SIFATraining") as widget:
@@ -514,10 +514,10 @@ def measure_start(clock: Clock, folder: Path, size: int, slices: int) -> None:
         widget._show_writing = writing
         try:
             clock.run(start, lambda: True)
-            assert widget.job is not None, widget.ui.statusLabel.text
+            assert widget.training.job is not None, widget.ui.statusLabel.text
         finally:
-            if widget.job is not None:
-                widget.logic.kill(widget.job)
+            if widget.training.job is not None:
+                widget.logic.kill(widget.training.job)
 
 
 if __name__ == "__main__":

@@ -588,7 +588,8 @@ def test_the_rows_before_one_that_was_stopped_have_their_report(
     small = ["--size", "32", "--width", "0.0625", "--batch", "2", "--device", "cpu"]
     given = ["--source", volumes / "mr", "--target", volumes / "ct", "--hold-out", "abdomen_ct_002", "--out", out]
     ended = CliRunner().invoke(app, ["compare", *map(str, given), *small, "--row", "sifa", "--time-limit", "0s"])
-    assert isinstance(ended.exception, StoppedError)
+    assert ended.exit_code == 0
+    assert ended.output.endswith("seed_0/job was stopped: run compare again to go on.\n")
     text = (out / "comparison.md").read_text(encoding="utf-8")
     assert "| without adaptation |" in text
     assert "| supervised on the target |" in text

@@ -20,6 +20,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints, loop
 from SIFATrainingLib.adaptation import AdaptationIteration
+from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from SIFATrainingLib.iteration import Batch, Losses
 from SIFATrainingLib.loop import largest_batch
@@ -181,6 +182,25 @@ def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
     job = create_job(prepared, tmp_path / "job", quick_config(batch=7), "cpu")
     with pytest.raises(InputError, match="does not hold a batch of 7: start a new training with a batch of 3, the"):
         train(job)
+
+
+def test_slices_are_moved_in_full_precision(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 their coordinates would be wrong by half a pixel."""
+    original_batch, original_step, seen = BatchSource.batch, AdaptationIteration.step, []
+
+    def batch(self: BatchSource, done: int) -> Batch:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original_batch(self, done)
+
+    def step(self: AdaptationIteration, given: Batch) -> Losses:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original_step(self, given)
+
+    monkeypatch.setattr(BatchSource, "batch", batch)
+    monkeypatch.setattr(AdaptationIteration, "step", step)
+    config = quick_config(iterations=1, precision="bfloat16", self_training={"share": 0})
+    train(create_job(prepared, tmp_path / "job", config, "cpu"))
+    assert seen == [False, True]
 
 
 def test_largest_batch_by_bisection() -> None:

@@ -510,6 +510,25 @@ def test_while_packages_are_installed_nothing_else_can_be_pressed(
     assert ui.checkButton.enabled
 
 
+def test_a_task_of_ones_own_has_as_many_parts_as_its_segments(module: Any, patients: dict[str, Any]) -> None:
+    from SIFATrainingWidgets.cohorts_of_nodes import task_from_parts  # noqa: PLC0415
+
+    volume, labels = patients["mr"][0]
+    segmentation = labels.GetSegmentation()
+    right, left = (segmentation.GetSegmentIdBySegmentName(f"{side} kidney") for side in ("right", "left"))
+    both = slicer.util.arrayFromSegmentBinaryLabelmap(labels, right, volume)
+    both |= slicer.util.arrayFromSegmentBinaryLabelmap(labels, left, volume)
+    segmentation.RemoveSegment(left)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(both, labels, right, volume)
+    segmentation.GetSegment(right).SetName("kidneys")
+    empty = segmentation.AddEmptySegment("", "tumour")
+    assert segmentation.GetSegment(empty) is not None
+    task = task_from_parts(labels)
+    assert {structure.name: structure.parts for structure in task.structures} == {
+        "liver": 1, "kidneys": 2, "spleen": 1, "tumour": 1
+    }  # fmt: skip
+
+
 def test_the_model_of_a_training_is_used_by_one_click(
     module: Any, load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -951,7 +970,7 @@ def test_a_failed_training_that_is_resumed_is_said_to_start(
     assert ui.statusLabel.text == "Starting again..."
     process = module.logic.process_of(module.widget.training.job)
     try:
-        module.widget.training._show_state()
+        module.widget.training.show_state()
         assert ui.statusLabel.text == "Starting again..."
         assert not ui.resumeButton.enabled
         job.emit_state(State.PREPARING)
