@@ -1,6 +1,6 @@
 """Labelmaps of volumes whose labels are kept from us, named by subject: `OUT/SUBJECT.nii.gz`.
 
-    python Testing/Benchmarks/segment_heldout.py BUNDLE ... --images IMAGES --out Testing/Benchmarks/heldout/mr_to_ct/sifa
+    python Testing/Benchmarks/segment_heldout.py BUNDLE ... --images IMAGES --out FOLDER
 
 Of several bundles, which may see grids of different sizes, the probabilities on the volumes' own grids are averaged.
 """
