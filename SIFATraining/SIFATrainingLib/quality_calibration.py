@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
@@ -62,10 +62,8 @@ def calibrate_quality(
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
         # A damage for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
-            shown, seen = (
-                [damaged(one, own, number, strength) for one, own in zip(some, labelled_as, strict=True)]
-                for some in (drawn, given)
-            )
+            shown = _damaged(drawn, labelled_as, number, strength)
+            seen = shown if generator is None else _damaged(given, labelled_as, number, strength)
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
             gathered = ExpectedDice(dataset.classes)
             gathered.add(probabilities)
@@ -83,6 +81,11 @@ def calibrate_quality(
                         Known(structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size))
                     )
     return fit_calibration(known, len(chosen) * len(_STRENGTHS)) if known else None
+
+
+def _damaged(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:
+    """Batches of slices, damaged alike (`damages.damaged`)."""
+    return [damaged(one, own, kind, strength) for one, own in zip(batches, labels, strict=True)]
 
 
 def _parts(volume: VolumeEntry) -> list[NDArray[np.int64]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import qt
 import slicer
+
+from timers import every_turn
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +60,7 @@ class Listener:
         self.ended: list[tuple[str, int]] = []
         self.turns: list[int] = []
         self._count = 0
-        self._timer = qt.QTimer()
-        self._timer.setInterval(0)
-        self._timer.connect("timeout()", self._turn)
-        self._timer.start()
+        self._timer = every_turn(self._turn)
 
     def _turn(self) -> None:
         self._count += 1

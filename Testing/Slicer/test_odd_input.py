@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import qt
 import slicer
 
 from clicks import begin, choose, use_sample
+from timers import every_turn
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
@@ -179,10 +179,7 @@ def test_cancelling_while_volumes_are_written_leaves_nothing(
     before = set(Path(slicer.app.temporaryPath).glob("SIFA-*"))
     use_sample(module)
     choose(module, patient[0])
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", lambda: module.ui.cancelButton.click())  # noqa: PLW0108  PythonQt and a bound method
-    timer.start()
+    timer = every_turn(lambda: module.ui.cancelButton.click())  # noqa: PLW0108  PythonQt and a bound method
     module.ui.applyButton.click()
     timer.stop()
     assert module.widget.run is None

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import qt
 import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
+
+from timers import every_turn
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
@@ -33,10 +34,7 @@ def work(name: str, done: list[str], count: int = 2) -> Iterator[None]:
 
 def test_works_are_done_one_after_the_other_a_piece_a_turn(pieces: Any, process_events_until: Any) -> None:
     done: list[str] = []
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", lambda: done.append("turn"))
-    timer.start()
+    timer = every_turn(lambda: done.append("turn"))
     pieces.add(work("a", done))
     pieces.add(work("b", done))
     assert done == []
@@ -196,10 +194,7 @@ def test_results_and_scores_come_in_pieces_and_the_button_waits_for_them(
         if ui.statusLabel.text.startswith("Segmented in "):
             turns.append((ui.statusLabel.text, ui.applyButton.enabled, ui.cancelButton.visible))
 
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", turn)
-    timer.start()
+    timer = every_turn(turn)
     ui.applyButton.click()
     process_events_until(lambda: widget.run is None, 60)
     timer.stop()

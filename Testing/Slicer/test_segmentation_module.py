@@ -18,6 +18,7 @@ import vtk
 
 from clicks import begin, choose, use_sample
 from pictures import picture
+from timers import every_turn
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
@@ -479,15 +480,6 @@ def test_leaving_ends_the_process(module: Any, patient: tuple[Any, Any]) -> None
 
 def job_folders() -> set[Path]:
     return set(Path(slicer.app.temporaryPath).glob("SIFA-*"))
-
-
-def every_turn(function: Any) -> Any:
-    """A timer that calls a function at each turn of the event loop; hold it, and stop it."""
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", function)
-    timer.start()
-    return timer
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import pytest
 import qt
 import slicer
 
+from timers import every_turn
+
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("torch", reason="training needs PyTorch")
 
@@ -867,10 +869,7 @@ def test_the_window_lives_while_volumes_are_written_and_starts_once(
         module.widget._refresh()
         ui.startButton.click()
 
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", click)
-    timer.start()
+    timer = every_turn(click)
     ui.startButton.click()
     timer.stop()
     assert len(known_jobs()) == 1
@@ -899,10 +898,7 @@ def test_a_start_is_cancelled_while_volumes_are_written(
             assert not ui.cancelStartButton.isHidden()
             ui.cancelStartButton.click()
 
-    timer = qt.QTimer()
-    timer.setInterval(0)
-    timer.connect("timeout()", click)
-    timer.start()
+    timer = every_turn(click)
     ui.startButton.click()
     timer.stop()
     assert ui.statusLabel.text == "Cancelled: nothing was started."
