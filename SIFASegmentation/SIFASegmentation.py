@@ -33,6 +33,7 @@ from slicer.util import VTKObservationMixin
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, State
 from SIFASegmentationLib.metaimage import write_in_portions
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, scores_of_nodes
 from SIFASegmentationWidgets.comparison import compare_in_pieces
@@ -60,7 +61,7 @@ from SIFASegmentationWidgets.results_panel import ResultsPanel, ShownResult
 from SIFASegmentationWidgets.sample_data import register_samples
 from SIFASegmentationWidgets.segmentation_run import (
     InputRow,
-    SegmentationOptions,
+    RunOptions,
     SegmentationResult,
     SegmentationRun,
 )
@@ -151,7 +152,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         self,
         rows: Sequence[InputRow],
         model: str | Path,
-        options: SegmentationOptions | None = None,
+        options: RunOptions | None = None,
         *,
         output: Any | None = None,
         on_writing: Callable[[str], None] = lambda _name: None,
@@ -183,7 +184,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
 
         if not rows:
             raise InputError(_("No volume is chosen: add one to the table."))
-        options = options or SegmentationOptions()
+        options = options or RunOptions()
         manifest = read_bundle(model).manifest
         if problem := _output_problem(output, rows):
             raise InputError(problem)
@@ -199,11 +200,8 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         specification = SegmentationSpecification(
             bundle=str(Path(model).resolve()),
             volumes=tuple(requests),
+            options=options.segmentation,
             device=options.device,
-            largest_component=options.largest_component,
-            appearance=options.appearance,
-            refine=options.refine,
-            probabilities=options.probabilities,
             baseline=options.baseline and manifest.baseline is not None,
         )
         folder = _make_temporary_folder()
@@ -225,7 +223,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         self,
         volumes: Any,
         model: str | Path,
-        options: SegmentationOptions | None = None,
+        options: RunOptions | None = None,
         *,
         regions: Sequence[Any | None] | None = None,
         output: Any | None = None,
@@ -574,12 +572,14 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert self.logic is not None
         parameters, rows = self._parameters, self._chosen()
         model, output = parameters.model, parameters.output
-        options = SegmentationOptions(
+        options = RunOptions(
+            SegmentationOptions(
+                appearance=parameters.appearance,
+                largest_component=parameters.largestComponent,
+                refine=parameters.refine,
+                probabilities=parameters.probabilities,
+            ),
             device=parameters.device.value,
-            largest_component=parameters.largestComponent,
-            appearance=parameters.appearance,
-            refine=parameters.refine,
-            probabilities=parameters.probabilities,
             baseline=parameters.baseline,
             surfaces=parameters.surfaces,
         )

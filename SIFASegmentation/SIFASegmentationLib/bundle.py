@@ -28,13 +28,12 @@ from .doubts import MillilitreRange
 from .errors import InputError, first_fault
 from .positions import PositionRange
 from .preprocessing import Preprocessing
+from .segmentation_options import Domain
 from .structures import Task
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
 BASELINE_FILE = "baseline.onnx"
-
-Domain = Literal["source", "target"]
 
 
 class _Frozen(BaseModel):

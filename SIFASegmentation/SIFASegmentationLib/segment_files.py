@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .bundle import Domain, read_bundle
+from .bundle import read_bundle
 from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, MAP_INFIX, find_cases, holds_channels, is_volume_file
 from .dicom_files import dicom_series
-from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
+from .examination import Examination, Models, examine
 from .field_of_view import BoxMM
 from .files import write_atomically
 from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
-from .plausibility import unlike_training
 from .quality import Estimate
-from .segmentation import Segmentation, Segmentor
+from .segmentation import Segmentation
+from .segmentation_options import DEFAULTS, SegmentationOptions
 from .structures import Task
 from .volumes import Volume, volume_name
 
@@ -28,7 +29,7 @@ ESTIMATES_FILE = "estimated_dice.csv"
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
-"""Gets what the volume is called, the number of slices done and in all."""
+"""Gets what the volume is called, the number of slices done and in all, of both models where there is a baseline."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,14 @@ def segment_files(
     bundle: str | Path,
     volumes: Sequence[str | Path],
     out: str | Path,
+    options: SegmentationOptions = DEFAULTS,
     *,
     device: str = "auto",
     threads: int = 0,
     region: BoxMM | None = None,
     regions: Mapping[Path, BoxMM] | None = None,
     names: Mapping[Path, str] | None = None,
-    domain: Domain | None = None,
-    probabilities: bool = False,
     confidence: bool = False,
-    appearance: bool = True,
-    largest_component: bool = True,
-    refine: bool = False,
     suffix: str = ".nii.gz",
     task: Task | None = None,
     baseline: bool = False,
@@ -101,17 +98,13 @@ def segment_files(
             whether a warning is about it), and on
             request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
             confidence).
+        options: How; whether the probability of each structure is written as well.
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
         regions: Of volumes that have one of their own, by file.
         names: What a volume and its outputs are called, by file; after the file unless given.
-        domain: Whose preprocessing to use: the target's unless given.
-        probabilities: Write the probability of each structure.
         confidence: Write the confidence of each slice.
-        appearance: Where the models are in doubt, let the volume's own intensities decide (`appearance`).
-        largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
-        refine: Ask the models twice, for finer borders (`Segmentor.predict_refined`).
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.
         baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`.
@@ -134,25 +127,29 @@ def segment_files(
     called = [(names or {}).get(path) or output_name(path) for path in paths]
     if repeated := [name for name in called if called.count(name) > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
-    segmentor = Segmentor(opened, device, threads)
-    unadapted = Segmentor(opened, device, threads, baseline=True) if baseline else None
-    settings = _Settings(
-        Path(out), opened.manifest.task, region, domain, probabilities, confidence, appearance, largest_component,
-        refine, suffix,
-    )  # fmt: skip
+    models = Models.load(opened, device, threads, baseline=baseline)
+    writer = _Writer(Path(out), opened.manifest.task, suffix, confidence)
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
     for name, path in zip(called, paths, strict=True):
+        warnings: list[str] = []
+        shown = (names or {}).get(path, path.name)
         try:
-            own = replace(settings, region=(regions or {}).get(path, region))
-            made = _segment_file(segmentor, unadapted, path, (names or {}).get(path), own, report)
+            examination = examine(
+                models,
+                replace(read_volume(path), name=shown),
+                options,
+                region=(regions or {}).get(path, region),
+                warn=warnings.append,
+                progress=None if report is None else partial(report, shown),
+            )
         except InputError as error:
             if len(paths) == 1:
                 raise
             refused[path] = error
             continue
         # Where the folder can't be written to, no volume need be tried any more.
-        outputs.append(replace(_write(made, path, name, settings), volume=(names or {}).get(path, path.name)))
+        outputs.append(writer.write(examination, path, name, shown, warnings))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
     if refused:
         raise SomeRefusedError(refused, outputs)
@@ -160,71 +157,45 @@ def segment_files(
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """How a volume is segmented and written; see `segment_files`."""
+class _Writer:
+    """Where and how what comes of volumes is written; see `segment_files`."""
 
     out: Path
     task: Task
-    region: BoxMM | None
-    domain: Domain | None
-    probabilities: bool
-    confidence: bool
-    appearance: bool
-    largest_component: bool
-    refine: bool
     suffix: str
+    confidence: bool
 
-
-@dataclass(frozen=True)
-class _Made:
-    """What the models say of a volume, and what makes that doubtful."""
-
-    segmentation: Segmentation
-    baseline: Segmentation | None
-    warnings: tuple[str, ...]
-    doubtful: frozenset[str]
-
-
-def _segment_file(
-    segmentor: Segmentor,
-    unadapted: Segmentor | None,
-    path: Path,
-    given: str | None,
-    settings: _Settings,
-    report: Report | None,
-) -> _Made:
-    """Segment a volume, which warnings and the report call by the name that was given, or by its file."""
-    volume = read_volume(path)
-    if given is not None:
-        volume = replace(volume, name=given)
-    name = given or path.name
-    manifest = segmentor.manifest
-    warnings = unlike_training(volume, manifest.preprocessing[settings.domain or manifest.domain], settings.region)
-    segmentation = segmentor.segment(
-        volume,
-        region=settings.region,
-        domain=settings.domain,
-        probabilities=settings.probabilities,
-        appearance=settings.appearance,
-        largest_component=settings.largest_component,
-        refine=settings.refine,
-        progress=None if report is None else _named(report, name),
-    )
-    doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
-    warnings += as_sentences(name, doubts)
-    compared = None
-    if unadapted is not None:
-        compared = unadapted.segment(
-            volume,
-            region=settings.region,
-            domain=settings.domain,
-            appearance=settings.appearance,
-            largest_component=settings.largest_component,
-            refine=settings.refine,
-            progress=None if report is None else _named(report, f"{name}, without adaptation"),
+    def write(self, made: Examination, image: Path, name: str, volume: str, warnings: Sequence[str]) -> Outputs:
+        """What comes of one volume, into files of that name."""
+        segmentation = made.segmentation
+        labelmap = self._labelmap(segmentation, name, self.out)
+        maps = []
+        for structure, map_ in segmentation.probabilities.items():
+            path = self.out / f"{name}{MAP_INFIX}{structure.replace(' ', '_')}.nii.gz"
+            write_volume(Volume(map_.array / np.float32(255), map_.geometry, map_.name), path)
+            maps.append(path)
+        table = self.out / f"{name}_confidence.csv" if self.confidence else None
+        if table is not None:
+            _write_confidence(segmentation, table)
+        return Outputs(
+            image=image,
+            labelmap=labelmap,
+            probabilities=tuple(maps),
+            confidence=table,
+            baseline=None if made.baseline is None else self._labelmap(made.baseline, name, self.out / "baseline"),
+            estimates=segmentation.estimates,
+            warnings=tuple(warnings),
+            doubtful=frozenset(made.doubts),
+            volume=volume,
         )
-        warnings += doubts_about_adaptation(name, segmentation.estimates, compared.estimates)
-    return _Made(segmentation, compared, tuple(warnings), frozenset(doubts))
+
+    def _labelmap(self, segmentation: Segmentation, name: str, folder: Path) -> Path:
+        path = labelmap_path(folder, name, self.suffix)
+        if self.suffix == ".seg.nrrd":
+            write_slicer_segmentation(segmentation.labelmap, self.task, path)
+        else:
+            write_volume(segmentation.labelmap, path)
+        return path
 
 
 def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
@@ -238,44 +209,11 @@ def output_name(image: Path) -> str:
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 
-def _named(report: Report, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: report(name, done, total)
-
-
 def _expand(path: Path) -> list[Path]:
     """A file or DICOM series folder is itself; another folder is the images in it."""
     if not path.is_dir() or (not any(map(is_volume_file, path.iterdir())) and dicom_series(path)):
         return [path]
     return [case.image for case in find_cases(path, labelled=False)]
-
-
-def _labelmap_of(segmentation: Segmentation, name: str, folder: Path, settings: _Settings) -> Path:
-    """Write a labelmap; its file."""
-    path = labelmap_path(folder, name, settings.suffix)
-    if settings.suffix == ".seg.nrrd":
-        write_slicer_segmentation(segmentation.labelmap, settings.task, path)
-    else:
-        write_volume(segmentation.labelmap, path)
-    return path
-
-
-def _write(made: _Made, image: Path, name: str, settings: _Settings) -> Outputs:
-    segmentation = made.segmentation
-    labelmap = _labelmap_of(segmentation, name, settings.out, settings)
-    maps = []
-    for structure, volume in segmentation.probabilities.items():
-        path = settings.out / f"{name}{MAP_INFIX}{structure.replace(' ', '_')}.nii.gz"
-        write_volume(Volume(volume.array / np.float32(255), volume.geometry, volume.name), path)
-        maps.append(path)
-    table = settings.out / f"{name}_confidence.csv"
-    if settings.confidence:
-        _write_confidence(segmentation, table)
-    baseline = None
-    if made.baseline is not None:
-        baseline = _labelmap_of(made.baseline, name, settings.out / "baseline", settings)
-    confidence = table if settings.confidence else None
-    estimates, warnings, doubtful = segmentation.estimates, made.warnings, made.doubtful
-    return Outputs(image, labelmap, tuple(maps), confidence, baseline, estimates, warnings, doubtful)
 
 
 def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
@@ -286,7 +224,7 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
     head = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
     made = {one.volume for one in outputs}
     before = [line for line in _lines_of(path, head) if line[0] not in made]
-    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(before)
@@ -319,7 +257,7 @@ def _write_confidence(segmentation: Segmentation, path: Path) -> None:
     """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence, which is
     empty outside of the field of view."""
     axis = "kji"[segmentation.slice_axis]
-    with write_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f"slice_{axis}", "confidence"])
         for index, value in enumerate(segmentation.confidence):

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .appearance import doubtful_box, learn_appearance, sampling_step
-from .bundle import BASELINE_FILE, MODEL_FILE, Bundle, Domain
+from .bundle import BASELINE_FILE, MODEL_FILE, Bundle
 from .components import keep_largest_components
 from .doubts import Found
 from .errors import InputError
@@ -21,6 +21,7 @@ from .positions import positions_mm
 from .preprocessing import PreparedVolume, prepare_volume
 from .probability_maps import ProbabilityMaps
 from .quality import Estimate, ExpectedDice
+from .segmentation_options import DEFAULTS, SegmentationOptions
 from .volumes import Volume
 from .winograd import with_fast_convolutions
 
@@ -50,7 +51,7 @@ class Segmentation:
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
         estimates: Estimated Dice of each structure by name (`quality`), from what the model says by itself; empty for
-            bundles without a calibration, and where `appearance` or `largest_component` was off, which they count on.
+            bundles without a calibration, and for options that are not `calibrated`.
         found: Of each structure by name.
     """
 
@@ -126,13 +127,9 @@ class Segmentor:
     def segment(
         self,
         volume: Volume,
+        options: SegmentationOptions = DEFAULTS,
         *,
         region: BoxMM | None = None,
-        domain: Domain | None = None,
-        probabilities: bool = False,
-        appearance: bool = True,
-        largest_component: bool = True,
-        refine: bool = False,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Segmentation:
@@ -140,12 +137,8 @@ class Segmentor:
 
         Args:
             volume: Of the modality that the model was adapted to.
+            options: How.
             region: Field of view, mm, LPS; found automatically unless given.
-            domain: Whose preprocessing to use; the manifest's `domain` unless given.
-            probabilities: Keep the probability of each structure.
-            appearance: Where the model is in doubt, let the volume's own intensities decide (`appearance`).
-            largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
-            refine: Ask twice, for finer borders (`predict_refined`).
             progress: Called after each batch of slices.
             cancelled: Asked after each batch of slices.
 
@@ -153,18 +146,18 @@ class Segmentor:
             InputError: The region lies outside the volume, or the volume is constant.
             CancelledError: `cancelled` said so.
         """
-        prepared = prepare_volume(volume, self.manifest.preprocessing[domain or self.manifest.domain], region)
+        prepared = prepare_volume(volume, self.manifest.preprocessing[options.domain or self.manifest.domain], region)
         placement = prepared.placement
         labels, labels_view = placement.canvas(np.uint8)
         structures = self.manifest.task.structures
-        maps = ProbabilityMaps([s.name for s in structures if probabilities], placement, volume.name)
+        maps = ProbabilityMaps([s.name for s in structures if options.probabilities], placement, volume.name)
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
         voxels = np.zeros(self.manifest.classes, np.int64)
         stage = self._stage()
-        predictions = self._predictions(prepared, refine, confidence, expected, progress, cancelled)
-        decided = self._decided(prepared, predictions) if appearance else self._restored(prepared, predictions)
+        predictions = self._predictions(prepared, options.refine, confidence, expected, progress, cancelled)
+        decided = self._decided(prepared, predictions) if options.appearance else self._restored(prepared, predictions)
         for slab, probable in stage(decided):
             if cancelled():
                 raise CancelledError
@@ -172,7 +165,7 @@ class Segmentor:
             voxels += np.bincount(predicted_labels.ravel(), minlength=len(voxels))
             maps.add(slab, probable)
         parts = self.manifest.task.parts
-        removed = keep_largest_components(labels, parts) if largest_component else dict.fromkeys(parts, 0)
+        removed = keep_largest_components(labels, parts) if options.largest_component else dict.fromkeys(parts, 0)
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
         # Bundles of before have nothing to compare with.
@@ -182,8 +175,7 @@ class Segmentor:
             probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
-            # A calibration is of both: without, the same would be told of something worse.
-            estimates=self._estimates(expected) if appearance and largest_component else {},
+            estimates=self._estimates(expected) if options.calibrated else {},
             found={
                 s.name: Found(
                     ml=(voxels[s.value] - removed[s.value]) * millilitres,

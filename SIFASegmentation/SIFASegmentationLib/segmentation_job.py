@@ -16,7 +16,6 @@ estimates, baseline_estimates, doubts) after each volume.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,16 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .bundle import Domain, read_bundle
-from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
+from .bundle import read_bundle
 from .errors import InputError, first_fault
+from .examination import Models, examine
 from .field_of_view import BoxMM
 from .image_files import read_volume, write_volume
 from .jobs import Job, State
-from .plausibility import unlike_training
 from .quality import Estimate
-from .segmentation import CancelledError, Segmentation, Segmentor
+from .segmentation import CancelledError, Progress, Segmentation
+from .segmentation_options import DEFAULTS, SegmentationOptions
+from .structures import Task
 
 KIND = "segment"
 
@@ -61,23 +61,15 @@ class SegmentationSpecification(_Frozen):
     Attributes:
         bundle: Folder of the model.
         volumes: What to segment, in this order.
+        options: How; whether the probability of each structure is written as well.
         device: auto, cpu or cuda.
-        domain: Whose preprocessing to use; the model's own unless given.
-        appearance: Where the models are in doubt, let the volume's own intensities decide.
-        largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
-        refine: Ask the models twice, for finer borders.
-        probabilities: Write the probability of each structure.
         baseline: Segment with the bundle's model without adaptation as well.
     """
 
     bundle: str
     volumes: tuple[VolumeRequest, ...]
+    options: SegmentationOptions = DEFAULTS
     device: str = "auto"
-    domain: Domain | None = None
-    appearance: bool = True
-    largest_component: bool = True
-    refine: bool = False
-    probabilities: bool = False
     baseline: bool = False
 
     @classmethod
@@ -119,17 +111,15 @@ def run_segmentation(job: Job) -> State:
     with job.at_work():
         job.emit_state(State.PREPARING)
         bundle = read_bundle(specification.bundle)
-        segmentors = {"segmentation": Segmentor(bundle, specification.device)}
-        if specification.baseline:
-            segmentors["baseline"] = Segmentor(bundle, specification.device, baseline=True)
+        models = Models.load(bundle, specification.device, baseline=specification.baseline)
         job.emit_state(State.RUNNING)
-        job.emit("device", name=segmentors["segmentation"].device)
+        job.emit("device", name=models.adapted.device)
         refused: list[InputError] = []
         started = time.monotonic()
         try:
             for index, request in enumerate(specification.volumes):
                 try:
-                    _segment(job, specification, segmentors, index, request, started)
+                    _segment(job, specification, models, index, request, started)
                 except InputError as error:
                     refused.append(error)
                     job.emit("refused", volume=index, message=str(error))
@@ -145,64 +135,43 @@ def run_segmentation(job: Job) -> State:
 def _segment(
     job: Job,
     specification: SegmentationSpecification,
-    segmentors: dict[str, Segmentor],
+    models: Models,
     index: int,
     request: VolumeRequest,
     started: float,
 ) -> None:
-    volume = replace(read_volume(job.folder / request.image), name=request.name)
-    manifest = segmentors["segmentation"].manifest
-    preprocessing = manifest.preprocessing[specification.domain or manifest.domain]
-    for sentence in unlike_training(volume, preprocessing, request.region):
-        job.emit("warning", volume=index, message=sentence)
-    written: dict[str, Any] = {}
-    warnings: list[str] = []
-    estimates: dict[str, dict[str, Estimate]] = {}
-    for step, (kind, segmentor) in enumerate(segmentors.items()):
-        segmentation = segmentor.segment(
-            volume,
-            region=request.region,
-            domain=specification.domain,
-            probabilities=specification.probabilities and kind == "segmentation",
-            appearance=specification.appearance,
-            largest_component=specification.largest_component,
-            refine=specification.refine,
-            progress=_progress(job, index, len(specification.volumes), step, len(segmentors), started),
-            cancelled=lambda: job.stop_requested,
-        )
-        written |= _write(job, index, kind, segmentation, segmentor)
-        estimates[kind] = segmentation.estimates
-        if kind == "segmentation":
-            doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
-            written["doubts"] = doubts
-            warnings += as_sentences(request.name, doubts)
-    warnings += doubts_about_adaptation(request.name, estimates["segmentation"], estimates.get("baseline", {}))
-    for sentence in warnings:
-        job.emit("warning", volume=index, message=sentence)
-    job.emit("result", volume=index, **written)
+    made = examine(
+        models,
+        replace(read_volume(job.folder / request.image), name=request.name),
+        specification.options,
+        region=request.region,
+        warn=lambda sentence: job.emit("warning", volume=index, message=sentence),
+        progress=_progress(job, index, len(specification.volumes), started),
+        cancelled=lambda: job.stop_requested,
+    )
+    written = _write(job, index, made.segmentation, models.adapted.manifest.task)
+    if made.baseline is not None:
+        written |= _write_baseline(job, index, made.baseline)
+    job.emit("result", volume=index, doubts=made.doubts, **written)
 
 
-def _progress(job: Job, index: int, volumes: int, step: int, steps: int, started: float) -> Callable[[int, int], None]:
-    """Emits progress over all models of a volume as one count of slices, and the time left for all volumes, as if they
-    were alike."""
+def _progress(job: Job, index: int, volumes: int, started: float) -> Progress:
+    """Emits the count of a volume's slices, and the time left for all volumes, as if they were alike."""
 
     def emit(done: int, total: int) -> None:
-        overall, all_slices = step * total + done, steps * total
-        share = (index + overall / all_slices) / volumes
+        share = (index + done / total) / volumes
         seconds = (time.monotonic() - started) * (1 - share) / share
-        job.emit("progress", volume=index, volumes=volumes, done=overall, total=all_slices, eta_seconds=seconds)
+        job.emit("progress", volume=index, volumes=volumes, done=done, total=total, eta_seconds=seconds)
 
     return emit
 
 
-def _write(job: Job, index: int, kind: str, segmentation: Segmentation, segmentor: Segmentor) -> dict[str, Any]:
+def _write(job: Job, index: int, segmentation: Segmentation, task: Task) -> dict[str, Any]:
     """Write a volume's results; what the `result` event says of them."""
-    labelmap = f"result/{index}_{kind}.mha"
+    labelmap = f"result/{index}_segmentation.mha"
     write_volume(segmentation.labelmap, job.folder / labelmap)
-    if kind == "baseline":
-        return {"baseline": labelmap, "baseline_estimates": _plain(segmentation.estimates)}
     maps = {}
-    for structure in segmentor.manifest.task.structures:
+    for structure in task.structures:
         if structure.name in segmentation.probabilities:
             maps[structure.name] = f"result/{index}_probability_{structure.value}.mha"
             write_volume(segmentation.probabilities[structure.name], job.folder / maps[structure.name])
@@ -213,6 +182,13 @@ def _write(job: Job, index: int, kind: str, segmentation: Segmentation, segmento
         "slice_axis": segmentation.slice_axis,
         "estimates": _plain(segmentation.estimates),
     }
+
+
+def _write_baseline(job: Job, index: int, baseline: Segmentation) -> dict[str, Any]:
+    """The same of the model without adaptation."""
+    labelmap = f"result/{index}_baseline.mha"
+    write_volume(baseline.labelmap, job.folder / labelmap)
+    return {"baseline": labelmap, "baseline_estimates": _plain(baseline.estimates)}
 
 
 def _plain(estimates: dict[str, Estimate]) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import Event, Job, State
+from SIFASegmentationLib.segmentation_options import DEFAULTS, SegmentationOptions
 from SIFASegmentationLib.work import Work
 
 from . import nodes
@@ -70,14 +71,18 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True)
-class SegmentationOptions:
-    """How to segment; see the parameter node."""
+class RunOptions:
+    """How a run goes.
 
+    Attributes:
+        segmentation: How each volume is segmented.
+        device: auto, cpu or cuda.
+        baseline: Segment by the model without adaptation as well.
+        surfaces: Make the structures' closed surfaces, which 3D views show.
+    """
+
+    segmentation: SegmentationOptions = DEFAULTS
     device: str = "auto"
-    largest_component: bool = True
-    appearance: bool = True
-    refine: bool = False
-    probabilities: bool = False
     baseline: bool = False
     surfaces: bool = True
 
@@ -90,7 +95,7 @@ class SegmentationRun:
         job: Job,
         rows: Sequence[InputRow],
         task: Any,
-        options: SegmentationOptions,
+        options: RunOptions,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[SegmentationRun, State], None],
         output: Any | None = None,

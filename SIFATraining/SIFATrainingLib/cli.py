@@ -275,16 +275,22 @@ def segment(
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
     from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files  # noqa: PLC0415
+    from SIFASegmentationLib.segmentation_options import SegmentationOptions  # noqa: PLC0415
 
     if domain not in ("source", "target"):
         raise InputError(f"The domain '{domain}' is unknown: choose target or source.")
+    options = SegmentationOptions(
+        domain,  # type: ignore[arg-type]
+        appearance=not no_appearance,
+        largest_component=not keep_all,
+        refine=refine,
+        probabilities=probabilities,
+    )
     line = ProgressLine()
     try:
         written = segment_files(
-            bundle, volumes, out, device=device, threads=threads, region=parse_roi(roi), domain=domain,  # type: ignore[arg-type]
-            probabilities=probabilities, confidence=confidence, appearance=not no_appearance,
-            largest_component=not keep_all, refine=refine, suffix=suffix,
-            task=load_task(task) if task else None, baseline=baseline,
+            bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi),
+            confidence=confidence, suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
             report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
         )  # fmt: skip
     except SomeRefusedError as error:

@@ -24,6 +24,7 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.scores import Row, ScoreTable
 from SIFASegmentationLib.segmentation import Float32Array, Segmentor
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import Task
 from SIFATrainingLib.compare import reference_of, tested_cases
 from SIFATrainingLib.export import export
@@ -55,11 +56,11 @@ class FlippedSegmentor(Segmentor):
         return [0, *(values.get(names[value], value) for value in sorted(names))]
 
 
-SEGMENTORS: Mapping[str, tuple[type[Segmentor], dict[str, bool]]] = {
-    "without what the volume's intensities say": (Segmentor, {"appearance": False}),
-    "without the largest parts alone": (Segmentor, {"largest_component": False}),
-    "with mirrored slices": (FlippedSegmentor, {}),
-    "with refined borders (slices shifted by half a cell)": (Segmentor, {"refine": True}),
+SEGMENTORS: Mapping[str, tuple[type[Segmentor], SegmentationOptions]] = {
+    "without what the volume's intensities say": (Segmentor, SegmentationOptions(appearance=False)),
+    "without the largest parts alone": (Segmentor, SegmentationOptions(largest_component=False)),
+    "with mirrored slices": (FlippedSegmentor, SegmentationOptions()),
+    "with refined borders (slices shifted by half a cell)": (Segmentor, SegmentationOptions(refine=True)),
 }
 
 
@@ -97,19 +98,19 @@ def print_choices(title: str, job: Path, cases: tuple[Case, ...], preparation: P
         print(f"| {choice} | {cells} | {table.mean('asd'):.1f} |", flush=True)
 
 
-def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, dict[str, bool]]]:
+def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, SegmentationOptions]]:
     """What to segment with, by choice, and the options of `Segmentor.segment`."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = {name: exported(job, Path(folder) / str(number), *choice)
                    for number, (name, choice) in enumerate(EXPORTS.items())}  # fmt: skip
         for name, bundle in bundles.items():
-            yield name, Segmentor(bundle), {}
+            yield name, Segmentor(bundle), SegmentationOptions()
         for name, (kind, options) in SEGMENTORS.items():
             yield name, kind(bundles["as exported"]), options
         yield (
             "none of all that: raw weights, batch norm and parts as they are, no intensities",
             Segmentor(list(bundles.values())[-1]),
-            {"appearance": False, "largest_component": False},
+            SegmentationOptions(appearance=False, largest_component=False),
         )
 
 
@@ -123,13 +124,13 @@ def exported(job: Path, out: Path, weights: str, reestimate: bool) -> Bundle:
 
 
 def scores(
-    segmentor: Segmentor, options: dict[str, bool], cases: tuple[Case, ...], task: Task, coding: str | None
+    segmentor: Segmentor, options: SegmentationOptions, cases: tuple[Case, ...], task: Task, coding: str | None
 ) -> ScoreTable:
     """Of all test volumes."""
     names = {structure.value: structure.name for structure in task.structures}
     rows: list[Row] = []
     for case in cases:
-        predicted = segmentor.segment(read_volume(case.image), **options).labelmap
+        predicted = segmentor.segment(read_volume(case.image), options).labelmap
         rows += score_pair(case.patient, predicted, reference_of(case, task, coding), names)
     return ScoreTable(tuple(rows))
 

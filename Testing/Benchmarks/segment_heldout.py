@@ -18,6 +18,7 @@ from SIFASegmentationLib.cohorts import Case, find_cases
 from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.segment_files import labelmap_path, output_name, segment_files
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume
 
@@ -31,13 +32,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     task = read_bundle(arguments.bundles[0]).manifest.task
+    options = SegmentationOptions(refine=arguments.refine, probabilities=len(arguments.bundles) > 1)
     for case in find_cases(arguments.images, labelled=False):
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / str(number) for number in range(len(arguments.bundles))]
             for bundle, place in zip(arguments.bundles, places, strict=True):
-                (made,) = segment_files(
-                    bundle, [case.image], place, refine=arguments.refine, probabilities=len(places) > 1
-                )
+                (made,) = segment_files(bundle, [case.image], place, options)
                 print(case.patient, *(f"{name} {value}" for name, value in made.estimates.items()), sep=", ")
             path = arguments.out / f"{case.patient}.nii.gz"
             if len(places) > 1:

@@ -24,6 +24,7 @@ from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib.damages import KINDS, damaged
 from SIFATrainingLib.dataset import PreparedDataset
@@ -326,7 +327,7 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     found = Segmentor(bundle, "cpu").segment(read_volume(image)).found
     labels = read_labelmap(outputs.labelmap, bundle.manifest.task, allow_empty=True)
     assert {name: one.ml for name, one in found.items()} == pytest.approx(structures_ml(labels, bundle.manifest.task))
-    every_part = Segmentor(bundle, "cpu").segment(read_volume(image), largest_component=False)
+    every_part = Segmentor(bundle, "cpu").segment(read_volume(image), SegmentationOptions(largest_component=False))
     assert {one.kept for one in every_part.found.values()} == {1.0}
     for name, one in found.items():
         assert one.ml == pytest.approx(one.kept * every_part.found[name].ml)

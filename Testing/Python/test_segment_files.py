@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from SIFASegmentationLib import segment_files as module
+from SIFASegmentationLib import examination
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE, SomeRefusedError, segment_files
@@ -27,7 +27,7 @@ def test_warnings_call_volumes_as_is_said(
     for path in paths[:2]:
         write_volume(mr, path)
     write_volume(replace(mr, array=np.ones_like(mr.array)), paths[2])
-    monkeypatch.setattr(module, "doubts_about_structures", lambda *_: {"liver": "it is blue"})
+    monkeypatch.setattr(examination, "doubts_about_structures", lambda *_: {"liver": "it is blue"})
     names = {path: f"patient {path.parent.name}" for path in paths}
     told: list[str] = []
     with pytest.raises(SomeRefusedError, match="The volume patient c is constant") as caught:

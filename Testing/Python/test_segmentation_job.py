@@ -24,6 +24,7 @@ from SIFASegmentationLib.segmentation_job import (
     create_segmentation_job,
     run_segmentation,
 )
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.volumes import Volume
 
 LIBRARY = Path(__file__).parents[2] / "SIFASegmentation"
@@ -44,13 +45,13 @@ def images(cohort: Path) -> list[Path]:
 def test_results_are_those_of_the_segmentor_and_events_tell_of_them(
     bundle: Bundle, images: list[Path], tmp_path: Path
 ) -> None:
-    job = make_job(tmp_path / "job ä", bundle, images, probabilities=True)
+    job = make_job(tmp_path / "job ä", bundle, images, options=SegmentationOptions(probabilities=True))
     assert run_segmentation(job) is State.FINISHED
     events, _ = job.events()
     results = [event.data for event in events if event.kind == "result"]
     assert [result["volume"] for result in results] == [0, 1]
     volume = read_volume(images[1])
-    expected = Segmentor(bundle, "cpu").segment(volume, probabilities=True)
+    expected = Segmentor(bundle, "cpu").segment(volume, SegmentationOptions(probabilities=True))
     labelmap = read_volume(job.folder / results[1]["labelmap"])
     assert np.array_equal(labelmap.array, expected.labelmap.array)
     assert labelmap.geometry == volume.geometry

@@ -21,6 +21,7 @@ from SIFASegmentationLib import winograd
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.segmentation import Segmentor as BundleSegmentor
 from SIFASegmentationLib.segmentation import open_session
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.winograd import minimal_filter, tiling, transformed_filters, with_fast_convolutions
 from SIFATrainingLib.networks import Classifier, Encoder, Segmentor, reestimate_batch_norm
 from SIFATrainingLib.onnx_model import fold_batch_norm, to_onnx
@@ -180,10 +181,11 @@ def test_a_trained_model_draws_the_same_labelmap(monkeypatch: pytest.MonkeyPatch
     """Of all its convolutions, though so few channels gain nothing: 30 errors in a row instead of 18."""
     bundle = read_bundle(SAMPLE_MODEL)
     volume, _ = make_patient("abdomen", "ct", 900)
-    plain = BundleSegmentor(bundle, "cpu").segment(volume, probabilities=True, largest_component=False)
+    options = SegmentationOptions(probabilities=True, largest_component=False)
+    plain = BundleSegmentor(bundle, "cpu").segment(volume, options)
     monkeypatch.setattr(winograd, "_LEAST_GAIN", 0)
     assert len(with_fast_convolutions(bundle.read("model.onnx")).filters) == 30
-    fast = BundleSegmentor(bundle, "cpu").segment(volume, probabilities=True, largest_component=False)
+    fast = BundleSegmentor(bundle, "cpu").segment(volume, options)
     for value in range(1, 5):
         one, other = plain.labelmap.array == value, fast.labelmap.array == value
         assert 2 * (one & other).sum() > 0.9999 * (one.sum() + other.sum()) > 0

@@ -16,6 +16,7 @@ import pytest
 import slicer
 
 from clicks import begin, choose, use_sample
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from timers import every_turn
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
@@ -189,7 +190,7 @@ def test_cancelling_while_volumes_are_written_leaves_nothing(
 
 
 def test_probabilities_are_no_images_to_segment(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
-    options = module.python.SegmentationOptions(probabilities=True, surfaces=False)
+    options = module.python.RunOptions(SegmentationOptions(probabilities=True), surfaces=False)
     (result,) = module.logic.process([patient[0]], sample_model, options)
     assert len(result.probabilities) == 4
     module.ui.addAllButton.click()

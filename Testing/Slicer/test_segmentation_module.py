@@ -18,6 +18,7 @@ import vtk
 
 from clicks import begin, choose, use_sample
 from pictures import picture
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from timers import every_turn
 
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
@@ -67,7 +68,7 @@ def test_process_from_python_gives_what_the_library_gives(
 
     volume, reference = patient
     bundle = read_bundle(sample_model)
-    options = module.python.SegmentationOptions(device="cpu", probabilities=True, baseline=True)
+    options = module.python.RunOptions(SegmentationOptions(probabilities=True), device="cpu", baseline=True)
     (result,) = module.logic.process([volume], sample_model, options)
     expected = Segmentor(bundle, "cpu").segment(volume_from_node(volume))
     found = (
@@ -303,9 +304,10 @@ def test_refined_in_the_window_is_what_the_library_gives_refined(
     (result,) = run.results
     found = labels_from_node(result.segmentation, volume, bundle.manifest.task).array
     segmentor, image = Segmentor(bundle, "cpu"), volume_from_node(volume)
-    assert np.array_equal(found, segmentor.segment(image, appearance=False, refine=True).labelmap.array)
+    options = SegmentationOptions(appearance=False, refine=True)
+    assert np.array_equal(found, segmentor.segment(image, options).labelmap.array)
     for other in ({"refine": True}, {"appearance": False}):
-        assert not np.array_equal(found, segmentor.segment(image, **other).labelmap.array)
+        assert not np.array_equal(found, segmentor.segment(image, SegmentationOptions(**other)).labelmap.array)
 
 
 def test_what_speaks_against_a_structure_stands_in_its_row(
