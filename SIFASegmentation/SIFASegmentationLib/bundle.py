@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .calibration import QualityCalibration
-from .doubts import MillilitreRange
+from .contrasts import ContrastRanges
+from .doubts import MillilitreRange, Usual
 from .errors import InputError, first_fault
 from .positions import PositionRange
 from .preprocessing import Preprocessing
@@ -107,6 +108,8 @@ class BundleManifest(_Frozen):
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
         structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
         positions_mm: The same of the way from the other structures; empty in bundles of before.
+        contrasts: The same of how bright they are beside one another, in the unit of the networks, in what the model
+            finds in the unlabelled volumes that it is for; empty in bundles of before.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
@@ -124,6 +127,7 @@ class BundleManifest(_Frozen):
     quality: QualityCalibration | None = None
     structures_ml: dict[str, MillilitreRange] = {}
     positions_mm: dict[str, PositionRange] = {}
+    contrasts: ContrastRanges = {}
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 
@@ -131,6 +135,11 @@ class BundleManifest(_Frozen):
     def classes(self) -> int:
         """K: the structures and the background."""
         return len(self.task.structures) + 1
+
+    @property
+    def usual(self) -> Usual:
+        """What structures are like that the model is right about."""
+        return Usual(self.structures_ml, self.positions_mm, self.contrasts)
 
 
 @dataclass(frozen=True)

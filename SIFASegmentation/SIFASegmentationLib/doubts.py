@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from .contrasts import ContrastRanges
 from .positions import PositionRange
 from .quality import Estimate
 from .volumes import Triple
@@ -17,6 +20,8 @@ _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower
 _MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
 _FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from its own place.
 _DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
+_UNLIKE = 0.25  # Of the networks' range, which is 2 wide: so far beyond the usual contrast.
+_OUTSHINING = 0.6  # Of the most unlike: of two that are as they should be, each has half of what lies between them.
 
 MillilitreRange = tuple[float, float]
 
@@ -30,29 +35,37 @@ class Found:
         kept: Share, in [0, 1], of what was found that is in the labelmap: that of the largest connected part, or of
             as many as the structure has (`Structure.parts`).
         position_mm: Way from the other structures, mm, LPS (`positions`), where all were found.
+        brightness: Median intensity in the networks' range, [-1, 1], where it was found.
     """
 
     ml: float
     kept: float = 1.0
     position_mm: Triple | None = None
+    brightness: float | None = None
 
 
-def doubts_about_structures(
-    found: Mapping[str, Found],
-    usual_ml: Mapping[str, MillilitreRange],
-    usual_positions_mm: Mapping[str, PositionRange],
-) -> dict[str, str]:
-    """What speaks against it, by structure, where one is unlike an organ of the labelled volumes: missing, in pieces,
-    of an unusual size, or in an unusual place.
+@dataclass(frozen=True)
+class Usual:
+    """Ranges that most volumes have, of which none need be known.
 
-    Args:
-        found: By structure.
-        usual_ml: Range that most labelled volumes had, by structure; there may be none.
-        usual_positions_mm: The same of the way from the other structures.
+    Attributes:
+        ml: Of each structure, in the labelled volumes.
+        positions_mm: The same of the way from the other structures.
+        contrasts: How bright structures are beside one another, in the unlabelled volumes that the model is for.
     """
-    misplaced = _misplaced(found, usual_positions_mm)
+
+    ml: Mapping[str, MillilitreRange] = field(default_factory=dict)
+    positions_mm: Mapping[str, PositionRange] = field(default_factory=dict)
+    contrasts: ContrastRanges = field(default_factory=dict)
+
+
+def doubts_about_structures(found: Mapping[str, Found], usual: Usual) -> dict[str, str]:
+    """What speaks against it, by structure, where one is unlike what it usually is: missing, in pieces, of an unusual
+    size, in an unusual place, or brighter or darker than it should be."""
+    misplaced, unlike = _misplaced(found, usual.positions_mm), _unlike(found, usual.contrasts)
     doubts = {
-        structure: _doubt(one, usual_ml.get(structure)) or misplaced.get(structure) for structure, one in found.items()
+        structure: _doubt(one, usual.ml.get(structure)) or misplaced.get(structure) or unlike.get(structure)
+        for structure, one in found.items()
     }
     return {structure: doubt for structure, doubt in doubts.items() if doubt is not None}
 
@@ -85,6 +98,31 @@ def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -
         if mm > max(_FAR_MM, _MISPLACED * float(np.linalg.norm(np.mean(usual[structure], 0))))
         and mm >= _DISPLACING * furthest
     }
+
+
+def _unlike(found: Mapping[str, Found], usual: ContrastRanges) -> dict[str, str]:
+    """A doubt about each structure that is brighter or darker beside another one than it usually is.
+
+    Of two, either may be the wrong one: it is the one that is unlike the third as well, else both.
+    """
+    excess: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for one, other in itertools.permutations(found, 2):
+        here, there = found[one].brightness, found[other].brightness
+        if here is not None and there is not None and other in usual.get(one, {}):
+            low, high = usual[one][other]
+            beyond = here - there - float(np.clip(here - there, low, high))
+            excess[one][other], excess[other][one] = beyond, -beyond
+    total = {structure: sum(map(abs, others.values())) for structure, others in excess.items()}
+    most = max(total.values(), default=0.0)
+    doubts = {}
+    for structure, others in excess.items():
+        other, beyond = max(others.items(), key=lambda one: abs(one[1]))
+        if abs(beyond) > _UNLIKE and total[structure] >= _OUTSHINING * most:
+            doubts[structure] = (
+                f"it is {'brighter' if beyond > 0 else 'darker'} beside the {other} than in the volumes that the model "
+                "was made for"
+            )
+    return doubts
 
 
 def _beyond(position: Triple, usual: PositionRange) -> float:

@@ -81,7 +81,7 @@ def examine(
     segmentation = models.adapted.segment(
         volume, options, region=region, progress=_of_steps(progress, 0, steps), cancelled=cancelled
     )
-    doubts = doubts_about_structures(segmentation.found, manifest.structures_ml, manifest.positions_mm)
+    doubts = doubts_about_structures(segmentation.found, manifest.usual)
     for sentence in as_sentences(volume.name, doubts):
         warn(sentence)
     if models.baseline is None:

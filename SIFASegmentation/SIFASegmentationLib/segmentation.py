@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .appearance import doubtful_box, learn_appearance, sampling_step
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle
 from .components import keep_largest_components
+from .contrasts import brightness
 from .doubts import Found
 from .errors import InputError
 from .field_of_view import BoxMM
@@ -170,6 +171,7 @@ class Segmentor:
         labelmap = Volume(labels, volume.geometry, volume.name)
         # Bundles of before have nothing to compare with.
         positions = positions_mm(labelmap, self.manifest.task) if self.manifest.positions_mm else {}
+        bright = self._brightness(prepared, labels_view) if self.manifest.contrasts else {}
         return Segmentation(
             labelmap=labelmap,
             probabilities=maps,
@@ -181,6 +183,7 @@ class Segmentor:
                     ml=(voxels[s.value] - removed[s.value]) * millilitres,
                     kept=1 - removed[s.value] / max(int(voxels[s.value]), 1),
                     position_mm=positions.get(s.name),
+                    brightness=bright.get(s.name),
                 )
                 for s in structures
             },
@@ -246,6 +249,12 @@ class Segmentor:
             probable = placement.restore_probabilities(whole)
             appearance.decide(probable, prepared.intensities(slab), placement.spacings[1:])
             yield slab, probable
+
+    def _brightness(self, prepared: PreparedVolume, labels: NDArray[np.uint8]) -> dict[str, float]:
+        """Of the structures in the field of view, in the networks' range, to which medians go as voxels do."""
+        own = brightness(prepared.voxels, labels, self.manifest.task)
+        values = prepared.statistics.normalize(np.array(list(own.values())), prepared.settings)
+        return dict(zip(own, values.tolist(), strict=True))
 
     def _estimates(self, expected: ExpectedDice) -> dict[str, Estimate]:
         if self._quality is None:

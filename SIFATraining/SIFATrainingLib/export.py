@@ -31,6 +31,7 @@ from SIFASegmentationLib.bundle import (
 )
 from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE
 from SIFASegmentationLib.calibration import QualityCalibration
+from SIFASegmentationLib.contrasts import ContrastRanges
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
@@ -46,6 +47,7 @@ from .onnx_model import ExportError, fold_batch_norm, largest_difference, to_onn
 from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
 from .steps import Report, Step, say_nothing
+from .target_contrasts import measure_contrasts
 
 LARGEST_DIFFERENCE = 1e-4
 _VERIFIED_SLICES = 8
@@ -135,6 +137,7 @@ def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, 
             quality=model.quality(say),
             structures_ml=labelled.structures_ml,
             positions_mm=labelled.positions_mm,
+            contrasts=model.contrasts(say),
             baseline=None if compared is None else _write_baseline(compared, partial / BASELINE_FILE, say_of_baseline),
             files={path.name: sha256(path) for path in sorted(partial.iterdir())},
         )
@@ -261,6 +264,16 @@ class _Model:
             self.first.dataset,
             labelled_domain(config),
             generator,
+            self.device,
+            report,
+        )
+
+    def contrasts(self, report: Report) -> ContrastRanges:
+        """How bright the structures are beside one another in the volumes that it is for."""
+        return measure_contrasts(
+            fold_batch_norm(self.segmentor).to(self.device),
+            self.first.dataset,
+            segmented_domain(self.first.config),
             self.device,
             report,
         )

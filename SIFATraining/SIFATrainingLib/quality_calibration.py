@@ -20,13 +20,11 @@ from SIFASegmentationLib.quality import ExpectedDice
 
 from .batches import as_slices
 from .damages import damaged
-from .dataset import DomainName, PreparedDataset, VolumeEntry
+from .dataset import DomainName, PreparedDataset
 from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
+from .volume_samples import sample_volumes
 
-_MOST_VOLUMES = 24
-_MOST_SLICES = 24  # Of each, spread over it: near enough to one another for parts to stay connected.
-_BATCH = 8
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 
 
@@ -50,13 +48,11 @@ def calibrate_quality(
         report: Told of each volume.
     """
     slices, labels = dataset.slices(labelled), dataset.labels(labelled)
-    volumes = dataset.entry(labelled).volumes
-    chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
+    samples = sample_volumes(dataset.entry(labelled).volumes)
     task, spacing = dataset.manifest.task, grid_spacing(dataset.entry(labelled).preprocessing)
     known: list[Known] = []
-    for number, index in enumerate(chosen):
-        report(Step(number, len(chosen), f"calibrating the estimates, volume {number + 1} of {len(chosen)}"))
-        parts = _parts(volumes[index])
+    for number, parts in enumerate(samples):
+        report(Step(number, len(samples), f"calibrating the estimates, volume {number + 1} of {len(samples)}"))
         given = [as_slices(torch.from_numpy(np.array(slices[part]))).to(device) for part in parts]
         drawn = given if generator is None else [generator(some) for some in given]
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
@@ -80,19 +76,12 @@ def calibrate_quality(
                     known.append(
                         Known(structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size))
                     )
-    return fit_calibration(known, len(chosen) * len(_STRENGTHS)) if known else None
+    return fit_calibration(known, len(samples) * len(_STRENGTHS)) if known else None
 
 
 def _damaged(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:
     """Batches of slices, damaged alike (`damages.damaged`)."""
     return [damaged(one, own, kind, strength) for one, own in zip(batches, labels, strict=True)]
-
-
-def _parts(volume: VolumeEntry) -> list[NDArray[np.int64]]:
-    """Slices of a volume, spread over it, by batches."""
-    last = volume.stop - 1
-    spread = np.unique(np.linspace(volume.start, last, min(_MOST_SLICES, volume.stop - volume.start)).astype(np.int64))
-    return np.split(spread, range(_BATCH, len(spread), _BATCH))
 
 
 def _counts(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ import torch
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
-from SIFASegmentationLib.doubts import Found, as_sentences, doubts_about_adaptation, doubts_about_structures
+from SIFASegmentationLib.doubts import Found, Usual, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
@@ -145,17 +145,17 @@ def test_structures_unlike_organs_are_told_of() -> None:
         "left kidney": Found(0.0),
         "right kidney": Found(3.0),
     }
-    told = doubts_about_structures(found, usual, {})
+    told = doubts_about_structures(found, Usual(usual))
     assert set(told) == {"liver", "spleen", "left kidney"}
     assert told["liver"].startswith("40% of what was found lay apart")
     assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of what was found lay apart")
     assert "50 ml were found, most labelled volumes had 100 to 300 ml" in told["spleen"]
     assert "nothing was found, most labelled volumes had 120 to 220 ml" in told["left kidney"]
-    told = doubts_about_structures({"liver": Found(0.0341)}, {"liver": (1083.6, 1991.7)}, {})
+    told = doubts_about_structures({"liver": Found(0.0341)}, Usual({"liver": (1083.6, 1991.7)}))
     assert told["liver"] == "0.03 ml were found, most labelled volumes had 1,084 to 1,992 ml"
-    told = doubts_about_structures({"liver": Found(9.6)}, {"liver": (1083.6, 1991.7)}, {})
+    told = doubts_about_structures({"liver": Found(9.6)}, Usual({"liver": (1083.6, 1991.7)}))
     assert told["liver"].startswith("10 ml were found")
-    assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, usual, {}) == {}
+    assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, Usual(usual)) == {}
 
 
 PLACES: dict[str, PositionRange] = {
@@ -166,21 +166,21 @@ PLACES: dict[str, PositionRange] = {
 
 def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displaces() -> None:
     in_place = {"liver": Found(1500.0, position_mm=(-120.0, -40.0, 40.0)), "spleen": Found(200.0)}
-    assert doubts_about_structures(in_place, {}, PLACES) == {}
+    assert doubts_about_structures(in_place, Usual(positions_mm=PLACES)) == {}
     # 80 mm below the spleen's lowest; the liver seems 41 mm too high by that.
     found = {
         "liver": Found(1500.0, position_mm=(-100.0, -40.0, 101.0)),
         "spleen": Found(200.0, position_mm=(110.0, 10.0, -60.0)),
     }
-    told = doubts_about_structures(found, {}, PLACES)
+    told = doubts_about_structures(found, Usual(positions_mm=PLACES))
     assert told["spleen"].startswith("its centre lies 80 mm from where labelled volumes have it")
     assert set(told) == {"spleen", "liver"}
     # Further away, and it is the one that displaces the other.
     further = found | {"spleen": Found(200.0, position_mm=(110.0, 10.0, -80.0))}
-    assert set(doubts_about_structures(further, {}, PLACES)) == {"spleen"}
+    assert set(doubts_about_structures(further, Usual(positions_mm=PLACES))) == {"spleen"}
     # Nothing is known of a volume in which a structure was not found, nor from bundles of before.
-    assert doubts_about_structures({"spleen": Found(200.0)}, {}, PLACES) == {}
-    assert doubts_about_structures(found, {}, {}) == {}
+    assert doubts_about_structures({"spleen": Found(200.0)}, Usual(positions_mm=PLACES)) == {}
+    assert doubts_about_structures(found, Usual()) == {}
 
 
 def test_damages_grow_from_nothing() -> None:
@@ -213,9 +213,9 @@ def test_a_structure_amid_the_others_is_not_far_for_a_few_millimetres() -> None:
         "L3": ((-2.0, -2.0, -56.0), (2.0, 2.0, -48.0)),
     }
     found = {name: Found(60.0, position_mm=(0.0, 0.0, z)) for name, z in (("L1", 50.0), ("L2", 4.0), ("L3", -50.0))}
-    assert doubts_about_structures(found, {}, in_a_row) == {}
+    assert doubts_about_structures(found, Usual(positions_mm=in_a_row)) == {}
     found["L2"] = Found(60.0, position_mm=(0.0, 14.0, 0.0))
-    assert set(doubts_about_structures(found, {}, in_a_row)) == {"L2"}
+    assert set(doubts_about_structures(found, Usual(positions_mm=in_a_row))) == {"L2"}
 
 
 class OfTheBrightest(torch.nn.Module):
@@ -331,7 +331,7 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     assert {one.kept for one in every_part.found.values()} == {1.0}
     for name, one in found.items():
         assert one.ml == pytest.approx(one.kept * every_part.found[name].ml)
-    told = doubts_about_structures(found, bundle.manifest.structures_ml, bundle.manifest.positions_mm)
+    told = doubts_about_structures(found, bundle.manifest.usual)
     assert told
     assert set(as_sentences(image.name, told)) <= set(outputs.warnings)
     assert outputs.doubtful == set(told)
@@ -348,7 +348,7 @@ def test_volumes_without_a_structure_have_no_say_in_how_large_it_is(cohort: Path
     usual = prepare(copy / "mr", copy / "ct", tmp_path / "set", size=32, report=lambda _: None).source.structures_ml
     spleen = structures_ml(read_labelmap(other, task), task)["spleen"]
     assert usual["spleen"] == pytest.approx((spleen, spleen))
-    assert doubts_about_structures({"spleen": Found(0.0)}, usual, {}).keys() == {"spleen"}
+    assert doubts_about_structures({"spleen": Found(0.0)}, Usual(usual)).keys() == {"spleen"}
     assert usual["liver"][0] < usual["liver"][1]
 
 

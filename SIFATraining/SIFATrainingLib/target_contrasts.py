@@ -1,0 +1,54 @@
+"""How bright a model's structures are beside one another in the target's training volumes, which have no labels.
+
+Most of those are segmented well. So a new volume whose structures are unlike them is one that the model is wrong about:
+bowel full of contrast medium that is taken for a kidney is brighter than any kidney beside the other one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from SIFASegmentationLib.appearance import decide_volume
+from SIFASegmentationLib.components import keep_largest_components
+from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_ranges
+
+from .batches import as_slices
+from .dataset import DomainName, PreparedDataset
+from .pseudo_labels import grid_spacing
+from .steps import Report, Step, say_nothing
+from .volume_samples import sample_volumes
+
+
+@torch.no_grad()
+def measure_contrasts(
+    segmentor: nn.Module,
+    dataset: PreparedDataset,
+    domain: DomainName,
+    device: torch.device | None = None,
+    report: Report = say_nothing,
+) -> ContrastRanges:
+    """The usual ranges, in the networks' unit, of what the model says as it is segmented: with the intensities' say.
+
+    Args:
+        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
+        dataset: No labels of it are read.
+        domain: That the model is for.
+        device: The CPU unless given.
+        report: Told of each volume.
+    """
+    slices, entry, task = dataset.slices(domain), dataset.entry(domain), dataset.manifest.task
+    spacing = grid_spacing(entry.preprocessing)
+    samples = sample_volumes(entry.volumes)
+    volumes = []
+    for number, parts in enumerate(samples):
+        report(Step(number, len(samples), f"measuring the structures, volume {number + 1} of {len(samples)}"))
+        shown = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
+        probabilities = np.concatenate([segmentor(some.to(device)).cpu().numpy() for some in shown])
+        images = torch.cat(shown)[:, 0].numpy()
+        decide_volume(probabilities, images, (spacing, spacing))
+        found = probabilities.argmax(1).astype(np.uint8)
+        keep_largest_components(found, task.parts)
+        volumes.append(brightness(images, found, task))
+    return contrast_ranges(volumes, task)

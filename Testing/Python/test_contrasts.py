@@ -1,0 +1,107 @@
+"""Brightness of structures beside one another: measured, kept with the model, and doubted where it is unusual."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_ranges
+from SIFASegmentationLib.doubts import Found, Usual, doubts_about_structures
+from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.preprocessing import prepare_volume
+from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.structures import load_task
+from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.target_contrasts import measure_contrasts
+
+TASK = load_task("abdomen")
+USUAL: ContrastRanges = {
+    "liver": {"right kidney": (-0.3, 0.0), "left kidney": (-0.3, 0.0), "spleen": (-0.2, 0.1)},
+    "right kidney": {"left kidney": (-0.05, 0.05), "spleen": (-0.1, 0.3)},
+    "left kidney": {"spleen": (-0.1, 0.3)},
+}
+
+
+def of(liver: float, right: float, left: float, spleen: float | None) -> dict[str, Found]:
+    """What was found, by the brightness of each."""
+    found = {"liver": liver, "right kidney": right, "left kidney": left, "spleen": spleen}
+    return {name: Found(100.0, brightness=value) for name, value in found.items()}
+
+
+def test_structures_unlike_the_usual_are_told_of_and_not_those_beside_them() -> None:
+    usual = Usual(contrasts=USUAL)
+    assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.05), usual) == {}
+    # Half a range beyond the usual: another phase of the contrast medium.
+    assert doubts_about_structures(of(0.0, 0.5, 0.5, 0.15), usual) == {}
+    # Bowel full of contrast medium for the spleen; vessels for the right kidney; a cyst for the left one.
+    assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.9), usual) == {
+        "spleen": "it is brighter beside the liver than in the volumes that the model was made for"
+    }
+    assert set(doubts_about_structures(of(0.0, 0.9, 0.15, 0.05), usual)) == {"right kidney"}
+    darker = doubts_about_structures(of(0.0, 0.15, -0.5, 0.05), usual)
+    assert darker == {
+        "left kidney": "it is darker beside the right kidney than in the volumes that the model was made for"
+    }
+    # Where two are unlike, both are told of; where one of two is and it can't be said which, too.
+    assert set(doubts_about_structures(of(0.0, 0.6, -0.4, 0.05), usual)) == {"right kidney", "left kidney"}
+    pair = {name: one for name, one in of(0.0, 0.4, 0.0, 0.0).items() if "kidney" in name}
+    assert set(doubts_about_structures(pair, usual)) == {"right kidney", "left kidney"}
+    # Nothing is said of what was not found, nor by bundles of before.
+    assert doubts_about_structures(of(0.0, 0.15, 0.15, None), usual) == {}
+    assert doubts_about_structures(of(0.0, 0.9, 0.15, 0.05), Usual()) == {}
+
+
+def test_ranges_are_of_the_volumes_that_have_both() -> None:
+    volumes = [{"liver": 0.1 * number, "spleen": 0.0} for number in range(11)] + [{"liver": 5.0}]
+    ranges = contrast_ranges(volumes, TASK)
+    assert ranges == {"liver": {"spleen": pytest.approx((0.05, 0.95))}}
+    assert contrast_ranges([], TASK) == {}
+
+
+def test_brightness_is_the_median_of_each_structure_that_is_there() -> None:
+    labels = np.zeros((2, 4, 4), np.uint8)
+    labels[0, :2], labels[1, 2:] = 1, 4
+    images = np.arange(32.0).reshape(2, 4, 4)
+    assert brightness(images, labels, TASK) == {"liver": 3.5, "spleen": 27.5}
+
+
+class ByBrightness(torch.nn.Module):
+    """Surely the second structure in the brightest pixels, the first one in the darkest; it needs no training."""
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        classes = torch.zeros(len(slices), 5, *slices.shape[2:])
+        classes[:, 1:2], classes[:, 2:3] = (slices < -0.8).float(), (slices > 0.5).float()
+        classes[:, :1] = 1 - classes.sum(1, keepdim=True)
+        return classes * 0.995 + 0.001
+
+
+def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared)
+    told: list[str] = []
+    ranges = measure_contrasts(ByBrightness(), dataset, "target", report=lambda step: told.append(step.message))
+    assert list(ranges) == ["liver"]
+    assert list(ranges["liver"]) == ["right kidney"]
+    low, high = ranges["liver"]["right kidney"]
+    # From darker than -0.8 to brighter than 0.5.
+    assert -2 <= low <= high < -1.3
+    assert len(told) == len(dataset.entry("target").volumes)
+
+
+def test_a_bundle_knows_the_contrasts_and_volumes_are_measured_alike(bundle: Bundle, cohort: Path) -> None:
+    assert bundle.manifest.contrasts
+    volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    made = Segmentor(bundle, "cpu").segment(volume)
+    prepared = prepare_volume(volume, bundle.manifest.preprocessing["target"])
+    labels = prepared.placement.view(made.labelmap.array)
+    own = prepared.intensities(slice(0, len(prepared)))
+    for structure in bundle.manifest.task.structures:
+        there = labels == structure.value
+        expected = pytest.approx(float(np.median(own[there])), abs=1e-5) if there.any() else None
+        assert made.found[structure.name].brightness == expected
+    before = replace(bundle, manifest=bundle.manifest.model_copy(update={"contrasts": {}}))
+    assert {one.brightness for one in Segmentor(before, "cpu").segment(volume).found.values()} == {None}
