@@ -183,11 +183,11 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         )
 
         if not rows:
-            raise InputError(_("No volume is chosen: add one to the table."))
+            raise InputError(_("No volume is chosen"), _("add one to the table"))
         options = options or RunOptions()
         manifest = read_bundle(model).manifest
-        if problem := _output_problem(output, rows):
-            raise InputError(problem)
+        if fault := _output_fault(output, rows):
+            raise fault
         volumes = [nodes.volume_from_node(row.volume) for row in rows]
         requests = [
             VolumeRequest(
@@ -500,8 +500,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("Choose a volume first: load one, then add it to the table.")
         elif len({volume.GetID() for volume in volumes}) < len(volumes):
             reason = _("A volume is in the table twice: remove one of its rows.")
-        elif problem := _output_problem(self._parameters.output, self._chosen()):
-            reason = problem
+        elif fault := _output_fault(self._parameters.output, self._chosen()):
+            reason = str(fault)
         elif busy:
             reason = _("A segmentation is under way: wait for it, or cancel it.")
         self.ui.applyButton.enabled = not reason
@@ -770,7 +770,8 @@ def _make_temporary_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="SIFA-", dir=parent))
     except OSError as error:
         raise InputError(
-            _("{folder} can't be written to: check the folder's permissions and the free space.").format(folder=parent)
+            _("{folder} can't be written to").format(folder=parent),
+            _("check the folder's permissions and the free space"),
         ) from error
 
 
@@ -781,18 +782,19 @@ def _task_of(model: str | Path) -> Any:
     return read_bundle(model).manifest.task
 
 
-def _output_problem(output: Any | None, rows: Sequence[InputRow]) -> str:
-    """Why a segmentation node can't take the result of the first row; empty if it can."""
+def _output_fault(output: Any | None, rows: Sequence[InputRow]) -> InputError | None:
+    """Why a segmentation node can't take the result of the first row; None if it can."""
     if output is None or not rows:
-        return ""
+        return None
+    advice = _("choose another output, or a new one")
     if any(row.reference is not None and row.reference.GetID() == output.GetID() for row in rows):
-        problem = _("The output {name} is a reference as well, and would be lost: choose another output, or a new one.")
-        return problem.format(name=output.GetName())
+        problem = _("The output {name} is a reference as well, and would be lost")
+        return InputError(problem.format(name=output.GetName()), advice)
     drawn_on = output.GetNodeReference(output.GetReferenceImageGeometryReferenceRole())
     if drawn_on is not None and drawn_on.GetID() != rows[0].volume.GetID():
-        problem = _("The output {name} was drawn on {volume}: choose another output, or a new one.")
-        return problem.format(name=output.GetName(), volume=drawn_on.GetName())
-    return ""
+        problem = _("The output {name} was drawn on {volume}")
+        return InputError(problem.format(name=output.GetName(), volume=drawn_on.GetName()), advice)
+    return None
 
 
 def _shown_volume() -> Any | None:

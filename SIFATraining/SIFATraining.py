@@ -65,6 +65,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     check_labels,
     stored_mapping,
     task_from_parts,
+    unlabelled_fault,
     write_source,
     write_target,
 )
@@ -282,8 +283,8 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         choose_device(options.device)
         task = load_task(options.task) if isinstance(options.task, str) else options.task
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
-        if problem := _rows_problem(source_rows, target_rows):
-            raise InputError(problem)
+        if fault := _rows_fault(source_rows, target_rows):
+            raise fault
         check_labels(source_rows or (), target_rows or (), task)
         references = target_rows is not None and any(row.reference is not None for row in target_rows)
         preparation = make_preparation(
@@ -342,7 +343,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         # A process number of long ago may be another program's by now.
         beat = job.last_beat() if job.is_alive() else None
         if beat is not None and beat["host"] != socket.gethostname():
-            raise InputError(_("The training runs on {host}: stop it instead.").format(host=beat["host"]))
+            raise InputError(_("The training runs on {host}").format(host=beat["host"]), _("stop it instead"))
         own = self._processes.get(job.folder)
         processes = {beat["process"]} if beat is not None else set()
         if own is not None and own.poll() is None:
@@ -593,10 +594,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The training is being prepared.")
         elif p.task is TaskChoice.own and not missing_packages(("pydantic",)) and self.task() is None:
             reason = _("Choose your structures first: add a source segmentation, then press My structures.")
-        elif problem := _rows_problem(
+        elif fault := _rows_fault(
             None if p.sourceFolder else self._source_rows(), None if p.targetFolder else self._target_rows()
         ):
-            reason = problem
+            reason = str(fault)
         elif (p.sourceWindow and p.sourceWindowLow >= p.sourceWindowHigh) or (
             p.targetWindow and p.targetWindowLow >= p.targetWindowHigh
         ):
@@ -672,7 +673,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._say(_("Looking for the Python packages..."))
                 self.logic.ensure_dependencies()
         except InputError as error:
-            self.findings.show([Finding("error", _("packages"), str(error))])
+            self.findings.show([Finding.of(_("packages"), error)])
             return self.findings.findings
         finally:
             self._check_can_start()
@@ -831,23 +832,21 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.statusLabel.text = text
 
 
-def _rows_problem(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None) -> str:
-    """What is missing or wrong in rows of nodes, where they are not folders; empty if nothing is."""
+def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None) -> InputError | None:
+    """What is missing or wrong in rows of nodes, where they are not folders; None if nothing is."""
     if source is not None and not source:
-        return _("Add labelled source volumes first.")
-    bare = next((row.volume for row in source or () if row.labels is None), None)
-    if bare is not None:
-        problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
-        return problem.format(name=bare.GetName())
+        return InputError(_("Add labelled source volumes first"))
+    if fault := unlabelled_fault(source or ()):
+        return fault
     if target is not None and not target:
-        return _("Add unlabelled target volumes first.")
+        return InputError(_("Add unlabelled target volumes first"))
     rows: list[SourceRow | TargetRow] = [*(source or ()), *(target or ())]
     volumes = [row.volume for row in rows]
     ids = [volume.GetID() for volume in volumes]
     twice = next((volume for volume in volumes if ids.count(volume.GetID()) > 1), None)
     if twice is not None:
-        return _("{name} is in the tables twice: remove one of its rows.").format(name=twice.GetName())
-    return ""
+        return InputError(_("{name} is in the tables twice").format(name=twice.GetName()), _("remove one of its rows"))
+    return None
 
 
 def _window(parameters: SIFATrainingParameterNode, domain: str) -> tuple[float, float] | None:
@@ -898,15 +897,16 @@ def _install_torch() -> None:
         from PyTorchUtils import PyTorchUtilsLogic  # noqa: PLC0415  the extension PyTorch
     except ImportError as error:
         raise InputError(
-            _("Training needs PyTorch: install the extension PyTorch (Extensions Manager), restart Slicer, try again.")
+            _("Training needs PyTorch"),
+            _("install the extension PyTorch (Extensions Manager), restart Slicer, try again"),
         ) from error
-    failed = _("PyTorch was not installed: try again, or use the module PyTorch Util.")
+    failed, advice = _("PyTorch was not installed"), _("try again, or use the module PyTorch Util")
     try:
         installed = PyTorchUtilsLogic().installTorch(askConfirmation=True)
     except Exception as error:  # it runs pip, and imports what that installed
-        raise InputError(f"{failed} ({error})") from error
+        raise InputError(f"{failed} ({error})", advice) from error
     if installed is None:
-        raise InputError(failed)
+        raise InputError(failed, advice)
 
 
 class SIFATrainingTest(ScriptedLoadableModuleTest):

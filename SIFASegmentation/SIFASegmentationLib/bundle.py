@@ -164,9 +164,9 @@ class Bundle:
         try:
             content = read_bundle_file(self.path, name)
         except OSError as error:
-            raise InputError(f"{path} is missing or unreadable: copy the whole bundle again.") from error
+            raise InputError(f"{path} is missing or unreadable", "copy the whole bundle again") from error
         if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
-            raise InputError(f"{path} is not the file that was exported (its SHA-256 differs): copy the bundle again.")
+            raise InputError(f"{path} is not the file that was exported (its SHA-256 differs)", "copy the bundle again")
         return content
 
 
@@ -182,7 +182,7 @@ def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
     """
     out = Path(out)
     if out.suffix.lower() != ARCHIVE_SUFFIX:
-        raise InputError(f"{out} is no name for a bundle in one file: let it end with {ARCHIVE_SUFFIX}.")
+        raise InputError(f"{out} is no name for a bundle in one file", f"let it end with {ARCHIVE_SUFFIX}")
     bundle = read_bundle(folder)
     for name in bundle.manifest.files:
         bundle.read(name)
@@ -209,30 +209,30 @@ def read_bundle(path: str | Path) -> Bundle:
         checksum = content.pop("checksum")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{path} is not a bundle (it has no {MANIFEST_FILE}): give a folder or a zip file that `sifa export` made."
+            f"{path} is not a bundle (it has no {MANIFEST_FILE})", "give a folder or a zip file that `sifa export` made"
         ) from None
     except OSError as error:
         raise InputError(
-            f"{manifest} can't be read ({error.strerror or error}): check the path and its permissions, or copy the "
-            "bundle again."
+            f"{manifest} can't be read ({error.strerror or error})",
+            "check the path and its permissions, or copy the bundle again",
         ) from error
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{manifest} is not the manifest of a bundle, or damaged: copy the bundle again.") from error
+        raise InputError(f"{manifest} is not the manifest of a bundle, or damaged", "copy the bundle again") from error
     version = content.get("schema_version")
     if version != 1:
-        raise InputError(f"{manifest} has schema version {version}, this program reads version 1: update it.")
+        raise InputError(f"{manifest} has schema version {version}, this program reads version 1", "update it")
     if checksum != _checksum(content):
-        raise InputError(f"{manifest} was changed since the export (its checksum differs): copy the bundle again.")
+        raise InputError(f"{manifest} was changed since the export (its checksum differs)", "copy the bundle again")
     try:
         return Bundle(path, BundleManifest.model_validate(content))
     except ValidationError as error:
         field, _ = first_fault(error)
         # The checksum has passed, so it is as it was written.
         raise InputError(
-            f"{manifest} can't be read by SIFA {__version__} (at '{field}'): it was written by SIFA "
-            f"{content.get('sifa_version')}, install that or a later one."
+            f"{manifest} can't be read by SIFA {__version__} (at '{field}')",
+            f"it was written by SIFA {content.get('sifa_version')}, install that or a later one",
         ) from error
 
 

@@ -37,15 +37,15 @@ def read_bundle_file(path: Path, name: str) -> bytes:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(_folder_inside(archive) + name)
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path} is compressed in an unusual way: pack it as a plain zip file.")
+                raise InputError(f"{path} is compressed in an unusual way", "pack it as a plain zip file")
             if entry.file_size > _LARGEST:
-                raise InputError(f"{path / name} is larger than any model: get the bundle anew from where it came.")
+                raise InputError(f"{path / name} is larger than any model", "get the bundle anew from where it came")
             return archive.read(entry)
     except KeyError:
         raise FileNotFoundError(f"{path} has no {name}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError: encrypted; NotImplementedError: needs a later zip version.
-        raise InputError(f"{path} is damaged or no plain zip file ({error}): copy it again.") from error
+        raise InputError(f"{path} is damaged or no plain zip file ({error})", "copy it again") from error
 
 
 def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:

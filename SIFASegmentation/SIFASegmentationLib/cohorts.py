@@ -69,7 +69,7 @@ def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | 
     elif path.is_dir():
         cases = _from_folder(path, labelled, patients)
     else:
-        raise InputError(f"{path} does not exist: give a folder of volumes or a CSV file.")
+        raise InputError(f"{path} does not exist", "give a folder of volumes or a CSV file")
     check_links(file for case in cases for file in (case.image, case.label) if file is not None)
     return sorted(cases, key=lambda case: (case.patient, str(case.image)))
 
@@ -106,11 +106,11 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
     """
     first, second = list(first), list(second)
     if shared := sorted({case.image.resolve() for case in first} & {case.image.resolve() for case in second}):
-        raise InputError(f"{shared[0]} is both in {first_name} and in {second_name}: leave it out of one of them.")
+        raise InputError(f"{shared[0]} is both in {first_name} and in {second_name}", "leave it out of one of them")
     if patients := sorted({case.patient for case in first} & {case.patient for case in second}):
         raise InputError(
-            f"The patient '{patients[0]}' is both in {first_name} and in {second_name}: leave the patient out of one "
-            "of them, or rename the files if these are two people."
+            f"The patient '{patients[0]}' is both in {first_name} and in {second_name}",
+            "leave the patient out of one of them, or rename the files if these are two people",
         )
 
 
@@ -138,8 +138,8 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
     plain = _of(patients, _by_name(_images(volumes), CHANNEL_SUFFIX if holds_channels(folder) else ""))
     if not plain:
         raise InputError(
-            f"{folder} holds no volumes: it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM "
-            "series."
+            f"{folder} holds no volumes",
+            f"it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM series",
         )
     return [Case(name, path, None) for name, path in plain.items()]
 
@@ -174,8 +174,8 @@ def _check_all_are_images(volumes: list[Path]) -> None:
         # A DICOM series can be what an image was made of.
         if not path.is_dir() and not volume_name(path).endswith(IMAGE_SUFFIX):
             raise InputError(
-                f"{path} lies beside files called NAME{IMAGE_SUFFIX} and is neither one nor a labelmap of one: rename "
-                "it, or take it away."
+                f"{path} lies beside files called NAME{IMAGE_SUFFIX} and is neither one nor a labelmap of one",
+                "rename it, or take it away",
             )
 
 
@@ -194,13 +194,13 @@ def _check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
         if not has_files:
             if entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
                 raise InputError(
-                    f"{entry} holds DICOM files further down, in {deeper}: put each series into a folder directly in "
-                    f"{folder}, or take this one away."
+                    f"{entry} holds DICOM files further down, in {deeper}",
+                    f"put each series into a folder directly in {folder}, or take this one away",
                 )
             check_links(link for link in (entry, *sorted(entry.rglob("*"))) if _is_broken_series(link))
         if volumes and entry.is_file() and is_dicom(entry):
             raise InputError(
-                f"{entry} is a DICOM file beside volumes: put each series into a folder of its own, or take it away."
+                f"{entry} is a DICOM file beside volumes", "put each series into a folder of its own, or take it away"
             )
 
 
@@ -226,11 +226,11 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
         name = volume_name(path)
         if suffix == CHANNEL_SUFFIX and not name.endswith(suffix):
             raise InputError(
-                f"{path} does not end in {CHANNEL_SUFFIX}: SIFA takes volumes of one channel in the nnU-Net layout."
+                f"{path} does not end in {CHANNEL_SUFFIX}", "give volumes of one channel, in the nnU-Net layout"
             )
         name = name.removesuffix(suffix)
         if name in named:
-            raise InputError(f"{named[name]} and {path} are both called {name}: remove or rename one.")
+            raise InputError(f"{named[name]} and {path} are both called {name}", "remove or rename one")
         named[name] = path
     return named
 
@@ -241,11 +241,13 @@ def _paired(
     """Images with their labelmaps; `image` and `label` say how their files are called, with {} for the name."""
     if not images and not labels:
         pair = f"{image.format('NAME')}.nii.gz" + (f" with {label.format('NAME')}.nii.gz" if labelled else "")
-        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes: it needs {pair}.")
+        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes", f"it needs {pair}")
     if labelled:
         for name in sorted(images.keys() ^ labels.keys()):
             file, kind, other = (images[name], "labelmap", label) if name in images else (labels[name], "image", image)
-            raise InputError(f"{file} has no {kind}: add {folder / other.format(name)}.nii.gz, or take the file away.")
+            raise InputError(
+                f"{file} has no {kind}", f"add {folder / other.format(name)}.nii.gz, or take the file away"
+            )
     return [Case(name, path, labels.get(name)) for name, path in images.items()]
 
 
@@ -258,19 +260,21 @@ def _from_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> l
             continue
         for column in wanted:
             if not row[column]:
-                raise InputError(f"{path}, line {line}: the {column} is empty, fill it in.")
+                raise InputError(f"{path}, line {line}, has an empty {column}", "fill it in")
         files = [path.parent / row[column] for column in wanted[1:]]
         for file in files:
             if not file.exists():
-                raise InputError(f"{path}, line {line}: {file} does not exist, paths are relative to the CSV file.")
+                raise InputError(
+                    f"{path}, line {line}, names {file}, which does not exist", "give paths relative to the CSV file"
+                )
         first = lines.setdefault(files[0].resolve(), line)
         if first != line:
-            raise InputError(f"{path}, line {line}: {files[0]} is in line {first} already, remove one of the two.")
+            raise InputError(f"{path}, line {line}, names {files[0]}, as line {first} does", "remove one of the two")
         text = row.get("region", "")
         region = parse_box(text, f"{path}, line {line}: the region") if text else None
         cases.append(Case(row["patient"], files[0], files[1] if labelled else None, region))
     if not cases:
-        raise InputError(f"{path} has no row below its header: add one for each image.")
+        raise InputError(f"{path} has no row below its header", "add one for each image")
     return cases
 
 
@@ -281,11 +285,14 @@ def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]
             reader = csv.reader(file)
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV text file: give a folder, or a CSV with patient, image, label.") from error
+        raise InputError(f"{path} is no CSV text file", "give a folder, or a CSV with patient, image, label") from error
     header = rows[0][1] if rows else []
     if any(column not in header for column in wanted):
-        raise InputError(f"{path} needs the columns {', '.join(wanted)}, with commas between them, in its first line.")
+        raise InputError(
+            f"{path} lacks the columns of a table of volumes",
+            f"put {', '.join(wanted)}, with commas between them, into its first line",
+        )
     for line, row in rows[1:]:
         if len(row) > len(header):
-            raise InputError(f"{path}, line {line}: more values than columns, put quotes around what has a comma.")
+            raise InputError(f"{path}, line {line}, has more values than columns", "put quotes around what has a comma")
     return [(line, dict(zip_longest(header, row, fillvalue=""))) for line, row in rows[1:]]

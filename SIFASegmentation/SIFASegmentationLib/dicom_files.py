@@ -49,7 +49,7 @@ def check_links(paths: Iterable[Path]) -> None:
         InputError: Names the first of them.
     """
     if missing := next((path for path in paths if not path.exists()), None):
-        raise InputError(f"{missing} is a link to a file that is not there: fetch the file, or take the link away.")
+        raise InputError(f"{missing} is a link to a file that is not there", "fetch the file, or take the link away")
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -62,12 +62,12 @@ def read_series(folder: Path) -> sitk.Image:
     """
     series = dicom_series(folder)
     if not series:
-        raise InputError(f"{folder} holds no DICOM series: give a folder of DICOM slices or a volume file.")
+        raise InputError(f"{folder} holds no DICOM series", "give a folder of DICOM slices or a volume file")
     if len(series) > 1:
         found = "; ".join(
             f"{uid} ({len(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))} files)" for uid in series
         )
-        raise InputError(f"{folder} holds {len(series)} DICOM series, give each its own folder: {found}.")
+        raise InputError(f"{folder} holds {len(series)} DICOM series ({found})", "give each its own folder")
     reader = sitk.ImageSeriesReader()
     # A tilted gantry then shows as a sheared direction, which is refused; ITK would straighten it silently.
     reader.ForceOrthogonalDirectionOff()
@@ -104,7 +104,7 @@ def check_alone(image: sitk.Image, path: Path) -> None:
         with warnings_off():
             files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.parent), image.GetMetaData(_SERIES).strip())
         if len(files) > 1:
-            raise InputError(f"{path} is one of {len(files)} slices of a DICOM series: give the folder instead.")
+            raise InputError(f"{path} is one of {len(files)} slices of a DICOM series", "give the folder instead")
 
 
 def _frames(text: str) -> int:
@@ -113,8 +113,8 @@ def _frames(text: str) -> int:
 
 def _many_frames(path: Path) -> InputError:
     return InputError(
-        f"{path} is a DICOM file of many frames, whose places can't be checked: convert it to NRRD or NIfTI first, by "
-        "3D Slicer or dcm2niix."
+        f"{path} is a DICOM file of many frames, whose places can't be checked",
+        "convert it to NRRD or NIfTI first, by 3D Slicer or dcm2niix",
     )
 
 
@@ -130,8 +130,8 @@ def _check_alike(headers: Sequence[Mapping[str, str]], files: Sequence[str]) -> 
             one, other = _numbers(first), _numbers(text)
             if len(one) != len(other) or not np.allclose(other, one, rtol=relative, atol=absolute):
                 raise InputError(
-                    f"{file} and {files[0]} differ in {name} ({text or 'none'} and {first or 'none'}): give a series "
-                    "whose slices lie alike, or take away those that do not."
+                    f"{file} and {files[0]} differ in {name} ({text or 'none'} and {first or 'none'})",
+                    "give a series whose slices lie alike, or take away those that do not",
                 )
 
 
@@ -150,19 +150,19 @@ def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None
     found = [_numbers(text) for text in positions]
     if any(len(numbers) != 3 for numbers in found):
         raise InputError(
-            f"{folder} has slices that do not say where they lie (ImagePositionPatient): give an original series of CT "
-            "or MR."
+            f"{folder} has slices that do not say where they lie (ImagePositionPatient)",
+            "give an original series of CT or MR",
         )
     places = np.array(found)
     if not np.ptp(places, axis=0).any():
-        raise InputError(f"{folder} has {len(places)} slices, all of one place: give a series that is a volume.")
+        raise InputError(f"{folder} has {len(places)} slices, all of one place", "give a series that is a volume")
     spacing = image.GetSpacing()[2]
     step = np.reshape(image.GetDirection(), (3, 3))[:, 2] * spacing
     deviation = float(np.linalg.norm(np.diff(places, axis=0) - step, axis=1).max())
     if deviation > max(_UNEVEN * spacing, min(_ROUNDED_MM, _MOST_UNEVEN * spacing)):
         raise InputError(
-            f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm): look for slices that are "
-            "missing, or there twice."
+            f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm)",
+            "look for slices that are missing, or there twice",
         )
 
 

@@ -11,9 +11,21 @@ if TYPE_CHECKING:
 class InputError(ValueError):
     """Something that the user gave can't be used.
 
-    The message is one sentence that names the file, node or field, says what was wrong, and what to do. The command
-    line prints it alone and exits with 2; a window shows it on a line. Every other exception is a fault of ours.
+    The command line prints it alone, as one sentence, and exits with 2; a window shows it on a line. Every other
+    exception is a fault of ours.
+
+    Attributes:
+        problem: What is wrong, with the name of the file, node or field.
+        advice: What to do about it; empty where that is plain from the problem.
     """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem, advice)
+        self.problem, self.advice = problem, advice
+
+    def __str__(self) -> str:
+        sentence = f"{self.problem}: {self.advice}" if self.advice else self.problem
+        return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

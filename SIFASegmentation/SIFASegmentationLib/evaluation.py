@@ -141,17 +141,17 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
 def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:
     for path in (prediction, reference):
         if not path.exists():
-            raise InputError(f"{path} does not exist: check the path.")
+            raise InputError(f"{path} does not exist", "check the path")
     if prediction.is_dir() != reference.is_dir():
-        raise InputError(f"{prediction} and {reference} are a file and a folder: give two files or two folders.")
+        raise InputError(f"{prediction} and {reference} are a file and a folder", "give two files or two folders")
     if prediction.is_file():
         return [(_subject(prediction), prediction, reference)], ()
     predicted, referred = _labelmaps_in(prediction), _labelmaps_in(reference)
     matched = sorted(predicted.keys() & referred.keys())
     if not matched:
         raise InputError(
-            f"No file in {prediction} has a reference of its name in {reference}: names must match but for "
-            f"{', '.join(LABELMAP_ENDINGS)}."
+            f"No file in {prediction} has a reference of its name in {reference}",
+            f"let names match but for {', '.join(LABELMAP_ENDINGS)}",
         )
     alone = [path for some, others in ((predicted, referred), (referred, predicted))
              for name, path in some.items() if name not in others]  # fmt: skip
@@ -167,7 +167,7 @@ def _labelmaps_in(folder: Path) -> dict[str, Path]:
     for path in chosen:
         name = _subject(path)
         if name in named:
-            raise InputError(f"{named[name]} and {path} are both of the subject {name}: remove one.")
+            raise InputError(f"{named[name]} and {path} are both of the subject {name}", "remove one")
         named[name] = path
     return named
 
@@ -182,5 +182,5 @@ def _read_plain(path: Path) -> Volume:
     volume = read_volume(path)
     values = volume.array
     if values.min() < 0 or values.max() > 255 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise InputError(f"{path} is not a labelmap of whole numbers from 0 to 255: give a task and its coding.")
+        raise InputError(f"{path} is not a labelmap of whole numbers from 0 to 255", "give a task and its coding")
     return Volume(values.astype(np.uint8), volume.geometry, volume.name)

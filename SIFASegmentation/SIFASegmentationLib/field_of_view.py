@@ -73,13 +73,15 @@ def parse_box(text: str, source: str) -> BoxMM:
     except ValueError:
         numbers = []
     if len(numbers) != 6:
-        raise InputError(f"{source} '{text}' is not 6 numbers with commas between: give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS).")
+        raise InputError(
+            f"{source} '{text}' is not 6 numbers with commas between", "give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS)"
+        )
     x0, x1, y0, y1, z0, z1 = numbers
     try:
         return BoxMM(minimum=(x0, y0, z0), maximum=(x1, y1, z1))
     except ValidationError:
         raise InputError(
-            f"{source} '{text}' has no volume: give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS), each lower bound first."
+            f"{source} '{text}' has no volume", "give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS), each lower bound first"
         ) from None
 
 
@@ -103,8 +105,8 @@ def region_box(region: BoxMM, geometry: Geometry, orientation: Orientation, name
     high = np.clip(np.ceil(indices.max(axis=0) + 0.5), 0, geometry.size).astype(int)
     if (low >= high).any():
         raise InputError(
-            f"The region of interest from {region.minimum} to {region.maximum} mm (LPS) lies outside the volume "
-            f"{name}: move it into the volume."
+            f"The region of interest from {region.minimum} to {region.maximum} mm (LPS) lies outside the volume {name}",
+            "move it into the volume",
         )
     start, stop, size, flipped = (
         orientation.reorder((int(low[0]), int(low[1]), int(low[2]))),

@@ -41,7 +41,7 @@ def read_image(path: Path) -> sitk.Image:
         InputError: As `read_volume`, but for the checks of dimension, pixels and directions.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist: check the path.")
+        raise InputError(f"{path} does not exist", "check the path")
     try:
         with warnings_off():
             if path.is_dir():
@@ -51,9 +51,9 @@ def read_image(path: Path) -> sitk.Image:
         reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
         if "direction" in reason.lower() or "orthonormal" in reason.lower():
             raise InputError(
-                f"{path} has singular or sheared axis directions: resample it to a rectangular grid."
+                f"{path} has singular or sheared axis directions", "resample it to a rectangular grid"
             ) from error
-        raise InputError(f"{path} can't be read as an image ({reason}): check that the file is complete.") from error
+        raise InputError(f"{path} can't be read as an image ({reason})", "check that the file is complete") from error
     # What was converted to these has taken the tags of DICOM along.
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_alone(image, path)
@@ -71,7 +71,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     path = Path(path)
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
-        raise InputError(f"{path} can't be written: end its name with one of {', '.join(WRITABLE_SUFFIXES)}.")
+        raise InputError(f"{path} can't be written", f"end its name with one of {', '.join(WRITABLE_SUFFIXES)}")
     write_image(to_image(volume), path)
 
 
@@ -86,7 +86,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
         with write_atomically(path) as partial:
             sitk.WriteImage(image, str(partial), useCompression=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
+        raise InputError(f"{path} can't be written", "check the folder's permissions and the free space") from error
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
@@ -129,9 +129,9 @@ def check_grid(image: sitk.Image, source: str) -> None:
         InputError: Another dimension than 3, an empty axis, or directions that are not orthonormal within 1e-3.
     """
     if image.GetDimension() != 3:
-        raise InputError(f"{source} is a {image.GetDimension()}D image: give one 3D volume.")
+        raise InputError(f"{source} is a {image.GetDimension()}D image", "give one 3D volume")
     if min(image.GetSize()) < 1:
-        raise InputError(f"{source} has no slice: its size is {image.GetSize()}.")
+        raise InputError(f"{source} has no slice, its size is {image.GetSize()}", "give one 3D volume")
     axes = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
-        raise InputError(f"{source} has singular or sheared axis directions: resample it to a rectangular grid.")
+        raise InputError(f"{source} has singular or sheared axis directions", "resample it to a rectangular grid")

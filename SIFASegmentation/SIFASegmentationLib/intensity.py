@@ -96,8 +96,8 @@ def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Int
     mean, std = float(sample.mean()), float(sample.std())
     if std <= 1e-6 * max(abs(low), abs(high)):
         raise InputError(
-            f"The volume {name} is constant ({mean:g}) inside its field of view: check the image, the window and the "
-            "region of interest."
+            f"The volume {name} is constant ({mean:g}) inside its field of view",
+            "check the image, the window and the region of interest",
         )
     return IntensityStatistics(float(low), float(high), mean, std)
 

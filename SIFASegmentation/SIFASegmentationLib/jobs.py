@@ -89,18 +89,18 @@ class Job:
             version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
         except FileNotFoundError:
             raise InputError(
-                f"{self.folder} is not a job folder (it has no job.json): give the folder that `sifa train` made."
+                f"{self.folder} is not a job folder (it has no job.json)", "give the folder that `sifa train` made"
             ) from None
         except OSError as error:
             raise InputError(
-                f"{self.folder} can't be read ({error.strerror}): check the folder's permissions and its disk."
+                f"{self.folder} can't be read ({error.strerror})", "check the folder's permissions and its disk"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{self.folder / 'job.json'} is damaged ({error}): start the job anew.") from None
+            raise InputError(f"{self.folder / 'job.json'} is damaged ({error})", "start the job anew") from None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{self.folder} was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION}): use "
-                "that one."
+                f"{self.folder} was written by another version of SIFA (schema {version}, here {SCHEMA_VERSION})",
+                "use that one",
             )
 
     @classmethod
@@ -112,7 +112,7 @@ class Job:
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} already exists and is not empty: choose another folder for the job.")
+            raise InputError(f"{folder} already exists and is not empty", "choose another folder for the job")
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class Job:
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(
-                f"{folder} can't be written to: check the folder's permissions and the free space."
+                f"{folder} can't be written to", "check the folder's permissions and the free space"
             ) from error
         return job
 
@@ -251,7 +251,7 @@ class Job:
         (self.folder / "reserve").unlink(missing_ok=True)
 
     def _disk_full_error(self) -> InputError:
-        return InputError(f"The disk of {self.folder} is full: free space on it, then try again.")
+        return InputError(f"The disk of {self.folder} is full", "free space on it, then try again")
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -261,7 +261,7 @@ class Job:
             InputError: Another process is at work on the job.
         """
         if self.is_alive():
-            raise InputError(f"Another process is at work on {self.folder}: wait for it, or stop it with `sifa stop`.")
+            raise InputError(f"Another process is at work on {self.folder}", "wait for it, or stop it with `sifa stop`")
         started, done = time.time(), threading.Event()
 
         def beat() -> None:

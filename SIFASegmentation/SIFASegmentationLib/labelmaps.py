@@ -58,7 +58,7 @@ def read_labelmap(
         volume = from_image(image, volume_name(path), source=str(path))
         labelmap = Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name)
     if not allow_empty and not labelmap.array.any():
-        raise InputError(f"{path} is empty, no voxel is labelled: leave it out, or check that it is the right file.")
+        raise InputError(f"{path} is empty, no voxel is labelled", "leave it out, or check that it is the right file")
     return labelmap
 
 
@@ -89,8 +89,8 @@ def check_same_grid(labelmap: Volume, image: Volume) -> None:
     difference = grid_difference(labelmap.geometry, image.geometry)
     if difference is not None:
         raise InputError(
-            f"The labelmap {labelmap.name} and the image {image.name} lie on different grids ({difference}): resample "
-            "the labelmap to the image."
+            f"The labelmap {labelmap.name} and the image {image.name} lie on different grids ({difference})",
+            "resample the labelmap to the image",
         )
 
 
@@ -164,13 +164,13 @@ def unmatched_segments(path: str | Path, task: Task) -> list[str]:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{path} can't be read as an image: check that the file is complete.") from error
+        raise InputError(f"{path} can't be read as an image", "check that the file is complete") from error
     return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
 
 
 def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
     if voxels.dtype.kind == "f" and not all((plane == np.rint(plane)).all() for plane in voxels):
-        raise InputError(f"{path} has voxels that are no whole numbers: it is an image, give its labelmap.")
+        raise InputError(f"{path} is an image, with voxels that are no whole numbers", "give its labelmap")
     found = [code for code in values_in(voxels) if code != 0]
     beside = _coding_beside(path, task) if coding is None else None
     chosen = beside or _coding(task, coding, path)
@@ -179,10 +179,8 @@ def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding |
         shown = ", ".join(map(str, unknown[:_SHOWN_CODES])) + (", ..." if len(unknown) > _SHOWN_CODES else "")
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
         if beside is not None:
-            raise InputError(f"{path} has the label codes {shown}, which its dataset.json does not name: mend either.")
-        raise InputError(
-            f"{path} has the label codes {shown}, which are not in {where}: {_coding_advice(task, found)}."
-        )
+            raise InputError(f"{path} has the label codes {shown}, which its dataset.json does not name", "mend either")
+        raise InputError(f"{path} has the label codes {shown}, which are not in {where}", _coding_advice(task, found))
     values = {structure.name: structure.value for structure in task.structures}
     return _map_values(voxels, {code: values[name] for name, code in chosen.codes.items()})
 
@@ -207,11 +205,17 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
         return task.own_coding
     if isinstance(coding, LabelCoding):
         if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
-            raise InputError(f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}.")
+            raise InputError(
+                f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}",
+                "give each structure a code",
+            )
         return coding
     if coding not in task.label_codes:
         known = ", ".join(task.label_codes) or "none"
-        raise InputError(f"The coding '{coding}' for {path} is not in the task {task.name}: it has {known}.")
+        raise InputError(
+            f"The coding '{coding}' for {path} is not in the task {task.name}, which has {known}",
+            "give another, or none",
+        )
     return task.label_codes[coding]
 
 
@@ -236,7 +240,7 @@ def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
         return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{file} has no readable labels ({reason}): mend it, or give a coding.") from error
+        raise InputError(f"{file} has no readable labels ({reason})", "mend it, or give a coding") from error
 
 
 def _segment_names(header: Any) -> dict[int, str]:
@@ -254,8 +258,8 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
     structures = {number: task.structure_named(name) for number, name in segments.items()}
     if not any(structures.values()):
         raise InputError(
-            f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}: "
-            f"name them {', '.join(structure.name for structure in task.structures)}."
+            f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}",
+            f"name them {', '.join(structure.name for structure in task.structures)}",
         )
     layers, geometry = _layers(image, path)
     labels = np.zeros(geometry.shape, np.uint8)
@@ -265,8 +269,8 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
             layer = _segment_number(image, f"Segment{number}_Layer", number, path)
             if not 0 <= layer < len(layers):
                 raise InputError(
-                    f"{path} has {len(layers)} layers, its segment {segments[number]} lies in layer {layer}: save the "
-                    "segmentation from Slicer again."
+                    f"{path} has {len(layers)} layers, its segment {segments[number]} lies in layer {layer}",
+                    "save the segmentation from Slicer again",
                 )
             labels[layers[layer] == _segment_number(image, f"Segment{number}_LabelValue", 1, path)] = structure.value
     return Volume(labels, geometry, volume_name(path))
@@ -289,7 +293,7 @@ def _segment_number(image: sitk.Image, key: str, default: int, path: Path) -> in
         return default
     text = image.GetMetaData(key)
     if not text.strip().isdecimal():
-        raise InputError(f"{path} has the {key} '{text}', no number: save the segmentation from Slicer again.")
+        raise InputError(f"{path} has the {key} '{text}', no number", "save the segmentation from Slicer again")
     return int(text)
 
 

@@ -47,7 +47,7 @@ def write_in_portions(volume: Volume, path: Path) -> Iterator[None]:
                 file.write(planes.data)
                 yield
     except OSError as error:
-        raise InputError(f"{path} can't be written: check the folder's permissions and the free space.") from error
+        raise InputError(f"{path} can't be written", "check the folder's permissions and the free space") from error
 
 
 def _header(volume: Volume, element_type: str) -> str:

@@ -254,8 +254,8 @@ def labels_on_grid(labelmap: Volume, placement: Placement) -> NDArray[np.uint8]:
     """
     if labelmap.array.shape != placement.geometry.shape:
         raise InputError(
-            f"The labelmap {labelmap.name} has size {labelmap.geometry.size}, its volume {placement.geometry.size}: "
-            "give a labelmap on the volume's grid."
+            f"The labelmap {labelmap.name} has size {labelmap.geometry.size}, its volume {placement.geometry.size}",
+            "give a labelmap on the volume's grid",
         )
     view = placement.view(labelmap.array)
     labels = np.zeros((len(placement), placement.size, placement.size), np.uint8)

@@ -255,7 +255,7 @@ class ScoreTable:
             legacy = content["convention"] == "legacy"
             return cls(tuple(rows), legacy, content["surface_dice_tolerance"], tuple(content["unmatched"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no scores ({error}): score the labelmaps again.") from error
+            raise InputError(f"{path} holds no scores ({error})", "score the labelmaps again") from error
 
     def write(self, path: Path) -> None:
         """Write as CSV or JSON, by the path's suffix.
@@ -265,14 +265,14 @@ class ScoreTable:
         """
         writers: dict[str, Callable[[], str]] = {".csv": self.csv, ".json": self.json}
         if path.suffix.lower() not in writers:
-            raise InputError(f"{path} can't be written: end its name with .csv or .json.")
+            raise InputError(f"{path} can't be written", "end its name with .csv or .json")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path) as partial:
                 partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
         except OSError as error:
             raise InputError(
-                f"{path} can't be written ({error.strerror}): check the folder's permissions and the free space."
+                f"{path} can't be written ({error.strerror})", "check the folder's permissions and the free space"
             ) from error
 
 

@@ -115,18 +115,19 @@ def segment_files(
         InputError: The bundle, the folder or the only volume can't be used, or the bundle is for other structures.
     """
     if suffix not in FORMATS:
-        raise InputError(f"The format '{suffix}' can't be written: choose {', '.join(FORMATS)}.")
+        raise InputError(f"The format '{suffix}' can't be written", f"choose {', '.join(FORMATS)}")
     opened = read_bundle(bundle)
     structures = opened.manifest.task.structures
     if task is not None and [s.name for s in task.structures] != [s.name for s in structures]:
         raise InputError(
             f"The bundle {bundle} segments {', '.join(s.name for s in structures)}, not the structures of the task "
-            f"{task.name}: choose another bundle."
+            f"{task.name}",
+            "choose another bundle",
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
     called = [(names or {}).get(path) or output_name(path) for path in paths]
     if repeated := [name for name in called if called.count(name) > 1]:
-        raise InputError(f"Two volumes are called {repeated[0]}: segment them into different folders.")
+        raise InputError(f"Two volumes are called {repeated[0]}", "segment them into different folders")
     models = Models.load(opened, device, threads, baseline=baseline)
     writer = _Writer(Path(out), opened.manifest.task, suffix, confidence)
     outputs: list[Outputs] = []
@@ -249,7 +250,7 @@ def _lines_of(path: Path, head: list[str]) -> list[list[str]]:
     except UnicodeDecodeError:
         first, lines = [], []
     if first != head or any(len(line) != len(head) for line in lines):
-        raise InputError(f"{path} is no table of SIFA's any more: move it away, and the new one takes its place.")
+        raise InputError(f"{path} is no table of SIFA's any more", "move it away, and the new one takes its place")
     return lines
 
 

@@ -82,8 +82,8 @@ class Segmentor:
         summary = bundle.manifest.baseline if baseline else bundle.manifest
         if summary is None:
             raise InputError(
-                f"The bundle {bundle.path} has no model without adaptation: export it with --baseline, or segment "
-                "without it."
+                f"The bundle {bundle.path} has no model without adaptation",
+                "export it with --baseline, or segment without it",
             )
         self._file = BASELINE_FILE if baseline else MODEL_FILE
         self._quality = summary.quality
@@ -94,7 +94,7 @@ class Segmentor:
             self._session = open_session(model, providers, threads)
         except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
             raise InputError(
-                f"{bundle.path / self._file} can't be loaded ({_first_line(error)}): export it again."
+                f"{bundle.path / self._file} can't be loaded ({_first_line(error)})", "export it again"
             ) from error
         self._check_model()
 
@@ -271,7 +271,8 @@ class Segmentor:
         if shapes != expected:
             raise InputError(
                 f"{self.bundle.path / self._file} maps slices {shapes[0]} to {shapes[-1]}, its manifest says "
-                f"{expected[0]} to {expected[1]}: export it again."
+                f"{expected[0]} to {expected[1]}",
+                "export it again",
             )
 
 
@@ -314,9 +315,9 @@ def providers_of(device: str) -> list[str]:
     """
     available = onnxruntime.get_available_providers()
     if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"The device '{device}' is unknown: choose auto, cpu or cuda.")
+        raise InputError(f"The device '{device}' is unknown", "choose auto, cpu or cuda")
     if device == "cuda" and "CUDAExecutionProvider" not in available:
-        raise InputError("ONNX Runtime has no CUDA here: install onnxruntime-gpu, or choose the device cpu.")
+        raise InputError("ONNX Runtime has no CUDA here", "install onnxruntime-gpu, or choose the device cpu")
     use_cuda = device != "cpu" and "CUDAExecutionProvider" in available
     return ["CUDAExecutionProvider", "CPUExecutionProvider"] if use_cuda else ["CPUExecutionProvider"]
 

@@ -80,12 +80,12 @@ class SegmentationSpecification(_Frozen):
             InputError: The job is of another kind, or its specification is damaged.
         """
         if job.kind != KIND:
-            raise InputError(f"{job.folder} is no segmentation but '{job.kind}': give the folder of a segmentation.")
+            raise InputError(f"{job.folder} is no segmentation but '{job.kind}'", "give the folder of a segmentation")
         try:
             return cls.model_validate(job.specification)
         except ValidationError as error:
             field, _ = first_fault(error)
-            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
+            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}')", "start the job anew") from None
 
 
 def create_segmentation_job(folder: Path, specification: SegmentationSpecification) -> Job:

@@ -173,12 +173,12 @@ def load_task(name_or_path: str | Path) -> Task:
         return Task.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"The task {name_or_path} can't be read: give the path of a JSON file or one of the presets "
-            f"{', '.join(preset_names())}."
+            f"The task {name_or_path} can't be read",
+            f"give the path of a JSON file or one of the presets {', '.join(preset_names())}",
         ) from error
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"{path}: {field or 'the task'} is not valid: {message}.") from error
+        raise InputError(f"{path}: {field or 'the task'} is not valid, {message}", "mend the file") from error
 
 
 def normal_name(name: str) -> str:

@@ -94,10 +94,10 @@ def check_voxels(array: NDArray[Any], source: str) -> None:
     """
     if array.ndim != 3:
         raise InputError(
-            f"{source} has {array.shape[-1]} values a voxel (vector, colour or complex): give an image with one."
+            f"{source} has {array.shape[-1]} values a voxel (vector, colour or complex)", "give an image with one"
         )
     if np.iscomplexobj(array):
-        raise InputError(f"{source} has complex voxels: give the magnitude image.")
+        raise InputError(f"{source} has complex voxels", "give the magnitude image")
     # Slice by slice: the mask of a large volume would cost as much as the volume.
     if array.dtype.kind == "f" and not all(np.isfinite(voxels).all() for voxels in array):
-        raise InputError(f"{source} has voxels that are not finite (NaN or infinite): replace them first.")
+        raise InputError(f"{source} has voxels that are not finite (NaN or infinite)", "replace them first")

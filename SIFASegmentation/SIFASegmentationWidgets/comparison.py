@@ -46,10 +46,10 @@ def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[Sc
     pairs = match_pairs(ours, theirs)
     if not pairs:
         raise InputError(
-            _(
-                "No part of {first} ({ours}) has a counterpart of its terminology or name in {second} ({theirs}): "
-                "rename the segments."
-            ).format(first=first.GetName(), ours=_names(ours), second=second.GetName(), theirs=_names(theirs))
+            _("No part of {first} ({ours}) has a counterpart of its terminology or name in {second} ({theirs})").format(
+                first=first.GetName(), ours=_names(ours), second=second.GetName(), theirs=_names(theirs)
+            ),
+            _("rename the segments"),
         )
     i, j, k = geometry_from_node(grid).spacing
     subject = f"{first.GetName()} / {second.GetName()}"
@@ -130,10 +130,10 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
     made = _remembered_grid(first) or _remembered_grid(second)
     if made is None:
         raise InputError(
-            _(
-                "Neither {first} nor {second} knows the volume that it was drawn on: set a source volume in the "
-                "Segment Editor."
-            ).format(first=first.GetName(), second=second.GetName())
+            _("Neither {first} nor {second} knows the volume that it was drawn on").format(
+                first=first.GetName(), second=second.GetName()
+            ),
+            _("set a source volume in the Segment Editor"),
         )
     slicer.mrmlScene.AddNode(made)
     try:

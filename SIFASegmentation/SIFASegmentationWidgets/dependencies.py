@@ -66,12 +66,15 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     except Exception as error:  # pip fails in many ways, all of which mean this
         # Slicer's own words and ours, for no type of its own.
         if isinstance(error, RuntimeError) and "declined" in str(error):
-            agree = _("{requester} needs the Python packages {packages}: try again, and agree to their installation.")
-            raise InputError(agree.format(requester=requester, packages=", ".join(packages))) from error
-        raise InputError(_by_hand(packages, names, str(error))) from error
+            needs = _("{requester} needs the Python packages {packages}")
+            raise InputError(
+                needs.format(requester=requester, packages=", ".join(packages)),
+                _("try again, and agree to their installation"),
+            ) from error
+        raise _not_installed(packages, names, str(error)) from error
     importlib.invalidate_caches()
     if still := missing_packages(needed) or outdated_packages(requirements):
-        raise InputError(_by_hand(packages, still, _("they are still missing")))
+        raise _not_installed(packages, still, _("they are still missing"))
 
 
 @contextmanager
@@ -186,9 +189,13 @@ def _install_within(packages: list[str], constraints: Path, requester: str) -> N
         slicer.util.pip_install(["-c", str(constraints), *packages])
 
 
-def _by_hand(packages: Sequence[str], names: Sequence[str], reason: str) -> str:
+def _not_installed(packages: Sequence[str], names: Sequence[str], reason: str) -> InputError:
     first = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
-    return _(
-        "{names} can't be installed ({reason}): connect to the internet and try again, or on an offline machine run "
-        "PythonSlicer -m pip install {packages} with wheels brought along."
-    ).format(names=", ".join(names), reason=first, packages=" ".join(f'"{package}"' for package in packages))
+    by_hand = _(
+        "connect to the internet and try again, or on an offline machine run PythonSlicer -m pip install {packages} "
+        "with wheels brought along"
+    )
+    return InputError(
+        _("{names} can't be installed ({reason})").format(names=", ".join(names), reason=first),
+        by_hand.format(packages=" ".join(f'"{package}"' for package in packages)),
+    )

@@ -98,9 +98,9 @@ def model_path(path: Path) -> Path:
         read_bundle_file(model, MANIFEST_FILE)
     except OSError as error:
         raise InputError(
-            _(
-                "{path} is not a model: choose a folder, or a file that ends with {suffix}, that SIFATraining or "
-                "`sifa export` made."
-            ).format(path=path, suffix=ARCHIVE_SUFFIX)
+            _("{path} is not a model").format(path=path),
+            _("choose a folder, or a file that ends with {suffix}, that SIFATraining or `sifa export` made").format(
+                suffix=ARCHIVE_SUFFIX
+            ),
         ) from error
     return model

@@ -48,10 +48,10 @@ def array_of(node: Any) -> np.ndarray:
         InputError: The node is no volume, or there is no image in it.
     """
     if not node.IsA("vtkMRMLVolumeNode"):
-        raise InputError(_("{name} is no volume: choose one in its place.").format(name=node.GetName()))
+        raise InputError(_("{name} is no volume").format(name=node.GetName()), _("choose one in its place"))
     if node.GetImageData() is None or min(node.GetImageData().GetDimensions()) < 1:
-        problem = _("The volume {name} holds no image: load it again, or choose another.")
-        raise InputError(problem.format(name=node.GetName()))
+        problem = _("The volume {name} holds no image")
+        raise InputError(problem.format(name=node.GetName()), _("load it again, or choose another"))
     return slicer.util.arrayFromVolume(node)
 
 
@@ -77,11 +77,12 @@ def geometry_from_node(node: Any) -> Geometry:
         spacing = np.asarray(node.GetSpacing())
     directions = columns / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
-        problem = _("The volume {name} has axes that are not at right angles: resample it")
+        problem = _("The volume {name} has axes that are not at right angles")
+        advice = _("resample it to a rectangular grid (module Resample Scalar/Vector/DWI Volume)")
         if node.GetParentTransformNode() is not None:
-            problem = _("The volume {name} lies under a transform that shears it: harden that and resample the volume")
-        mend = _("to a rectangular grid (module Resample Scalar/Vector/DWI Volume).")
-        raise InputError(f"{problem.format(name=node.GetName())} {mend}")
+            problem = _("The volume {name} lies under a transform that shears it")
+            advice = _("harden that, and {mend}").format(mend=advice)
+        raise InputError(problem.format(name=node.GetName()), advice)
     return Geometry(
         (i, j, k),
         tuple(spacing.tolist()),
@@ -101,8 +102,8 @@ def region_from_node(node: Any) -> BoxMM:
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
     if not all(bounds[axis] < bounds[axis + 1] for axis in (0, 2, 4)):
-        problem = _("The region of interest {name} has no volume: place it, or choose none.")
-        raise InputError(problem.format(name=node.GetName()))
+        problem = _("The region of interest {name} has no volume")
+        raise InputError(problem.format(name=node.GetName()), _("place it, or choose none"))
     left, right, posterior, anterior, inferior, superior = bounds
     return BoxMM(minimum=(-right, -anterior, inferior), maximum=(-left, -posterior, superior))
 
@@ -228,10 +229,11 @@ def _world_matrix(node: Any) -> np.ndarray:
         return np.eye(4)
     if not transform.IsTransformToWorldLinear():
         raise InputError(
+            _("The volume {name} lies under a transform that is not linear").format(name=node.GetName()),
             _(
-                "The volume {name} lies under a transform that is not linear: harden it (module Data, right-click on "
-                "the transform's icon in the volume's row, Harden transform), then choose it again."
-            ).format(name=node.GetName())
+                "harden it (module Data, right-click on the transform's icon in the volume's row, Harden transform), "
+                "then choose it again"
+            ),
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)

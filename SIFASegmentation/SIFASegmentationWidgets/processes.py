@@ -39,7 +39,7 @@ def python_executable() -> str:
     """
     found = shutil.which("PythonSlicer") or sys.executable
     if not found:
-        raise InputError(_("PythonSlicer is not on the PATH: start Slicer by its launcher."))
+        raise InputError(_("PythonSlicer is not on the PATH"), _("start Slicer by its launcher"))
     return found
 
 
@@ -53,8 +53,8 @@ def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Pop
     try:
         log = path.open("ab")
     except OSError as error:
-        problem = _("{path} can't be written to: check the folder's permissions and the free space.")
-        raise InputError(problem.format(path=path)) from error
+        advice = _("check the folder's permissions and the free space")
+        raise InputError(_("{path} can't be written to").format(path=path), advice) from error
     with log:
         return start_program(module, arguments, log, job.folder)
 
@@ -111,5 +111,5 @@ def kill_process(process: int) -> None:
     except ProcessLookupError:
         return
     except PermissionError as error:
-        problem = _("The process {number} is another user's: ask who started it.")
-        raise InputError(problem.format(number=process)) from error
+        problem = _("The process {number} is another user's").format(number=process)
+        raise InputError(problem, _("ask who started it")) from error

@@ -72,7 +72,7 @@ def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
         InputError: As `load_patient`; or the scene was closed meanwhile, or patients are being drawn already.
     """
     if _loading:
-        raise InputError(_("{name} is still being drawn: wait for it.").format(name=_loading[0]))
+        raise InputError(_("{name} is still being drawn").format(name=_loading[0]), _("wait for it"))
     _loading.append(name)
     try:
         nodes = _draw_cohort(name, patients)
@@ -92,7 +92,7 @@ def _draw_cohort(name: str, patients: int) -> list[Any]:
             # A window that lives meanwhile can close the scene.
             slicer.app.processEvents()
             if if_in_scene(nodes[0]) is None:
-                raise InputError(_("The scene was closed while {name} was drawn.").format(name=name))
+                raise InputError(_("The scene was closed while {name} was drawn").format(name=name), _("try again"))
     return nodes
 
 
@@ -113,7 +113,9 @@ def _download(source: Any) -> list[Any]:
 def _draw(task: str, modality: str, seed: int, name: str, *, labelled: bool) -> list[Any]:
     """A volume node and, if `labelled`, its segmentation."""
     if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("SIFATrainingLib") is None:
-        raise InputError(_("Drawing sample patients needs the module SIFA Training and the Python package pydantic."))
+        raise InputError(
+            _("Sample patients can't be drawn"), _("install the module SIFA Training and the Python package pydantic")
+        )
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingLib.phantoms import make_patient  # noqa: PLC0415
 

@@ -123,9 +123,10 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
     if not chosen:
         names = ", ".join(part.name or part.key for part in parts) or "(none)"
         raise InputError(
-            _("{name} has the parts {names}, none of which is a structure of the task: name them {wanted}.").format(
-                name=node.GetName(), names=names, wanted=", ".join(structure.name for structure in task.structures)
-            )
+            _("{name} has the parts {names}, none of which is a structure of the task").format(
+                name=node.GetName(), names=names
+            ),
+            _("name them {wanted}").format(wanted=", ".join(structure.name for structure in task.structures)),
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
     overlap, resampled, outside = 0, False, []

@@ -70,12 +70,13 @@ def bench(
         InputError: The device is not there, or does not hold the step; the size is not usable.
     """
     if size % ENCODER_STRIDE or size < 4 * ENCODER_STRIDE:
-        raise InputError(f"The size {size} is not usable: give a multiple of {ENCODER_STRIDE}, 32 or more.")
+        raise InputError(f"The size {size} is not usable", f"give a multiple of {ENCODER_STRIDE}, 32 or more")
     return within_memory(
         lambda: _bench(config, classes, size, device, seconds, report),
         lambda: InputError(
             f"The memory of {device} does not hold batches of {config.batch} slices of {size} x {size} at width "
-            f"{config.width:g}: use a smaller batch, size or width."
+            f"{config.width:g}",
+            "use a smaller batch, size or width",
         ),
     )
 

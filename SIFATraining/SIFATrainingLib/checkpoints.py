@@ -14,7 +14,7 @@ from SIFASegmentationLib.files import write_atomically
 KEPT = 2
 
 
-class CheckpointError(OSError):
+class CheckpointError(InputError):
     """The checkpoint does not fit the disk, or the folder can't be written to; the ones before it are as they were."""
 
 
@@ -37,8 +37,8 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
         raise CheckpointError(
-            f"the checkpoint of iteration {iteration} can't be written to {folder}: check the folder's permissions and "
-            "the free space"
+            f"The checkpoint of iteration {iteration} can't be written to {folder}",
+            "check the folder's permissions and the free space",
         ) from error
     for old in checkpoint_paths(folder)[:-KEPT]:
         # On Windows not while an export reads it: the next time.
@@ -56,5 +56,5 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean this
-        raise InputError(f"{path} is damaged: delete it, and the one before it is used.") from error
+        raise InputError(f"{path} is damaged", "delete it, and the one before it is used") from error
     return state

@@ -113,7 +113,9 @@ def train(
 
     limit = parse_seconds(time_limit)
     if (prepared is None) != names_volumes(volumes):
-        raise InputError("Give either a prepared data set, or volumes by --source and --target.")
+        raise InputError(
+            "Nothing says what to train on", "give either a prepared data set, or volumes by --source and --target"
+        )
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
     }  # fmt: skip
@@ -195,7 +197,7 @@ def stop(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
     """Ask a training to finish its iteration, save and end."""
     opened = Job(job)
     if (state := opened.state()) in ENDED:
-        raise InputError(f"The job {job} is {state}: there is nothing to stop.")
+        raise InputError(f"The job {job} is {state}, there is nothing to stop")
     opened.request_stop()
     print(f"{job}: stop requested; it ends after the iteration at hand and can be resumed")
 
@@ -278,7 +280,7 @@ def segment(
     from SIFASegmentationLib.segmentation_options import SegmentationOptions  # noqa: PLC0415
 
     if domain not in ("source", "target"):
-        raise InputError(f"The domain '{domain}' is unknown: choose target or source.")
+        raise InputError(f"The domain '{domain}' is unknown", "choose target or source")
     options = SegmentationOptions(
         domain,  # type: ignore[arg-type]
         appearance=not no_appearance,
@@ -498,7 +500,7 @@ def _await_job(folder: Path) -> Job:
         if (folder / "job.json").exists():
             return Job(folder)
         time.sleep(0.1)
-    raise InputError(f"{folder} has no job.json after a minute: is the disk shared by all machines?")
+    raise InputError(f"{folder} has no job.json after a minute", "is the disk shared by all machines?")
 
 
 @contextmanager

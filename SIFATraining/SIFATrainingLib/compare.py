@@ -150,8 +150,8 @@ class StoppedError(InputError):
         comparison: Of the rows that have their scores.
     """
 
-    def __init__(self, message: str, comparison: Comparison) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, advice: str, comparison: Comparison) -> None:
+        super().__init__(problem, advice)
         self.comparison = comparison
 
 
@@ -199,9 +199,9 @@ def compare(
     scored = [case.patient for case in cases]
     files = Counter(map(file_name, subjects_of(cases)))
     if repeated := [name for name, count in files.items() if count > 1]:
-        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}: give the patients other names.")
+        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
     if unknown := sorted(set(odd) - set(scored)):
-        raise InputError(f"The odd patient '{unknown[0]}' is not among those that are scored: {', '.join(scored)}.")
+        raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
     # Before the first hours: a row whose settings are not usable.
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
@@ -251,8 +251,8 @@ class _Rows:
             prepared = _prepare(self.out, own, self.report)
             seconds = self.deadline - time.monotonic()
             if not _train(folder, prepared, config, self.device, seconds, partial(self.report, title)):
-                problem = f"{folder / 'job'} was stopped: run compare again to go on."
-                raise StoppedError(problem, self.comparison())
+                problem, advice = f"{folder / 'job'} was stopped", "run compare again to go on"
+                raise StoppedError(problem, advice, self.comparison())
             _keep_watched(folder)
 
         self._make(folder, _Record.of(variant, [config]), title, make)
@@ -273,7 +273,7 @@ class _Rows:
         elif (done.config, done.seeds) == (record.config, record.seeds):
             table = done.table
         else:
-            raise InputError(f"{folder} was trained with other settings: choose another folder with --out.")
+            raise InputError(f"{folder} was trained with other settings", "choose another folder with --out")
         self.report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
 
 
@@ -301,7 +301,7 @@ def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
     held_out = [case for case in find_cases(preparation.target, labelled=False) if case.patient in preparation.hold_out]
     if not held_out:
         raise InputError(
-            "There is nothing to score: name target patients by --hold-out, or labelled volumes of others by --test."
+            "There is nothing to score", "name target patients by --hold-out, or labelled volumes of others by --test"
         )
     return tuple(find_cases(preparation.target, labelled=True, patients={case.patient for case in held_out}))
 
@@ -312,7 +312,7 @@ def _check_record(out: Path, preparation: Preparation) -> None:
     record = _data_set(out, preparation).with_suffix(".json")
     if record.exists():
         if Preparation.model_validate_json(record.read_text(encoding="utf-8")) != wanted:
-            raise InputError(f"{out} holds a comparison on other volumes or grids: choose another folder with --out.")
+            raise InputError(f"{out} holds a comparison on other volumes or grids", "choose another folder with --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
         with write_atomically(record) as temporary:
@@ -339,7 +339,7 @@ def _train(
     if (folder / "job" / "job.json").exists():
         job = Job(folder / "job")
         if TrainingSpecification.of(job).config != config:
-            raise InputError(f"{job.folder} was trained with other settings: choose another folder with --out.")
+            raise InputError(f"{job.folder} was trained with other settings", "choose another folder with --out")
     else:
         job = create_job(prepared, folder / "job", config, device)
     if (folder / "bundle").exists() and not _is_unfinished(folder):
@@ -373,8 +373,8 @@ def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) ->
     for job in jobs:
         if not (job / "job.json").exists():
             raise InputError(
-                f"{job} is gone, and with it the model that has part in '{title}': leave out --together, or delete "
-                f"{job.parent} to train it again."
+                f"{job} is gone, and with it the model that has part in '{title}'",
+                f"leave out --together, or delete {job.parent} to train it again",
             )
     export(jobs[0], folder / "bundle", others=jobs[1:], name=title, device=device)
 
@@ -400,10 +400,10 @@ def _done(folder: Path, cases: Sequence[Case]) -> Result | None:
         record = _Record.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"{path} can't be used (at '{field}', {message.lower()}): move {folder} away.") from None
+        raise InputError(f"{path} can't be used (at '{field}', {message.lower()})", f"move {folder} away") from None
     table = ScoreTable.read(folder / _SCORES)
     if {row.subject for row in table.rows} != set(subjects_of(cases)):
-        raise InputError(f"{folder} holds scores of other volumes: choose another folder with --out.")
+        raise InputError(f"{folder} holds scores of other volumes", "choose another folder with --out")
     variant = variant_of(folder.parent.name, record.title, record.method)
     seeds = record.seeds or tuple(range(record.seed, record.seed + variant.models))
     return Result(variant, record.config, seeds, folder, table)

@@ -218,14 +218,14 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
         InputError: Unknown preset or setting, or a value out of bounds; names the setting.
     """
     if preset not in PRESETS:
-        raise InputError(f"The preset '{preset}' is unknown: choose {' or '.join(PRESETS)}.")
+        raise InputError(f"The preset '{preset}' is unknown", f"choose {' or '.join(PRESETS)}")
     of_method = METHOD_SETTINGS.get(settings.get("method", "sifa"), {})
     merged = merge(merge(PRESETS[preset], of_method), settings)
     try:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"The setting '{field}' is not usable: {message.lower()}.") from None
+        raise InputError(f"The setting '{field}' is not usable", message.lower()) from None
 
 
 def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
@@ -244,7 +244,7 @@ def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, A
     for text in texts:
         name, _equals, value = text.partition("=")
         if not name or not value:
-            raise InputError(f"'{text}' is not NAME=VALUE, such as loss_weights.cycle=5: see `sifa settings`.")
+            raise InputError(f"'{text}' is not NAME=VALUE, such as loss_weights.cycle=5", "see `sifa settings`")
         *groups, last = name.split(".")
         branch: dict[str, Any] = {last: value}
         for group in reversed(groups):

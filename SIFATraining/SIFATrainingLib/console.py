@@ -86,7 +86,7 @@ def show_events(job: Job) -> None:
         state = job.state()
         if state in ENDED:
             if state == "lost":
-                raise InputError(f"The process of {job.folder} is gone: look at its log.txt, then `sifa resume` it.")
+                raise InputError(f"The process of {job.folder} is gone", "look at its log.txt, then `sifa resume` it")
             return
         time.sleep(1.0)
 

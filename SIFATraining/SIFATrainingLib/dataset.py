@@ -102,11 +102,11 @@ class PreparedDataset:
             self.manifest = PreparedManifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise InputError(
-                f"{folder} is not a prepared data set (it has no manifest.json): give one that `sifa prepare` made."
+                f"{folder} is not a prepared data set (it has no manifest.json)", "give one that `sifa prepare` made"
             ) from None
         except ValidationError as error:
             field, _ = first_fault(error)
-            raise InputError(f"{path} is damaged (at '{field}'): run `sifa prepare` again.") from None
+            raise InputError(f"{path} is damaged (at '{field}')", "run `sifa prepare` again") from None
         self.fingerprint = sha256(path)
 
     @property
@@ -122,7 +122,7 @@ class PreparedDataset:
         """
         entry: DomainEntry | None = getattr(self.manifest, name)
         if entry is None:
-            raise InputError(f"{self.folder} holds no {name} volumes: prepare it with --{name}.")
+            raise InputError(f"{self.folder} holds no {name} volumes", f"prepare it with --{name}")
         return entry
 
     def slices(self, name: SetName) -> NDArray[np.int16]:
@@ -137,7 +137,8 @@ class PreparedDataset:
         """
         if not self.entry(name).labelled:
             raise InputError(
-                f"{self.folder} holds no labels of its {name} volumes: prepare it with --target-labels for this method."
+                f"{self.folder} holds no labels of its {name} volumes",
+                "prepare it with --target-labels for this method",
             )
         return self._open(name, "labels", np.dtype(np.uint8))
 
@@ -148,10 +149,10 @@ class PreparedDataset:
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path} is missing or damaged: run `sifa prepare` again.") from error
+            raise InputError(f"{path} is missing or damaged", "run `sifa prepare` again") from error
         if array.shape != expected or array.dtype != dtype:
             raise InputError(
-                f"{path} holds {array.dtype} {array.shape}, not {dtype} {expected} as its manifest says: run "
-                "`sifa prepare` again."
+                f"{path} holds {array.dtype} {array.shape}, not {dtype} {expected} as its manifest says",
+                "run `sifa prepare` again",
             )
         return array

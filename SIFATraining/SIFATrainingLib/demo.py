@@ -52,7 +52,7 @@ def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} already exists and is not empty: choose another folder with --out.")
+        raise InputError(f"{out} already exists and is not empty", "choose another folder with --out")
     started = time.monotonic()
     patients = 2 * TRAINED_PATIENTS + TEST_PATIENTS
     print(f"1 of 5  drawing {patients} synthetic patients: {task}, labelled MR and unlabelled CT")

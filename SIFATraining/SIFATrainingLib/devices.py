@@ -29,9 +29,9 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if available[name])
     if device not in available:
-        raise InputError(f"The device '{device}' is unknown: choose {', '.join(DEVICES)}.")
+        raise InputError(f"The device '{device}' is unknown", f"choose {', '.join(DEVICES)}")
     if not available[device]:
-        raise InputError(f"The device '{device}' is not on this machine: choose auto or cpu.")
+        raise InputError(f"The device '{device}' is not on this machine", "choose auto or cpu")
     return device
 
 

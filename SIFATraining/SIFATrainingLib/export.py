@@ -84,11 +84,11 @@ def export(
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
     if weights not in ("average", "raw"):
-        raise InputError(f"The weights '{weights}' are unknown: choose average or raw.")
+        raise InputError(f"The weights '{weights}' are unknown", "choose average or raw")
     place = torch.device(choose_device(device))
     folders = [job_folder, *others]
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
-        raise InputError(f"A job is given twice among {', '.join(map(str, folders))}: give each once.")
+        raise InputError(f"A job is given twice among {', '.join(map(str, folders))}", "give each once")
     model = _Model(tuple(_Trained.load(Job(folder), weights) for folder in folders), place)
     trained = model.first
     for other in model.members[1:]:
@@ -171,7 +171,7 @@ class _Trained:
         specification = TrainingSpecification.of(job)
         paths = checkpoint_paths(job.folder / "checkpoints")
         if not paths:
-            raise InputError(f"{job.folder} has no checkpoint yet: train longer, or look at its log.txt.")
+            raise InputError(f"{job.folder} has no checkpoint yet", "train longer, or look at its log.txt")
         dataset = PreparedDataset(specification.prepared)
         checkpoint = load_checkpoint(paths[-1])
         state = checkpoint["model"]
@@ -282,8 +282,8 @@ class _Model:
 def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
     if baseline.config.method != "without_adaptation":
         raise InputError(
-            f"{baseline.job.folder} was trained by the method {baseline.config.method}: give a job trained by "
-            "without_adaptation as the baseline."
+            f"{baseline.job.folder} was trained by the method {baseline.config.method}",
+            "give a job trained by without_adaptation as the baseline",
         )
     _check_alike(trained, baseline)
 
@@ -293,15 +293,16 @@ def _check_alike(first: _Trained, other: _Trained) -> None:
     if _structures(other) != _structures(first):
         raise InputError(
             f"{other.job.folder} segments {', '.join(_structures(other))}, {first.job.folder} "
-            f"{', '.join(_structures(first))}: give jobs that were trained on the same task."
+            f"{', '.join(_structures(first))}",
+            "give jobs that were trained on the same task",
         )
     for domain in DOMAINS:
         one, two = (dict(trained.dataset.entry(domain).preprocessing) for trained in (first, other))
         if unlike := [name for name in one if one[name] != two[name]]:
             raise InputError(
                 f"{other.job.folder} was not trained on the slices of {first.job.folder}, the preprocessing of its "
-                f"{domain} has another {' and '.join(unlike)}: give jobs that were trained on the same prepared data "
-                "set."
+                f"{domain} has another {' and '.join(unlike)}",
+                "give jobs that were trained on the same prepared data set",
             )
 
 

@@ -22,12 +22,12 @@ def read_initial(folder: Path, task: Task, config: TrainingConfig) -> tuple[str,
     structures, wanted = ([s.name for s in some.structures] for some in (bundle.manifest.task, task))
     if structures != wanted:
         raise InputError(
-            f"The bundle {folder} segments {', '.join(structures)}, this training {', '.join(wanted)}: start from a "
-            "bundle for the same structures."
+            f"The bundle {folder} segments {', '.join(structures)}, this training {', '.join(wanted)}",
+            "start from a bundle for the same structures",
         )
     if trained != config.width:
         raise InputError(
-            f"The networks of the bundle {folder} have width {trained}, those of this training {config.width}: train "
-            f"with --width {trained}, or start from another bundle."
+            f"The networks of the bundle {folder} have width {trained}, those of this training {config.width}",
+            f"train with --width {trained}, or start from another bundle",
         )
     return bundle.manifest.name, bundle.read(WEIGHTS_FILE)

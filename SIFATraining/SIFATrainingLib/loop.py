@@ -135,8 +135,8 @@ class _LossLog:
             row, column = (int(index) for index in bad[0])
             first = iteration - len(values) + row + 1
             raise InputError(
-                f"The loss '{self.names[column]}' was not a number at iteration {first}: start a new training with the "
-                "setting precision=float32, or with a lower learning_rate."
+                f"The loss '{self.names[column]}' was not a number at iteration {first}",
+                "start a new training with the setting precision=float32, or with a lower learning_rate",
             )
         return dict(zip(self.names, values.mean(0).tolist(), strict=True))
 
@@ -224,8 +224,8 @@ class Loop:
         return within_memory(
             start,
             lambda: InputError(
-                f"The memory of {self.fabric.device} does not hold the networks: end what else uses it and resume, or "
-                "start a new training with a smaller width."
+                f"The memory of {self.fabric.device} does not hold the networks",
+                "end what else uses it and resume, or start a new training with a smaller width",
             ),
         )
 
@@ -262,8 +262,8 @@ class Loop:
         within_memory(
             label,
             lambda: InputError(
-                "The memory does not hold the largest of the target volumes while self-training labels it: free some "
-                "and resume, or train anew with --set self_training.labellings=0, or on a smaller size."
+                "The memory does not hold the largest of the target volumes while self-training labels it",
+                "free some and resume, or train anew with --set self_training.labellings=0, or on a smaller size",
             ),
         )
 
@@ -278,12 +278,12 @@ class Loop:
         device = self.fabric.device
         if largest == 0:
             return InputError(
-                f"The memory of {device} does not hold even a batch of 1: start a new training with a smaller size or "
-                "width."
+                f"The memory of {device} does not hold even a batch of 1",
+                "start a new training with a smaller size or width",
             )
         return InputError(
-            f"The memory of {device} does not hold a batch of {self.config.batch}: start a new training with a batch "
-            f"of {largest}, the largest that fits."
+            f"The memory of {device} does not hold a batch of {self.config.batch}",
+            f"start a new training with a batch of {largest}, the largest that fits",
         )
 
     def _fits(self, batch: int) -> bool:
@@ -327,8 +327,8 @@ class Loop:
         except CheckpointError as error:
             # The last checkpoint of a run must be there; until then the disk may be emptied.
             if last:
-                raise InputError(f"{error}, then resume the job.") from error
-            self._say("warning", message=f"{error}; the training goes on, with the checkpoint before kept.")
+                raise InputError(error.problem, f"{error.advice}, then resume the job") from error
+            self._say("warning", message=f"{error} The training goes on, with the checkpoint before kept.")
 
     def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
         """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""

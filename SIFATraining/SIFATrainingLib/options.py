@@ -118,7 +118,7 @@ def named_preparation(options: dict[str, Any]) -> Preparation:
         InputError: A domain is not named, or a value is out of bounds.
     """
     if options["source"] is None or options["target"] is None:
-        raise InputError("Name the volumes: give both --source (labelled) and --target (unlabelled).")
+        raise InputError("Volumes are missing", "give both --source (labelled) and --target (unlabelled)")
     return make_preparation(**options)
 
 
@@ -145,7 +145,7 @@ def refuse_preparation(options: dict[str, Any]) -> None:
         field = Preparation.model_fields[name]
         if value is not None and value != field.default:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} says how to prepare volumes, these are prepared: leave it out.")
+            raise InputError(f"--{option} says how to prepare volumes, these are prepared", "leave it out")
 
 
 def config_options(
@@ -190,7 +190,7 @@ def parse_seconds(duration: str | None) -> float:
         return math.inf
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", duration.strip())
     if not match or not any(match.groups()):
-        raise InputError(f"--time-limit '{duration}' is no duration: write it as 90s, 9m or 2h30m.")
+        raise InputError(f"--time-limit '{duration}' is no duration", "write it as 90s, 9m or 2h30m")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return 3600.0 * hours + 60 * minutes + seconds
 
@@ -206,5 +206,5 @@ def _pair(text: str | None, option: str) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} '{text}' is not 2 numbers with a comma between.") from None
+        raise InputError(f"{option} '{text}' is not 2 numbers with a comma between", "give LOW,HIGH") from None
     return low, high

@@ -101,8 +101,8 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
     """
     if task not in ANATOMIES or modality not in MODALITIES:
         raise InputError(
-            f"There are no phantoms of '{task}' in '{modality}': choose {' or '.join(ANATOMIES)}, in "
-            f"{' or '.join(MODALITIES)}."
+            f"There are no phantoms of '{task}' in '{modality}'",
+            f"choose {' or '.join(ANATOMIES)}, in {' or '.join(MODALITIES)}",
         )
     kind: Modality = "ct" if modality == "ct" else "mr"
     rng = np.random.default_rng([zlib.crc32(f"{task} {kind}".encode()), seed])

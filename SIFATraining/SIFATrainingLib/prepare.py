@@ -133,7 +133,7 @@ class Preparation(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = " ".join(str(part) for part in first["loc"])
-            raise InputError(f"The {field} {first['input']} is not usable: {first['msg']}.") from None
+            raise InputError(f"The {field} {first['input']} is not usable", first["msg"]) from None
 
     @property
     def sets(self) -> tuple[SetName, ...]:
@@ -186,7 +186,7 @@ def make_preparation(**settings: Any) -> Preparation:
         preparation = Preparation.model_validate(settings)
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"The setting '{field}' of the preparation is not usable: {message.lower()}.") from None
+        raise InputError(f"The setting '{field}' of the preparation is not usable", message.lower()) from None
     for domain in DOMAINS:
         preparation.preprocessing(domain)
     return preparation
@@ -215,7 +215,7 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
     """`prepare`, with its arguments in one."""
     task = preparation.loaded_task()
     if out.exists():
-        raise InputError(f"{out} already exists: choose another folder for the prepared data set.")
+        raise InputError(f"{out} already exists", "choose another folder for the prepared data set")
     cases = preparation.cases()
     # Before the volumes are read.
     _check_can_write(out)
@@ -250,8 +250,8 @@ def _check_can_write(out: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"{out.parent} can't be written to ({error.strerror}): check its permissions and the free space, or choose "
-            "another folder."
+            f"{out.parent} can't be written to ({error.strerror})",
+            "check its permissions and the free space, or choose another folder",
         ) from error
 
 
@@ -392,9 +392,9 @@ def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[DomainNa
     everyone = sorted({case.patient for some in found.values() for case in some})
     if unknown := [patient for patient in hold_out if patient not in everyone]:
         raise InputError(
-            f"The patient '{unknown[0]}' to hold out is in neither domain: give one of {', '.join(everyone)}."
+            f"The patient '{unknown[0]}' to hold out is in neither domain", f"give one of {', '.join(everyone)}"
         )
     kept = [case for case in cases if case.patient not in hold_out]
     if not kept:
-        raise InputError(f"All patients of {cases[0].image.parent} are held out: hold out fewer.")
+        raise InputError(f"All patients of {cases[0].image.parent} are held out", "hold out fewer")
     return kept

@@ -66,12 +66,12 @@ class TrainingSpecification(_Frozen):
             InputError: The job is no training, or its job.json is damaged.
         """
         if job.kind != KIND:
-            raise InputError(f"{job.folder} is no training but '{job.kind}': give the folder that `sifa train` made.")
+            raise InputError(f"{job.folder} is no training but '{job.kind}'", "give the folder that `sifa train` made")
         try:
             specification = cls.model_validate(job.specification)
         except ValidationError as error:
             field, _ = first_fault(error)
-            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}'): start the job anew.") from None
+            raise InputError(f"{job.folder / 'job.json'} is damaged (at '{field}')", "start the job anew") from None
         preparation = specification.preparation
         prepared = job.folder / specification.prepared
         if specification.prepared_from_here is not None and not _is_there(prepared):

@@ -105,7 +105,7 @@ def create_training_job(
             `initial`, or the folder is not empty.
     """
     if labelled_domain(config) == "target" and not preparation.target_labels:
-        raise InputError(f"The method {config.method} needs target labels: prepare them with --target-labels.")
+        raise InputError(f"The method {config.method} needs target labels", "prepare them with --target-labels")
     task = preparation.loaded_task()
     specification = TrainingSpecification(
         config=config,
@@ -183,7 +183,7 @@ class _Run:
             if seen and not alive:
                 return State.STOPPED
             if not alive and time.monotonic() - started > _SECONDS_TO_WAIT:
-                raise InputError(f"No process prepares {self.job.folder}: is the disk shared by all machines?")
+                raise InputError(f"No process prepares {self.job.folder}", "is the disk shared by all machines?")
             seen = seen or alive
         return self._train()
 
@@ -219,7 +219,7 @@ class _Run:
         dataset = PreparedDataset(specification.prepared)
         if specification.fingerprint not in (None, dataset.fingerprint):
             raise InputError(
-                f"{specification.prepared} has changed since the job {self.job.folder} was made: start a new training."
+                f"{specification.prepared} has changed since the job {self.job.folder} was made", "start a new training"
             )
         fabric = make_fabric(specification.device, specification.config.precision)
         first = fabric.global_rank == 0

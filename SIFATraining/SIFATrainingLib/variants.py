@@ -108,13 +108,13 @@ def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list
     known = [variant.name for variant in VARIANTS]
     for name in names:
         if name not in known:
-            raise InputError(f"There is no row '{name}': choose from {', '.join(known)}.")
+            raise InputError(f"There is no row '{name}'", f"choose from {', '.join(known)}")
     further = [_read_variant(text) for text in also]
     folders = [variant.name for variant in further]
     for name in folders:
         # Whether that row is chosen or not: its folder may be there, or come.
         if name in known or _MEAN.fullmatch(name) or folders.count(name) > 1:
-            raise InputError(f"Two rows would be called '{name}': give that of --also another title.")
+            raise InputError(f"Two rows would be called '{name}'", "give that of --also another title")
     return [*(variant for variant in VARIANTS if not names or variant.name in names), *further]
 
 
@@ -122,5 +122,5 @@ def _read_variant(text: str) -> Variant:
     title, colon, rest = text.partition(":")
     name = re.sub(r"\W+", "_", title.strip().lower()).strip("_")
     if not colon or not name or not rest.split():
-        raise InputError(f"--also '{text}' is not TITLE: NAME=VALUE ...: see `sifa settings`.")
+        raise InputError(f"--also '{text}' is not TITLE: NAME=VALUE ...", "see `sifa settings`")
     return Variant(name, title.strip(), with_settings({"method": "sifa"}, rest.split()))

@@ -95,21 +95,30 @@ def found_structures(node: Any, task: Any) -> list[str]:
     return [structure.name for structure in task.structures if structure.name in named]
 
 
+def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
+    """What is wrong where a source volume has no labels; None where all have."""
+    bare = next((row.volume for row in source if row.labels is None), None)
+    if bare is None:
+        return None
+    problem = _("The source volume {name} has no segmentation").format(name=bare.GetName())
+    return InputError(problem, _("choose one, or remove its row"))
+
+
 def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Any) -> None:
     """Whether all that has to be labelled is, before anything is written.
 
     Raises:
         InputError: A source volume has no segmentation, or one has none of the structures; names the node.
     """
-    for row in source:
-        if row.labels is None:
-            problem = _("The source volume {name} has no segmentation: choose one, or remove its row.")
-            raise InputError(problem.format(name=row.volume.GetName()))
+    if fault := unlabelled_fault(source):
+        raise fault
     for node in (*(row.labels for row in source), *(row.reference for row in target)):
         if node is not None and not found_structures(node, task):
-            problem = _("{name} has none of {names}: say which of its segments is which, or choose another.")
             names = ", ".join(structure.name for structure in task.structures)
-            raise InputError(problem.format(name=node.GetName(), names=names))
+            raise InputError(
+                _("{name} has none of {names}").format(name=node.GetName(), names=names),
+                _("say which of its segments is which, or choose another"),
+            )
 
 
 def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:
@@ -185,15 +194,15 @@ def task_from_parts(node: Any) -> Any:
             {"name": part.name, "value": value, "color": color, "terminology": terminology, "parts": parts}
         )
     if not structures:
-        problem = _("The segmentation {name} has no segment: draw the structures first.")
-        raise InputError(problem.format(name=node.GetName()))
+        problem = _("The segmentation {name} has no segment").format(name=node.GetName())
+        raise InputError(problem, _("draw the structures first"))
     name = re.sub(r"\W+", "_", node.GetName()).strip("_").lower() or "own"
     try:
         return Task.model_validate({"name": name, "title": node.GetName(), "plane": "axial", "structures": structures})
     except ValidationError as error:
         _field, reason = first_fault(error)
-        problem = _("The segments of {name} make no task: {reason}.")
-        raise InputError(problem.format(name=node.GetName(), reason=reason)) from error
+        problem = _("The segments of {name} make no task ({reason})").format(name=node.GetName(), reason=reason)
+        raise InputError(problem, _("mend them in the Segment Editor")) from error
 
 
 def _count_of_parts(node: Any, key: str) -> int:
@@ -220,7 +229,7 @@ def _check_there(row: SourceRow | TargetRow) -> None:
     """
     for node in row:
         if node is not None and if_in_scene(node) is None:
-            problem = _("{name} left the scene while volumes were written: nothing was started.")
+            problem = _("{name} left the scene while volumes were written, nothing was started")
             raise InputError(problem.format(name=node.GetName()))
 
 
@@ -232,8 +241,11 @@ def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
     """
     labels = labels_from_node(node, volume_node, task, _chosen_mapping(node, task))
     if not labels.array.any():
-        problem = _("{labels} labels no voxel of {volume}: check that the two belong together.")
-        raise InputError(problem.format(labels=node.GetName(), volume=volume_node.GetName()))
+        problem = _("{labels} labels no voxel of {volume}")
+        raise InputError(
+            problem.format(labels=node.GetName(), volume=volume_node.GetName()),
+            _("check that the two belong together"),
+        )
     return labels
 
 
@@ -278,8 +290,8 @@ def _write_csv(path: Path, cases: list[_Case]) -> None:
             writer.writerow(["patient", "image", "label", "region"])
             writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
     except OSError as error:
-        problem = _("{path} can't be written: check the folder's permissions and the free space.")
-        raise InputError(problem.format(path=path)) from error
+        advice = _("check the folder's permissions and the free space")
+        raise InputError(_("{path} can't be written").format(path=path), advice) from error
 
 
 def _color(node: Any, key: str) -> list[int]:

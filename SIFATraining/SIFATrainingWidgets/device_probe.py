@@ -101,7 +101,8 @@ def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
     except OSError as error:
         where = tempfile.tempdir or _("The folder for temporary files")
         raise InputError(
-            _("{folder} can't be written to: check the folder's permissions and the free space.").format(folder=where)
+            _("{folder} can't be written to").format(folder=where),
+            _("check the folder's permissions and the free space"),
         ) from error
 
 

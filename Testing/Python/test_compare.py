@@ -349,7 +349,7 @@ def test_empty_masks_are_told_of() -> None:
 
 
 def test_an_odd_subject_must_be_scored(volumes: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'abdomen_ct_000' is not among those that are scored: abdomen_ct_002"):
+    with pytest.raises(InputError, match="'abdomen_ct_000' is not scored: choose from abdomen_ct_002"):
         run(tmp_path / "out", volumes, odd=("abdomen_ct_000",))
 
 

@@ -232,7 +232,7 @@ def test_cohorts_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
     for path, sentence in (
         (tmp_path / "empty", "holds no"), (tmp_path / "nowhere", "does not exist"), (tmp_path / "alone", "p2_image"),
-        (tmp_path / "orphan", "p2_label"), (tmp_path / "bad.csv", r"line 2: .*nothing\.nii\.gz"),
+        (tmp_path / "orphan", "p2_label"), (tmp_path / "bad.csv", r"line 2, names .*nothing\.nii\.gz"),
         (tmp_path / "columns.csv", "columns"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=sentence):

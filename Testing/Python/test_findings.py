@@ -1,6 +1,8 @@
-"""Errors of the input as findings: what was found, and what to do where that is sure."""
+"""Errors of the input: one sentence, and the same as a finding, where what to do stands apart."""
 
 from __future__ import annotations
+
+import pickle
 
 import pytest
 
@@ -9,19 +11,20 @@ from SIFATrainingLib.findings import Finding
 
 
 @pytest.mark.parametrize(
-    ("sentence", "message", "fix"),
+    ("error", "sentence"),
     [
-        ("a.nii.gz can't be read (b: c): check that the file is complete.",
-         "a.nii.gz can't be read (b: c)", "check that the file is complete"),
-        ("a has the label codes 6, which are not in the task x: they fit 'BTCV', choose that coding.",
-         "a has the label codes 6, which are not in the task x", "they fit 'BTCV', choose that coding"),
-        ("a holds 2 DICOM series, give each its own folder: 1.2.3 (40 files); 1.2.4 (1 files).",
-         "a holds 2 DICOM series, give each its own folder: 1.2.3 (40 files); 1.2.4 (1 files)", ""),
-        ("The coding 'x' for a is not in the task abdomen: it has BTCV, CHAOS MR.",
-         "The coding 'x' for a is not in the task abdomen: it has BTCV, CHAOS MR", ""),
-        ("a.csv, line 3: the patient is empty, fill it in.", "a.csv, line 3: the patient is empty, fill it in", ""),
-        ("There is no advice.", "There is no advice", ""),
+        (InputError("a.nii.gz can't be read (b: c)", "check that the file is complete"),
+         "a.nii.gz can't be read (b: c): check that the file is complete."),
+        (InputError("No process prepares a", "is the disk shared by all machines?"),
+         "No process prepares a: is the disk shared by all machines?"),
+        (InputError("Cancelled"), "Cancelled."),
+        (InputError("2 of 3 volumes could not be segmented:\na is constant: check it."),
+         "2 of 3 volumes could not be segmented:\na is constant: check it."),
     ],
 )  # fmt: skip
-def test_an_error_says_what_to_do_apart_where_that_is_sure(sentence: str, message: str, fix: str) -> None:
-    assert Finding.of("a", InputError(sentence)) == Finding("error", "a", message, fix)
+def test_an_error_is_a_sentence_of_a_problem_and_an_advice(error: InputError, sentence: str) -> None:
+    assert str(error) == sentence
+    # From a process to another, as workers send them.
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.problem, copy.advice) == (error.problem, error.advice)
+    assert Finding.of("a", error) == Finding("error", "a", error.problem, error.advice)

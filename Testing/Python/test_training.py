@@ -275,7 +275,7 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         pytest.skip(f"nothing may be mounted here: {made.stderr.decode().strip()}")
     try:
         save_checkpoint(mount / "c", 1, {"done": 1, "model": torch.zeros(1000)})
-        sentence = r"^the checkpoint of iteration 2 can't be written to .*c: check the folder's .* the free space$"
+        sentence = r"^The checkpoint of iteration 2 can't be written to .*c: check the folder's .* the free space\.$"
         with pytest.raises(checkpoints.CheckpointError, match=sentence):
             save_checkpoint(mount / "c", 2, {"done": 2, "model": torch.zeros(10**6)})
         assert [path.name for path in (mount / "c").iterdir()] == ["iteration_00000001.pt"]

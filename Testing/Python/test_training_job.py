@@ -73,6 +73,8 @@ def test_from_volumes_to_a_bundle(cohort: Path, prepared: Path, tmp_path: Path) 
         "writing it for ONNX Runtime",
         "calibrating the estimates, volume 1 of 2",
         "calibrating the estimates, volume 2 of 2",
+        "measuring the structures, volume 1 of 2",
+        "measuring the structures, volume 2 of 2",
     ]
     trained = [progress for progress in data(job, "progress") if progress["stage"] == "training"]
     assert [progress["iteration"] for progress in trained] == [2, 4, 6]
@@ -174,7 +176,7 @@ def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepare
     job = job_of(cohort, tmp_path / "job", baseline_iterations=4)
     assert train(job) is State.FINISHED
     stages = [progress["stage"] for progress in data(job, "progress")]
-    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3 + ["exporting"] * 6
+    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3 + ["exporting"] * 8
     previews = data(job, "preview")
     assert previews[0] == {"stage": "baseline", "iteration": 4, "file": "baseline/previews/iteration_00000004.png"}
     assert all((job.folder / preview["file"]).exists() for preview in previews)
