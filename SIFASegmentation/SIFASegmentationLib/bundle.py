@@ -222,7 +222,7 @@ def read_bundle(path: str | Path) -> Bundle:
         raise InputError(f"{manifest} is not the manifest of a bundle, or damaged", "copy the bundle again") from error
     version = content.get("schema_version")
     if version != 1:
-        raise InputError(f"{manifest} has schema version {version}, this program reads version 1", "update it")
+        raise InputError(f"{manifest} has schema version {version}, this program reads version 1", "update the program")
     if checksum != _checksum(content):
         raise InputError(f"{manifest} was changed since the export (its checksum differs)", "copy the bundle again")
     try:
@@ -230,10 +230,9 @@ def read_bundle(path: str | Path) -> Bundle:
     except ValidationError as error:
         field, _ = first_fault(error)
         # The checksum has passed, so it is as it was written.
-        raise InputError(
-            f"{manifest} can't be read by SIFA {__version__} (at '{field}')",
-            f"it was written by SIFA {content.get('sifa_version')}, install that or a later one",
-        ) from error
+        written = content.get("sifa_version")
+        problem = f"{manifest} was written by SIFA {written} and can't be read by SIFA {__version__} (at '{field}')"
+        raise InputError(problem, f"install SIFA {written} or a later one") from error
 
 
 def _checksum(content: dict[str, Any]) -> str:

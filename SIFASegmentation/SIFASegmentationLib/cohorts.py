@@ -139,7 +139,7 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
     if not plain:
         raise InputError(
             f"{folder} holds no volumes",
-            f"it needs volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM series",
+            f"put volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM series into it",
         )
     return [Case(name, path, None) for name, path in plain.items()]
 
@@ -241,7 +241,7 @@ def _paired(
     """Images with their labelmaps; `image` and `label` say how their files are called, with {} for the name."""
     if not images and not labels:
         pair = f"{image.format('NAME')}.nii.gz" + (f" with {label.format('NAME')}.nii.gz" if labelled else "")
-        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes", f"it needs {pair}")
+        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes", f"put {pair} into it")
     if labelled:
         for name in sorted(images.keys() ^ labels.keys()):
             file, kind, other = (images[name], "labelmap", label) if name in images else (labels[name], "image", image)
@@ -271,7 +271,7 @@ def _from_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> l
         if first != line:
             raise InputError(f"{path}, line {line}, names {files[0]}, as line {first} does", "remove one of the two")
         text = row.get("region", "")
-        region = parse_box(text, f"{path}, line {line}: the region") if text else None
+        region = parse_box(text, f"In {path}, line {line}, the region") if text else None
         cases.append(Case(row["patient"], files[0], files[1] if labelled else None, region))
     if not cases:
         raise InputError(f"{path} has no row below its header", "add one for each image")

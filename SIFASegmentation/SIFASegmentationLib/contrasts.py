@@ -16,6 +16,7 @@ ContrastRanges = dict[str, dict[str, tuple[float, float]]]
 """Of a structure and one after it in the task, by name: least and greatest of how much brighter the first one is."""
 
 _USUAL = (5, 95)  # Percentiles: what most volumes have, also where a model was wrong about some.
+_FEWEST = 5  # Fewer volumes say nothing of what is usual.
 
 
 def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> dict[str, float]:
@@ -35,7 +36,7 @@ def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> d
 
 
 def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> ContrastRanges:
-    """Range that most volumes have of the difference of each two structures; a pair that no volume has is left out.
+    """Range that most volumes have of the difference of each two structures; a pair that few volumes have is left out.
 
     Args:
         volumes: `brightness` of each, in one unit.
@@ -44,7 +45,7 @@ def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> Contr
     ranges: ContrastRanges = {}
     for one, other in itertools.combinations((structure.name for structure in task.structures), 2):
         differences = [volume[one] - volume[other] for volume in volumes if one in volume and other in volume]
-        if differences:
+        if len(differences) >= _FEWEST:
             low, high = np.percentile(differences, _USUAL).tolist()
             ranges.setdefault(one, {})[other] = (low, high)
     return ranges

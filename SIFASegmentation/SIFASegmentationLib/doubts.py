@@ -20,7 +20,7 @@ _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower
 _MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
 _FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from its own place.
 _DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
-_UNLIKE = 0.25  # Of the networks' range, which is 2 wide: so far beyond the usual contrast.
+_UNLIKE = 0.25  # In the networks' unit, whose range is 2 wide: so far beyond the usual contrast.
 _OUTSHINING = 0.6  # Of the most unlike: of two that are as they should be, each has half of what lies between them.
 
 MillilitreRange = tuple[float, float]
@@ -35,7 +35,7 @@ class Found:
         kept: Share, in [0, 1], of what was found that is in the labelmap: that of the largest connected part, or of
             as many as the structure has (`Structure.parts`).
         position_mm: Way from the other structures, mm, LPS (`positions`), where all were found.
-        brightness: Median intensity in the networks' range, [-1, 1], where it was found.
+        brightness: Median intensity in the networks' range, [-1, 1], where it was found and the usual is known.
     """
 
     ml: float

@@ -207,14 +207,13 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
         if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
             raise InputError(
                 f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}",
-                "give each structure a code",
+                f"leave it out, or name it {', '.join(structure.name for structure in task.structures)}",
             )
         return coding
     if coding not in task.label_codes:
-        known = ", ".join(task.label_codes) or "none"
         raise InputError(
-            f"The coding '{coding}' for {path} is not in the task {task.name}, which has {known}",
-            "give another, or none",
+            f"The coding '{coding}' for {path} is not in the task {task.name}",
+            f"choose {', '.join(task.label_codes)}, or give none" if task.label_codes else "give none",
         )
     return task.label_codes[coding]
 

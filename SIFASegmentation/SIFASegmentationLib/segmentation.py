@@ -169,9 +169,10 @@ class Segmentor:
         removed = keep_largest_components(labels, parts) if options.largest_component else dict.fromkeys(parts, 0)
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
-        # Bundles of before have nothing to compare with.
+        # Bundles of before have nothing to compare with, and other preprocessing gives intensities another unit.
+        own_domain = options.domain in (None, self.manifest.domain)
         positions = positions_mm(labelmap, self.manifest.task) if self.manifest.positions_mm else {}
-        bright = self._brightness(prepared, labels_view) if self.manifest.contrasts else {}
+        bright = self._brightness(prepared, labels_view) if self.manifest.contrasts and own_domain else {}
         return Segmentation(
             labelmap=labelmap,
             probabilities=maps,

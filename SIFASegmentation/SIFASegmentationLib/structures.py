@@ -178,7 +178,8 @@ def load_task(name_or_path: str | Path) -> Task:
         ) from error
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"{path}: {field or 'the task'} is not valid, {message}", "mend the file") from error
+        reason = f"{field}, {message}" if field else message
+        raise InputError(f"{path} is no valid task ({reason})", "mend the file") from error
 
 
 def normal_name(name: str) -> str:

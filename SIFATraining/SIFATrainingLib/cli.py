@@ -113,9 +113,8 @@ def train(
 
     limit = parse_seconds(time_limit)
     if (prepared is None) != names_volumes(volumes):
-        raise InputError(
-            "Nothing says what to train on", "give either a prepared data set, or volumes by --source and --target"
-        )
+        problem = "Nothing says what to train on" if prepared is None else "There are two things to train on"
+        raise InputError(problem, "give either a prepared data set, or volumes by --source and --target")
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
     }  # fmt: skip

@@ -269,14 +269,12 @@ class _Model:
         )
 
     def contrasts(self, report: Report) -> ContrastRanges:
-        """How bright the structures are beside one another in the volumes that it is for."""
-        return measure_contrasts(
-            fold_batch_norm(self.segmentor).to(self.device),
-            self.first.dataset,
-            segmented_domain(self.first.config),
-            self.device,
-            report,
-        )
+        """How bright the structures are beside one another in the target's volumes; nothing where it has not adapted to
+        them, and may be wrong about most."""
+        if segmented_domain(self.first.config) != "target":
+            return {}
+        segmentor = fold_batch_norm(self.segmentor).to(self.device)
+        return measure_contrasts(segmentor, self.first.dataset, self.device, report)
 
 
 def _check_baseline(baseline: _Trained, trained: _Trained) -> None:

@@ -131,9 +131,10 @@ class Preparation(BaseModel):
         try:
             return Preprocessing.model_validate(settings)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = " ".join(str(part) for part in first["loc"])
-            raise InputError(f"The {field} {first['input']} is not usable", first["msg"]) from None
+            field, message = first_fault(error)
+            given = error.errors()[0]["input"]
+            problem = f"The {field.replace('.', ' ')} {given} is not usable ({message[:1].lower()}{message[1:]})"
+            raise InputError(problem, "see `sifa prepare --help`") from None
 
     @property
     def sets(self) -> tuple[SetName, ...]:
@@ -186,7 +187,9 @@ def make_preparation(**settings: Any) -> Preparation:
         preparation = Preparation.model_validate(settings)
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"The setting '{field}' of the preparation is not usable", message.lower()) from None
+        raise InputError(
+            f"The setting '{field}' of the preparation is not usable ({message.lower()})", "see `sifa prepare --help`"
+        ) from None
     for domain in DOMAINS:
         preparation.preprocessing(domain)
     return preparation

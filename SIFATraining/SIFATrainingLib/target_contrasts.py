@@ -15,7 +15,7 @@ from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_ranges
 
 from .batches import as_slices
-from .dataset import DomainName, PreparedDataset
+from .dataset import PreparedDataset
 from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
 from .volume_samples import sample_volumes
@@ -25,7 +25,6 @@ from .volume_samples import sample_volumes
 def measure_contrasts(
     segmentor: nn.Module,
     dataset: PreparedDataset,
-    domain: DomainName,
     device: torch.device | None = None,
     report: Report = say_nothing,
 ) -> ContrastRanges:
@@ -34,11 +33,10 @@ def measure_contrasts(
     Args:
         segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
         dataset: No labels of it are read.
-        domain: That the model is for.
         device: The CPU unless given.
         report: Told of each volume.
     """
-    slices, entry, task = dataset.slices(domain), dataset.entry(domain), dataset.manifest.task
+    slices, entry, task = dataset.slices("target"), dataset.entry("target"), dataset.manifest.task
     spacing = grid_spacing(entry.preprocessing)
     samples = sample_volumes(entry.volumes)
     volumes = []

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from quick import quick_config
+from SIFASegmentationLib import contrasts
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_ranges
 from SIFASegmentationLib.doubts import Found, Usual, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.preprocessing import prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.export import export
 from SIFATrainingLib.target_contrasts import measure_contrasts
+from SIFATrainingLib.training import create_job, train
 
 TASK = load_task("abdomen")
 USUAL: ContrastRanges = {
@@ -36,7 +41,7 @@ def of(liver: float, right: float, left: float, spleen: float | None) -> dict[st
 def test_structures_unlike_the_usual_are_told_of_and_not_those_beside_them() -> None:
     usual = Usual(contrasts=USUAL)
     assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.05), usual) == {}
-    # Half a range beyond the usual: another phase of the contrast medium.
+    # 0.2 beyond the usual: another phase of the contrast medium.
     assert doubts_about_structures(of(0.0, 0.5, 0.5, 0.15), usual) == {}
     # Bowel full of contrast medium for the spleen; vessels for the right kidney; a cyst for the left one.
     assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.9), usual) == {
@@ -61,6 +66,7 @@ def test_ranges_are_of_the_volumes_that_have_both() -> None:
     ranges = contrast_ranges(volumes, TASK)
     assert ranges == {"liver": {"spleen": pytest.approx((0.05, 0.95))}}
     assert contrast_ranges([], TASK) == {}
+    assert contrast_ranges(volumes[:4], TASK) == {}
 
 
 def test_brightness_is_the_median_of_each_structure_that_is_there() -> None:
@@ -80,10 +86,12 @@ class ByBrightness(torch.nn.Module):
         return classes * 0.995 + 0.001
 
 
-def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path) -> None:
+def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = PreparedDataset(prepared)
+    assert measure_contrasts(ByBrightness(), dataset) == {}
+    monkeypatch.setattr(contrasts, "_FEWEST", 2)
     told: list[str] = []
-    ranges = measure_contrasts(ByBrightness(), dataset, "target", report=lambda step: told.append(step.message))
+    ranges = measure_contrasts(ByBrightness(), dataset, report=lambda step: told.append(step.message))
     assert list(ranges) == ["liver"]
     assert list(ranges["liver"]) == ["right kidney"]
     low, high = ranges["liver"]["right kidney"]
@@ -92,8 +100,19 @@ def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path) -> Non
     assert len(told) == len(dataset.entry("target").volumes)
 
 
-def test_a_bundle_knows_the_contrasts_and_volumes_are_measured_alike(bundle: Bundle, cohort: Path) -> None:
-    assert bundle.manifest.contrasts
+def test_only_an_adapted_model_knows_the_contrasts(
+    prepared: Path, finished_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrasts, "_FEWEST", 2)
+    assert export(finished_job, tmp_path / "adapted").manifest.contrasts
+    job = create_job(prepared, tmp_path / "job", quick_config(method="without_adaptation"), "cpu")
+    train(job)
+    assert export(job.folder, tmp_path / "unadapted").manifest.contrasts == {}
+
+
+def test_volumes_are_measured_in_the_unit_of_the_networks(bundle: Bundle, cohort: Path) -> None:
+    before, usual = bundle, {"contrasts": USUAL}
+    bundle = replace(bundle, manifest=bundle.manifest.model_copy(update=usual))
     volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     made = Segmentor(bundle, "cpu").segment(volume)
     prepared = prepare_volume(volume, bundle.manifest.preprocessing["target"])
@@ -103,5 +122,6 @@ def test_a_bundle_knows_the_contrasts_and_volumes_are_measured_alike(bundle: Bun
         there = labels == structure.value
         expected = pytest.approx(float(np.median(own[there])), abs=1e-5) if there.any() else None
         assert made.found[structure.name].brightness == expected
-    before = replace(bundle, manifest=bundle.manifest.model_copy(update={"contrasts": {}}))
-    assert {one.brightness for one in Segmentor(before, "cpu").segment(volume).found.values()} == {None}
+    of_source = Segmentor(bundle, "cpu").segment(volume, SegmentationOptions(domain="source"))
+    for unknown in (Segmentor(before, "cpu").segment(volume), of_source):
+        assert {one.brightness for one in unknown.found.values()} == {None}

@@ -341,7 +341,7 @@ def test_a_csv_gives_an_image_a_region_of_its_own(tmp_path: Path) -> None:
     assert second.region is None
     for text, sentence in (("1,2,3", "is not 6"), ("1,0,0,1,0,1", "has no volume"), ("a,1,0,1,0,1", "is not 6")):
         table.write_text(f'patient,image,region\nx,a.nii.gz,"{text}"\n')
-        with pytest.raises(InputError, match=rf"list\.csv, line 2: the region '{text}' {sentence}"):
+        with pytest.raises(InputError, match=rf"list\.csv, line 2, the region '{text}' {sentence}"):
             find_cases(table, labelled=False)
 
 
