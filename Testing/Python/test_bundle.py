@@ -136,7 +136,7 @@ def test_a_manifest_of_a_later_version_is_no_damage(copy: Path) -> None:
     content |= {"sifa_version": "9.1", "news": 1}
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps({**content, "checksum": checksum}))
-    with pytest.raises(InputError, match=r"\(at 'news'\): it was written by SIFA 9\.1, install that or a later one"):
+    with pytest.raises(InputError, match=r"\(at 'news'\): install SIFA 9\.1 or a later one"):
         read_bundle(copy)
 
 
