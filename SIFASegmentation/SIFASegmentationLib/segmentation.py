@@ -52,7 +52,7 @@ class Segmentation:
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
         estimates: Estimated Dice of each structure by name (`quality`), from what the model says by itself; empty for
-            bundles without a calibration, and for options that are not `calibrated`.
+            bundles without a calibration, for options that are not `calibrated`, and for the other domain.
         found: Of each structure by name.
     """
 
@@ -169,7 +169,7 @@ class Segmentor:
         removed = keep_largest_components(labels, parts) if options.largest_component else dict.fromkeys(parts, 0)
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
-        # Bundles of before have nothing to compare with, and other preprocessing gives intensities another unit.
+        # What is known of the model is of its own domain; in the other one's preprocessing units differ, too.
         own_domain = options.domain in (None, self.manifest.domain)
         positions = positions_mm(labelmap, self.manifest.task) if self.manifest.positions_mm else {}
         bright = self._brightness(prepared, labels_view) if self.manifest.contrasts and own_domain else {}
@@ -178,7 +178,7 @@ class Segmentor:
             probabilities=maps,
             confidence=every_slice[::-1] if placement.orientation.flipped[0] else every_slice,
             slice_axis=placement.orientation.axes[0],
-            estimates=self._estimates(expected) if options.calibrated else {},
+            estimates=self._estimates(expected) if options.calibrated and own_domain else {},
             found={
                 s.name: Found(
                     ml=(voxels[s.value] - removed[s.value]) * millilitres,

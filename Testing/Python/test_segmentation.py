@@ -113,6 +113,7 @@ def test_estimates_are_of_what_was_calibrated_alone(bundle: Bundle, cohort: Path
     segmentor, volume = Segmentor(bundle, "cpu"), read_volume(image)
     for settings, estimated in (
         ({}, True), ({"refine": True}, True), ({"appearance": False}, False), ({"largest_component": False}, False),
+        ({"domain": "source"}, False),
     ):  # fmt: skip
         assert bool(segmentor.segment(volume, SegmentationOptions(**settings)).estimates) == estimated, settings
     (outputs,) = segment_files(bundle.path, [image], tmp_path, SegmentationOptions(appearance=False), device="cpu")
