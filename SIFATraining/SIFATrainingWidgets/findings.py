@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
-from SIFASegmentationWidgets.nodes import lie_apart, volume_from_node
+from SIFASegmentationLib.volumes import Geometry
+from SIFASegmentationWidgets.nodes import geometry_from_node, lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
@@ -63,11 +65,12 @@ def what_is_written(
 ) -> tuple[int, int]:
     """Slices that the volumes in the two tables have, and bytes of their files in the job's folder, labels too."""
     rows: list[SourceRow | TargetRow] = [*(source or ()), *(target or ())]
-    _unusable, slices = _check_volumes([row.volume for row in rows], plane)
-    copied_bytes = 0
+    slices = copied_bytes = 0
     for row in rows:
-        image = row.volume.GetImageData()
-        if image is not None:
+        # What can't be used is told by `check_rows`, and not written.
+        with suppress(InputError):
+            slices += _slices(geometry_from_node(row.volume), plane)
+            image = row.volume.GetImageData()
             labels = row.labels if isinstance(row, SourceRow) else row.reference
             copied_bytes += image.GetNumberOfPoints() * (image.GetScalarSize() + (labels is not None))
     return slices, copied_bytes
@@ -92,11 +95,14 @@ def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding],
     findings, slices = [], 0
     for node in volumes:
         try:
-            geometry = volume_from_node(node).geometry
-            slices += nearest_orientation(geometry, plane).reorder(geometry.size)[0]
+            slices += _slices(volume_from_node(node).geometry, plane)
         except InputError as error:
             findings.append(Finding.of(node.GetName(), error))
     return findings, slices
+
+
+def _slices(geometry: Geometry, plane: Plane) -> int:
+    return nearest_orientation(geometry, plane).reorder(geometry.size)[0]
 
 
 def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> list[Finding]:
