@@ -484,7 +484,7 @@ def test_what_needs_no_torch_installs_none(
     for do in (module.ui.ownTaskButton.click, lambda: training.save_model(model), module.widget._fine_tune):
         module.widget._say("")
         do()
-        assert module.ui.statusLabel.text == "no internet here"
+        assert module.ui.statusLabel.text == "no internet here."
     assert len(asked) == 3
     assert not any(name in text for text in asked for name in ("torch", "lightning"))
 
