@@ -613,7 +613,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._say(_("Preparing {name}...").format(name=name))
         slicer.app.processEvents()
         if self._cancelled is not None:
-            raise InputError(_("Cancelled."))
+            raise InputError(_("Cancelled"))
 
     def _show_events(self, events: list[Event]) -> None:
         if any(event.kind == "warning" for event in events) and self.run is not None:

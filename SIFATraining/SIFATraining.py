@@ -764,7 +764,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _end_if_cancelled(self) -> None:
         if self._cancelled:
-            raise InputError(_("Cancelled: nothing was started."))
+            raise InputError(_("Cancelled"), _("nothing was started"))
 
     def _cancel_start(self) -> None:
         self._cancelled = True

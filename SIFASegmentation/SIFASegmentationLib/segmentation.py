@@ -14,7 +14,7 @@ from .appearance import doubtful_box, learn_appearance, sampling_step
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle
 from .components import keep_largest_components
 from .contrasts import brightness
-from .doubts import Found
+from .doubts import Found, Usual
 from .errors import InputError
 from .field_of_view import BoxMM
 from .pipeline import ahead
@@ -87,6 +87,8 @@ class Segmentor:
             )
         self._file = BASELINE_FILE if baseline else MODEL_FILE
         self._quality = summary.quality
+        # Nobody doubts what is there to compare with.
+        self._usual = Usual() if baseline else bundle.manifest.usual
         self.bundle = bundle
         self.manifest = bundle.manifest
         model, providers = bundle.read(self._file), providers_of(device)
@@ -171,8 +173,8 @@ class Segmentor:
         labelmap = Volume(labels, volume.geometry, volume.name)
         # What is known of the model is of its own domain; in the other one's preprocessing units differ, too.
         own_domain = options.domain in (None, self.manifest.domain)
-        positions = positions_mm(labelmap, self.manifest.task) if self.manifest.positions_mm else {}
-        bright = self._brightness(prepared, labels_view) if self.manifest.contrasts and own_domain else {}
+        positions = positions_mm(labelmap, self.manifest.task) if self._usual.positions_mm else {}
+        bright = self._brightness(prepared, labels_view) if self._usual.contrasts and own_domain else {}
         return Segmentation(
             labelmap=labelmap,
             probabilities=maps,

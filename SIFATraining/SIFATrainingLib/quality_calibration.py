@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from SIFASegmentationLib.appearance import decide_volume
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
-from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.quality import ExpectedDice
 
 from .batches import as_slices
@@ -23,7 +21,7 @@ from .damages import damaged
 from .dataset import DomainName, PreparedDataset
 from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
-from .volume_samples import sample_volumes
+from .volume_samples import as_segmented, sample_volumes
 
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 
@@ -66,9 +64,7 @@ def calibrate_quality(
             expected = gathered.of_structures()
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
-            decide_volume(probabilities, images, (spacing, spacing))
-            found = probabilities.argmax(1).astype(np.uint8)
-            keep_largest_components(found, task.parts)
+            found = as_segmented(probabilities, images, spacing, task)
             overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
             for structure in task.structures:
                 value = structure.value

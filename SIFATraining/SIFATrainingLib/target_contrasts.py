@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from SIFASegmentationLib.appearance import decide_volume
-from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_ranges
 
 from .batches import as_slices
 from .dataset import PreparedDataset
 from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
-from .volume_samples import sample_volumes
+from .volume_samples import as_segmented, sample_volumes
 
 
 @torch.no_grad()
@@ -45,8 +43,5 @@ def measure_contrasts(
         shown = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
         probabilities = np.concatenate([segmentor(some.to(device)).cpu().numpy() for some in shown])
         images = torch.cat(shown)[:, 0].numpy()
-        decide_volume(probabilities, images, (spacing, spacing))
-        found = probabilities.argmax(1).astype(np.uint8)
-        keep_largest_components(found, task.parts)
-        volumes.append(brightness(images, found, task))
+        volumes.append(brightness(images, as_segmented(probabilities, images, spacing, task), task))
     return contrast_ranges(volumes, task)

@@ -105,13 +105,11 @@ def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
 
 
 def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Any) -> None:
-    """Whether all that has to be labelled is, before anything is written.
+    """Whether what labels volumes holds some of the structures, before anything is written.
 
     Raises:
-        InputError: A source volume has no segmentation, or one has none of the structures; names the node.
+        InputError: One has none of the structures; names the node.
     """
-    if fault := unlabelled_fault(source):
-        raise fault
     for node in (*(row.labels for row in source), *(row.reference for row in target)):
         if node is not None and not found_structures(node, task):
             names = ", ".join(structure.name for structure in task.structures)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from SIFASegmentationLib.bundle import read_bundle
-from SIFASegmentationLib.cohorts import Case, find_cases
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.segment_files import labelmap_path, output_name, segment_files
+from SIFASegmentationLib.segment_files import Outputs, segment_files
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume
@@ -35,31 +36,30 @@ def main() -> None:
     options = SegmentationOptions(refine=arguments.refine, probabilities=len(arguments.bundles) > 1)
     for case in find_cases(arguments.images, labelled=False):
         with tempfile.TemporaryDirectory() as folder:
-            places = [Path(folder) / str(number) for number in range(len(arguments.bundles))]
-            for bundle, place in zip(arguments.bundles, places, strict=True):
-                (made,) = segment_files(bundle, [case.image], place, options)
-                print(case.patient, *(f"{name} {value}" for name, value in made.estimates.items()), sep=", ")
+            made: list[Outputs] = []
+            for number, bundle in enumerate(arguments.bundles):
+                made += segment_files(bundle, [case.image], Path(folder) / str(number), options)
+                print(case.patient, *(f"{name} {value}" for name, value in made[-1].estimates.items()), sep=", ")
             path = arguments.out / f"{case.patient}.nii.gz"
-            if len(places) > 1:
-                write_volume(mean_labelmap(case, places, task), path)
+            if len(made) > 1:
+                write_volume(mean_labelmap(made, task), path)
             else:
-                path.write_bytes(labelmap_path(places[0], output_name(case.image)).read_bytes())
+                path.write_bytes(made[0].labelmap.read_bytes())
 
 
-def mean_labelmap(case: Case, places: list[Path], task: Task) -> Volume:
-    """What is most probable in the mean of the probabilities that lie in several folders, the largest parts of it."""
-    sums: list[np.ndarray] = []
-    for structure in task.structures:
-        name = f"{output_name(case.image)}_probability_{structure.name.replace(' ', '_')}.nii.gz"
-        sums.append(np.sum([read_volume(place / name).array for place in places], axis=0, dtype=np.float32))
-    background = len(places) - np.sum(sums, axis=0)
-    labels = np.zeros(background.shape, np.uint8)
-    best = background
+def mean_labelmap(made: list[Outputs], task: Task) -> Volume:
+    """What is most probable in the mean of the probabilities of several models, the largest parts of it."""
+    sums = [
+        np.sum([read_volume(path).array for path in of_structure], axis=0, dtype=np.float32)
+        for of_structure in zip(*(outputs.probabilities for outputs in made), strict=True)
+    ]
+    best = len(made) - np.sum(sums, axis=0)
+    labels = np.zeros(best.shape, np.uint8)
     for structure, probable in zip(task.structures, sums, strict=True):
         labels[probable > best] = structure.value
         best = np.maximum(best, probable)
     keep_largest_components(labels, task.parts)
-    return Volume(labels, read_volume(places[0] / name).geometry, case.patient)
+    return replace(read_volume(made[0].labelmap), array=labels)
 
 
 if __name__ == "__main__":
