@@ -30,7 +30,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.jobs import ENDED, Event, State
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
@@ -769,10 +769,7 @@ def _make_temporary_folder() -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="SIFA-", dir=parent))
     except OSError as error:
-        raise InputError(
-            _("{folder} can't be written to").format(folder=parent),
-            _("check the folder's permissions and the free space"),
-        ) from error
+        raise unwritable(parent, error) from error
 
 
 def _task_of(model: str | Path) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import ValidationError
 
 
@@ -26,6 +28,13 @@ class InputError(ValueError):
     def __str__(self) -> str:
         sentence = f"{self.problem}: {self.advice}" if self.advice else self.problem
         return sentence if sentence.endswith((".", "?")) else f"{sentence}."
+
+
+def unwritable(path: Path | str, error: Exception) -> InputError:
+    """What to raise where a file or folder can't be written, with the system's reason where it gives one."""
+    reason = getattr(error, "strerror", None)
+    problem = f"{path} can't be written to" + (f" ({reason})" if reason else "")
+    return InputError(problem, "check the folder's permissions and the free space")
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .dicom_files import check_alone, read_series, warnings_off
-from .errors import InputError
+from .errors import InputError, unwritable
 from .files import write_atomically
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_voxels, volume_name
 
@@ -86,7 +86,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
         with write_atomically(path) as partial:
             sitk.WriteImage(image, str(partial), useCompression=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} can't be written", "check the folder's permissions and the free space") from error
+        raise unwritable(path, error) from error
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:

@@ -33,7 +33,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import InputError
+from .errors import InputError, unwritable
 from .files import is_disk_full, write_atomically
 
 SCHEMA_VERSION = 1
@@ -123,9 +123,7 @@ class Job:
             job.emit_state(State.QUEUED)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(
-                f"{folder} can't be written to", "check the folder's permissions and the free space"
-            ) from error
+            raise unwritable(folder, error) from error
         return job
 
     @property

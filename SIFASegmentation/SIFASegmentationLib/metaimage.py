@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InputError
+from .errors import unwritable
 from .files import write_atomically
 from .volumes import Volume
 
@@ -47,7 +47,7 @@ def write_in_portions(volume: Volume, path: Path) -> Iterator[None]:
                 file.write(planes.data)
                 yield
     except OSError as error:
-        raise InputError(f"{path} can't be written", "check the folder's permissions and the free space") from error
+        raise unwritable(path, error) from error
 
 
 def _header(volume: Volume, element_type: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, unwritable
 from .files import write_atomically
 from .quality import Estimate
 
@@ -271,9 +271,7 @@ class ScoreTable:
             with write_atomically(path) as partial:
                 partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
         except OSError as error:
-            raise InputError(
-                f"{path} can't be written ({error.strerror})", "check the folder's permissions and the free space"
-            ) from error
+            raise unwritable(path, error) from error
 
 
 def _sample_deviation(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from typing import IO
 
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.jobs import Job
 
 _WINDOWS = sys.platform == "win32"
@@ -53,8 +53,7 @@ def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Pop
     try:
         log = path.open("ab")
     except OSError as error:
-        advice = _("check the folder's permissions and the free space")
-        raise InputError(_("{path} can't be written to").format(path=path), advice) from error
+        raise unwritable(path, error) from error
     with log:
         return start_program(module, arguments, log, job.folder)
 

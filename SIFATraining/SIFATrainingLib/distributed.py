@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as torch_distributed
 
+if torch_distributed.is_available():
+    # torch imports this when the first optimiser is made, and the default arguments in it keep the group that there is
+    # then: `leave` would not end its threads, and a thread that is left can abort the process as it exits.
+    import torch.distributed.nn.functional
+
 
 def world_size() -> int:
     """Number of processes that train together; 1 without a process group."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.doubts import MillilitreRange
-from SIFASegmentationLib.errors import InputError, first_fault
+from SIFASegmentationLib.errors import InputError, first_fault, unwritable
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
@@ -252,10 +252,7 @@ def _check_can_write(out: Path) -> None:
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}."):
             pass
     except OSError as error:
-        raise InputError(
-            f"{out.parent} can't be written to ({error.strerror})",
-            "check its permissions and the free space, or choose another folder",
-        ) from error
+        raise unwritable(out.parent, error) from error
 
 
 class _Steps:

@@ -15,7 +15,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.errors import InputError, first_fault
+from SIFASegmentationLib.errors import InputError, first_fault, unwritable
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
@@ -288,8 +288,7 @@ def _write_csv(path: Path, cases: list[_Case]) -> None:
             writer.writerow(["patient", "image", "label", "region"])
             writer.writerows((case.patient, case.image, case.label, case.region) for case in cases)
     except OSError as error:
-        advice = _("check the folder's permissions and the free space")
-        raise InputError(_("{path} can't be written").format(path=path), advice) from error
+        raise unwritable(path, error) from error
 
 
 def _color(node: Any, key: str) -> list[int]:

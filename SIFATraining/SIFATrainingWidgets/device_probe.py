@@ -14,7 +14,7 @@ from typing import IO, Any
 import qt
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import unwritable
 from SIFASegmentationWidgets.follower import ignore
 from SIFASegmentationWidgets.processes import kill_process, start_program
 from SIFATrainingLib.findings import Finding
@@ -100,10 +100,7 @@ def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
         return folder / "task.json", files.enter_context((folder / "findings.txt").open("w+b"))
     except OSError as error:
         where = tempfile.tempdir or _("The folder for temporary files")
-        raise InputError(
-            _("{folder} can't be written to").format(folder=where),
-            _("check the folder's permissions and the free space"),
-        ) from error
+        raise unwritable(where, error) from error
 
 
 def _arguments(options: Any, task: Path, output: Path, source: str, target: str) -> list[str]:

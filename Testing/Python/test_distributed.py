@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from quick import quick_config
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.distributed import leave
 from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.players import Player
@@ -52,7 +54,9 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
 def work(rank: int, prepared: str, folder: str, schedule: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(gradients(prepared, rank, 2, 2, schedule), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    group = weakref.ref(distributed.group.WORLD)
+    leave()
+    assert group() is None, "the group's threads live on, and can abort the process as it exits"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")

@@ -17,6 +17,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
 from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.distributed import leave
 from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
@@ -154,7 +155,7 @@ def label_a_share(rank: int, prepared: str, folder: str) -> None:
     path = Path(prepared)
     labels = label_target(teacher_of(path), PreparedDataset(path), quick_config(batch=2), torch.device("cpu"))
     np.save(f"{folder}/{rank}.npy", labels)
-    distributed.destroy_process_group()
+    leave()
 
 
 def test_ignored_pixels_have_no_part_in_the_loss() -> None:

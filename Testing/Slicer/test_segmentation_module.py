@@ -553,7 +553,7 @@ def test_what_keeps_it_from_starting_is_said_and_leaves_the_button(
         patched.setattr(module.python.tempfile, "mkdtemp", refuse)
         ui.applyButton.click()
     assert str(slicer.app.temporaryPath) in ui.statusLabel.text
-    assert "can't be written to: check the folder's permissions and the free space." in ui.statusLabel.text
+    assert "can't be written to (Permission denied): check the folder's permissions" in ui.statusLabel.text
     assert ui.applyButton.enabled
 
     def fail(*_arguments: Any, **_named: Any) -> None:

@@ -682,7 +682,7 @@ def test_a_check_that_finds_no_room_is_one_finding(
     found = [(finding.level, finding.subject) for finding in module.widget.check()]
     assert found.count(("error", "device")) == 1
     (finding,) = [finding for finding in module.widget.findings.findings if finding.subject == "device"]
-    assert finding.message == f"{tmp_path / 'gone'} can't be written to"
+    assert finding.message == f"{tmp_path / 'gone'} can't be written to (No such file or directory)"
     assert finding.fix == "check the folder's permissions and the free space"
     assert "device" in module.ui.findingsLabel.text
 
