@@ -30,6 +30,9 @@ SEGMENTATION_METHODS = frozenset({"without_adaptation", "supervised"})
 TRANSLATING_METHODS = frozenset({"sifa", "image_alignment", "image_and_prediction_alignment", "prior_sifa"})
 """Methods that draw slices of one domain in the look of the other."""
 
+ADAPTING_METHODS = TRANSLATING_METHODS | {"output_alignment"}
+"""Methods that learn from the target's slices, and so can end with self-training on them."""
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -151,8 +154,8 @@ class TrainingConfig(_Settings):
 
 
 def main_iterations(config: TrainingConfig) -> int:
-    """Iterations before the self-training, which needs a moving average and G_t; all where there is none."""
-    teaches = config.method in TRANSLATING_METHODS and config.ema_decay > 0
+    """Iterations before the self-training, which needs a moving average for its teacher; all where there is none."""
+    teaches = config.method in ADAPTING_METHODS and config.ema_decay > 0
     share = config.self_training.share if teaches else 0.0
     return config.iterations - round(share * config.iterations)
 

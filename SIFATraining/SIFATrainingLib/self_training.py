@@ -3,7 +3,7 @@
 The adversaries and the decoder have done their work and rest. A mean teacher (Tarvainen and Valpola, NeurIPS 2017),
 the moving average of E and C1, labels x_t: a few times whole volumes, or each batch as it comes (`pseudo_labels.py`).
 The networks learn these labels, and the true ones of x_st, on slices whose intensities are changed strongly, a share of
-them in random contrasts (`random_contrast.py`).
+them in random contrasts (`random_contrast.py`). Where a method translates nothing, x_s takes the place of x_st.
 
 | moved     | by                                                             |
 |-----------|----------------------------------------------------------------|
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .augmentation import change_intensities, draw_intensity_changes
-from .config import TrainingConfig
+from .config import TRANSLATING_METHODS, TrainingConfig
 from .iteration import Batch, Losses
 from .networks import Networks
 from .players import Player
@@ -38,11 +38,12 @@ class SelfTrainingIteration:
         """
         self.networks, self.config = networks, config
         self.segmentor, self.teacher = segmentor, teacher
+        self.translates = config.method in TRANSLATING_METHODS
 
     def step(self, batch: Batch) -> Losses:
         n, settings = self.networks, self.config.self_training
         with torch.no_grad():
-            target_like = n.generator(batch.source)
+            target_like = n.generator(batch.source) if self.translates else batch.source
             labels = self._labels(batch.target) if batch.pseudo_labels is None else batch.pseudo_labels
         shown_st, shown_t = self._changed(target_like), self._changed(batch.target)
         encoded_st = n.encoder(shown_st, tracking=self.config.batch_norm_statistics == "mixed")

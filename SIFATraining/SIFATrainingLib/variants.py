@@ -68,6 +68,7 @@ VARIANTS = (
     Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **NOTHING_NEW}),
     Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **NOTHING_NEW}),
     Variant("sifa_paper", "SIFA, paper", {"method": "sifa"}, preset="paper"),
+    Variant("without_translation", "as recommended, but no translation", {"method": "output_alignment"}),
     Variant("sifa", "SIFA, recommended", {"method": "sifa"}),
     Variant(UPPER_BOUND, "supervised on the target", {"method": "supervised"}),
 )

@@ -399,7 +399,13 @@ def volumes_with(labels: str, volumes: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("row", "exported"),
-    [("without_adaptation", True), ("output_alignment", False), ("sifa_paper", False), ("sifa", True)],
+    [
+        ("without_adaptation", True),
+        ("output_alignment", False),
+        ("without_translation", False),
+        ("sifa_paper", False),
+        ("sifa", True),
+    ],
 )
 def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
     row: str, exported: bool, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

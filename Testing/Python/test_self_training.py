@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
 from SIFATrainingLib.players import Player
 from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, grid_spacing, label_target, label_volume
+from SIFATrainingLib.self_training import SelfTrainingIteration
 from SIFATrainingLib.supervision import supervise
 from SIFATrainingLib.training import create_job, train
 
@@ -189,6 +191,23 @@ def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
         assert torch.equal(tensor, model.average.average.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(("method", "translated"), [("sifa", True), ("output_alignment", False)])
+def test_what_translates_nothing_learns_the_labelled_slices_as_they_are(method: str, translated: bool) -> None:
+    config = quick_config(method=method, self_training={"share": 0.5})
+    model = Model.create(3, config, torch.device("cpu"))
+    assert model.last_part is not None
+    asked: list[torch.Tensor] = []
+    model.networks.generator.register_forward_hook(lambda _module, given, _made: asked.append(given[0]))
+    shown: list[torch.Tensor] = []
+    model.networks.encoder.register_forward_hook(lambda _module, given, _made: shown.append(given[0]))
+    slices = torch.rand(2, 1, 32, 32) * 2 - 1
+    with patch.object(SelfTrainingIteration, "_changed", lambda _self, given: given):
+        model.last_part.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
+    assert bool(asked) == translated
+    assert torch.equal(shown[0], slices) != translated
+    assert torch.equal(shown[1], slices.flip(3))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -197,6 +216,7 @@ def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
         ({"self_training": {"share": 0.3}, "ema_decay": 0.0}, 10),
         ({"self_training": {"share": 0.3}, "method": "supervised"}, 10),
         ({"self_training": {"share": 0.3}, "method": "image_alignment"}, 7),
+        ({"self_training": {"share": 0.3}, "method": "output_alignment"}, 7),
     ],
 )
 def test_where_it_begins(settings: dict[str, object], expected: int) -> None:
