@@ -57,7 +57,7 @@ from SIFASegmentationWidgets.nodes_table import (
 from SIFASegmentationWidgets.parameter_link import ParameterLink, forget_unknown_names
 from SIFASegmentationWidgets.pieces import Pieces
 from SIFASegmentationWidgets.processes import start_fault
-from SIFASegmentationWidgets.results_panel import ResultsPanel, ShownResult
+from SIFASegmentationWidgets.results_panel import ResultsPanel
 from SIFASegmentationWidgets.sample_data import register_samples
 from SIFASegmentationWidgets.segmentation_run import (
     InputRow,
@@ -65,9 +65,10 @@ from SIFASegmentationWidgets.segmentation_run import (
     SegmentationResult,
     SegmentationRun,
 )
+from SIFASegmentationWidgets.shown_results import ShownResult, results_of
 
 if TYPE_CHECKING:
-    from SIFASegmentationLib.scores import Row, ScoreTable
+    from SIFASegmentationLib.scores import ScoreTable
 
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
@@ -290,43 +291,6 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             rows += [replace(row, subject=subjects[volume.GetID()], method=method) for row in scored]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
-    def score_in_pieces(self, run: SegmentationRun, *, tolerance: float = 2.0) -> Work[ScoreTable]:
-        """Scores of a run's results where their rows have a reference that can be used, their volumes where not."""
-        from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
-
-        rows: list[Row] = []
-        references = {row.volume.GetID(): nodes.if_in_scene(row.reference) for row in run.rows if row.volume.GetID()}
-        there = [(result, nodes.if_in_scene(result.volume)) for result in run.results]
-        subjects = nodes.unique_names([volume for _result, volume in there if volume is not None])
-        compares = any(result.baseline is not None for result in run.results)
-        for result, volume in there:
-            reference = references.get(volume.GetID()) if volume is not None else None
-            for segmentation, estimates, doubts, method in (
-                (result.segmentation, result.estimates, result.doubts, _("adapted") if compares else ""),
-                (result.baseline, result.baseline_estimates, {}, _("without adaptation")),
-            ):
-                if volume is None or segmentation is None:
-                    continue
-                if reference is None:
-                    made = scores_of_nodes.volume_rows(segmentation, volume, run.task, _("no reference"))
-                    yield
-                else:
-                    try:
-                        made = yield from scores_of_nodes.score_in_pieces(
-                            segmentation, reference, volume, run.task, tolerance
-                        )
-                    except InputError as error:
-                        # One reference that can't be used does not take the others' scores away.
-                        made = scores_of_nodes.volume_rows(segmentation, volume, run.task, str(error))
-                rows += [
-                    replace(
-                        row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure),
-                        note="; ".join(filter(None, (row.note, doubts.get(row.structure)))),
-                    )
-                    for row in made
-                ]  # fmt: skip
-        return ScoreTable(tuple(rows), tolerance=tolerance)
-
     def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
         """Score any two segmentation or labelmap nodes, `second` being the reference; parts matched by terminology,
         then name.
@@ -349,6 +313,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Kept: to look for them at every change could hold up the window, on a share that is away.
         self._known_models: list[Path] = []
         self._tolerance = 2.0
+        self._task: Any = None  # Of the results that are shown.
         self._reason = ""
         self._filling = False
         self._starting = self._comparing = False
@@ -392,6 +357,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.applyButton.connect("clicked(bool)", self._apply)
         self.ui.cancelButton.connect("clicked(bool)", self._cancel)
         self.ui.compareButton.connect("clicked(bool)", self._compare)
+        self.ui.rescoreButton.connect("clicked(bool)", self._score_again)
         for selector in (self.ui.firstSelector, self.ui.secondSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
         slicer.app.connect("aboutToQuit()", self._abandon)
@@ -405,6 +371,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.disconnect("aboutToQuit()", self._abandon)
         self._abandon()
         self._connect_parameters(None)
+        self.results.removeObservers()
         self.removeObservers()
 
     def enter(self) -> None:
@@ -660,7 +627,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_apply()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
-        shown = self.results.take(run.results)
+        shown = results_of(run)
+        self._task = run.task
+        self.results.take(shown)
         try:
             self._tell_ended(run, state)
             self.results.look()
@@ -696,10 +665,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _score(self, run: SegmentationRun, shown: Sequence[ShownResult]) -> Work[None]:
         """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
-        assert self.logic is not None
         scores = None  # Never those of the run before.
         try:
-            scores = yield from self.logic.score_in_pieces(run, tolerance=self._tolerance)
+            scores = yield from scores_of_nodes.score_results_in_pieces(shown, run.task, self._tolerance)
         except Exception:  # Slicer's exports raise what they like; the result itself is there
             logging.exception("The result could not be scored.")
             self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
@@ -709,6 +677,16 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Not if the scene was closed meanwhile.
         if self.results.results is shown:
             self.results.show_scores(scores, _("SIFA scores"))
+
+    def _score_again(self) -> None:
+        """Score the results as they are now, against the references that are chosen now."""
+        if self._comparing:
+            return
+        shown = self.results.results
+        chosen = {row.volume.GetID(): row.reference.GetID() for row in self._chosen() if row.reference is not None}
+        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
+        work = scores_of_nodes.score_results_in_pieces(self.results.as_corrected(chosen), self._task, tolerance)
+        self._begin_scoring(work, _("SIFA scores"), _("Scored again"), lambda: self.results.results is shown)
 
     def _update_compare(self, _node: Any = None) -> None:
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
@@ -731,17 +709,35 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
+        work = compare_in_pieces(first, second, tolerance=tolerance)
+        self._begin_scoring(work, _("SIFA comparison"), _("Compared"))
+
+    def _begin_scoring(
+        self, work: Work[ScoreTable], name: str, told: str, still_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Score piece by piece what is in the scene.
+
+        Args:
+            work: That makes the scores.
+            name: Of their table.
+            told: What to say when they are there.
+            still_wanted: Asked then whether to show them.
+        """
         self._comparing = True
         self._update_compare()
         self._say(_("Comparing..."))
-        self._pieces.add(self._show_comparison(compare_in_pieces(first, second, tolerance=tolerance)))
+        self._pieces.add(self._show_when_made(work, name, told, still_wanted))
 
-    def _show_comparison(self, comparison: Work[ScoreTable]) -> Work[None]:
+    def _show_when_made(
+        self, work: Work[ScoreTable], name: str, told: str, still_wanted: Callable[[], bool]
+    ) -> Work[None]:
         try:
-            scores = yield from comparison
-            alone = ", ".join(scores.unmatched)
-            self._say(_("Compared; only one has: {alone}.").format(alone=alone) if alone else _("Compared."))
-            self.results.show_scores(scores, _("SIFA comparison"))
+            scores = yield from work
+            if still_wanted():
+                alone = ", ".join(scores.unmatched)
+                only = _("{told}; only one has: {alone}.").format(told=told, alone=alone)
+                self._say(only if alone else f"{told}.")
+                self.results.show_scores(scores, name)
         except InputError as error:
             self._say(str(error), error=True)
         except Exception:  # Slicer's exports raise what they like

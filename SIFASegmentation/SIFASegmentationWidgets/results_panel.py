@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,40 +11,19 @@ from typing import TYPE_CHECKING, Any
 import qt
 import slicer
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from SIFASegmentationLib.errors import InputError
 
 from . import nodes, score_tables
-from .segmentation_run import SegmentationResult
+from .shown_results import ShownResult
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.scores import ScoreTable
 
 
-@dataclass(frozen=True)
-class ShownResult:
-    """What came of a volume, by the IDs of nodes: those that a user deletes must not live on here."""
-
-    volume_id: str
-    segmentation_id: str
-    confidence: tuple[float | None, ...]
-    slice_axis: int
-
-    @classmethod
-    def of(cls, result: SegmentationResult) -> ShownResult:
-        """Of what a run gave."""
-        there = [nodes.if_in_scene(node) for node in (result.volume, result.segmentation)]
-        volume, segmentation = (node.GetID() if node is not None else "" for node in there)
-        return cls(volume, segmentation, tuple(result.confidence), result.slice_axis)
-
-    @property
-    def volume(self) -> Any | None:
-        """Its node; None where that has left the scene."""
-        return slicer.mrmlScene.GetNodeByID(self.volume_id) if self.volume_id else None
-
-
-class ResultsPanel:
-    """Shows one run, or one comparison."""
+class ResultsPanel(VTKObservationMixin):
+    """Shows one run, or one comparison; notices when what was scored is changed."""
 
     def __init__(self, ui: Any, say: Callable[..., None]) -> None:
         """
@@ -52,9 +31,12 @@ class ResultsPanel:
             ui: The module's widgets by name.
             say: Shows a text on the status line, in red with `error=True`.
         """
+        VTKObservationMixin.__init__(self)
         self._ui, self._say = ui, say
         self.scores: ScoreTable | None = None
         self.results: tuple[ShownResult, ...] = ()
+        self._corrected: set[str] = set()  # IDs of results that are no longer the model's alone,
+        self._unscored = False  # and whether one of them has changed since the scores.
         self._name, self._node_id, self._least_sure = "", "", 0
         for button, method in (
             (ui.copyButton, self._copy), (ui.exportButton, self._export), (ui.plotButton, self._plot_scores),
@@ -66,14 +48,52 @@ class ResultsPanel:
 
     def clear(self) -> None:
         """Show nothing: the scene was closed."""
-        self.scores, self.results, self._node_id, self._least_sure = None, (), "", 0
+        self.take(())
+        self._node_id = ""
         self.refresh()
 
-    def take(self, results: Sequence[SegmentationResult]) -> tuple[ShownResult, ...]:
+    def take(self, results: tuple[ShownResult, ...]) -> None:
         """The results of a run, in place of those before, without any scores yet."""
-        self.results, self._least_sure = tuple(map(ShownResult.of, results)), 0
-        self.scores = None
-        return self.results
+        self.removeObservers()
+        self.results, self.scores, self._least_sure = results, None, 0
+        self._corrected, self._unscored = set(), False
+        for result in results:
+            for node in (result.segmentation, result.baseline):
+                if node is not None:
+                    self._watch(node)
+
+    def _watch(self, segmentation: Any) -> None:
+        """Notice when somebody draws in it; surfaces that are made, names and colours change nothing of the scores."""
+        node_id = segmentation.GetID()
+
+        def note(_caller: Any, _event: Any) -> None:
+            self._corrected.add(node_id)
+            if not self._unscored:
+                self._unscored = True
+                self.refresh()
+
+        event = slicer.vtkSegmentation.SourceRepresentationModified
+        self.addObserver(segmentation.GetSegmentation(), event, note)
+
+    def as_corrected(self, references: Mapping[str, str]) -> tuple[ShownResult, ...]:
+        """The results as they are to be scored now.
+
+        What the model said of a result that somebody has corrected since, no longer counts.
+
+        Args:
+            references: IDs of other references than those that the run had, by the IDs of volumes.
+        """
+        self._unscored = False
+        return tuple(
+            replace(
+                result,
+                reference_id=references.get(result.volume_id, result.reference_id),
+                estimates={} if result.segmentation_id in self._corrected else result.estimates,
+                baseline_estimates={} if result.baseline_id in self._corrected else result.baseline_estimates,
+                doubts={} if result.segmentation_id in self._corrected else result.doubts,
+            )
+            for result in self.results
+        )
 
     def look(self) -> None:
         """Show the result of the volume that is shown, or of the first one."""
@@ -105,6 +125,8 @@ class ResultsPanel:
         for button in (self._ui.copyButton, self._ui.exportButton, self._ui.showTableButton):
             button.enabled = has_scores
         has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
+        self._ui.rescoreButton.enabled = any(result.segmentation is not None for result in self.results)
+        self._ui.rescoreButton.text = _("Score again: corrected since") if self._unscored else _("Score again")
         self._ui.plotButton.enabled = has_dice
         self._ui.plotButton.toolTip = (
             _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")
@@ -177,7 +199,7 @@ class ResultsPanel:
         """
         slicer.util.setSliceViewerLayers(background=result.volume, rotateToVolumePlane=in_its_planes)
         for other in self.results:
-            node = slicer.mrmlScene.GetNodeByID(other.segmentation_id) if other.segmentation_id else None
+            node = other.segmentation
             if node is not None and node.GetDisplayNode() is not None:
                 node.GetDisplayNode().SetVisibility(other == result)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import nan
 from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
+from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.work import Work
 
 from . import nodes, structures_of_nodes
 from .part_voxels import voxels_of
+from .shown_results import ShownResult
 
 if TYPE_CHECKING:
-    from SIFASegmentationLib.scores import Row
+    from SIFASegmentationLib.scores import Row, ScoreTable
 
 
 def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, tolerance: float) -> Work[list[Row]]:
@@ -46,6 +50,40 @@ def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, t
     unscored = volume_rows(segmentation, volume, task, _("not in the reference"))
     rows = {row.structure: row for row in (*unscored, *scored)}
     return [rows[structure.name] for structure in task.structures]
+
+
+def score_results_in_pieces(results: Sequence[ShownResult], task: Any, tolerance: float) -> Work[ScoreTable]:
+    """Scores of results where they have a reference that can be used, the structures' volumes where not."""
+    from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
+
+    rows: list[Row] = []
+    subjects = nodes.unique_names([result.volume for result in results if result.volume is not None])
+    compares = any(result.baseline_id for result in results)
+    for result in results:
+        volume, reference = result.volume, result.reference
+        for segmentation, estimates, doubts, method in (
+            (result.segmentation, result.estimates, result.doubts, _("adapted") if compares else ""),
+            (result.baseline, result.baseline_estimates, {}, _("without adaptation")),
+        ):
+            if volume is None or segmentation is None:
+                continue
+            if reference is None:
+                made = volume_rows(segmentation, volume, task, _("no reference"))
+                yield
+            else:
+                try:
+                    made = yield from score_in_pieces(segmentation, reference, volume, task, tolerance)
+                except InputError as error:
+                    # One reference that can't be used does not take the others' scores away.
+                    made = volume_rows(segmentation, volume, task, str(error))
+            rows += [
+                replace(
+                    row, subject=subjects[volume.GetID()], method=method, estimate=estimates.get(row.structure),
+                    note="; ".join(filter(None, (row.note, doubts.get(row.structure)))),
+                )
+                for row in made
+            ]  # fmt: skip
+    return ScoreTable(tuple(rows), tolerance=tolerance)
 
 
 def volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:

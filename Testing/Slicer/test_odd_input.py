@@ -358,7 +358,9 @@ def test_the_confidence_of_a_slice_is_at_its_place(module: Any, patient: tuple[A
         result.segmentation, result.segmentation.GetSegmentation().GetNthSegmentID(0), volume
     )
     assert set(np.flatnonzero(labels.any(axis=(1, 2)))) <= set(seen)
-    module.widget.results.take([result])
+    from SIFASegmentationWidgets.shown_results import ShownResult  # noqa: PLC0415
+
+    module.widget.results.take((ShownResult.of(result),))
     assert all(index in seen for _result, index, _value in module.widget.results.unsure_slices())
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from math import isnan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,13 +321,70 @@ def test_what_speaks_against_a_structure_stands_in_its_row(
     run = module.widget.run
     process_events_until(lambda: module.widget.run is None, 60)
     from SIFASegmentationLib.work import result_of  # noqa: PLC0415
+    from SIFASegmentationWidgets.scores_of_nodes import score_results_in_pieces  # noqa: PLC0415
+    from SIFASegmentationWidgets.shown_results import results_of  # noqa: PLC0415
 
     (result,) = run.results
     result.doubts = {"spleen": "nothing was found"}
-    table = result_of(module.widget.logic.score_in_pieces(run))
+    table = result_of(score_results_in_pieces(results_of(run), run.task, 2.0))
     notes = {row.structure: row.note for row in table.rows}
     assert notes["spleen"].endswith("nothing was found")
     assert "nothing was found" not in notes["liver"]
+
+
+def test_a_corrected_result_is_scored_again(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
+    volume, reference = patient
+    ui = module.widget.ui
+    assert not ui.rescoreButton.enabled
+    run = begin(module, volume)
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert isnan(module.widget.results.scores.rows[0].scores.dice)
+    assert ui.rescoreButton.enabled
+    assert ui.rescoreButton.text == "Score again"
+
+    def score_again() -> dict[str, Any]:
+        before = module.widget.results.scores
+        ui.rescoreButton.click()
+        process_events_until(lambda: module.widget.results.scores is not before, 60)
+        assert ui.statusLabel.text == "Scored again."
+        return {row.structure: row for row in module.widget.results.scores.rows}
+
+    # A reference that is chosen later.
+    choose(module, volume, None, reference)
+    first = score_again()
+    assert 0 < first["spleen"].scores.dice < 1
+    assert first["spleen"].estimate is not None
+    # Made by the model, then mended by hand.
+    (result,) = run.results
+    mended = result.segmentation.GetSegmentation()
+    keys = {mended.GetSegment(key).GetName(): key for key in mended.GetSegmentIDs()}
+    truth = reference.GetSegmentation()
+    of_truth = {truth.GetSegment(key).GetName(): key for key in truth.GetSegmentIDs()}
+    right = slicer.util.arrayFromSegmentBinaryLabelmap(reference, of_truth["spleen"], volume)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(right, result.segmentation, keys["spleen"], volume)
+    assert ui.rescoreButton.text == "Score again: corrected since"
+    second = score_again()
+    assert second["spleen"].scores.dice == 1
+    assert second["liver"].scores.dice == first["liver"].scores.dice
+    # What the model said of its own result is not said of a corrected one.
+    assert all(row.estimate is None for row in second.values())
+    assert ui.rescoreButton.text == "Score again"
+    slicer.mrmlScene.RemoveNode(result.segmentation)
+    module.widget.results.refresh()
+    assert not ui.rescoreButton.enabled
+
+
+def test_surfaces_and_names_are_no_corrections(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    run = begin(module, patient[0])
+    process_events_until(lambda: module.widget.run is None, 60)
+    (result,) = run.results
+    result.segmentation.CreateClosedSurfaceRepresentation()
+    segmentation = result.segmentation.GetSegmentation()
+    segmentation.GetSegment(segmentation.GetNthSegmentID(0)).SetName("hepar")
+    segmentation.GetSegment(segmentation.GetNthSegmentID(0)).SetColor(1, 0, 0)
+    assert module.widget.ui.rescoreButton.text == "Score again"
 
 
 def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path, process_events_until: Any) -> None:

@@ -1,0 +1,83 @@
+"""What came of a segmented volume, by the IDs of nodes: those that a user deletes must not live on here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import slicer
+
+from . import nodes
+from .segmentation_run import SegmentationResult, SegmentationRun
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.quality import Estimate
+
+
+@dataclass(frozen=True)
+class ShownResult:
+    """What came of one volume. Nodes are None where they have left the scene.
+
+    Attributes:
+        volume_id: Of what was segmented.
+        segmentation_id: Of its structures; empty if there are none.
+        baseline_id: Of the structures by the model without adaptation, if asked for.
+        reference_id: Of what to score these against, if there is something.
+        confidence: See `SegmentationResult`, as all that follow.
+    """
+
+    volume_id: str
+    segmentation_id: str = ""
+    baseline_id: str = ""
+    reference_id: str = ""
+    confidence: tuple[float | None, ...] = ()
+    slice_axis: int = 0
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: SegmentationResult, reference: Any | None = None) -> ShownResult:
+        """Of what a run gave, and a node to score it against."""
+        return cls(
+            _id(result.volume),
+            _id(result.segmentation),
+            _id(result.baseline),
+            _id(reference),
+            tuple(result.confidence),
+            result.slice_axis,
+            result.estimates,
+            result.baseline_estimates,
+            result.doubts,
+        )
+
+    @property
+    def volume(self) -> Any | None:
+        return _node(self.volume_id)
+
+    @property
+    def segmentation(self) -> Any | None:
+        return _node(self.segmentation_id)
+
+    @property
+    def baseline(self) -> Any | None:
+        return _node(self.baseline_id)
+
+    @property
+    def reference(self) -> Any | None:
+        return _node(self.reference_id)
+
+
+def results_of(run: SegmentationRun) -> tuple[ShownResult, ...]:
+    """What came of a run's volumes."""
+    references = {_id(row.volume): row.reference for row in run.rows}
+    return tuple(ShownResult.of(result, references.get(_id(result.volume))) for result in run.results)
+
+
+def _id(node: Any | None) -> str:
+    there = nodes.if_in_scene(node)
+    return there.GetID() if there is not None else ""
+
+
+def _node(node_id: str) -> Any | None:
+    return slicer.mrmlScene.GetNodeByID(node_id) if node_id else None
