@@ -229,7 +229,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         regions: Sequence[Any | None] | None = None,
         output: Any | None = None,
     ) -> list[SegmentationResult]:
-        """Segment volume nodes and wait; the window stays alive meanwhile.
+        """Segment volume nodes and wait; the window lives while the process works.
 
         Args:
             volumes: Scalar volume nodes, or a single one.
@@ -413,6 +413,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
         self._pieces.stop()
+        self._comparing = False
+        self._update_compare()
         self.results.clear()
         self._show_warnings(None)
         if self.parent.isEntered:
@@ -667,7 +669,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
         scores = None  # Never those of the run before.
         try:
-            scores = yield from scores_of_nodes.score_results_in_pieces(shown, run.task, self._tolerance)
+            as_they_are = self.results.as_corrected({})
+            scores = yield from scores_of_nodes.score_results_in_pieces(as_they_are, run.task, self._tolerance)
         except Exception:  # Slicer's exports raise what they like; the result itself is there
             logging.exception("The result could not be scored.")
             self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
@@ -683,7 +686,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._comparing:
             return
         shown = self.results.results
-        chosen = {row.volume.GetID(): row.reference.GetID() for row in self._chosen() if row.reference is not None}
+        chosen = {row.volume.GetID(): row.reference.GetID() if row.reference else "" for row in self._chosen()}
         tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
         work = scores_of_nodes.score_results_in_pieces(self.results.as_corrected(chosen), self._task, tolerance)
         self._begin_scoring(work, _("SIFA scores"), _("Scored again"), lambda: self.results.results is shown)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .work import Work
+
 Box = tuple[slice, ...]
+MOST_VOXELS = 2**28
+"""Of a grid that is made to hold two labelmaps: those of two frames of coordinates would need any number."""
+_SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
+_PLANES = 16  # Whose parts are looked for in one piece.
 
 
 def labelled_box(labels: NDArray[np.integer]) -> Box | None:
@@ -23,6 +29,31 @@ def common_box(one: Box | None, other: Box | None) -> Box:
     if one is None or other is None:
         return one or other or (slice(0, 0),) * 3
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+
+
+def boxes_of_values(labels: NDArray[np.integer]) -> Work[dict[int, Box]]:
+    """The smallest box of labels (k, j, i), integers of up to 16 bits, that holds a value, for each of them above 0;
+    some planes a piece."""
+    from scipy import ndimage  # noqa: PLC0415  not every Slicer has it
+
+    boxes: dict[int, Box] = {}
+    for first in range(0, len(labels), _PLANES):
+        found = ndimage.find_objects(labels[first : first + _PLANES])
+        for value, box in enumerate(found, 1):
+            if box is not None:
+                k, j, i = box
+                moved = slice(k.start + first, k.stop + first), j, i
+                boxes[value] = common_box(boxes.get(value), moved)
+        yield
+    return boxes
+
+
+def covered_voxels(points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The voxels that lie between points (n, 3) of a grid, whose voxel (0, 0, 0) has its centre at the origin: the
+    first one, and the one after the last."""
+    faces = points + 0.5
+    first, end = np.floor(faces.min(0) + _SLACK), np.ceil(faces.max(0) - _SLACK)
+    return first.astype(np.int64), end.astype(np.int64)
 
 
 def values_in(labels: NDArray[np.generic]) -> list[int]:

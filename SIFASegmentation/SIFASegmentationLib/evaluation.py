@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .boxes import labelled_box, values_in
+from .boxes import MOST_VOXELS, covered_voxels, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
@@ -19,9 +19,6 @@ from .scores import Row, ScoreTable
 from .structures import Task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
-
-_SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
-_MOST_VOXELS = 2**28  # Of a grid for both: files of two frames of coordinates would need any number.
 
 
 def evaluate(
@@ -120,15 +117,14 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     # The outer faces of the labelled voxels, as indices of the prediction's grid.
     faces = [(part.start - 0.5, part.stop - 0.5) for part in reversed(box)]
     corners = np.array(list(itertools.product(*faces))) @ reference.geometry.axes_mm.T + reference.geometry.origin
-    indices = geometry.index_of(corners) + 0.5
-    first, last = np.floor(indices.min(0) + _SLACK).astype(int), np.ceil(indices.max(0) - _SLACK).astype(int)
+    first, last = covered_voxels(geometry.index_of(corners))
     if (first >= 0).all() and (last <= geometry.size).all():
         return prediction, []
     own = labelled_box(prediction.array) or (slice(0, 1),) * 3
     first = np.minimum(first, [part.start for part in reversed(own)])
     last = np.maximum(last, [part.stop for part in reversed(own)])
     i, j, k = (last - first).tolist()
-    if i * j * k > _MOST_VOXELS:
+    if i * j * k > MOST_VOXELS:
         return prediction, ["the two lie far apart: check that they are of the same volume"]
     x, y, z = (geometry.axes_mm @ first + geometry.origin).tolist()
     array = np.zeros((k, j, i), prediction.array.dtype)

@@ -186,7 +186,10 @@ class Job:
         return state
 
     def is_alive(self) -> bool:
-        """Whether a process works on this job now, on this machine or on another that shares the disk."""
+        """Whether a process works on this job now, on this machine or on another that shares the disk.
+
+        The clocks of both have to agree to a fraction of `LOST_AFTER_SECONDS`.
+        """
         beat = self.last_beat()
         if beat is None or time.time() - beat["time"] > LOST_AFTER_SECONDS:
             return False
@@ -353,10 +356,11 @@ def process_exists(process: int) -> bool:
     """Whether a process of this number runs on this machine."""
     if sys.platform == "win32":
         synchronize, still_running = 0x00100000, 0x00000102
-        kernel = ctypes.windll.kernel32
+        access_denied = 5  # Of another user's: it is there.
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         handle = kernel.OpenProcess(synchronize, False, process)
         if not handle:
-            return False
+            return ctypes.get_last_error() == access_denied
         try:
             return bool(kernel.WaitForSingleObject(handle, 0) == still_running)
         finally:

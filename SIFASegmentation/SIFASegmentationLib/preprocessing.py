@@ -108,29 +108,13 @@ class Placement:
         restored[:, 0, :, ~columns] = 1
         return restored
 
-    def canvas(self, dtype: type[_Scalar], fill: float = 0) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
-        """A new array (k, j, i) on the volume's grid, and its field of view (n, rows, columns) to write to.
+    def canvas(self, dtype: type[_Scalar]) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
+        """A new array (k, j, i) of zeros on the volume's grid, and its field of view (n, rows, columns) to write to.
 
         Writing slab by slab to the view, a caller never holds a second copy of the volume.
         """
-        array: NDArray[_Scalar] = np.full(self.geometry.shape, fill, dtype=dtype)
+        array: NDArray[_Scalar] = np.zeros(self.geometry.shape, dtype)
         return array, self.view(array)
-
-    def restore_labels(self, slabs: Iterable[NDArray[np.integer[Any]]], name: str) -> Volume:
-        """The labelmap (uint8) on the volume's own grid, background outside the field of view.
-
-        Args:
-            slabs: Labels (b, rows, columns) of the field of view, slab after slab, n slices in all.
-            name: Name of the labelmap.
-        """
-        array, view = self.canvas(np.uint8)
-        start = 0
-        for slab in slabs:
-            view[start : start + len(slab)] = slab
-            start += len(slab)
-        if start != len(self):
-            raise ValueError(f"{start} slices of labels for a field of view of {len(self)}")
-        return Volume(array, self.geometry, name)
 
     @cached_property
     def _weights_to_grid(self) -> tuple[Float32Array, Float32Array]:

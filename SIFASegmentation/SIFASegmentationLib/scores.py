@@ -140,10 +140,12 @@ class ScoreTable:
         ]
 
     def counts(self) -> list[Counts]:
-        """For each method and structure, the subjects by which masks were empty."""
+        """For each method and structure, the subjects by which masks were empty; those without a reference are none of
+        them."""
         counted = []
         for (method, structure), rows in self._by_method_and_structure(self.rows).items():
-            empty = [(row.scores.prediction_ml == 0, row.scores.reference_ml == 0) for row in rows]
+            referred = [row.scores for row in rows if not isnan(row.scores.reference_ml)]
+            empty = [(scores.prediction_ml == 0, scores.reference_ml == 0) for scores in referred]
             both, one = sum(p and r for p, r in empty), sum(p != r for p, r in empty)
             counted.append(Counts(structure, len(empty) - both - one, both, one, method))
         return counted

@@ -34,6 +34,7 @@ BATCH = 4
 """Slices at a time: on a processor 8 are hardly faster, and the first are seen twice as late."""
 _HALF_CELL = 4
 """Half of the cells of 8 x 8 pixels to which E comes down, and between whose centres C1's map is interpolated."""
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
 
 
@@ -91,9 +92,11 @@ class Segmentor:
         self._usual = Usual() if baseline else bundle.manifest.usual
         self.bundle = bundle
         self.manifest = bundle.manifest
-        model, providers = bundle.read(self._file), providers_of(device)
+        model = bundle.read(self._file)
         try:
-            self._session = open_session(model, providers, threads)
+            self._session = start_session(model, device, threads)
+        except InputError:
+            raise
         except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
             raise InputError(
                 f"{bundle.path / self._file} can't be loaded ({_first_line(error)})", "export it again"
@@ -110,7 +113,15 @@ class Segmentor:
 
         Border and padding tell the networks where they are: a part of the grid gives another answer.
         """
-        (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
+        try:
+            (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
+        except Exception as error:  # see above
+            if self.device == "cpu" or "alloc" not in str(error).lower():
+                raise
+            raise InputError(
+                f"The GPU's memory does not hold {len(slices)} slices",
+                "end what else uses it, or choose the device cpu",
+            ) from error
         result: Float32Array = probabilities
         return result
 
@@ -289,6 +300,25 @@ def slice_confidence(probabilities: Float32Array) -> Float32Array:
     return confidence
 
 
+def start_session(model: bytes, device: str, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime with a model, on auto, cpu or cuda.
+
+    Raises:
+        InputError: The device is unknown or not there.
+    """
+    providers = providers_of(device)
+    session = open_session(model, providers, threads)
+    if _CUDA not in providers or device_of(session) == "cuda":
+        return session
+    # It lists what it was built with; without the libraries of CUDA it quietly takes the processor, and a slow form.
+    if device == "cuda":
+        raise InputError(
+            "ONNX Runtime can't start CUDA here",
+            "install the versions of CUDA and cuDNN that it was built for, or choose the device cpu",
+        )
+    return open_session(model, [_CPU], threads)
+
+
 def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> onnxruntime.InferenceSession:
     """ONNX Runtime with a model; from bytes, so that what was checked is what runs, and can't name other files.
 
@@ -297,7 +327,7 @@ def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> on
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if list(providers) == ["CPUExecutionProvider"]:
+    if list(providers) == [_CPU]:
         fast = with_fast_convolutions(model)
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(values) for values in fast.filters.values()]
         options.add_external_initializers(list(fast.filters), values)
@@ -307,7 +337,7 @@ def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> on
 
 def device_of(session: onnxruntime.InferenceSession) -> str:
     """Where a session runs: cpu or cuda."""
-    return "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+    return "cuda" if _CUDA in session.get_providers() else "cpu"
 
 
 def providers_of(device: str) -> list[str]:
@@ -319,10 +349,9 @@ def providers_of(device: str) -> list[str]:
     available = onnxruntime.get_available_providers()
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"The device '{device}' is unknown", "choose auto, cpu or cuda")
-    if device == "cuda" and "CUDAExecutionProvider" not in available:
+    if device == "cuda" and _CUDA not in available:
         raise InputError("ONNX Runtime has no CUDA here", "install onnxruntime-gpu, or choose the device cpu")
-    use_cuda = device != "cpu" and "CUDAExecutionProvider" in available
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if use_cuda else ["CPUExecutionProvider"]
+    return [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
 
 
 def _first_line(error: Exception) -> str:

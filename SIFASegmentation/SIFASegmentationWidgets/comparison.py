@@ -11,13 +11,14 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.boxes import common_box
+from SIFASegmentationLib.boxes import MOST_VOXELS, Box, boxes_of_values, common_box
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.scores import Row, ScoreTable
 from SIFASegmentationLib.work import Work
 
 from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
-from .part_voxels import voxels_of
+from .part_voxels import PartVoxels, voxels_of
+from .reach import common_reach, reach, reaches_out
 from .structures_of_nodes import Part, parts_of
 
 
@@ -32,13 +33,6 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
     Raises:
         InputError: No two parts match, or neither node knows a grid to compare on.
     """
-    with common_grid(first, second) as grid:
-        return (yield from _compare_on(grid, first, second, tolerance))
-
-
-def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[ScoreTable]:
-    from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
-
     for node in (first, second):
         if not is_segmentation(node):
             array_of(node)  # One without an image has no parts, which would be told as names that don't match.
@@ -51,26 +45,52 @@ def _compare_on(grid: Any, first: Any, second: Any, tolerance: float) -> Work[Sc
             ),
             _("rename the segments"),
         )
-    i, j, k = geometry_from_node(grid).spacing
-    subject = f"{first.GetName()} / {second.GetName()}"
-    predicted = voxels_of(first, [one.key for one, _other in pairs], grid)
-    referred = voxels_of(second, [other.key for _one, other in pairs], grid)
-    rows = []
-    for (one, _other), (_key, ours_in), (_its_key, theirs_in) in zip(pairs, predicted, referred, strict=True):
-        box = common_box(ours_in.where, theirs_in.where)
-        # As labelmaps with one value, which are cropped to what has it.
-        masks = ours_in.mask(box).view(np.uint8), theirs_in.mask(box).view(np.uint8)
-        scored = yield from score_labelmaps_in_pieces(*masks, (k, j, i), [1], tolerance=tolerance)
-        scores = scored[1]
-        empty = [who for who, ml in ((first.GetName(), scores.prediction_ml), (second.GetName(), scores.reference_ml))
-                 if ml == 0]  # fmt: skip
-        note = _("{names} empty").format(names=_(" and ").join(empty)) if empty else ""
-        rows.append(Row(subject, one.name or f"label {one.key}", scores, note))
-        yield
+    rows = yield from _score_pairs(first, second, pairs, tolerance)
     # By identity, since keys of the two nodes may be equal.
     matched = {id(part) for pair in pairs for part in pair}
     alone = [part.name or part.key for part in (*ours, *theirs) if id(part) not in matched]
     return ScoreTable(tuple(rows), tolerance=tolerance, unmatched=tuple(dict.fromkeys(alone)))
+
+
+def _score_pairs(first: Any, second: Any, pairs: list[tuple[Part, Part]], tolerance: float) -> Work[list[Row]]:
+    from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
+
+    ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
+    rows = []
+    with common_grid(first, second) as known, _wide_enough(known, (first, ours), (second, theirs)) as (grid, note):
+        i, j, k = geometry_from_node(grid).spacing
+        subject = f"{first.GetName()} / {second.GetName()}"
+        predicted, referred = voxels_of(first, ours, grid), voxels_of(second, theirs, grid)
+        ours_tight, theirs_tight = _Tight(), _Tight()
+        for (one, _other), (_key, ours_in), (_its_key, theirs_in) in zip(pairs, predicted, referred, strict=True):
+            voxels = yield from ours_tight.of(ours_in)
+            reference = yield from theirs_tight.of(theirs_in)
+            box = common_box(voxels.where, reference.where)
+            # As labelmaps with one value, which are cropped to what has it.
+            masks = voxels.mask(box).view(np.uint8), reference.mask(box).view(np.uint8)
+            scored = yield from score_labelmaps_in_pieces(*masks, (k, j, i), [1], tolerance=tolerance)
+            scores = scored[1]
+            empty = [who for who, ml in ((first.GetName(), scores.prediction_ml),
+                                         (second.GetName(), scores.reference_ml)) if ml == 0]  # fmt: skip
+            notes = [_("{names} empty").format(names=_(" and ").join(empty)) if empty else "", note]
+            rows.append(Row(subject, one.name or f"label {one.key}", scores, "; ".join(filter(None, notes))))
+            yield
+    return rows
+
+
+class _Tight:
+    """Cuts the voxels of parts to where they are; looks through an array that many share once."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[object, dict[int, Box]] = {}
+
+    def of(self, voxels: PartVoxels) -> Work[PartVoxels]:
+        """The voxels of a part, cut to these."""
+        if voxels.array.dtype.kind not in "iu" or voxels.array.dtype.itemsize > 2:
+            return voxels
+        if voxels.memory not in self._boxes:
+            self._boxes[voxels.memory] = yield from boxes_of_values(voxels.array)
+        return voxels.within(self._boxes[voxels.memory].get(voxels.value))
 
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:
@@ -135,13 +155,60 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
             ),
             _("set a source volume in the Segment Editor"),
         )
-    slicer.mrmlScene.AddNode(made)
-    try:
+    with _in_scene(made):
         yield made
+
+
+@contextmanager
+def _wide_enough(grid: Any, *parts: tuple[Any, list[str]]) -> Iterator[tuple[Any, str]]:
+    """A volume node that holds all voxels of parts of nodes, and a note where it is not the one given: one with the
+    same voxels, which is there for as long as needed. Files are compared so, too (`SIFASegmentationLib.evaluation`).
+    """
+    reached = None
+    for node, keys in parts:
+        reached = common_reach(reached, reach(node, keys, grid))
+    if reached is None or all(not reaches_out(node, keys, grid) for node, keys in parts):
+        yield grid, ""
+        return
+    first, end = reached
+    if np.prod(end - first) > MOST_VOXELS:
+        yield grid, _("the two lie far apart: check that they are of the same volume")
+        return
+    matrix = vtk.vtkMatrix4x4()
+    grid.GetIJKToRASMatrix(matrix)
+    start = matrix.MultiplyPoint((*first.tolist(), 1.0))
+    for axis in range(3):
+        matrix.SetElement(axis, 3, start[axis])
+    voxels = vtk.vtkImageData()
+    voxels.SetDimensions(*(end - first).tolist())
+    voxels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    made = _grid_node(grid.GetName(), matrix, voxels, grid.GetTransformNodeID())
+    with _in_scene(made):
+        yield made, _("{name} does not hold all that is compared, and was widened").format(name=grid.GetName())
+
+
+@contextmanager
+def _in_scene(node: Any) -> Iterator[None]:
+    """A node is in the scene for as long as needed."""
+    slicer.mrmlScene.AddNode(node)
+    try:
+        yield
     finally:
         # The scene may have been closed meanwhile.
-        if if_in_scene(made) is not None:
-            slicer.mrmlScene.RemoveNode(made)
+        if if_in_scene(node) is not None:
+            slicer.mrmlScene.RemoveNode(node)
+
+
+def _grid_node(name: str, ijk_to_ras: Any, voxels: Any, transform: str | None) -> Any:
+    """A volume node, not in the scene and never to be seen, for its grid."""
+    grid = slicer.vtkMRMLScalarVolumeNode()
+    grid.SetName(name)
+    grid.SetHideFromEditors(True)
+    grid.SetSaveWithScene(False)
+    grid.SetIJKToRASMatrix(ijk_to_ras)
+    grid.SetAndObserveImageData(voxels)
+    grid.SetAndObserveTransformNodeID(transform)
+    return grid
 
 
 def _grid_of(node: Any) -> Any | None:
@@ -167,11 +234,4 @@ def _remembered_grid(node: Any) -> Any | None:
     voxels = vtk.vtkImageData()
     voxels.SetDimensions(*image.GetDimensions())
     voxels.GetPointData().SetScalars(image.GetPointData().GetScalars())
-    grid = slicer.vtkMRMLScalarVolumeNode()
-    grid.SetName(node.GetName())
-    grid.SetHideFromEditors(True)
-    grid.SetSaveWithScene(False)
-    grid.SetIJKToRASMatrix(matrix)
-    grid.SetAndObserveImageData(voxels)
-    grid.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    return grid
+    return _grid_node(node.GetName(), matrix, voxels, node.GetTransformNodeID())

@@ -139,11 +139,24 @@ def segmentation_from_labels(
     return segmentation_node
 
 
+def state_of(segmentation_node: Any) -> tuple[tuple[str, int, int], ...]:
+    """What is another after every change of the voxels, and of which segments there are; the same after one of names,
+    colours or surfaces."""
+    segmentation = segmentation_node.GetSegmentation()
+    source, states = segmentation.GetSourceRepresentationName(), []
+    for key in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(key)
+        layer = segment.GetRepresentation(source)
+        states.append((key, segment.GetLabelValue(), layer.GetMTime() if layer is not None else 0))
+    return tuple(states)
+
+
 def surfaces_in_pieces(segmentation_node: Any) -> Work[None]:
     """Give a segmentation of labelmaps its closed surfaces: a segment a piece, where Slicer makes all in one go."""
     segmentation, surfaces = segmentation_node.GetSegmentation(), {}
     for key in segmentation.GetSegmentIDs():
-        surfaces[key] = _closed_surface(segmentation, key)
+        if segmentation.GetSegment(key) is not None:  # It may have been removed meanwhile.
+            surfaces[key] = _closed_surface(segmentation, key)
         yield
     for key, surface in surfaces.items():
         segment = segmentation.GetSegment(key)

@@ -8,7 +8,7 @@ own, and more time than a window may take. Every other segment is exported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,20 @@ class PartVoxels:
     value: int
     where: Box
     resampled: bool = False
+
+    @property
+    def memory(self) -> tuple[int, Shape]:
+        """What the voxels of two parts have in common that lie in one array."""
+        return self.array.__array_interface__["data"][0], self.array.shape
+
+    def within(self, box: Box | None) -> PartVoxels:
+        """The same, of a box of the array that has all of its voxels; none where it has no voxel."""
+        box = box or (slice(0, 0),) * 3
+        where = tuple(
+            slice(whole.start + part.start, whole.start + part.stop)
+            for whole, part in zip(self.where, box, strict=True)
+        )
+        return replace(self, array=self.array[box], where=where)
 
     def count(self) -> int:
         """Number of voxels."""

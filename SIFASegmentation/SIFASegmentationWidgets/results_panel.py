@@ -35,8 +35,7 @@ class ResultsPanel(VTKObservationMixin):
         self._ui, self._say = ui, say
         self.scores: ScoreTable | None = None
         self.results: tuple[ShownResult, ...] = ()
-        self._corrected: set[str] = set()  # IDs of results that are no longer the model's alone,
-        self._unscored = False  # and whether one of them has changed since the scores.
+        self._scored: dict[str, Any] = {}  # States of segmentations when they were scored, by ID.
         self._name, self._node_id, self._least_sure = "", "", 0
         for button, method in (
             (ui.copyButton, self._copy), (ui.exportButton, self._export), (ui.plotButton, self._plot_scores),
@@ -56,24 +55,25 @@ class ResultsPanel(VTKObservationMixin):
         """The results of a run, in place of those before, without any scores yet."""
         self.removeObservers()
         self.results, self.scores, self._least_sure = results, None, 0
-        self._corrected, self._unscored = set(), False
-        for result in results:
-            for node in (result.segmentation, result.baseline):
-                if node is not None:
-                    self._watch(node)
+        self._scored = {key: state for result in results for key, state in result.made.items()}
+        for node in self._segmentations():
+            for event in (
+                slicer.vtkSegmentation.SourceRepresentationModified,
+                slicer.vtkSegmentation.SegmentAdded,
+                slicer.vtkSegmentation.SegmentRemoved,
+            ):
+                self.addObserver(node.GetSegmentation(), event, self._show_whether_scored)
 
-    def _watch(self, segmentation: Any) -> None:
-        """Notice when somebody draws in it; surfaces that are made, names and colours change nothing of the scores."""
-        node_id = segmentation.GetID()
+    def _segmentations(self) -> list[Any]:
+        """All that are scored, and are in the scene."""
+        both = [node for result in self.results for node in (result.segmentation, result.baseline)]
+        return [node for node in both if node is not None]
 
-        def note(_caller: Any, _event: Any) -> None:
-            self._corrected.add(node_id)
-            if not self._unscored:
-                self._unscored = True
-                self.refresh()
-
-        event = slicer.vtkSegmentation.SourceRepresentationModified
-        self.addObserver(segmentation.GetSegmentation(), event, note)
+    def _show_whether_scored(self, _caller: Any = None, _event: Any = None) -> None:
+        there = self._segmentations()
+        changed = any(nodes.state_of(node) != self._scored.get(node.GetID()) for node in there)
+        self._ui.rescoreButton.enabled = bool(there)
+        self._ui.rescoreButton.text = _("Score again: corrected since") if changed else _("Score again")
 
     def as_corrected(self, references: Mapping[str, str]) -> tuple[ShownResult, ...]:
         """The results as they are to be scored now.
@@ -83,14 +83,17 @@ class ResultsPanel(VTKObservationMixin):
         Args:
             references: IDs of other references than those that the run had, by the IDs of volumes.
         """
-        self._unscored = False
+        self._scored = {node.GetID(): nodes.state_of(node) for node in self._segmentations()}
+        self._show_whether_scored()
+        made = {key: state for result in self.results for key, state in result.made.items()}
+        corrected = {key for key, state in self._scored.items() if state != made.get(key)}
         return tuple(
             replace(
                 result,
                 reference_id=references.get(result.volume_id, result.reference_id),
-                estimates={} if result.segmentation_id in self._corrected else result.estimates,
-                baseline_estimates={} if result.baseline_id in self._corrected else result.baseline_estimates,
-                doubts={} if result.segmentation_id in self._corrected else result.doubts,
+                estimates={} if result.segmentation_id in corrected else result.estimates,
+                baseline_estimates={} if result.baseline_id in corrected else result.baseline_estimates,
+                doubts={} if result.segmentation_id in corrected else result.doubts,
             )
             for result in self.results
         )
@@ -125,8 +128,7 @@ class ResultsPanel(VTKObservationMixin):
         for button in (self._ui.copyButton, self._ui.exportButton, self._ui.showTableButton):
             button.enabled = has_scores
         has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
-        self._ui.rescoreButton.enabled = any(result.segmentation is not None for result in self.results)
-        self._ui.rescoreButton.text = _("Score again: corrected since") if self._unscored else _("Score again")
+        self._show_whether_scored()
         self._ui.plotButton.enabled = has_dice
         self._ui.plotButton.toolTip = (
             _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")

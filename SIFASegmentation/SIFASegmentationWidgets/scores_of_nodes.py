@@ -7,6 +7,8 @@ from dataclasses import replace
 from math import nan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
@@ -87,16 +89,29 @@ def score_results_in_pieces(results: Sequence[ShownResult], task: Any, tolerance
 
 
 def volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
-    """Rows with the volume of each structure of a task in ml and no score; `note` says why."""
+    """Rows with the volume of each structure of a task in ml and no score; `note` says why.
+
+    Several segments of one structure are counted as one that holds them all.
+    """
     from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
 
     voxel_ml = nodes.geometry_from_node(volume).voxel_volume_ml
     matched, _by_number = structures_of_nodes.match_parts(structures_of_nodes.parts_of(segmentation), task)
-    keys = {structure.name: key for key, structure in matched.items() if structure is not None}
-    counts = {key: voxels.count() for key, voxels in voxels_of(segmentation, keys.values(), volume)}
     rows = []
     for structure in task.structures:
-        ml = counts.get(keys.get(structure.name, ""), 0) * voxel_ml
+        keys = [key for key, found in matched.items() if found is structure]
+        ml = _count(segmentation, keys, volume) * voxel_ml
         found = note if ml else _("not found; {note}").format(note=note)
         rows.append(Row(volume.GetName(), structure.name, Scores(nan, nan, nan, nan, ml, nan, nan), found))
     return rows
+
+
+def _count(segmentation: Any, keys: list[str], volume: Any) -> int:
+    """Number of voxels that some of a node's parts have."""
+    parts = [voxels for _key, voxels in voxels_of(segmentation, keys, volume)]
+    if len(parts) == 1:
+        return parts[0].count()
+    united = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.bool_)
+    for voxels in parts:
+        voxels.paint(united, 1)
+    return int(np.count_nonzero(united))

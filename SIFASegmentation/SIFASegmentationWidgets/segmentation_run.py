@@ -53,6 +53,7 @@ class SegmentationResult:
         why_files: Why it could not.
         error: Why the volume could not be segmented; empty if it was.
         warnings: What makes the result doubtful.
+        made: States of its segmentations as they came into the scene, by ID (`nodes.state_of`).
     """
 
     volume: Any
@@ -68,6 +69,7 @@ class SegmentationResult:
     why_files: str = ""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class SegmentationRun:
             kill_process(self.process.pid)
 
     def wait(self) -> None:
-        """Wait until the job has ended and its results are in the scene, letting the window live meanwhile."""
+        """Wait until the job has ended and its results are in the scene; the window lives while the process works."""
         self.follower.wait()
         self.pieces.finish()
 
@@ -151,7 +153,8 @@ class SegmentationRun:
     def _events(self, events: list[Event]) -> None:
         for event in events:
             if event.kind == "warning":
-                self.warnings.setdefault(event.data["volume"], []).append(event.data["message"])
+                # One of the events file itself is of no volume.
+                self.warnings.setdefault(event.data.get("volume", -1), []).append(event.data["message"])
             elif event.kind == "device":
                 self.device = event.data["name"]
             elif event.kind == "result":
@@ -178,15 +181,12 @@ class SegmentationRun:
     def _into_scene(self, result: SegmentationResult, data: dict[str, Any]) -> Work[None]:
         output = self.output if data["volume"] == 0 else None
         result.segmentation = yield from self._labels(result, data["labelmap"], _("{volume} segmentation"), output)
-        if result.segmentation is not None:
-            nodes.mark_as_result(result.segmentation)
         yield
         if result.segmentation is not None and self.options.surfaces:
             yield from nodes.surfaces_in_pieces(result.segmentation)
         if "baseline" in data:
             result.baseline = yield from self._labels(result, data["baseline"], _("{volume} without adaptation"))
             if result.baseline is not None:
-                nodes.mark_as_result(result.baseline)
                 result.baseline.GetDisplayNode().SetVisibility(False)
             yield
         for structure, path in data["probabilities"].items():
@@ -210,7 +210,10 @@ class SegmentationRun:
         if volume is None:
             return None
         name = name.format(volume=volume.GetName())
-        return nodes.segmentation_from_labels(labels, volume, self.task, name, nodes.if_in_scene(output))
+        made = nodes.segmentation_from_labels(labels, volume, self.task, name, nodes.if_in_scene(output))
+        nodes.mark_as_result(made)
+        result.made[made.GetID()] = nodes.state_of(made)
+        return made
 
     def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
         """The volume node that a result is of; None if it was deleted or replaced meanwhile.

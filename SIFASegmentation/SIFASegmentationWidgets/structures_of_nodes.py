@@ -19,6 +19,7 @@ from SIFASegmentationLib.errors import InputError
 
 from .nodes import array_of, is_segmentation
 from .part_voxels import is_empty, voxels_of
+from .reach import reaches_out
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,9 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
     if outside:
         note = _("{parts} of {name} does not lie on {volume}")
         notes.append(note.format(parts=", ".join(outside), name=node.GetName(), volume=volume_node.GetName()))
+    elif reaches_out(node, [part.key for part in chosen], volume_node):
+        note = _("some of {name} lies outside of {volume}")
+        notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
     elif resampled:
         note = _("{name} resampled to the grid of {volume}")
         notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))

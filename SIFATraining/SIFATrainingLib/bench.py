@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.segmentation import BATCH, device_of, open_session, providers_of
+from SIFASegmentationLib.segmentation import BATCH, device_of, start_session
 
 from .config import TrainingConfig
 from .devices import describe_device, make_fabric, within_memory
@@ -117,7 +117,7 @@ def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
     networks = model.networks.cpu().eval()
     example = torch.rand(2, 1, size, size) * 2 - 1
     exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
-    session = open_session(exported, providers_of("auto"))
+    session = start_session(exported, "auto")
     slices = np.random.default_rng(0).uniform(-1, 1, (BATCH, 1, size, size)).astype(np.float32)
     times = []
     for _ in range(4):

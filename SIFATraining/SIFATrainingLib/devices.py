@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from SIFASegmentationLib.errors import InputError
 
@@ -36,7 +38,9 @@ def choose_device(device: str) -> str:
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """Device, autocast and process group of one process, started alone, by `torchrun` or by Slurm.
+    """Device, autocast and process group of one process, started alone or by `torchrun`.
+
+    Of what else starts processes, such as Slurm, nothing is taken: it may have started a script that trains alone.
 
     Args:
         device: One of `DEVICES`.
@@ -57,6 +61,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         strategy="ddp" if processes > 1 else "auto",
         precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+        plugins=[TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()],
     )
     fabric.launch()
     return fabric
@@ -65,7 +70,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
 def computes_in_bfloat16(accelerator: str) -> bool:
     """Whether products in bfloat16 are the device's own, and so faster than those in float32."""
     if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # A name that torch keeps for itself, but has long had.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return accelerator == "cpu" and supported is not None and bool(supported())

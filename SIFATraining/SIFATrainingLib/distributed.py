@@ -64,15 +64,15 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def average_gradients(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Mean of each gradient over the processes, in one message."""
+def average(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Mean of each tensor over the processes, in one message; contiguous."""
     if world_size() == 1:
-        return gradients
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        return tensors
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     torch_distributed.all_reduce(flat)
     flat /= world_size()
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def share_of(batch: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The training loop: from a prepared data set to checkpoints.
 
 Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with
-the weights of one that was not.
+the weights of one that was not; in one process, that is: of many, only the first one's pools of fakes are kept.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ class _LossLog:
         self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
 
     def flush(self, iteration: int) -> dict[str, float]:
-        """Means by name over the rows so far, the last of which is `iteration` (counted from 1).
+        """Means by name over the rows so far, the last of which is `iteration` (counted from 1), and the processes.
 
         Raises:
-            InputError: A loss was not finite; names it and its first iteration.
+            InputError: A loss was not finite, in whichever process; names it and its first iteration.
         """
-        values = torch.stack(self.rows).cpu()
+        (values,) = (tensor.cpu() for tensor in distributed.average([torch.stack(self.rows)]))
         self.rows.clear()
         bad = torch.nonzero(~torch.isfinite(values))
         if len(bad):
@@ -246,7 +246,7 @@ class Loop:
             with self.fabric.autocast():
                 return step(batch)
 
-        losses = within_memory(learn, self._batch_too_large)
+        losses = within_memory(learn, lambda: self._batch_too_large(model))
         if model.average:
             model.average.update(averaged_modules(model.networks), done)
         return losses
@@ -272,10 +272,19 @@ class Loop:
         self.pseudo_labels = labels
         self.batches.set_pseudo_labels(labels)
 
-    def _batch_too_large(self) -> InputError:
-        """What to say when memory has run out; finds the largest batch that would have fitted by trying."""
-        largest = largest_batch(self._fits, self.config.batch - 1)
+    def _batch_too_large(self, model: Model) -> InputError:
+        """What to say when memory has run out; finds the largest batch that would have fitted by trying.
+
+        With the model that there is, whose training has ended: another one would need memory of its own.
+        """
         device = self.fabric.device
+        if self.fabric.world_size > 1:
+            # A trial would wait for the other processes, which are somewhere else.
+            return InputError(
+                f"The memory of {device} does not hold a batch of {self.config.batch} for each process",
+                "start a new training with a smaller batch",
+            )
+        largest = largest_batch(lambda batch: self._fits(model, batch), self.config.batch - 1)
         if largest == 0:
             return InputError(
                 f"The memory of {device} does not hold even a batch of 1",
@@ -286,14 +295,12 @@ class Loop:
             f"start a new training with a batch of {largest}, the largest that fits",
         )
 
-    def _fits(self, batch: int) -> bool:
+    def _fits(self, model: Model, batch: int) -> bool:
         if self.fabric.device.type == "cuda":
             torch.cuda.empty_cache()
-        config = self.config.model_copy(update={"batch": batch})
         size = self.dataset.manifest.source.preprocessing.size
         slices = torch.zeros(batch, 1, size, size, device=self.fabric.device)
         try:
-            model = Model.create(self.dataset.classes, config, self.fabric.device)
             with self.fabric.autocast():
                 model.iteration.step(Batch(slices, slices[:, 0].to(torch.uint8), slices))
         except RuntimeError as error:

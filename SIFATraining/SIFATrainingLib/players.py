@@ -31,12 +31,22 @@ class Player:
 
     def move(self, gradients: Sequence[Tensor]) -> None:
         """One step of the optimiser."""
-        for parameter, gradient in zip(self.parameters, distributed.average_gradients(gradients), strict=True):
-            parameter.grad = gradient
+        for parameter, gradient in zip(self.parameters, distributed.average(gradients), strict=True):
+            parameter.grad = _laid_out_as(parameter, gradient)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         # Autocast keeps bfloat16 copies of the weights as they were: passes to come have to see them as they are.
         torch.clear_autocast_cache()
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, in memory where its parameter has its numbers: fused optimisers go through both as they lie there.
+
+    Weights are in the channels-last order, averages over processes and what MPS computes are not.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def adversary(modules: Iterable[nn.Module], config: TrainingConfig) -> Player:

@@ -29,6 +29,7 @@ _PACKAGES = {  # What is imported, and what pip calls it.
     "torch": "torch", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors", "onnx": "onnx",
     "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "PIL": "pillow",
 }  # fmt: skip
+_LEAST_TORCH = (2, 6)  # Whose exporter to ONNX is the one that is used.
 _USABLE = 0.9  # Of free memory and disk; the rest is what the estimate does not know of.
 _LONG_SECONDS = 3 * 24 * 3600.0
 _PIXEL_BYTES = 3  # In the prepared data set: two of intensity, one of label.
@@ -137,20 +138,23 @@ def check_computer(
         )
         written = sum(_bytes_written(estimate) for estimate in estimates) + slices * size**2 * _PIXEL_BYTES + more_bytes
         findings += [
-            _check_memory(estimates[0], config.batch, free),
+            _check_memory(estimates[0], config.batch, free, slices * size**2 * _PIXEL_BYTES),
             _check_duration(estimates[0], seconds, sum(training.iterations for training in trainings)),
             _check_disk(out, written),
         ]
     return findings
 
 
-def _check_memory(estimate: Estimate, batch: int, free: float) -> Finding:
-    """Whether the batch fits; which would."""
-    needed = estimate.memory_bytes(batch)
+def _check_memory(estimate: Estimate, batch: int, free: float, data: float) -> Finding:
+    """Whether the batch fits, beside the slices (bytes), should they be kept there; which would."""
+    from .loop import DATA_SHARE  # noqa: PLC0415
+
+    data = data if data <= DATA_SHARE * free else 0.0
+    needed = estimate.memory_bytes(batch) + data
     message = f"about {_gigabytes(needed)} for batches of {batch} on {estimate.device} (estimated)"
     if needed <= _USABLE * free:
         return Finding("ok", "memory", message)
-    largest = estimate.largest_batch(_USABLE * free)
+    largest = estimate.largest_batch(_USABLE * free - data)
     fix = f"use a batch of {largest}" if largest else "choose a smaller width or size"
     return Finding("warning", "memory", f"{message}, {_gigabytes(free)} are free", fix)
 
@@ -206,5 +210,9 @@ def _check_packages() -> list[Finding]:
             fix = f"install it: pip install {package}"
             findings.append(Finding("error", package, f"can't be imported ({reason})", fix))
         else:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
+            version = importlib.metadata.version(package)
+            versions.append(f"{package} {version}")
+            if package == "torch" and tuple(map(int, version.split(".")[:2])) < _LEAST_TORCH:
+                least = ".".join(map(str, _LEAST_TORCH))
+                findings.append(Finding("error", package, f"version {version} is too old", f"install {least} or later"))
     return findings or [Finding("ok", "packages", ", ".join(versions))]

@@ -121,14 +121,14 @@ def create_training_job(
 
 def is_first_process() -> bool:
     """Whether this is the process that writes, before any process group exists."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    return os.environ.get("RANK", "0") == "0"
 
 
 def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | None = None) -> State:
     """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
 
     Args:
-        job: From `create_job` or `create_training_job`. Started by `torchrun` or Slurm, all processes call this.
+        job: From `create_job` or `create_training_job`. Started by `torchrun`, all processes call this.
         time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
         report: Called with each event's kind and data, in the first process.
 

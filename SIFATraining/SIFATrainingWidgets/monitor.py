@@ -213,5 +213,7 @@ def status_text(latest: dict[str, Any], state: str) -> str:
     )
     if progress["stage"] == "baseline":
         return _("without adaptation, to compare: {text}").format(text=text)
-    dice = latest.get("monitor", {}).get("dice", {}).get("mean")
+    watched = latest.get("monitor", {})
+    # The last may still be the baseline's.
+    dice = watched.get("dice", {}).get("mean") if watched.get("stage") == progress["stage"] else None
     return text if dice is None else _("{text}; Dice of the monitored volumes {dice:.2f}").format(text=text, dice=dice)

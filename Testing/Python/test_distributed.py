@@ -12,13 +12,33 @@ from torch import distributed
 from torch import multiprocessing as mp
 
 from quick import quick_config
+from SIFASegmentationLib.errors import InputError
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.distributed import leave
+from SIFATrainingLib.loop import Model, _LossLog
 from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.players import Player
+
+
+def moved(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
+    """By how much each parameter moves in one step of the training program, in memory as that lays it out."""
+    torch.set_num_threads(1)
+    config = quick_config(
+        batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule, loss_weights={"random_contrast": 0.0}
+    )
+    model = Model.create(5, config, torch.device("cpu"))
+    networks = model.networks.double()
+    before = [parameter.detach().clone() for parameter in networks.parameters()]
+    batches = BatchSource(
+        PreparedDataset(Path(prepared)), "source", config.augmentation, batch=batch, seed=1,
+        device=torch.device("cpu"), processes=processes, rank=rank,
+    )  # fmt: skip
+    given = batches.batch(0)
+    model.iteration.step(type(given)(given.source.double(), given.labels, given.target.double()))
+    return [after.detach() - start for after, start in zip(networks.parameters(), before, strict=True)]
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
@@ -53,7 +73,8 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
 
 def work(rank: int, prepared: str, folder: str, schedule: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(gradients(prepared, rank, 2, 2, schedule), f"{folder}/{rank}.pt")
+    both = gradients(prepared, rank, 2, 2, schedule), moved(prepared, rank, 2, 2, schedule)
+    torch.save(both, f"{folder}/{rank}.pt")
     group = weakref.ref(distributed.group.WORLD)
     leave()
     assert group() is None, "the group's threads live on, and can abort the process as it exits"
@@ -63,10 +84,45 @@ def work(rank: int, prepared: str, folder: str, schedule: str) -> None:
 @pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
 def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, schedule: str) -> None:
     expected = gradients(str(prepared), 0, 1, 4, schedule)
+    expected_moves = moved(str(prepared), 0, 1, 4, schedule)
     mp.spawn(work, (str(prepared), str(tmp_path), schedule), nprocs=2)
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        found, found_moves = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert len(found) == len(expected) > 100
         for ours, theirs in zip(found, expected, strict=True):
             scale = float(theirs.abs().max())
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-12)
+        # Adam's first step is the gradient's sign: where that is all but 0, as before a norm, rounding decides.
+        decided = [pair for pair in zip(found_moves, expected_moves, strict=True) if pair[1].abs().max() > 1e-5]
+        assert len(decided) > 150
+        for ours, theirs in decided:
+            assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.95
+
+
+def test_a_gradient_in_another_order_moves_the_same_weights() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 3, 3, 3)
+    results = []
+    for given in (gradient, gradient.contiguous(memory_format=torch.channels_last)):
+        parameter = torch.nn.Parameter(weight.clone(memory_format=torch.preserve_format))
+        player = Player([parameter], torch.optim.Adam([parameter], 0.1, fused=True))
+        player.move([given])
+        results.append(parameter.detach())
+    expected = weight - 0.1 * gradient.sign()
+    for result in results:
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_in_another_process_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def average(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        (ours,) = tensors
+        theirs = torch.tensor([[3.0, 1.0], [3.0, float("nan")]])
+        return [(ours + theirs) / 2]
+
+    monkeypatch.setattr("SIFATrainingLib.loop.distributed.average", average)
+    log = _LossLog()
+    log.add({"cycle": torch.tensor(1.0), "segmentation": torch.tensor(2.0)})
+    log.add({"cycle": torch.tensor(1.0), "segmentation": torch.tensor(2.0)})
+    with pytest.raises(InputError, match="'segmentation' was not a number at iteration 12"):
+        log.flush(12)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +274,11 @@ def test_the_table_tells_empty_masks_and_resampled_references(tmp_path: Path) ->
     assert notes["liver"].startswith("reference empty; reference resampled: size")
     assert notes["right kidney"].startswith("prediction empty")
     assert notes["spleen"].startswith("both empty")
-    counts = {c.structure: (c.scored, c.both_empty, c.one_empty) for c in table.counts()}
+    # A subject without a reference is none of them.
+    alone = Row("d", "liver", Scores(*[nan] * 4, 3.0, nan, nan))
+    counts = {
+        c.structure: (c.scored, c.both_empty, c.one_empty) for c in replace(table, rows=(*table.rows, alone)).counts()
+    }
     assert counts == {"liver": (0, 0, 1), "right kidney": (0, 0, 1), "left kidney": (0, 1, 0), "spleen": (0, 1, 0)}
     table.write(tmp_path / "scores.json")
     rows = json.loads((tmp_path / "scores.json").read_text())["rows"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +222,18 @@ def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) ->
     assert findings[1].fix == "install it: pip install onnxscript"
 
 
+def test_a_torch_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.metadata.version
+    old = "2.4.1+cu121"
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda name: old if name == "torch" else original(name))
+    (finding,) = check_computer(quick_config())
+    assert (finding.level, finding.message) == ("error", "version 2.4.1+cu121 is too old")
+    assert finding.fix == "install 2.6 or later"
+    # As the package itself asks for.
+    requirements = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert "torch>=2.6" in requirements["optional-dependencies"]["training"]
+
+
 def of_computer(**settings: Any) -> dict[str, Finding]:
     config = quick_config(**settings.pop("config", {}))
     return {finding.subject: finding for finding in check_computer(config, "cpu", size=32, **settings)}
@@ -233,6 +247,12 @@ def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pyt
     monkeypatch.setattr(devices, "free_bytes", lambda _: free)
     memory = of_computer(config={"batch": 64})["memory"]
     assert (memory.level, memory.fix) == ("warning", "use a batch of 20")
+    # The slices are kept there as well, if they are not too many.
+    assert of_computer(config={"batch": 64}, slices=int(5 * measured.slice_bytes / (32 * 32 * 3)))["memory"].fix in {
+        "use a batch of 14",
+        "use a batch of 15",
+    }
+    assert of_computer(config={"batch": 64}, slices=int(free / (32 * 32 * 3)))["memory"].fix == "use a batch of 20"
     monkeypatch.setattr(devices, "free_bytes", lambda _: 1000.0)
     assert of_computer()["memory"].fix == "choose a smaller width or size"
 

@@ -6,8 +6,11 @@ import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from SIFASegmentationLib.appearance import learn_appearance
@@ -246,6 +249,42 @@ def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, coho
         for suffix in (".seg.nrrd", ".nii.gz")
     )
     assert np.array_equal(one.array, other.array)
+
+
+def test_where_cuda_does_not_start_auto_takes_the_processor_and_cuda_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists CUDA where it was built with it, whether or not its libraries are there."""
+    asked: list[list[str]] = []
+    original = onnxruntime.InferenceSession
+
+    def session(model: bytes, options: Any, providers: list[str]) -> Any:
+        asked.append(providers)
+        return original(model, options, providers=["CPUExecutionProvider"])
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert Segmentor(bundle, "auto").device == "cpu"
+    # In the form that is fast there.
+    assert asked == [listed, ["CPUExecutionProvider"]]
+    with pytest.raises(InputError, match="can't start CUDA here: install the versions"):
+        Segmentor(bundle, "cuda")
+
+
+@pytest.mark.parametrize("message", ["Failed to allocate memory for requested buffer of size 9", "no kernel image"])
+def test_a_full_gpu_is_told_of(message: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmentor = Segmentor(bundle, "cpu")
+
+    def run(*_: Any) -> Any:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(segmentor, "_session", SimpleNamespace(run=run, get_inputs=segmentor._session.get_inputs))
+    monkeypatch.setattr(Segmentor, "device", "cuda")
+    full = message.startswith("Failed")
+    expected = "does not hold 2 slices: end what else uses it" if full else message
+    with pytest.raises(InputError if full else RuntimeError, match=expected):
+        segmentor.predict(np.zeros((2, 32, 32), np.float32))
 
 
 @pytest.mark.parametrize(

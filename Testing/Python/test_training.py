@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ from PIL import Image
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
-from SIFATrainingLib import checkpoints, loop
+from SIFATrainingLib import checkpoints, devices, loop
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import Batch, Losses
-from SIFATrainingLib.loop import largest_batch
+from SIFATrainingLib.loop import Loop, largest_batch
 from SIFATrainingLib.prepare import prepare
-from SIFATrainingLib.training import create_job, train
+from SIFATrainingLib.training import create_job, is_first_process, train
 from test_dataset import silent
 
 
@@ -182,6 +184,41 @@ def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
     job = create_job(prepared, tmp_path / "job", quick_config(batch=7), "cpu")
     with pytest.raises(InputError, match="does not hold a batch of 7: start a new training with a batch of 3, the"):
         train(job)
+
+
+def test_out_of_memory_in_one_of_many_processes_tries_nothing(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would try waits for the others."""
+    steps = []
+
+    def step(_self: AdaptationIteration, batch: Batch) -> Losses:
+        steps.append(batch)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AdaptationIteration, "step", step)
+    fabric = devices.make_fabric("cpu", "float32")
+    many = SimpleNamespace(device=fabric.device, autocast=fabric.autocast, world_size=2, global_rank=0)
+    loop = Loop(PreparedDataset(prepared), quick_config(batch=7), many, tmp_path, lambda *_: None, lambda: False)
+    with pytest.raises(InputError, match="a batch of 7 for each process: start a new training with a smaller batch"):
+        loop.run()
+    assert len(steps) == 1
+
+
+def test_within_slurm_a_process_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert devices.make_fabric("cpu", "float32").world_size == 1
+    assert is_first_process()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bfloat16_is_chosen_where_a_gpu_computes_in_it(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return own or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert devices.computes_in_bfloat16("cuda") == own
 
 
 def test_slices_are_moved_in_full_precision(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

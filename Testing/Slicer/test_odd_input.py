@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from clicks import begin, choose, use_sample
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
@@ -273,6 +274,80 @@ def test_segmentations_whose_volume_is_not_loaded_are_compared_on_the_grid_that_
     assert table == expected
     assert [row.scores.dice for row in table.rows] == [1.0] * 4
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+@pytest.mark.parametrize("as_labelmap", [False, True])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_what_lies_outside_of_a_cropped_volume_is_compared_as_well(
+    module: Any, as_labelmap: bool, oblique: bool
+) -> None:
+    whole, crop = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in ("whole", "crop"))
+    slicer.util.updateVolumeFromArray(whole, np.zeros((40, 20, 24), np.int16))
+    slicer.util.updateVolumeFromArray(crop, np.zeros((20, 20, 24), np.int16))
+    matrix = vtk.vtkTransform()
+    matrix.RotateX(20 if oblique else 0)
+    matrix.Scale(2, 2, 3)
+    whole.SetIJKToRASMatrix(matrix.GetMatrix())
+    matrix.Translate(0, 0, 10)
+    crop.SetIJKToRASMatrix(matrix.GetMatrix())
+    box = slice(4, 12), slice(6, 18)
+    long = segmentation_of(whole, "long", {"liver": (slice(5, 35), *box)})
+    short = segmentation_of(crop, "short", {"liver": (slice(0, 20), *box)})
+    if as_labelmap:
+        long, short = (as_labels(node, volume) for node, volume in ((long, whole), (short, crop)))
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    for first, second in ((short, long), (long, short)):
+        (row,) = module.logic.compare(first, second).rows
+        assert row.scores.dice == pytest.approx(2 * 20 / (20 + 30))
+        volumes = sorted([row.scores.prediction_ml, row.scores.reference_ml])
+        assert volumes == pytest.approx([slices * 8 * 12 * 0.012 for slices in (20, 30)])
+        assert ("was widened" in row.note) == (first is short)
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+def as_labels(node: Any, volume: Any) -> Any:
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", f"{node.GetName()} labels")
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    labels.SetIJKToRASMatrix(matrix)
+    voxels = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), volume)
+    slicer.util.updateVolumeFromArray(labels, voxels)
+    return labels
+
+
+def test_a_reference_that_is_partly_elsewhere_is_noted(
+    module: Any, patient: tuple[Any, Any], sample_model: Path
+) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    volume, reference = patient
+    above = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "above")
+    slices = slicer.util.arrayFromVolume(volume)
+    slicer.util.updateVolumeFromArray(above, slices[len(slices) // 2 :].copy())
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    for axis, at in enumerate(matrix.MultiplyPoint((0, 0, len(slices) // 2, 1))[:3]):
+        matrix.SetElement(axis, 3, at)
+    above.SetIJKToRASMatrix(matrix)
+    task = load_task("abdomen")
+    assert labels_from_node(reference, volume, task).notes == ()
+    (note,) = labels_from_node(reference, above, task).notes
+    assert note == "some of SIFAAbdomenCT reference lies outside of above"
+
+
+def test_segments_of_one_structure_are_counted_together(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.scores_of_nodes import volume_rows  # noqa: PLC0415
+
+    volume, _reference = patient
+    two = segmentation_of(volume, "two", {"liver": box(0), "Liver ": box(2)})
+    two.GetSegmentation().AddEmptySegment("LIVER", "LIVER")
+    voxel_ml = np.prod(volume.GetSpacing()) / 1000
+    liver, *others = volume_rows(two, volume, load_task("abdomen"), "no reference")
+    assert liver.scores.prediction_ml == pytest.approx((64 + 64 - 8) * voxel_ml)
+    assert liver.note == "no reference"
+    assert [row.note for row in others] == ["not found; no reference"] * 3
 
 
 def test_an_output_of_another_volume_is_refused(module: Any, patient: tuple[Any, Any]) -> None:

@@ -369,9 +369,75 @@ def test_a_corrected_result_is_scored_again(module: Any, patient: tuple[Any, Any
     # What the model said of its own result is not said of a corrected one.
     assert all(row.estimate is None for row in second.values())
     assert ui.rescoreButton.text == "Score again"
+    # A segment that is taken away.
+    mended.RemoveSegment(keys["liver"])
+    assert ui.rescoreButton.text == "Score again: corrected since"
+    # And the reference.
+    choose(module, volume, None, None)
+    assert all(isnan(row.scores.dice) for row in score_again().values())
     slicer.mrmlScene.RemoveNode(result.segmentation)
     module.widget.results.refresh()
     assert not ui.rescoreButton.enabled
+
+
+def test_a_result_that_was_corrected_before_the_run_ended_has_no_estimates(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    use_sample(module)
+    choose(module, patient[0])
+    module.widget.ui.addAllButton.click()
+    load_patient("SIFAAbdomenMR")
+    module.widget.ui.addAllButton.click()
+    module.widget.ui.applyButton.click()
+    run = module.widget.run
+    process_events_until(lambda: run.results, 60)
+    segmentation = run.results[0].segmentation.GetSegmentation()
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+    process_events_until(lambda: module.widget.run is None, 60)
+    estimates = {row.subject: row.estimate for row in module.widget.results.scores.rows if row.structure == "spleen"}
+    assert estimates["SIFAAbdomenCT"] is None
+    assert module.widget.ui.rescoreButton.text == "Score again"
+
+
+def test_a_segment_that_is_deleted_while_surfaces_are_made_loses_nothing(module: Any, patient: tuple[Any, Any]) -> None:
+    from SIFASegmentationWidgets.nodes import CLOSED_SURFACE, surfaces_in_pieces  # noqa: PLC0415
+
+    segmentation = patient[1].GetSegmentation()
+    segmentation.RemoveRepresentation(CLOSED_SURFACE)
+    work = surfaces_in_pieces(patient[1])
+    next(work)
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(2))
+    assert list(work) == [None] * 3
+    surfaces = [segmentation.GetSegment(key).GetRepresentation(CLOSED_SURFACE) for key in segmentation.GetSegmentIDs()]
+    assert len(surfaces) == 3
+    assert all(surface is not None for surface in surfaces)
+
+
+def test_a_damaged_line_of_events_is_a_warning_and_no_fault(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    run = begin(module, patient[0])
+    with run.job.events_path.open("ab") as file:
+        file.write(b'{"time": 1.0, "kind": "prog\n')
+    process_events_until(lambda: module.widget.run is None, 60)
+    assert module.ui.statusLabel.text.startswith("Segmented")
+    assert "events file is damaged" in module.ui.warningsLabel.text
+
+
+def test_a_scene_closed_before_a_comparison_began_leaves_the_button(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    ui = module.ui
+    for selector in (ui.firstSelector, ui.secondSelector):
+        selector.setCurrentNode(patient[1])
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
+    copy.GetSegmentation().DeepCopy(patient[1].GetSegmentation())
+    ui.secondSelector.setCurrentNode(copy)
+    ui.compareButton.click()
+    slicer.mrmlScene.Clear()
+    assert not module.widget._comparing
 
 
 def test_surfaces_and_names_are_no_corrections(

@@ -1036,3 +1036,13 @@ def test_what_can_be_done_with_a_training_that_runs(module: Any, tmp_path: Path)
         assert not module.ui.resumeButton.enabled
         assert module.ui.killButton.enabled
         assert module.ui.stopButton.enabled
+
+
+def test_the_dice_that_is_told_is_the_trainings_own(module: Any) -> None:
+    from SIFATrainingWidgets.monitor import status_text  # noqa: PLC0415
+
+    progress = {"iteration": 20, "iterations": 2000, "eta_seconds": 600.0, "stage": "training"}
+    watched = {"dice": {"mean": 0.41}, "stage": "baseline"}
+    assert status_text({"progress": progress, "monitor": watched}, "running") == "iteration 20 of 2,000, 10 min left"
+    own = {"progress": progress, "monitor": {**watched, "stage": "training"}}
+    assert status_text(own, "running").endswith("; Dice of the monitored volumes 0.41")
