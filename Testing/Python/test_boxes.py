@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from SIFASegmentationLib.boxes import common_box, labelled_box, values_in
+from SIFASegmentationLib.boxes import boxes_of_values, common_box, covered_voxels, labelled_box, values_in
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.metrics import score_labelmaps, score_masks
 from SIFASegmentationLib.volumes import Geometry, Volume
+from SIFASegmentationLib.work import result_of
 
 SHAPE = (9, 10, 11)
 
@@ -84,3 +87,33 @@ def test_labelmaps_of_two_places_have_nothing_in_common() -> None:
     (row,) = score_pair("one", here, far, {1: "liver"})
     assert row.scores.dice == 0
     assert row.note.endswith("the two lie far apart: check that they are of the same volume")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("planes", [1, 15, 16, 17, 40])
+def test_boxes_of_values_are_those_of_each_alone(planes: int, dtype: type[np.integer]) -> None:
+    random = np.random.default_rng(planes)
+    labels = np.where(random.random((planes, 9, 7)) < 0.01, random.integers(0, 200, (planes, 9, 7)), 0).astype(dtype)
+    labels[0, 0, 0] = labels[-1, -1, -1] = 250
+    expected = {value: labelled_box((labels == value).view(np.uint8)) for value in values_in(labels) if value}
+    assert len(expected) > 1 or planes == 1
+    assert result_of(boxes_of_values(labels)) == expected
+    assert len(list(boxes_of_values(labels))) == -(-planes // 16)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.floats(-20, 20)] * 3), min_size=1, max_size=5))
+def test_covered_voxels_hold_all_points_and_no_plane_more(points: list[tuple[float, float, float]]) -> None:
+    first, end = covered_voxels(np.array(points))
+    low, high = np.min(points, 0), np.max(points, 0)
+    # Voxel n reaches from n - 0.5 to n + 0.5.
+    assert (first - 0.5 <= low + 2e-3).all()
+    assert (end - 0.5 >= high - 2e-3).all()
+    assert (first + 0.5 > low).all()
+    assert (end - 1.5 < high).all() or (high == low).any()
+
+
+def test_faces_on_the_borders_of_voxels_take_no_other_voxel() -> None:
+    first, end = covered_voxels(np.array([[-0.5 - 1e-6, 1.5 + 1e-6, 2.5], [3.5 + 1e-6, 4.5 - 1e-6, 5.5]]))
+    assert first.tolist() == [0, 2, 3]
+    assert end.tolist() == [4, 5, 6]
