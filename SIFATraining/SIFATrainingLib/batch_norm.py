@@ -84,14 +84,16 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         x, weight, mean, variance = context.saved_tensors
+        inverse_deviation = torch.rsqrt(variance + context.eps)
+        # GPUs want the statistics in the place of those of a training batch as well, processors ignore them there.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, context.eps, (True, True, True)
+            gradient, x, weight, mean, variance, mean, inverse_deviation, False, context.eps, (True, True, True)
         )
         sums = torch.stack([of_weight, of_bias])
         torch_distributed.all_reduce(sums)
         mean_of_weight, mean_of_bias = sums / (x.numel() // x.shape[1] * distributed.world_size())
         # What reaches x through the statistics is, in each channel, linear in x: again a normalisation.
-        scale = weight * torch.rsqrt(variance + context.eps)
+        scale = weight * inverse_deviation
         of_x -= functional.batch_norm(
             x, mean, variance, scale * mean_of_weight, scale * mean_of_bias, False, 0.0, context.eps
         )

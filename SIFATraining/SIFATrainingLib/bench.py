@@ -14,7 +14,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.segmentation import BATCH, device_of, start_session
 
 from .config import TrainingConfig
-from .devices import describe_device, make_fabric, within_memory
+from .devices import describe_device, give_back_memory, make_fabric, within_memory
 from .estimate import Estimate, measure, wait
 from .iteration import Batch
 from .loop import Model
@@ -115,6 +115,7 @@ def _bench(
 def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
     """Device of ONNX Runtime, and slices a second of the exported networks, the best of three batches."""
     networks = model.networks.cpu().eval()
+    give_back_memory()
     example = torch.rand(2, 1, size, size) * 2 - 1
     exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
     session = start_session(exported, "auto")

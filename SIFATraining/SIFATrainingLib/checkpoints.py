@@ -11,6 +11,8 @@ import torch
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.files import write_atomically
 
+from .devices import out_of_memory
+
 KEPT = 2
 
 
@@ -35,6 +37,8 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
         with write_atomically(path) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:
+        if _is_of_device(error):
+            raise
         # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
         raise CheckpointError(
             f"The checkpoint of iteration {iteration} can't be written to {folder}",
@@ -52,9 +56,17 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
     Raises:
         InputError: The file is damaged.
+        RuntimeError: The device's memory does not hold it, or the device fails.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean this
+        if _is_of_device(error):
+            raise
         raise InputError(f"{path} is damaged", "delete it, and the one before it is used") from error
     return state
+
+
+def _is_of_device(error: Exception) -> bool:
+    """Whether something failed on a GPU, and not with a file."""
+    return out_of_memory(error) or any(word in str(error) for word in ("CUDA", "NCCL", "MPS"))

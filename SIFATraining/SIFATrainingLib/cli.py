@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -470,10 +471,20 @@ def main() -> None:
         app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit after an error; at once where others train with this process, for which torch would wait at its exit, while
+    they wait for this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(job: Job, limit: float) -> None:

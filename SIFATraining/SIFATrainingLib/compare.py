@@ -47,7 +47,7 @@ from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
 from .config import TrainingConfig, labelled_domain
-from .devices import inference_device
+from .devices import give_back_memory, inference_device
 from .export import export
 from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
@@ -415,6 +415,7 @@ def _score(
     """Segment, in the regions of interest that volumes of the training are given as well, and score."""
     # Of a scoring that was cut off, perhaps by another program.
     (folder / "labelmaps" / ESTIMATES_FILE).unlink(missing_ok=True)
+    give_back_memory()
     written = segment_files(
         folder / "bundle",
         [case.image for case in cases],

@@ -16,7 +16,7 @@ from SIFASegmentationLib.structures import load_task
 
 from .config import make_config
 from .console import ProgressLine, duration
-from .devices import inference_device
+from .devices import give_back_memory, inference_device
 from .export import export
 from .phantoms import write_cohort
 from .prepare import prepare
@@ -107,6 +107,7 @@ def _train_and_score(out: Path, method: str, task: str, device: str, seed: int) 
     job = create_job(out / "prepared", out / "jobs" / method, config, device)
     train(job, time_limit_seconds=TIME_LIMITS[method], report=ProgressLine().event)
     export(job.folder, out / BUNDLES[method], device=device)
+    give_back_memory()
     test = out / "target" / "test"
     segment_files(out / BUNDLES[method], [test], out / SEGMENTATIONS[method], device=inference_device(device))
     return evaluate(out / SEGMENTATIONS[method], test, load_task(task))

@@ -45,6 +45,9 @@ def make_fabric(device: str, precision: str) -> Fabric:
     Args:
         device: One of `DEVICES`.
         precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and CPUs that compute in it.
+
+    Raises:
+        InputError: The device is not there, or not for so many processes.
     """
     accelerator = choose_device(device)
     if precision == "auto":
@@ -52,12 +55,18 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if accelerator == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        raise InputError(
+            f"There are {here} processes for {torch.cuda.device_count()} GPUs", "start as many as there are GPUs"
+        )
+    if accelerator == "mps" and processes > 1:
+        raise InputError("Several processes can't share the device mps", "start one, or choose the device cpu")
     # It would announce the precision on every start.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        devices=here,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         strategy="ddp" if processes > 1 else "auto",
         precision="bf16-mixed" if precision == "bfloat16" else "32-true",
@@ -81,6 +90,12 @@ def describe_device(device: str) -> str:
     if device == "cuda":
         return f"cuda: {torch.cuda.get_device_name()}"
     return f"cpu: {torch.get_num_threads()} threads" if device == "cpu" else device
+
+
+def give_back_memory() -> None:
+    """Let go of what torch keeps of a GPU's memory for tensors to come: ONNX Runtime has an allocator of its own."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> float:
@@ -113,9 +128,11 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether something failed for want of memory, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own.
+    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own; cuDNN has
+    # no algorithm left that fits, and cuBLAS no room for its workspace.
     message = str(error).lower()
-    return any(words in message for words in ("out of memory", "not enough memory", "can't allocate memory"))
+    words = ("out of memory", "not enough memory", "can't allocate memory", "unable to find an engine", "alloc_failed")
+    return any(some in message for some in words)
 
 
 def within_memory(act: Callable[[], T], otherwise: Callable[[], InputError]) -> T:

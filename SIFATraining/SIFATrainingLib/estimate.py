@@ -77,8 +77,9 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
     model = Model.create(classes, config.model_copy(update={"pool": 0}), fabric.device)
     kept = {}
     seconds = 0.0
-    # Half the batch tells what each slice adds, and warms up; a GPU tries out its kernels in the first step of a shape.
-    for count in (batch // 2, batch, batch) if kind == "cuda" else (batch // 2, batch):
+    # Half the batch tells what each slice adds, and warms up; a GPU tries out its kernels in the first step of a shape,
+    # which takes time and memory of its own.
+    for count in (batch // 2, batch // 2, batch, batch) if kind == "cuda" else (batch // 2, batch):
         slices = torch.rand(count, 1, small, small, device=fabric.device) * 2 - 1
         labels = torch.zeros(count, small, small, dtype=torch.uint8, device=fabric.device)
         with fabric.autocast(), _kept_bytes(model, fabric.device) as total:

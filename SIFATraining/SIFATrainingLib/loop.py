@@ -67,7 +67,9 @@ class Model:
         """Fresh networks from the seed."""
         torch.manual_seed(config.seed)
         networks = Networks(classes, config.width, config.decoder_dropout)
-        networks = networks.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Not on MPS, where some of torch's versions get the gradients of such slices wrong.
+        order = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        networks = networks.to(device).to(memory_format=order)  # type: ignore[call-overload]
         average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
         iteration, last_part = make_iteration(networks, config), None
         if average is not None and main_iterations(config) < config.iterations:

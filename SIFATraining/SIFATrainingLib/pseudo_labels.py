@@ -67,7 +67,8 @@ def label_target(
         return label_volume(*predicted, spacing, parts, config.self_training)
 
     labels = np.zeros(slices.shape, np.uint8)
-    threads = min(_THREADS, torch.get_num_threads(), _fitting(dataset))
+    # While a GPU predicts, a volume can be decided about, whatever torch's own threads are.
+    threads = min(_THREADS, max(torch.get_num_threads(), 1 if device.type == "cpu" else 2), _fitting(dataset))
     for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
         labels[volume.start : volume.stop] = of_volume
     return distributed.sum_of(labels, device)

@@ -213,7 +213,7 @@ class _Run:
 
     def _train(self) -> State:
         from . import distributed  # noqa: PLC0415
-        from .devices import make_fabric  # noqa: PLC0415
+        from .devices import give_back_memory, make_fabric  # noqa: PLC0415
 
         specification = self.specification
         dataset = PreparedDataset(specification.prepared)
@@ -234,6 +234,7 @@ class _Run:
         state = self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
         # The export is the work of one process.
         distributed.leave()
+        give_back_memory()
         return state
 
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:

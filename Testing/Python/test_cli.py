@@ -202,3 +202,21 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path: Path) -> None:
+    """What torch registers to be done then waits for those that are still at work, who wait for this one."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, sys, time\n"
+        "atexit.register(time.sleep, 600)\n"
+        "from SIFATrainingLib.cli import main\n"
+        "sys.argv = ['sifa', 'resume', 'nowhere']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**ENVIRONMENT, "WORLD_SIZE": "2"}, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("sifa: nowhere")

@@ -14,6 +14,7 @@ from torch import multiprocessing as mp
 from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFATrainingLib.adaptation import AdaptationIteration
+from SIFATrainingLib.batch_norm import _Normalise
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.distributed import leave
@@ -97,6 +98,32 @@ def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, sch
         assert len(decided) > 150
         for ours, theirs in decided:
             assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.95
+
+
+def test_gpus_get_the_statistics_where_they_look_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's kernel for slices in the channels-last order stops without them; the one for processors has no use."""
+    original, asked = torch.ops.aten.native_batch_norm_backward, []
+
+    def backward(*arguments: object) -> object:
+        asked.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(torch.ops.aten, "native_batch_norm_backward", backward)
+    monkeypatch.setattr("SIFATrainingLib.batch_norm.torch_distributed.all_reduce", lambda _: None)
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight, bias = torch.rand(2, 4, dtype=torch.float64, requires_grad=True).unbind()
+    mean, variance = x.detach().mean((0, 2, 3)), x.detach().var((0, 2, 3), correction=0)
+    _Normalise.apply(x, weight, bias, mean, variance, 1e-3).square().sum().backward()
+    ((_g, _x, _weight, _mean, _variance, saved_mean, saved_inverse, *_),) = asked
+    assert torch.equal(saved_mean, mean)
+    torch.testing.assert_close(saved_inverse, (variance + 1e-3) ** -0.5)
+    torch.testing.assert_close(x.grad, _gradient_of_batch_norm(x, weight, bias))
+
+
+def _gradient_of_batch_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    again = x.detach().clone().requires_grad_()
+    made = torch.nn.functional.batch_norm(again, None, None, weight.detach(), bias.detach(), True, 0.0, 1e-3)
+    return torch.autograd.grad(made.square().sum(), again)[0]
 
 
 def test_a_gradient_in_another_order_moves_the_same_weights() -> None:

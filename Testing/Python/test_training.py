@@ -205,6 +205,56 @@ def test_out_of_memory_in_one_of_many_processes_tries_nothing(
     assert len(steps) == 1
 
 
+def test_a_gpu_without_room_for_a_checkpoint_does_not_damage_it(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the training would begin anew, and drop what it had."""
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    train(job)
+    kept = checkpoint_paths(job.folder / "checkpoints")
+
+    def load(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(checkpoints.torch, "load", load)
+    with pytest.raises(InputError, match="memory of cpu does not hold the networks"):
+        train(job)
+    assert checkpoint_paths(job.folder / "checkpoints") == kept
+
+
+def test_a_gpu_that_fails_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        save_checkpoint(tmp_path / "checkpoints", 2, {})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9 GB)",
+    ],
+)
+def test_memory_that_has_run_out_in_a_library_is_known(message: str) -> None:
+    assert devices.out_of_memory(RuntimeError(message))
+    assert not devices.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="There are 4 processes for 2 GPUs: start as many as there are GPUs"):
+        devices.make_fabric("cuda", "auto")
+
+
 def test_within_slurm_a_process_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "1"}.items():
         monkeypatch.setenv(name, value)
