@@ -9,13 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from SIFASegmentationLib import __version__
+from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.scores import ScoreTable
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.cli import app
 
 LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -24,7 +29,7 @@ QUICK = ["--width", "0.0625", "--batch", "2", "--device", "cpu", "--set", "log_e
 
 def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "SIFATrainingLib", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False, timeout=600)
 
 
 def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
@@ -109,7 +114,9 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib",
         "train", prepared, "--out", tmp_path / "job", "--iterations", "3", *QUICK,
     ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     job = Job(tmp_path / "job")
     assert job.state() is State.FINISHED
@@ -220,3 +227,61 @@ def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("sifa: nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "others"),
+    [
+        ([], {}, {}),
+        (["--keep-all"], {"largest_component": False}, {}),
+        (["--no-appearance"], {"appearance": False}, {}),
+        (["--refine"], {"refine": True}, {}),
+        (["--probabilities"], {"probabilities": True}, {}),
+        (["--domain", "source"], {"domain": "source"}, {}),
+        (["--format", ".nrrd", "--confidence"], {}, {"suffix": ".nrrd", "confidence": True}),
+        (["--baseline", "--threads", "3", "--device", "cpu"], {}, {"baseline": True, "threads": 3, "device": "cpu"}),
+        (
+            ["--roi=-10,20,-30,40,-50,60"], {},
+            {"region": BoxMM(minimum=(-10.0, -30.0, -50.0), maximum=(20.0, 40.0, 60.0))},
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_said_to_segment_reaches_it(
+    arguments: list[str], options: dict[str, Any], others: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def segment(*given: Any, **named: Any) -> list[Any]:
+        asked.append((given, named))
+        return []
+
+    monkeypatch.setattr(segment_files, "segment_files", segment)
+    app(["segment", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "out"), *arguments], standalone_mode=False)
+    ((given, named),) = asked
+    assert given == (tmp_path, [tmp_path], tmp_path / "out", SegmentationOptions(**{"domain": "target", **options}))
+    usual = {
+        "device": "auto", "threads": 0, "region": None, "confidence": False, "suffix": ".nii.gz", "task": None,
+        "baseline": False,
+    }  # fmt: skip
+    del named["report"]
+    assert named == {**usual, **others}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], (None, False, 2.0)), (["--legacy", "--tolerance", "3.5", "--coding", "BTCV"], ("BTCV", True, 3.5))],
+)
+def test_what_is_said_to_evaluate_reaches_it(
+    arguments: list[str], expected: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def evaluate(*given: Any) -> ScoreTable:
+        asked.append(given)
+        return ScoreTable(())
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    here = ["--prediction", str(tmp_path), "--reference", str(tmp_path)]
+    app(["evaluate", *here, *arguments], standalone_mode=False)
+    assert asked == [(tmp_path, tmp_path, None, *expected)]

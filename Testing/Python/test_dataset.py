@@ -14,6 +14,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import write_slicer_segmentation
+from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
@@ -247,3 +248,16 @@ def test_patients_held_out_leave_no_trace(cohort: Path, tmp_path: Path) -> None:
     prepare(tmp_path / "mr", tmp_path / "ct", tmp_path / "never", size=32, report=silent)
     for file in (tmp_path / "never").iterdir():
         assert (tmp_path / "held" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_papers_preprocessing_is_what_is_asked_for(cohort: Path, tmp_path: Path) -> None:
+    def prepared_with(name: str, **settings: Any) -> Preprocessing:
+        out = tmp_path / name
+        prepare(cohort / "mr", cohort / "ct", out, size=32, report=silent, **settings)
+        return PreparedDataset(out).entry("source").preprocessing
+
+    usual = prepared_with("usual")
+    assert (usual.spacing is None, usual.field_of_view) == (False, "body")
+    papers = prepared_with("papers", stretch=True, full_slice=True, percentiles=(2, 98))
+    assert (papers.spacing, papers.field_of_view) == (None, "full")
+    assert papers.intensity.percentiles == (2, 98)

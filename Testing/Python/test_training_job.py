@@ -380,7 +380,7 @@ def test_several_processes_wait_for_the_one_that_prepares(cohort: Path, tmp_path
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib", "run",
         str(job.folder),
     ]  # fmt: skip
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert states(job) == ["queued", "preparing", "running", "exporting", "finished"]
     assert [p["iteration"] for p in data(job, "progress") if p["stage"] in ("baseline", "training")] == [1, 1, 2]

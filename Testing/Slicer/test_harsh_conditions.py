@@ -476,6 +476,7 @@ def test_a_training_outlives_the_process_that_started_it(
         # The model is there a moment before the last event is.
         process_events_until(lambda: job.state() is State.FINISHED, 60)
         assert job.state() is State.FINISHED
+        process_events_until(lambda: module.ui.jobsComboBox.currentText == "job (finished)", 60)
         assert module.ui.jobsComboBox.currentText == "job (finished)"
     finally:
         starter.kill()

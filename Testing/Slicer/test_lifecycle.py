@@ -208,6 +208,18 @@ def test_self_tests_are_skipped_where_nothing_may_be_installed(
             dependencies.skip_without(("no_such_package",))
 
 
+@pytest.mark.parametrize("name", WINDOWS)
+def test_self_tests_run_to_their_end(
+    name: str, load_module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pydantic", reason="the module installs it at the first use")
+    python, said = load_module(name).python, []
+    test = getattr(python, f"{name}Test")()
+    monkeypatch.setattr(test, "delayDisplay", said.append)
+    test.runTest()
+    assert said == ["All checks passed"]
+
+
 def test_packages_of_slicer_are_installed_only_where_they_are_missing(
     load_module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

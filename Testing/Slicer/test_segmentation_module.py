@@ -71,7 +71,10 @@ def test_process_from_python_gives_what_the_library_gives(
     bundle = read_bundle(sample_model)
     options = module.python.RunOptions(SegmentationOptions(probabilities=True), device="cpu", baseline=True)
     (result,) = module.logic.process([volume], sample_model, options)
+    unadapted = Segmentor(bundle, "cpu", baseline=True).segment(volume_from_node(volume)).labelmap.array
+    assert np.array_equal(labels_from_node(result.baseline, volume, bundle.manifest.task).array, unadapted)
     expected = Segmentor(bundle, "cpu").segment(volume_from_node(volume))
+    assert not np.array_equal(unadapted, expected.labelmap.array)
     found = (
         labels_from_node(result.segmentation, volume, bundle.manifest.task).array
         if parts_of(result.segmentation)
@@ -113,6 +116,20 @@ def test_transforms_that_can_not_be_used_are_refused_by_name(module: Any, patien
     volume.SetAndObserveTransformNodeID(grid.GetID())
     with pytest.raises(InputError, match="not linear: harden it"):
         volume_from_node(volume)
+
+
+def test_where_a_volume_lies_is_told_in_lps(module: Any) -> None:
+    """In numbers: the sample patients are placed by the same signs, and would hide their loss."""
+    from SIFASegmentationLib.volumes import Geometry  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import volume_from_node, world_point  # noqa: PLC0415
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "placed")
+    slicer.util.updateVolumeFromArray(node, np.zeros((3, 4, 5), np.int16))
+    node.SetSpacing(0.5, 0.75, 2.0)
+    node.SetOrigin(10.0, -20.0, 30.0)
+    expected = Geometry((5, 4, 3), (0.5, 0.75, 2.0), (-10.0, 20.0, 30.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    assert volume_from_node(node).geometry == expected
+    assert world_point(node, (2, 1, 4)) == pytest.approx((12.0, -19.25, 34.0))
 
 
 def test_a_region_is_a_box_in_lps(module: Any) -> None:
@@ -437,19 +454,28 @@ def test_a_scene_closed_before_a_comparison_began_leaves_the_button(
     ui.secondSelector.setCurrentNode(copy)
     ui.compareButton.click()
     slicer.mrmlScene.Clear()
+    said, turns = ui.statusLabel.text, []
+    process_events_until(lambda: turns.append(1) or len(turns) > 20, 10)
+    assert ui.statusLabel.text == said
+    assert slicer.util.getNodesByClass("vtkMRMLTableNode") == []
     assert not module.widget._comparing
 
 
 def test_surfaces_and_names_are_no_corrections(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
+    from SIFASegmentationWidgets.nodes import state_of  # noqa: PLC0415
+
     run = begin(module, patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
     (result,) = run.results
+    state = state_of(result.segmentation)
     result.segmentation.CreateClosedSurfaceRepresentation()
     segmentation = result.segmentation.GetSegmentation()
     segmentation.GetSegment(segmentation.GetNthSegmentID(0)).SetName("hepar")
     segmentation.GetSegment(segmentation.GetNthSegmentID(0)).SetColor(1, 0, 0)
+    assert state_of(result.segmentation) == state
+    module.widget.results.refresh()
     assert module.widget.ui.rescoreButton.text == "Score again"
 
 

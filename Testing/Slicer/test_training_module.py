@@ -77,6 +77,7 @@ def test_what_is_written_is_what_the_scene_shows(module: Any, patients: dict[str
     from SIFASegmentationLib.cohorts import find_cases  # noqa: PLC0415
     from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.nodes import volume_from_node  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, write_source  # noqa: PLC0415
 
@@ -89,15 +90,98 @@ def test_what_is_written_is_what_the_scene_shows(module: Any, patients: dict[str
     (case,) = find_cases(tmp_path / "cohort.csv", labelled=True)
     assert case.region is not None
     assert case.region.minimum == pytest.approx((-100, -75, -50))
+    assert read_volume(case.image).geometry == volume_from_node(volume).geometry
     assert np.array_equal(read_volume(case.image).array, slicer.util.arrayFromVolume(volume))
     assert case.label is not None
     assert np.array_equal(read_volume(case.label).array, labels_from_node(labels, volume, task).array)
 
 
-def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, Any]) -> None:
+def test_targets_are_written_with_their_regions_and_what_is_watched_apart(
+    module: Any, patients: dict[str, Any], tmp_path: Path
+) -> None:
+    import numpy as np  # noqa: PLC0415
+
+    from SIFASegmentationLib.cohorts import find_cases  # noqa: PLC0415
+    from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
-    from SIFATrainingWidgets.cohorts_of_nodes import shown_mapping, stored_mapping  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import TargetRow, write_target  # noqa: PLC0415
+
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    roi.SetCenterWorld(10, 0, 0)
+    roi.SetSizeWorld(200, 150, 100)
+    task = load_task("abdomen")
+    # Labelled patients stand for those whose reference is known.
+    (first, labels), (second, other_labels) = patients["mr"]
+    rows = [TargetRow(first, roi, labels), TargetRow(patients["ct"][0][0], roi), TargetRow(second, None, other_labels)]
+    assert write_target(rows, task, tmp_path, lambda *_: None) == []
+    files = [tmp_path / f"{name}_image.mha" for name in ("SIFAAbdomenMR", "SIFAAbdomenCT", "SIFAAbdomenMR_1")]
+    assert [file.exists() for file in files] == [True] * 3
+    trained = {case.image.resolve(): case for case in find_cases(tmp_path / "cohort.csv", labelled=False)}
+    assert [trained[file].label for file in files] == [None] * 3
+    assert [trained[file].region is not None for file in files] == [True, True, False]
+    box = trained[files[0]].region
+    assert box is not None
+    assert box.maximum == pytest.approx((90, 75, 50))
+    assert not [path for path in tmp_path.glob("*") if "label" in path.name]
+    watched = {case.image.resolve(): case for case in find_cases(tmp_path / "monitoring" / "cohort.csv", labelled=True)}
+    assert set(watched) == {files[0], files[2]}
+    assert watched[files[0]].region == box
+    for file, (volume, reference) in zip((files[0], files[2]), patients["mr"], strict=True):
+        label = watched[file].label
+        assert label is not None
+        assert np.array_equal(read_volume(label).array, labels_from_node(reference, volume, task).array)
+
+
+def test_all_that_the_window_says_reaches_the_job(
+    module: Any, patients: dict[str, Any], sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ui, parameters = module.widget.ui, module.logic.getParameterNode()
+    for table, kind in ((ui.sourceTable, "mr"), (ui.targetTable, "ct")):
+        table.cellWidget(0, 0).setCurrentNode(patients[kind][0][0])
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(patients["mr"][0][1])
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    roi.SetCenterWorld(10, 0, 0)
+    roi.SetSizeWorld(200, 150, 100)
+    parameters.region, parameters.name = roi, "my model"
+    parameters.size, parameters.batch, parameters.iterations, parameters.seed = 64, 3, 1200, 7
+    parameters.width, parameters.plane = module.python.Width.eighth, module.python.Plane.coronal
+    parameters.preset, parameters.device = module.python.Preset.paper, module.python.Device.cpu
+    parameters.baseline, parameters.settings = True, "ema_decay=0.5"
+    parameters.sourceWindow, parameters.sourceWindowLow, parameters.sourceWindowHigh = True, -100, 250
+    parameters.targetWindow, parameters.targetWindowLow, parameters.targetWindowHigh = True, -150, 300
+    parameters.outputFolder = str(tmp_path)
+    monkeypatch.setattr(type(module.logic), "resume", lambda _self, _job: None)
+    # That one has no weights to start from.
+    parameters.initial = str(sample_model)
+    assert module.widget.options().initial == sample_model
+    ui.startButton.click()
+    assert "weights.safetensors is missing" in ui.statusLabel.text
+    parameters.initial = ""
+    ui.startButton.click()
+    job = module.widget.training.job
+    assert job is not None, ui.statusLabel.text
+    said, preparation, config = job.specification, job.specification["preparation"], job.specification["config"]
+    assert (said["device"], said["baseline_iterations"], said["bundle_name"]) == ("cpu", 300, "my model")
+    assert job.folder == tmp_path / "my model"
+    assert {key: preparation[key] for key in ("size", "plane", "source_window", "target_window")} == {
+        "size": 64, "plane": "coronal", "source_window": [-100.0, 250.0], "target_window": [-150.0, 300.0],
+    }  # fmt: skip
+    assert preparation["roi"] == {"minimum": [-110.0, -75.0, -50.0], "maximum": [90.0, 75.0, 50.0]}
+    assert {key: config[key] for key in ("width", "batch", "iterations", "seed", "schedule", "ema_decay")} == {
+        "width": 0.125, "batch": 3, "iterations": 1200, "seed": 7, "schedule": "sequential", "ema_decay": 0.5,
+    }  # fmt: skip
+
+
+def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import (  # noqa: PLC0415
+        SourceRow,
+        shown_mapping,
+        stored_mapping,
+        write_source,
+    )
 
     volume, labels = patients["mr"][0]
     ui, task = module.widget.ui, load_task("abdomen")
@@ -112,8 +196,9 @@ def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, 
     key = labels.GetSegmentation().GetNthSegmentID(0)
     assert stored_mapping(labels)[key] == "spleen"
     assert shown_mapping(labels, task)[key] == "spleen"
-    chosen = {part: name for part, name in stored_mapping(labels).items() if name}
-    found = labels_from_node(labels, volume, task, chosen).array
+    write_source([SourceRow(volume, labels)], task, tmp_path, lambda *_: None)
+    (written,) = tmp_path.glob("*_label.mha")
+    found = read_volume(written).array
     assert set(found[found > 0]) == {2, 3, 4}
 
 
@@ -830,7 +915,8 @@ def test_start_stop_resume_and_kill_by_the_window(
     ui.startButton.click()
     job = widget.training.job
     assert job is not None, ui.statusLabel.text
-    process_events_until(lambda: "losses" in widget.training._monitor.latest, 300)
+    # After the losses.
+    process_events_until(lambda: "iteration" in widget.training._monitor.latest.get("progress", {}), 300)
     assert "left" in ui.statusLabel.text
     assert ui.progressBar.value > 0
     assert widget.training._monitor.scene.GetFirstNodeByName("losses").GetNumberOfPlotSeriesNodes() > 4
