@@ -36,6 +36,7 @@ from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, scores_of_nodes
+from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.comparison import compare_in_pieces
 from SIFASegmentationWidgets.dependencies import (
     ensure_packages,
@@ -361,6 +362,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for selector in (self.ui.firstSelector, self.ui.secondSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
         slicer.app.connect("aboutToQuit()", self._abandon)
+        # While volumes are written that comes late: when they are, and the run has been started.
+        slicer.app.connect("lastWindowClosed()", self._cancel)
         self.results = ResultsPanel(self.ui, self._say)
         self.initializeParameterNode()
         self._show_warnings(None)
@@ -369,6 +372,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded: nobody would take the results."""
         slicer.app.disconnect("aboutToQuit()", self._abandon)
+        slicer.app.disconnect("lastWindowClosed()", self._cancel)
         self._abandon()
         self._connect_parameters(None)
         self.results.removeObservers()
@@ -455,7 +459,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             return models.model_card(Path(chosen))
         except InputError as error:
-            return f"<span style='color:#c0392b'>{error}</span>"
+            return f"<span style='color:{color_of('error')}'>{error}</span>"
 
     def _check_can_apply(self) -> None:
         """Enable what can be done; a tool tip says why something can't."""
@@ -492,8 +496,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.cancelButton.text = _("End now") if running and self._cancelled is not None else _("Cancel")
 
     def _say(self, text: str, *, error: bool = False) -> None:
-        color = "color:#c0392b" if error else ""
-        self.ui.statusLabel.setStyleSheet(color)
+        self.ui.statusLabel.setStyleSheet(f"color:{color_of('error')}" if error else "")
         self.ui.statusLabel.text = text
 
     # What the user does --------------------------------------------------------------------------------------------
@@ -597,6 +600,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_warnings(self, run: SegmentationRun | None) -> None:
         """What makes the results doubtful; it stays there until the next run."""
         sentences = [sentence for _index, told in sorted(run.warnings.items()) for sentence in told] if run else []
+        self.ui.warningsLabel.setStyleSheet(f"color:{color_of('warning')}")
         self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in sentences)
         self.ui.warningsLabel.visible = bool(sentences)
 

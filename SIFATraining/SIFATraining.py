@@ -35,6 +35,7 @@ from slicer.util import VTKObservationMixin
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
+from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.dependencies import (
     ensure_packages,
     held,
@@ -80,6 +81,7 @@ PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx"
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
 _UNCHECKED = ("name", "initial")  # Parameters that no check looks at.
+_ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Of the application.
 _UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # In the name of a folder, on some system.
 # Where the scene's volumes are written, in the job's folder.
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
@@ -395,8 +397,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         reference = (_("Reference"), REFERENCES, _("Optional, for monitoring only: nothing learns from it."))
         self.target = NodesTable(self.ui.targetTable, [volume, region, reference], self._store_rows)
-        if not missing_packages(("pydantic",)):
-            self.ui.settingsEdit.setToolTip(_settings_help())
         self.mapping = MappingTable(self.ui.mappingTable, self._refresh)
         self.findings = FindingsPanel(self.ui)
         self.training = TrainingPanel(self.ui, self._window, self.logic, self._say, self._refresh)
@@ -405,8 +405,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._link.let_go_while_importing(self._connect_parameters, self.initializeParameterNode)
         let_go_of_removed(self.ui.regionSelector)
         self._connect_widgets()
-        # Volumes would go on being written, and the training be started, without a window.
-        slicer.app.connect("aboutToQuit()", self._cancel_start)
+        # Volumes would go on being written, and the training be started, without a window: while they are, the
+        # application's end is told when they have been.
+        for signal in _ENDS:
+            slicer.app.connect(signal, self._cancel_start)
         self.initializeParameterNode()
         self.training.show_running()
 
@@ -443,7 +445,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded: trainings go on."""
-        slicer.app.disconnect("aboutToQuit()", self._cancel_start)
+        for signal in _ENDS:
+            slicer.app.disconnect(signal, self._cancel_start)
         self._cancel_start()
         self.findings.abandon_probe()
         self._connect_parameters(None)
@@ -561,6 +564,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         finally:
             self._filling = False
         self.ui.taskLabel.text = _describe(task, self._parameters.task)
+        if not self.ui.settingsEdit.toolTip and not missing_packages(("pydantic",)):
+            self.ui.settingsEdit.setToolTip(_settings_help())
         self.ui.ownTaskButton.enabled = bool(labels)
         self.ui.sourceTable.enabled = not self._parameters.sourceFolder
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
@@ -593,7 +598,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._starting:
             reason = _("The training is being prepared.")
         elif p.task is TaskChoice.own and not missing_packages(("pydantic",)) and self.task() is None:
-            reason = _("Choose your structures first: add a source segmentation, then press My structures.")
+            reason = str(_no_structures())
         elif fault := _rows_fault(
             None if p.sourceFolder else self._source_rows(), None if p.targetFolder else self._target_rows()
         ):
@@ -676,12 +681,16 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.findings.show([Finding.of(_("packages"), error)])
             return self.findings.findings
         finally:
-            self._check_can_start()
+            # Structures, and which segment is which, may be known only now.
+            self._refresh()
             self.training.show_state()
         p, task = self._parameters, self.task()
         if p is None:
             # The scene was closed meanwhile, and another module is shown.
             return []
+        if task is None:
+            self.findings.show([Finding.of(_("structures"), _no_structures())])
+            return self.findings.findings
         inputs, findings = self._inputs(), list[Finding]()
         slices = copied_bytes = 0
         if task is not None and not (p.sourceFolder and p.targetFolder):
@@ -734,6 +743,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with held(self._window):
                 self.logic.ensure_dependencies()
             self._end_if_cancelled()
+            if self.task() is None:
+                raise _no_structures()
             options = self.options()
             name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
@@ -745,7 +756,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             problem = str(error)
         finally:
             self._starting = False
-            self._check_can_start()
+            self._refresh()
             if problem:
                 # After the check, which has the status line say what is still to be done.
                 self._say(problem, error=True)
@@ -828,8 +839,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 setattr(self._parameters, f"{domain}Window{end}", round(value))
 
     def _say(self, text: str, *, error: bool = False) -> None:
-        self.ui.statusLabel.setStyleSheet("color:#c0392b" if error else "")
+        self.ui.statusLabel.setStyleSheet(f"color:{color_of('error')}" if error else "")
         self.ui.statusLabel.text = text
+
+
+def _no_structures() -> InputError:
+    """That the structures are one's own, and none are chosen."""
+    return InputError(_("Choose your structures first"), _("add a source segmentation, then press My structures"))
 
 
 def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None) -> InputError | None:

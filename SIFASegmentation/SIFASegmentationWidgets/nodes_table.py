@@ -96,21 +96,22 @@ class NodesTable:
             selector.noneDisplay = _("choose a {title}").format(title=title.lower()) if column == 0 else "-"
             selector.toolTip = tip
             selector.setMRMLScene(slicer.mrmlScene)
-            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._changed_by(selector))
+            selector.connect("currentNodeChanged(vtkMRMLNode*)", self._changed)
+            selector.connect("nodeActivated(vtkMRMLNode*)", self._selecting(selector))
             let_go_of_removed(selector)
             self._table.setCellWidget(row, column, selector)
 
     def _selector(self, row: int, column: int) -> Any:
         return self._table.cellWidget(row, column)
 
-    def _changed_by(self, selector: Any) -> Callable[[Any], None]:
-        def changed(_node: Any) -> None:
-            if not self._filling:
-                # The widgets take the clicks, so that rows are not selected by them: Remove would take another row.
-                self._table.selectRow(self._row_of(selector))
-                self._on_change()
+    def _changed(self, _node: Any) -> None:
+        if not self._filling:
+            self._on_change()
 
-        return changed
+    def _selecting(self, selector: Any) -> Callable[[Any], None]:
+        """Selects the row of a selector that a user has chosen by: the widgets take the clicks, and else Remove would
+        take another row. Not whatever changes a selector, such as a node that leaves the scene."""
+        return lambda _node: self._table.selectRow(self._row_of(selector))
 
     def _row_of(self, selector: Any) -> int:
         rows, columns = range(self._table.rowCount), range(len(self._columns))

@@ -110,13 +110,13 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
     Raises:
         InputError: One has none of the structures; names the node.
     """
-    for node in (*(row.labels for row in source), *(row.reference for row in target)):
+    of_source = _("say above which of its segments is which, or choose another")
+    of_target = _("choose another reference, or none")
+    given = [*((row.labels, of_source) for row in source), *((row.reference, of_target) for row in target)]
+    for node, advice in given:
         if node is not None and not found_structures(node, task):
             names = ", ".join(structure.name for structure in task.structures)
-            raise InputError(
-                _("{name} has none of {names}").format(name=node.GetName(), names=names),
-                _("say which of its segments is which, or choose another"),
-            )
+            raise InputError(_("{name} has none of {names}").format(name=node.GetName(), names=names), advice)
 
 
 def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:

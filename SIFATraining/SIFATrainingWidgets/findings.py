@@ -12,12 +12,13 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.volumes import Geometry
+from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.nodes import geometry_from_node, lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
 
-_SIGNS = {"ok": ("#2e8b57", "&#10003;"), "warning": ("#b8860b", "!"), "error": ("#c0392b", "&#10007;")}
+_SIGNS = {"ok": "&#10003;", "warning": "!", "error": "&#10007;"}
 
 
 Window = tuple[float, float] | None
@@ -81,7 +82,7 @@ def findings_html(findings: Sequence[Finding]) -> str:
     order = ["error", "warning", "ok"]
     lines = []
     for finding in sorted(findings, key=lambda f: order.index(f.level)):
-        color, sign = _SIGNS[finding.level]
+        color, sign = color_of(finding.level), _SIGNS[finding.level]
         fix = f" <i>{html.escape(finding.fix)}</i>" if finding.fix else ""
         lines.append(
             f'<span style="color:{color}"><b>{sign}</b></span> {html.escape(finding.subject)}: '
@@ -140,7 +141,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
         missing = [structure.name for structure in task.structures if structure.name not in found]
         count = _("{n} of {all} structures").format(n=len(found), all=len(task.structures))
         if not found:
-            fix = _("say below which segment is which structure")
+            fix = _("say above, in the table of segments, which segment is which structure")
             findings.append(Finding("error", row.labels.GetName(), _("none of the structures"), fix))
         elif missing:
             message = _("{count}, without {missing}").format(count=count, missing=", ".join(missing))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationWidgets.nodes_table import fit_height
@@ -57,10 +58,16 @@ class MappingTable:
         for name in names:
             selector.addItem(name)
         selector.setCurrentIndex(names.index(said) + 1 if said in names else 0)
-        # PythonQt calls with the index; a closure keeps the rest.
-        selector.connect("activated(int)", lambda index: self._say(node, key, names[index - 1] if index else "", task))
+        # PythonQt calls with the index; a closure keeps the rest. Not the node: its voxels would stay with it when
+        # its scene is closed.
+        node_id = node.GetID()
+        selector.connect(
+            "activated(int)", lambda index: self._say(node_id, key, names[index - 1] if index else "", task)
+        )
         return selector
 
-    def _say(self, node: Any, key: str, name: str, task: Any) -> None:
-        store_mapping(node, {**shown_mapping(node, task), key: name})
-        self._on_change()
+    def _say(self, node_id: str, key: str, name: str, task: Any) -> None:
+        node = slicer.mrmlScene.GetNodeByID(node_id)
+        if node is not None:
+            store_mapping(node, {**shown_mapping(node, task), key: name})
+            self._on_change()

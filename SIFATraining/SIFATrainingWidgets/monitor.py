@@ -154,7 +154,7 @@ class TrainingMonitor:
             return
         # The label has no width of its own yet while another tab is shown.
         width = max(240, self._ui.progressTabs.width - _TAB_MARGINS)
-        self._ui.previewLabel.setPixmap(picture.scaledToWidth(width))
+        self._ui.previewLabel.setPixmap(picture.scaledToWidth(width, qt.Qt.SmoothTransformation))
         baseline = preview.get("stage") == "baseline"
         moment = _("after iteration {number} without adaptation") if baseline else _("after iteration {number}")
         self._ui.previewLabel.setToolTip(moment.format(number=f"{preview['iteration']:,}"))

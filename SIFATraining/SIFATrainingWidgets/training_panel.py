@@ -15,6 +15,7 @@ from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationWidgets import models
+from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.processes import start_fault
@@ -165,13 +166,12 @@ class TrainingPanel:
         ui, job = self._ui, self.job
         at_work = job is not None and self._is_at_work(job)
         ui.progressSection.visible = job is not None
-        for button in (ui.stopButton, ui.resumeButton, ui.killButton, ui.forgetButton):
+        for button in (ui.stopButton, ui.resumeButton, ui.killButton, ui.openFolderButton, ui.forgetButton):
             button.visible = job is not None
         ui.stopButton.enabled = running and job is not None and not _is_to_stop(job)
         ui.killButton.enabled = running or (waiting and at_work)
         ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
         ui.forgetButton.enabled = job is not None and not running
-        ui.openFolderButton.enabled = job is not None
         ui.progressBar.visible = running
         progress = self._monitor.latest.get("progress", {})
         # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
@@ -210,6 +210,7 @@ class TrainingPanel:
 
     def _show_warnings(self) -> None:
         warnings = self._monitor.warnings
+        self._ui.warningsLabel.setStyleSheet(f"color:{color_of('warning')}")
         self._ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {warning}" for warning in warnings)
         self._ui.warningsLabel.visible = bool(warnings)
 

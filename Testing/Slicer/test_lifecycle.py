@@ -5,9 +5,11 @@ from __future__ import annotations
 import unittest
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import qt
 import slicer
 
 WINDOWS = {"SIFASegmentation": "volumes", "SIFATraining": "source"}
@@ -229,3 +231,34 @@ def test_packages_of_slicer_are_installed_only_where_they_are_missing(
     assert dependencies.packages_to_install(requirements) == ["onnx>=1.16", "onnxruntime>=1.18", "pydantic>=2.6"]
     monkeypatch.setattr(dependencies, "SLICERS_OWN", ("scipy", "no_such_package"))
     assert dependencies.packages_to_install(requirements)[3:] == ["no_such_package"]
+
+
+@pytest.mark.parametrize(("window", "text"), [("#f0f0f0", "dark"), ("#323232", "light")])
+def test_colours_can_be_read_on_the_window(window: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from SIFASegmentationWidgets import colors  # noqa: PLC0415
+
+    palette = SimpleNamespace(color=lambda _role: qt.QColor(window))
+    monkeypatch.setattr(colors.slicer, "app", SimpleNamespace(palette=lambda: palette))
+    for level in ("ok", "warning", "error"):
+        color = colors.color_of(level)
+        low, high = sorted(_luminance(one) for one in (color, window))
+        assert (high + 0.05) / (low + 0.05) > 4.5, level
+        assert (_luminance(color) > _luminance(window)) == (text == "light")
+
+
+def _luminance(color: str) -> float:
+    """Relative, of WCAG 2.1."""
+    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_long_text_does_not_widen_a_window(window: tuple[Any, Any]) -> None:
+    """Slicer takes a module's size hint for the least width of its panel."""
+    module, _table = window
+    before = module.widget._window.minimumSizeHint.width(), module.widget._window.sizeHint.width()
+    for label in (module.ui.statusLabel, module.ui.warningsLabel):
+        label.text = "C:\\" + "a_long_name_without_a_space" * 8
+        label.visible = True
+    module.widget._window.layout().activate()
+    assert (module.widget._window.minimumSizeHint.width(), module.widget._window.sizeHint.width()) == before

@@ -1132,3 +1132,59 @@ def test_the_dice_that_is_told_is_the_trainings_own(module: Any) -> None:
     assert status_text({"progress": progress, "monitor": watched}, "running") == "iteration 20 of 2,000, 10 min left"
     own = {"progress": progress, "monitor": {**watched, "stage": "training"}}
     assert status_text(own, "running").endswith("; Dice of the monitored volumes 0.41")
+
+
+def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application's end is told only when they have been, and the training has been started."""
+    if "standins" not in sys.modules:
+        pytest.skip("it would close Slicer")
+    from PySide6.QtWidgets import QApplication  # noqa: PLC0415
+
+    ui, parameters = module.widget.ui, module.logic.getParameterNode()
+    for table, kind in ((ui.sourceTable, "mr"), (ui.targetTable, "ct")):
+        table.cellWidget(0, 0).setCurrentNode(patients[kind][0][0])
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(patients["mr"][0][1])
+    parameters.outputFolder = str(tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr(type(module.logic), "resume", lambda _self, job: started.append(job))
+    show = module.widget._show_writing
+
+    def close(name: str, done: int, total: int) -> None:
+        QApplication.instance().lastWindowClosed.emit()
+        show(name, done, total)
+
+    monkeypatch.setattr(module.widget, "_show_writing", close)
+    ui.startButton.click()
+    assert started == []
+    assert "Cancelled" in ui.statusLabel.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ones_own_structures_that_are_not_chosen_are_said_and_are_no_fault(
+    module: Any, patients: dict[str, Any]
+) -> None:
+    """The button is held back only where the packages are there to know it."""
+    ui, parameters = module.widget.ui, module.logic.getParameterNode()
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(patients["mr"][0][0])
+    parameters.task = module.python.TaskChoice.own
+    (finding,) = module.widget.check()
+    assert (finding.level, finding.message) == ("error", "Choose your structures first")
+    module.widget._start()
+    assert "Choose your structures first: add a source segmentation" in ui.statusLabel.text
+    assert module.widget.training.job is None
+
+
+def test_only_a_choice_of_the_user_selects_its_row(module: Any, patients: dict[str, Any]) -> None:
+    """Whatever changes a selector tells of a node: one that leaves the scene, or is renamed."""
+    ui = module.widget.ui
+    ui.sourceAddAllButton.click()
+    table = ui.sourceTable
+    assert table.rowCount >= 2
+    table.selectRow(0)
+    other = table.cellWidget(1, 0)
+    other.currentNodeChanged.emit(other.currentNode())
+    assert [index.row() for index in table.selectionModel().selectedRows()] == [0]
+    other.nodeActivated.emit(other.currentNode())
+    assert [index.row() for index in table.selectionModel().selectedRows()] == [1]
