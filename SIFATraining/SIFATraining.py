@@ -373,7 +373,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: SIFATrainingLogic | None = None
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
-        self._starting = self._cancelled = False
+        self._starting = self._cancelled = self._settings_are_listed = False
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
@@ -564,7 +564,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         finally:
             self._filling = False
         self.ui.taskLabel.text = _describe(task, self._parameters.task)
-        if not self.ui.settingsEdit.toolTip and not missing_packages(("pydantic",)):
+        if not self._settings_are_listed and not missing_packages(("pydantic",)):
+            self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
         self.ui.ownTaskButton.enabled = bool(labels)
         self.ui.sourceTable.enabled = not self._parameters.sourceFolder
