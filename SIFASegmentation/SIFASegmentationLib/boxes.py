@@ -37,6 +37,8 @@ def boxes_of_values(labels: NDArray[np.integer]) -> Work[dict[int, Box]]:
     from scipy import ndimage  # noqa: PLC0415  not every Slicer has it
 
     boxes: dict[int, Box] = {}
+    if labels.size == 0:
+        return boxes
     for first in range(0, len(labels), _PLANES):
         found = ndimage.find_objects(labels[first : first + _PLANES])
         for value, box in enumerate(found, 1):

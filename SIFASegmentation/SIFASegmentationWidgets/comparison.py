@@ -18,7 +18,7 @@ from SIFASegmentationLib.work import Work
 
 from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
 from .part_voxels import PartVoxels, voxels_of
-from .reach import common_reach, reach, reaches_out
+from .reach import Reach, common_reach, is_within, reach_in_pieces
 from .structures_of_nodes import Part, parts_of
 
 
@@ -53,11 +53,23 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
 
 
 def _score_pairs(first: Any, second: Any, pairs: list[tuple[Part, Part]], tolerance: float) -> Work[list[Row]]:
+    ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
+    with common_grid(first, second) as known:
+        array_of(known)
+        reached = common_reach(
+            (yield from reach_in_pieces(first, ours, known)), (yield from reach_in_pieces(second, theirs, known))
+        )
+        return (yield from _score_on(known, reached, first, second, pairs, tolerance))
+
+
+def _score_on(
+    known: Any, reached: Reach | None, first: Any, second: Any, pairs: list[tuple[Part, Part]], tolerance: float
+) -> Work[list[Row]]:
     from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
 
     ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
     rows = []
-    with common_grid(first, second) as known, _wide_enough(known, (first, ours), (second, theirs)) as (grid, note):
+    with _wide_enough(known, reached) as (grid, note):
         i, j, k = geometry_from_node(grid).spacing
         subject = f"{first.GetName()} / {second.GetName()}"
         predicted, referred = voxels_of(first, ours, grid), voxels_of(second, theirs, grid)
@@ -86,7 +98,7 @@ class _Tight:
 
     def of(self, voxels: PartVoxels) -> Work[PartVoxels]:
         """The voxels of a part, cut to these."""
-        if voxels.array.dtype.kind not in "iu" or voxels.array.dtype.itemsize > 2:
+        if voxels.value <= 0 or voxels.array.dtype.kind not in "iu" or voxels.array.dtype.itemsize > 2:
             return voxels
         if voxels.memory not in self._boxes:
             self._boxes[voxels.memory] = yield from boxes_of_values(voxels.array)
@@ -160,18 +172,16 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _wide_enough(grid: Any, *parts: tuple[Any, list[str]]) -> Iterator[tuple[Any, str]]:
-    """A volume node that holds all voxels of parts of nodes, and a note where it is not the one given: one with the
-    same voxels, which is there for as long as needed. Files are compared so, too (`SIFASegmentationLib.evaluation`).
+def _wide_enough(grid: Any, reached: Reach | None) -> Iterator[tuple[Any, str]]:
+    """A volume node that holds all that is reached, and a note where it is not the one given: one with the same voxels,
+    which is there for as long as needed. Files are compared so, too (`SIFASegmentationLib.evaluation`).
     """
-    reached = None
-    for node, keys in parts:
-        reached = common_reach(reached, reach(node, keys, grid))
-    if reached is None or all(not reaches_out(node, keys, grid) for node, keys in parts):
+    if reached is None or is_within(reached, grid):
         yield grid, ""
         return
     first, end = reached
-    if np.prod(end - first) > MOST_VOXELS:
+    most = max(MOST_VOXELS, 2.0 * np.prod(grid.GetImageData().GetDimensions(), dtype=float))
+    if np.prod(end - first, dtype=float) > most:
         yield grid, _("the two lie far apart: check that they are of the same volume")
         return
     matrix = vtk.vtkMatrix4x4()

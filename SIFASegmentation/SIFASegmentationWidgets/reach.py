@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
-from SIFASegmentationLib.boxes import Box, covered_voxels, labelled_box
+from SIFASegmentationLib.boxes import Box, boxes_of_values, covered_voxels, labelled_box
+from SIFASegmentationLib.work import Work
 
 from .nodes import BINARY_LABELMAP, array_of, is_segmentation
 
 Reach = tuple[np.ndarray, np.ndarray]
 """First voxel (i, j, k) of a grid, and the one after the last; either may be outside of it."""
 
+_PARALLEL = 1e-3  # Of a voxel's edge: what axes may stray.
 
-def reach(node: Any, keys: Iterable[str], volume_node: Any) -> Reach | None:
-    """The voxels of a volume's grid that parts of a node touch; no more than that where some are outside of it.
 
-    None where the parts have no voxel, or where the two nodes lie under different transforms that are not linear.
+def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any) -> Work[Reach | None]:
+    """The voxels of a volume's grid that parts of a node touch, some planes of what it keeps a piece.
+
+    More than that where what the node keeps, mostly no more than it must, lies on the grid as a whole: then nothing is
+    looked through. None where the parts have no voxel, or where the two nodes lie under different transforms that are
+    not linear.
 
     Args:
         node: Segmentation or labelmap node.
@@ -31,18 +38,21 @@ def reach(node: Any, keys: Iterable[str], volume_node: Any) -> Reach | None:
     to_grid = _to_grid(node, volume_node)
     if to_grid is None:
         return None
-    keys = list(keys)
-    whole = _voxels_at(to_grid, _corners(node, keys, tight=False))
-    # What a node keeps, mostly no more than it must, is looked through where that tells anything.
-    if whole is None or _is_within(whole, volume_node):
+    parts = [part for key in keys if (part := _part(node, key)) is not None]
+    whole = _reach_of([part.corners() for part in parts], to_grid)
+    if whole is None or is_within(whole, volume_node):
         return whole
-    return _voxels_at(to_grid, _corners(node, keys, tight=True))
+    points, boxes = [], dict[int, dict[int, Box]]()
+    for part in parts:
+        points.append((yield from part.points_in_pieces(to_grid, boxes)))
+        yield
+    return _reach_of(points, to_grid)
 
 
-def reaches_out(node: Any, keys: Iterable[str], volume_node: Any) -> bool:
-    """Whether some of the parts' voxels lie outside of a volume's grid."""
-    reached = reach(node, keys, volume_node)
-    return reached is not None and not _is_within(reached, volume_node)
+def is_within(reached: Reach, volume_node: Any) -> bool:
+    """Whether all of it is on a volume's grid."""
+    first, end = reached
+    return bool((first >= 0).all() and (end <= volume_node.GetImageData().GetDimensions()).all())
 
 
 def common_reach(one: Reach | None, other: Reach | None) -> Reach | None:
@@ -52,15 +62,103 @@ def common_reach(one: Reach | None, other: Reach | None) -> Reach | None:
     return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
 
 
-def _is_within(reached: Reach, volume_node: Any) -> bool:
-    first, end = reached
-    return bool((first >= 0).all() and (end <= volume_node.GetImageData().GetDimensions()).all())
+@dataclass(frozen=True)
+class _Surface:
+    """A part that is kept as points of its node's own coordinates (RAS)."""
+
+    data: Any
+
+    def corners(self) -> np.ndarray:
+        bounds = self.data.GetBounds()
+        return np.array(list(itertools.product(bounds[0:2], bounds[2:4], bounds[4:6])))
+
+    def points_in_pieces(self, _to_grid: np.ndarray, _boxes: dict[int, dict[int, Box]]) -> Work[np.ndarray]:
+        yield
+        points: np.ndarray = vtk_to_numpy(self.data.GetPoints().GetData())
+        return points
 
 
-def _voxels_at(to_grid: np.ndarray, corners: np.ndarray) -> Reach | None:
-    if len(corners) == 0:
+@dataclass(frozen=True)
+class _Voxels:
+    """A part that is kept as voxels of an array.
+
+    Attributes:
+        array: (k, j, i), maybe with other parts in it.
+        value: The part's.
+        to_ras: 4x4 from the array's indices (i, j, k) to its node's own coordinates.
+    """
+
+    array: np.ndarray
+    value: int
+    to_ras: np.ndarray
+
+    def corners(self) -> np.ndarray:
+        return self._outer_corners(tuple(slice(0, length) for length in self.array.shape))
+
+    def points_in_pieces(self, to_grid: np.ndarray, boxes: dict[int, dict[int, Box]]) -> Work[np.ndarray]:
+        """Corners of voxels between which all of the part's lie.
+
+        Args:
+            to_grid: 4x4 from the node's coordinates to the grid's voxels.
+            boxes: Of the values of arrays that were looked through, by their places in memory; filled.
+        """
+        if self.value > 0 and self.array.dtype.kind in "iu" and self.array.dtype.itemsize <= 2:
+            place = self.array.__array_interface__["data"][0]
+            if place not in boxes:
+                boxes[place] = yield from boxes_of_values(self.array)
+            box = boxes[place].get(self.value)
+        else:
+            box = labelled_box((self.array == self.value).view(np.uint8))
+        if box is None:
+            return np.empty((0, 3))
+        if _is_monomial((to_grid @ self.to_ras)[:3, :3]):
+            return self._outer_corners(box)
+        # On a grid that is turned, a box reaches further than what is in it: the ends of its rows do not.
+        labelled = self.array[box] == self.value
+        k, j = np.nonzero(labelled.any(2))
+        first, last = labelled.argmax(2)[k, j], labelled.shape[2] - 1 - labelled[..., ::-1].argmax(2)[k, j]
+        start = [part.start for part in reversed(box)]
+        ends = np.concatenate([np.stack([i, j, k], 1) + start for i in (first, last)])
+        halves = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+        return self._in_ras((ends[:, np.newaxis] + halves).reshape(-1, 3))
+
+    def _outer_corners(self, box: Box) -> np.ndarray:
+        faces = [(part.start - 0.5, part.stop - 0.5) for part in reversed(box)]
+        return self._in_ras(np.array(list(itertools.product(*faces))))
+
+    def _in_ras(self, indices: np.ndarray) -> np.ndarray:
+        points: np.ndarray = indices @ self.to_ras[:3, :3].T + self.to_ras[:3, 3]
+        return points
+
+
+def _part(node: Any, key: str) -> _Surface | _Voxels | None:
+    """A part of a node; None where it has no extent, or shares of voxels, which tell none."""
+    matrix = vtk.vtkMatrix4x4()
+    if not is_segmentation(node):
+        node.GetIJKToRASMatrix(matrix)
+        return _Voxels(array_of(node), int(key), slicer.util.arrayFromVTKMatrix(matrix))
+    segmentation = node.GetSegmentation()
+    segment, kind = segmentation.GetSegment(key), segmentation.GetSourceRepresentationName()
+    source = segment.GetRepresentation(kind)
+    if source is None:
         return None
-    return covered_voxels(corners @ to_grid[:3, :3].T + to_grid[:3, 3])
+    if kind == BINARY_LABELMAP:
+        if min(source.GetDimensions()) < 1:
+            return None
+        source.GetImageToWorldMatrix(matrix)
+        to_ras = slicer.util.arrayFromVTKMatrix(matrix)
+        to_ras[:3, 3] += to_ras[:3, :3] @ source.GetExtent()[::2]
+        return _Voxels(slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key), segment.GetLabelValue(), to_ras)
+    has_points = source.IsA("vtkPointSet") and source.GetNumberOfPoints() > 0
+    return _Surface(source) if has_points else None
+
+
+def _reach_of(points: list[np.ndarray], to_grid: np.ndarray) -> Reach | None:
+    reached = None
+    for some in points:
+        if len(some):
+            reached = common_reach(reached, covered_voxels(some @ to_grid[:3, :3].T + to_grid[:3, 3]))
+    return reached
 
 
 def _to_grid(node: Any, volume_node: Any) -> np.ndarray | None:
@@ -73,64 +171,7 @@ def _to_grid(node: Any, volume_node: Any) -> np.ndarray | None:
     return slicer.util.arrayFromVTKMatrix(to_voxels) @ slicer.util.arrayFromVTKMatrix(between)
 
 
-def _corners(node: Any, keys: list[str], *, tight: bool) -> np.ndarray:
-    """Points (n, 3) of the node's own coordinates (RAS) between which the parts lie.
-
-    Args:
-        node: Segmentation or labelmap node.
-        keys: Of its parts.
-        tight: Look where the voxels are; else all that is kept of a part is taken for it.
-    """
-    if is_segmentation(node):
-        return np.concatenate([np.empty((0, 3)), *(_corners_of_segment(node, key, tight=tight) for key in keys)])
-    matrix, array = vtk.vtkMatrix4x4(), array_of(node)
-    node.GetIJKToRASMatrix(matrix)
-    values = [int(key) for key in keys]
-    return _corners_of_voxels(matrix, (0, 0, 0), _box(array, values, tight=tight))
-
-
-def _corners_of_segment(node: Any, key: str, *, tight: bool) -> np.ndarray:
-    segmentation = node.GetSegmentation()
-    segment = segmentation.GetSegment(key)
-    source = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
-    if source is None:
-        return np.empty((0, 3))
-    if not source.IsA("vtkOrientedImageData"):
-        return np.array(list(_corners_of_bounds(source.GetBounds())))
-    if min(source.GetDimensions()) < 1:
-        return np.empty((0, 3))
-    matrix = vtk.vtkMatrix4x4()
-    source.GetImageToWorldMatrix(matrix)
-    is_binary = segmentation.GetSourceRepresentationName() == BINARY_LABELMAP
-    i, j, k = source.GetDimensions()
-    box: Box | None = (slice(0, k), slice(0, j), slice(0, i))
-    if tight and is_binary:
-        array = slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key)
-        box = _box(array, [segment.GetLabelValue()], tight=True)
-    return _corners_of_voxels(matrix, source.GetExtent()[::2], box)
-
-
-def _box(array: np.ndarray, values: list[int], *, tight: bool) -> Box | None:
-    """Of an array (k, j, i): that with one of the values in it, or all of it."""
-    return (
-        labelled_box(np.isin(array, values).view(np.uint8))
-        if tight
-        else tuple(slice(0, length) for length in array.shape)
-    )
-
-
-def _corners_of_voxels(to_ras: Any, start: tuple[int, ...], box: Box | None) -> np.ndarray:
-    """The corners of a box (k, j, i) of voxels whose first has these indices (i, j, k): its outer faces."""
-    if box is None:
-        return np.empty((0, 3))
-    faces = [(at + part.start - 0.5, at + part.stop - 0.5) for at, part in zip(start, reversed(box), strict=True)]
-    matrix = slicer.util.arrayFromVTKMatrix(to_ras)
-    corners = np.array(list(itertools.product(*faces)))
-    corners_ras: np.ndarray = corners @ matrix[:3, :3].T + matrix[:3, 3]
-    return corners_ras
-
-
-def _corners_of_bounds(bounds: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
-    """Of an upright box; none where it is that of nothing."""
-    if bounds[0] <= bounds[1]:
-        yield from itertools.product(bounds[0:2], bounds[2:4], bounds[4:6])
+def _is_monomial(axes: np.ndarray) -> bool:
+    """Whether each axis lies along one of the grid's."""
+    strayed = np.sort(np.abs(axes), axis=0)[:2]
+    return bool((strayed <= _PARALLEL * np.abs(axes).max(axis=0)).all())

@@ -16,10 +16,11 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.work import result_of
 
 from .nodes import array_of, is_segmentation
 from .part_voxels import is_empty, voxels_of
-from .reach import reaches_out
+from .reach import is_within, reach_in_pieces
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,11 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
     if outside:
         note = _("{parts} of {name} does not lie on {volume}")
         notes.append(note.format(parts=", ".join(outside), name=node.GetName(), volume=volume_node.GetName()))
-    elif reaches_out(node, [part.key for part in chosen], volume_node):
+    reached = result_of(reach_in_pieces(node, [part.key for part in chosen], volume_node)) if not outside else None
+    if reached is not None and not is_within(reached, volume_node):
         note = _("some of {name} lies outside of {volume}")
         notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
-    elif resampled:
+    if resampled and not outside:
         note = _("{name} resampled to the grid of {volume}")
         notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
     of_segments = {structure.name for structure in matched.values() if structure is not None}

@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
         with write_atomically(path) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:
-        if _is_of_device(error):
+        if _is_of_device(error, folder):
             raise
         # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
         raise CheckpointError(
@@ -61,12 +61,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean this
-        if _is_of_device(error):
+        if _is_of_device(error, path.parent):
             raise
         raise InputError(f"{path} is damaged", "delete it, and the one before it is used") from error
     return state
 
 
-def _is_of_device(error: Exception) -> bool:
-    """Whether something failed on a GPU, and not with a file."""
-    return out_of_memory(error) or any(word in str(error) for word in ("CUDA", "NCCL", "MPS"))
+def _is_of_device(error: Exception, folder: Path) -> bool:
+    """Whether something failed on a GPU, and not with a file in a folder, which errors name."""
+    said = str(error).replace(str(folder), "")
+    named = any(word in said for word in ("CUDA", "NCCL", "MPS"))
+    return not isinstance(error, OSError) and (out_of_memory(error) or named)

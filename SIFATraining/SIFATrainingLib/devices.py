@@ -18,6 +18,8 @@ from SIFASegmentationLib.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+_FULL = 0.1  # Share of a GPU's memory that is free when it counts as full.
+
 T = TypeVar("T")
 
 
@@ -128,11 +130,20 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether something failed for want of memory, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own; cuDNN has
-    # no algorithm left that fits, and cuBLAS no room for its workspace.
+    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own; cuBLAS has
+    # no room for its workspace.
     message = str(error).lower()
-    words = ("out of memory", "not enough memory", "can't allocate memory", "unable to find an engine", "alloc_failed")
-    return any(some in message for some in words)
+    if any(
+        words in message for words in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+    ):
+        return True
+    # cuDNN has no algorithm left that fits; it says so, too, where its libraries do not match.
+    return "unable to find an engine" in message and _gpu_is_full()
+
+
+def _gpu_is_full() -> bool:
+    free, total = torch.cuda.mem_get_info()
+    return free < _FULL * total
 
 
 def within_memory(act: Callable[[], T], otherwise: Callable[[], InputError]) -> T:

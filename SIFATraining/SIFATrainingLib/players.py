@@ -39,14 +39,15 @@ class Player:
         torch.clear_autocast_cache()
 
 
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient, in memory where its parameter has its numbers: fused optimisers go through both as they lie there.
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A gradient or a moment, in memory where its parameter has its numbers: fused optimisers go through them as they
+    lie there.
 
     Weights are in the channels-last order, averages over processes and what MPS computes are not.
     """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+    if value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def adversary(modules: Iterable[nn.Module], config: TrainingConfig) -> Player:
@@ -75,3 +76,8 @@ def load_optimiser_states(players: Mapping[str, Player], states: dict[str, Any])
     """Continue from `optimiser_states`."""
     for name, player in players.items():
         player.optimiser.load_state_dict(states[name])
+        # Saved where weights had another order, on another kind of device.
+        for parameter, kept in player.optimiser.state.items():
+            for what, value in kept.items():
+                if value.shape == parameter.shape:
+                    kept[what] = _laid_out_as(parameter, value)

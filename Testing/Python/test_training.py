@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import math
@@ -22,10 +23,10 @@ from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints, devices, loop
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
-from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from SIFATrainingLib.checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import Batch, Losses
-from SIFATrainingLib.loop import Loop, largest_batch
+from SIFATrainingLib.loop import Loop, Model, largest_batch
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, is_first_process, train
 from test_dataset import silent
@@ -240,9 +241,46 @@ def test_a_gpu_that_fails_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.Mo
         "MPS backend out of memory (MPS allocated: 9 GB)",
     ],
 )
-def test_memory_that_has_run_out_in_a_library_is_known(message: str) -> None:
+def test_memory_that_has_run_out_in_a_library_is_known(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**8, 10**10))
     assert devices.out_of_memory(RuntimeError(message))
     assert not devices.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_libraries_that_do_not_match_are_no_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (9 * 10**9, 10**10))
+    assert not devices.out_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))
+
+
+def test_a_folders_name_makes_no_full_disk_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(_state: Any, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(CheckpointError, match="can't be written"):
+        save_checkpoint(tmp_path / "cardiac_MPS CUDA", 2, {})
+
+
+def test_moments_that_were_saved_in_another_order_are_the_same(prepared: Path) -> None:
+    """A training that goes on from a Mac to another computer, or back."""
+    config = quick_config()
+    models = [Model.create(5, config, torch.device("cpu")) for _ in range(2)]
+    batch = BatchSource(
+        PreparedDataset(prepared), "source", config.augmentation, batch=2, seed=1, device=torch.device("cpu")
+    ).batch(0)
+    torch.manual_seed(5)
+    models[0].iteration.step(batch)
+    state = copy.deepcopy(models[0].state_dict())
+    for optimiser in state["iteration"]["optimisers"].values():
+        for moments in optimiser["state"].values():
+            for what, value in moments.items():
+                moments[what] = value.contiguous()
+    models[1].load_state_dict(state)
+    for model in models:
+        torch.manual_seed(6)
+        model.iteration.step(batch)
+    for one, other in zip(*(model.networks.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

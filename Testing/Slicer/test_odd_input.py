@@ -315,6 +315,102 @@ def as_labels(node: Any, volume: Any) -> Any:
     return labels
 
 
+def surface_of(name: str, **spheres: tuple[float, float, float] | None) -> Any:
+    """A segmentation of closed surfaces: spheres of radius 9 about centres (RAS), or nothing for None."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    for part, centre in spheres.items():
+        data = vtk.vtkPolyData()
+        if centre is not None:
+            sphere = vtk.vtkSphereSource()
+            sphere.SetCenter(*centre)
+            sphere.SetRadius(9)
+            sphere.SetThetaResolution(32)
+            sphere.SetPhiResolution(32)
+            sphere.Update()
+            data.DeepCopy(sphere.GetOutput())
+        segment = slicer.vtkSegment()
+        segment.SetName(part)
+        segment.AddRepresentation("Closed surface", data)
+        node.GetSegmentation().AddSegment(segment, part)
+    return node
+
+
+def cube(name: str, size: int = 24, angle: float = 0.0) -> Any:
+    """A volume of 1 mm about the origin, turned about z."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, np.zeros((size,) * 3, np.int16))
+    place = vtk.vtkTransform()
+    place.RotateZ(angle)
+    place.Translate(*[(1 - size) / 2] * 3)
+    node.SetIJKToRASMatrix(place.GetMatrix())
+    return node
+
+
+def test_an_empty_surface_is_a_part_without_voxels(module: Any) -> None:
+    volume = cube("volume")
+    reference = surface_of("reference", liver=(0, 0, 0), spleen=None)
+    reference.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    other = surface_of("other", liver=(0, 0, 0), spleen=(0, 0, 0))
+    liver, spleen = module.logic.compare(other, reference).rows
+    assert liver.scores.dice > 0.99  # Slicer voxelises each by itself.
+    assert spleen.note == "reference empty"
+
+
+@pytest.mark.parametrize("kind", ["surface", "voxels"])
+def test_what_fits_a_turned_volume_is_not_said_to_lie_outside(module: Any, kind: str) -> None:
+    """Boxes that are turned reach further than what is in them."""
+    from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
+    from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
+
+    node, turned = surface_of("ball", liver=(0, 0, 0)), cube("turned", angle=45)
+    if kind == "voxels":
+        straight = cube("straight")
+        k, j, i = np.indices((24,) * 3) - 11.5
+        ball = (k**2 + j**2 + i**2 < 81).astype(np.uint8)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "voxels")
+        node.SetReferenceImageGeometryParameterFromVolumeNode(straight)
+        node.GetSegmentation().AddEmptySegment("liver", "liver")
+        slicer.util.updateSegmentBinaryLabelmapFromArray(ball, node, "liver", straight)
+    labels = labels_from_node(node, turned, load_task("abdomen"))
+    assert labels.array.any()
+    assert [note for note in labels.notes if "outside" in note] == []
+    small = cube("small", size=14, angle=45)
+    (outside,) = [note for note in labels_from_node(node, small, load_task("abdomen")).notes if "outside" in note]
+    assert outside.endswith("lies outside of small")
+
+
+def test_segmentations_of_two_places_are_told_to_lie_far_apart(module: Any) -> None:
+    here, far = cube("here"), cube("far")
+    far.SetOrigin(20000, 20000, 0)
+    parts = {"liver": (slice(4, 12),) * 3}
+    (row,) = module.logic.compare(segmentation_of(here, "one", parts), segmentation_of(far, "other", parts)).rows
+    assert "the two lie far apart" in row.note
+    assert row.scores.dice == 0
+
+
+def test_labels_below_zero_are_labels(module: Any) -> None:
+    both = []
+    for name in ("one", "other"):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+        slicer.util.updateVolumeFromArray(node, np.where(np.indices((6, 6, 6))[0] > 2, -2, 0).astype(np.int16))
+        both.append(node)
+    (row,) = module.logic.compare(*both).rows
+    assert row.scores.dice == 1
+    assert row.scores.prediction_ml > 0
+
+
+def test_a_source_volume_without_its_image_is_said(module: Any) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+
+    volume = cube("volume")
+    parts = {"liver": (slice(4, 12),) * 3}
+    one, other = segmentation_of(volume, "one", parts), segmentation_of(volume, "other", parts)
+    volume.SetAndObserveImageData(None)
+    with pytest.raises(InputError, match="volume holds no image"):
+        module.logic.compare(one, other)
+
+
 def test_a_reference_that_is_partly_elsewhere_is_noted(
     module: Any, patient: tuple[Any, Any], sample_model: Path
 ) -> None:
