@@ -689,10 +689,11 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Score the results as they are now, against the references that are chosen now."""
         if self._comparing:
             return
+        assert self._parameters is not None
         shown = self.results.results
         chosen = {row.volume.GetID(): row.reference.GetID() if row.reference else "" for row in self._chosen()}
-        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
-        work = scores_of_nodes.score_results_in_pieces(self.results.as_corrected(chosen), self._task, tolerance)
+        results = self.results.as_corrected(chosen)
+        work = scores_of_nodes.score_results_in_pieces(results, self._task, self._parameters.tolerance)
         self._begin_scoring(work, _("SIFA scores"), _("Scored again"), lambda: self.results.results is shown)
 
     def _update_compare(self, _node: Any = None) -> None:

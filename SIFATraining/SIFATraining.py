@@ -694,7 +694,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return self.findings.findings
         inputs, findings = self._inputs(), list[Finding]()
         slices = copied_bytes = 0
-        if task is not None and not (p.sourceFolder and p.targetFolder):
+        if not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             windows = (_window(p, "source"), _window(p, "target"))

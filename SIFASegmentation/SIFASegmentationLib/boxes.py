@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,7 +33,7 @@ def common_box(one: Box | None, other: Box | None) -> Box:
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 
-def boxes_of_values(labels: NDArray[np.integer]) -> Work[dict[int, Box]]:
+def boxes_of_values(labels: NDArray[Any]) -> Work[dict[int, Box]]:
     """The smallest box of labels (k, j, i), integers of up to 16 bits, that holds a value, for each of them above 0;
     some planes a piece."""
     from scipy import ndimage  # noqa: PLC0415  not every Slicer has it
@@ -48,6 +50,23 @@ def boxes_of_values(labels: NDArray[np.integer]) -> Work[dict[int, Box]]:
                 boxes[value] = common_box(boxes.get(value), moved)
         yield
     return boxes
+
+
+class ValueBoxes:
+    """The boxes of values in arrays; one that holds many is looked through once."""
+
+    def __init__(self) -> None:
+        # With the arrays, so that no other comes to lie in their place.
+        self._known: dict[object, tuple[NDArray[Any], dict[int, Box]]] = {}
+
+    def of(self, array: NDArray[Any], value: int) -> Work[Box | None]:
+        """The smallest box of an array (k, j, i) that holds all that have a value; None if none has it."""
+        if value <= 0 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+            return labelled_box((array == value).view(np.uint8))
+        place = array.__array_interface__["data"][0], array.shape, array.strides
+        if place not in self._known:
+            self._known[place] = array, (yield from boxes_of_values(array))
+        return self._known[place][1].get(value)
 
 
 def covered_voxels(points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

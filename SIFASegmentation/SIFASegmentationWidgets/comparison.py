@@ -11,9 +11,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.boxes import MOST_VOXELS, Box, boxes_of_values, common_box
+from SIFASegmentationLib.boxes import MOST_VOXELS, ValueBoxes, common_box
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.work import Work
 
 from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
@@ -54,55 +54,42 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Wor
 
 def _score_pairs(first: Any, second: Any, pairs: list[tuple[Part, Part]], tolerance: float) -> Work[list[Row]]:
     ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
+    boxes = ValueBoxes()
     with common_grid(first, second) as known:
-        array_of(known)
-        reached = common_reach(
-            (yield from reach_in_pieces(first, ours, known)), (yield from reach_in_pieces(second, theirs, known))
-        )
-        return (yield from _score_on(known, reached, first, second, pairs, tolerance))
+        array_of(known)  # One without an image is told by its name.
+        ours_reach = yield from reach_in_pieces(first, ours, known, boxes)
+        theirs_reach = yield from reach_in_pieces(second, theirs, known, boxes)
+        with _wide_enough(known, common_reach(ours_reach, theirs_reach)) as (grid, note):
+            predicted, referred = voxels_of(first, ours, grid), voxels_of(second, theirs, grid)
+            spacing = geometry_from_node(grid).spacing
+            names = first.GetName(), second.GetName()
+            rows = []
+            for (one, _other), (_key, our), (_its_key, their) in zip(pairs, predicted, referred, strict=True):
+                voxels = our.within((yield from boxes.of(our.array, our.value)))
+                reference = their.within((yield from boxes.of(their.array, their.value)))
+                scores = yield from _score_part(voxels, reference, spacing, tolerance)
+                rows.append(_row(names, one.name or f"label {one.key}", scores, note))
+                yield
+            return rows
 
 
-def _score_on(
-    known: Any, reached: Reach | None, first: Any, second: Any, pairs: list[tuple[Part, Part]], tolerance: float
-) -> Work[list[Row]]:
+def _score_part(
+    voxels: PartVoxels, reference: PartVoxels, spacing: tuple[float, float, float], tolerance: float
+) -> Work[Scores]:
     from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
 
-    ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
-    rows = []
-    with _wide_enough(known, reached) as (grid, note):
-        i, j, k = geometry_from_node(grid).spacing
-        subject = f"{first.GetName()} / {second.GetName()}"
-        predicted, referred = voxels_of(first, ours, grid), voxels_of(second, theirs, grid)
-        ours_tight, theirs_tight = _Tight(), _Tight()
-        for (one, _other), (_key, ours_in), (_its_key, theirs_in) in zip(pairs, predicted, referred, strict=True):
-            voxels = yield from ours_tight.of(ours_in)
-            reference = yield from theirs_tight.of(theirs_in)
-            box = common_box(voxels.where, reference.where)
-            # As labelmaps with one value, which are cropped to what has it.
-            masks = voxels.mask(box).view(np.uint8), reference.mask(box).view(np.uint8)
-            scored = yield from score_labelmaps_in_pieces(*masks, (k, j, i), [1], tolerance=tolerance)
-            scores = scored[1]
-            empty = [who for who, ml in ((first.GetName(), scores.prediction_ml),
-                                         (second.GetName(), scores.reference_ml)) if ml == 0]  # fmt: skip
-            notes = [_("{names} empty").format(names=_(" and ").join(empty)) if empty else "", note]
-            rows.append(Row(subject, one.name or f"label {one.key}", scores, "; ".join(filter(None, notes))))
-            yield
-    return rows
+    box = common_box(voxels.where, reference.where)
+    # As labelmaps with one value, which are cropped to what has it.
+    masks = voxels.mask(box).view(np.uint8), reference.mask(box).view(np.uint8)
+    scored = yield from score_labelmaps_in_pieces(*masks, spacing[::-1], [1], tolerance=tolerance)
+    return scored[1]
 
 
-class _Tight:
-    """Cuts the voxels of parts to where they are; looks through an array that many share once."""
-
-    def __init__(self) -> None:
-        self._boxes: dict[object, dict[int, Box]] = {}
-
-    def of(self, voxels: PartVoxels) -> Work[PartVoxels]:
-        """The voxels of a part, cut to these."""
-        if voxels.value <= 0 or voxels.array.dtype.kind not in "iu" or voxels.array.dtype.itemsize > 2:
-            return voxels
-        if voxels.memory not in self._boxes:
-            self._boxes[voxels.memory] = yield from boxes_of_values(voxels.array)
-        return voxels.within(self._boxes[voxels.memory].get(voxels.value))
+def _row(names: tuple[str, str], part: str, scores: Scores, note: str) -> Row:
+    volumes = zip(names, (scores.prediction_ml, scores.reference_ml), strict=True)
+    empty = [who for who, ml in volumes if ml == 0]
+    notes = [_("{names} empty").format(names=_(" and ").join(empty)) if empty else "", note]
+    return Row(" / ".join(names), part, scores, "; ".join(filter(None, notes)))
 
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:

@@ -41,11 +41,6 @@ class PartVoxels:
     where: Box
     resampled: bool = False
 
-    @property
-    def memory(self) -> tuple[int, Shape]:
-        """What the voxels of two parts have in common that lie in one array."""
-        return self.array.__array_interface__["data"][0], self.array.shape
-
     def within(self, box: Box | None) -> PartVoxels:
         """The same, of a box of the array that has all of its voxels; none where it has no voxel."""
         box = box or (slice(0, 0),) * 3

@@ -12,7 +12,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from SIFASegmentationLib.boxes import Box, boxes_of_values, covered_voxels, labelled_box
+from SIFASegmentationLib.boxes import Box, ValueBoxes, covered_voxels
 from SIFASegmentationLib.work import Work
 
 from .nodes import BINARY_LABELMAP, array_of, is_segmentation
@@ -23,7 +23,7 @@ Reach = tuple[np.ndarray, np.ndarray]
 _PARALLEL = 1e-3  # Of a voxel's edge: what axes may stray.
 
 
-def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any) -> Work[Reach | None]:
+def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any, boxes: ValueBoxes) -> Work[Reach | None]:
     """The voxels of a volume's grid that parts of a node touch, some planes of what it keeps a piece.
 
     More than that where what the node keeps, mostly no more than it must, lies on the grid as a whole: then nothing is
@@ -34,19 +34,22 @@ def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any) -> Work[Re
         node: Segmentation or labelmap node.
         keys: Of its parts (`structures_of_nodes.Part`).
         volume_node: Gives the grid.
+        boxes: Of what was looked through before.
     """
     to_grid = _to_grid(node, volume_node)
     if to_grid is None:
         return None
     parts = [part for key in keys if (part := _part(node, key)) is not None]
-    whole = _reach_of([part.corners() for part in parts], to_grid)
+    whole: Reach | None = None
+    for part in parts:
+        whole = common_reach(whole, _reach_of(part.corners(), to_grid))
     if whole is None or is_within(whole, volume_node):
         return whole
-    points, boxes = [], dict[int, dict[int, Box]]()
+    reached: Reach | None = None
     for part in parts:
-        points.append((yield from part.points_in_pieces(to_grid, boxes)))
+        reached = common_reach(reached, _reach_of((yield from part.points_in_pieces(to_grid, boxes)), to_grid))
         yield
-    return _reach_of(points, to_grid)
+    return reached
 
 
 def is_within(reached: Reach, volume_node: Any) -> bool:
@@ -72,7 +75,7 @@ class _Surface:
         bounds = self.data.GetBounds()
         return np.array(list(itertools.product(bounds[0:2], bounds[2:4], bounds[4:6])))
 
-    def points_in_pieces(self, _to_grid: np.ndarray, _boxes: dict[int, dict[int, Box]]) -> Work[np.ndarray]:
+    def points_in_pieces(self, _to_grid: np.ndarray, _boxes: ValueBoxes) -> Work[np.ndarray]:
         yield
         points: np.ndarray = vtk_to_numpy(self.data.GetPoints().GetData())
         return points
@@ -95,20 +98,14 @@ class _Voxels:
     def corners(self) -> np.ndarray:
         return self._outer_corners(tuple(slice(0, length) for length in self.array.shape))
 
-    def points_in_pieces(self, to_grid: np.ndarray, boxes: dict[int, dict[int, Box]]) -> Work[np.ndarray]:
+    def points_in_pieces(self, to_grid: np.ndarray, boxes: ValueBoxes) -> Work[np.ndarray]:
         """Corners of voxels between which all of the part's lie.
 
         Args:
             to_grid: 4x4 from the node's coordinates to the grid's voxels.
-            boxes: Of the values of arrays that were looked through, by their places in memory; filled.
+            boxes: Of what was looked through before.
         """
-        if self.value > 0 and self.array.dtype.kind in "iu" and self.array.dtype.itemsize <= 2:
-            place = self.array.__array_interface__["data"][0]
-            if place not in boxes:
-                boxes[place] = yield from boxes_of_values(self.array)
-            box = boxes[place].get(self.value)
-        else:
-            box = labelled_box((self.array == self.value).view(np.uint8))
+        box = yield from boxes.of(self.array, self.value)
         if box is None:
             return np.empty((0, 3))
         if _is_monomial((to_grid @ self.to_ras)[:3, :3]):
@@ -153,12 +150,8 @@ def _part(node: Any, key: str) -> _Surface | _Voxels | None:
     return _Surface(source) if has_points else None
 
 
-def _reach_of(points: list[np.ndarray], to_grid: np.ndarray) -> Reach | None:
-    reached = None
-    for some in points:
-        if len(some):
-            reached = common_reach(reached, covered_voxels(some @ to_grid[:3, :3].T + to_grid[:3, 3]))
-    return reached
+def _reach_of(points: np.ndarray, to_grid: np.ndarray) -> Reach | None:
+    return covered_voxels(points @ to_grid[:3, :3].T + to_grid[:3, 3]) if len(points) else None
 
 
 def _to_grid(node: Any, volume_node: Any) -> np.ndarray | None:

@@ -55,7 +55,7 @@ class ResultsPanel(VTKObservationMixin):
         """The results of a run, in place of those before, without any scores yet."""
         self.removeObservers()
         self.results, self.scores, self._least_sure = results, None, 0
-        self._scored = {key: state for result in results for key, state in result.made.items()}
+        self._scored = self._made()
         for node in self._segmentations():
             for event in (
                 slicer.vtkSegmentation.SourceRepresentationModified,
@@ -63,6 +63,10 @@ class ResultsPanel(VTKObservationMixin):
                 slicer.vtkSegmentation.SegmentRemoved,
             ):
                 self.addObserver(node.GetSegmentation(), event, self._show_whether_scored)
+
+    def _made(self) -> dict[str, Any]:
+        """States of the segmentations as they came into the scene, by ID."""
+        return {key: state for result in self.results for key, state in result.made.items()}
 
     def _segmentations(self) -> list[Any]:
         """All that are scored, and are in the scene."""
@@ -85,7 +89,7 @@ class ResultsPanel(VTKObservationMixin):
         """
         self._scored = {node.GetID(): nodes.state_of(node) for node in self._segmentations()}
         self._show_whether_scored()
-        made = {key: state for result in self.results for key, state in result.made.items()}
+        made = self._made()
         corrected = {key for key, state in self._scored.items() if state != made.get(key)}
         return tuple(
             replace(

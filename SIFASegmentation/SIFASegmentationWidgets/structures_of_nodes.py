@@ -14,7 +14,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.boxes import values_in
+from SIFASegmentationLib.boxes import ValueBoxes, values_in
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.work import result_of
 
@@ -144,13 +144,14 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
     if outside:
         note = _("{parts} of {name} does not lie on {volume}")
         notes.append(note.format(parts=", ".join(outside), name=node.GetName(), volume=volume_node.GetName()))
-    reached = result_of(reach_in_pieces(node, [part.key for part in chosen], volume_node)) if not outside else None
-    if reached is not None and not is_within(reached, volume_node):
-        note = _("some of {name} lies outside of {volume}")
-        notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
-    if resampled and not outside:
-        note = _("{name} resampled to the grid of {volume}")
-        notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
+    else:
+        reached = result_of(reach_in_pieces(node, [part.key for part in chosen], volume_node, ValueBoxes()))
+        if reached is not None and not is_within(reached, volume_node):
+            note = _("some of {name} lies outside of {volume}")
+            notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
+        if resampled:
+            note = _("{name} resampled to the grid of {volume}")
+            notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
     of_segments = {structure.name for structure in matched.values() if structure is not None}
     drawn = of_segments if is_segmentation(node) else {structure.name for structure in task.structures}
     return Labels(labels, tuple(notes), frozenset(drawn))

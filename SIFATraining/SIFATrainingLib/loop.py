@@ -130,7 +130,7 @@ class _LossLog:
         Raises:
             InputError: A loss was not finite, in whichever process; names it and its first iteration.
         """
-        (values,) = (tensor.cpu() for tensor in distributed.average([torch.stack(self.rows)]))
+        values = distributed.average([torch.stack(self.rows)])[0].cpu()
         self.rows.clear()
         bad = torch.nonzero(~torch.isfinite(values))
         if len(bad):

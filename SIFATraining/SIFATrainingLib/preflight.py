@@ -136,9 +136,10 @@ def check_computer(
             training.iterations * estimate.seconds_per_iteration
             for training, estimate in zip(trainings, estimates, strict=True)
         )
-        written = sum(_bytes_written(estimate) for estimate in estimates) + slices * size**2 * _PIXEL_BYTES + more_bytes
+        stored = slices * size**2 * _PIXEL_BYTES
+        written = sum(_bytes_written(estimate) for estimate in estimates) + stored + more_bytes
         findings += [
-            _check_memory(estimates[0], config.batch, free, slices * size**2 * _PIXEL_BYTES),
+            _check_memory(estimates[0], config.batch, free, stored),
             _check_duration(estimates[0], seconds, sum(training.iterations for training in trainings)),
             _check_disk(out, written),
         ]
