@@ -46,6 +46,7 @@ from SIFASegmentationWidgets.dependencies import (
     skip_without,
 )
 from SIFASegmentationWidgets.follower import last_words
+from SIFASegmentationWidgets.messages import say, warn
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import (
     REFERENCES,
@@ -496,8 +497,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.cancelButton.text = _("End now") if running and self._cancelled is not None else _("Cancel")
 
     def _say(self, text: str, *, error: bool = False) -> None:
-        self.ui.statusLabel.setStyleSheet(f"color:{color_of('error')}" if error else "")
-        self.ui.statusLabel.text = text
+        say(self.ui.statusLabel, text, error=error)
 
     # What the user does --------------------------------------------------------------------------------------------
 
@@ -600,9 +600,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _show_warnings(self, run: SegmentationRun | None) -> None:
         """What makes the results doubtful; it stays there until the next run."""
         sentences = [sentence for _index, told in sorted(run.warnings.items()) for sentence in told] if run else []
-        self.ui.warningsLabel.setStyleSheet(f"color:{color_of('warning')}")
-        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in sentences)
-        self.ui.warningsLabel.visible = bool(sentences)
+        warn(self.ui.warningsLabel, sentences)
 
     def _show_progress(self, data: dict[str, Any]) -> None:
         self.ui.progressBar.setRange(0, data["total"] * data["volumes"])

@@ -35,7 +35,6 @@ from slicer.util import VTKObservationMixin
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.dependencies import (
     ensure_packages,
     held,
@@ -44,6 +43,7 @@ from SIFASegmentationWidgets.dependencies import (
     skip_without,
 )
 from SIFASegmentationWidgets.labels_of_volumes import label_nodes, labels_by_volume
+from SIFASegmentationWidgets.messages import say
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
 from SIFASegmentationWidgets.nodes_table import (
@@ -840,8 +840,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 setattr(self._parameters, f"{domain}Window{end}", round(value))
 
     def _say(self, text: str, *, error: bool = False) -> None:
-        self.ui.statusLabel.setStyleSheet(f"color:{color_of('error')}" if error else "")
-        self.ui.statusLabel.text = text
+        say(self.ui.statusLabel, text, error=error)
 
 
 def _no_structures() -> InputError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .work import Work
 
 Box = tuple[slice, ...]
-MOST_VOXELS = 2**28
-"""Of a grid that is made to hold two labelmaps: those of two frames of coordinates would need any number."""
+_MOST_VOXELS = 2**28  # Of a grid that holds two labelmaps, or twice one's own, if that is more.
 _SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
 _PLANES = 16  # Whose parts are looked for in one piece.
 
@@ -75,6 +76,13 @@ def covered_voxels(points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDA
     faces = points + 0.5
     first, end = np.floor(faces.min(0) + _SLACK), np.ceil(faces.max(0) - _SLACK)
     return first.astype(np.int64), end.astype(np.int64)
+
+
+def is_too_wide(size: Iterable[int], own_size: Iterable[int]) -> bool:
+    """Whether a grid that is made to hold two labelmaps is so much larger than one's own that the two can't be of one
+    volume: those of two frames of coordinates would need any number of voxels.
+    """
+    return math.prod(size) > max(_MOST_VOXELS, 2 * math.prod(own_size))
 
 
 def values_in(labels: NDArray[np.generic]) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .boxes import MOST_VOXELS, covered_voxels, labelled_box, values_in
+from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
@@ -124,7 +124,7 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     first = np.minimum(first, [part.start for part in reversed(own)])
     last = np.maximum(last, [part.stop for part in reversed(own)])
     i, j, k = (last - first).tolist()
-    if i * j * k > MOST_VOXELS:
+    if is_too_wide((i, j, k), geometry.size):
         return prediction, ["the two lie far apart: check that they are of the same volume"]
     x, y, z = (geometry.axes_mm @ first + geometry.origin).tolist()
     array = np.zeros((k, j, i), prediction.array.dtype)

@@ -11,7 +11,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.boxes import MOST_VOXELS, ValueBoxes, common_box
+from SIFASegmentationLib.boxes import ValueBoxes, common_box, is_too_wide
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.work import Work
@@ -167,8 +167,7 @@ def _wide_enough(grid: Any, reached: Reach | None) -> Iterator[tuple[Any, str]]:
         yield grid, ""
         return
     first, end = reached
-    most = max(MOST_VOXELS, 2.0 * np.prod(grid.GetImageData().GetDimensions(), dtype=float))
-    if np.prod(end - first, dtype=float) > most:
+    if is_too_wide((end - first).tolist(), grid.GetImageData().GetDimensions()):
         yield grid, _("the two lie far apart: check that they are of the same volume")
         return
     matrix = vtk.vtkMatrix4x4()

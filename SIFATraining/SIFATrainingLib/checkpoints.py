@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.files import write_atomically
 
 from .devices import out_of_memory
@@ -41,8 +41,7 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
             raise
         # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
         raise CheckpointError(
-            f"The checkpoint of iteration {iteration} can't be written to {folder}",
-            "check the folder's permissions and the free space",
+            f"The checkpoint of iteration {iteration} can't be written to {folder}", unwritable(folder, error).advice
         ) from error
     for old in checkpoint_paths(folder)[:-KEPT]:
         # On Windows not while an export reads it: the next time.

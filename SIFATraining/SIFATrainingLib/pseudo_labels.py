@@ -15,10 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from SIFASegmentationLib.appearance import decide_volume
-from SIFASegmentationLib.components import keep_largest_components
 from SIFASegmentationLib.pipeline import in_threads
-from SIFASegmentationLib.preprocessing import Preprocessing
 
 from . import distributed
 from .batches import as_slices
@@ -28,10 +25,10 @@ from .devices import free_bytes
 from .losses import IGNORED
 from .networks import Segmentor
 from .reestimation import reestimated
+from .whole_volumes import as_segmented, grid_spacing
 
 _LEAST = 0.5  # Probability of a class that may count; the confidence, should that be lower.
 _ROUNDING = 1e-6  # Of a probability that was added to a class.
-_ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid and their spacing is not known.
 _THREADS = 4  # Each with the probabilities of a volume in memory.
 _BYTES = 20  # Of memory for each of these, at the most: themselves, and what is made of them.
 _MEMORY_SHARE = 0.5  # Of the free memory, for all threads.
@@ -74,11 +71,6 @@ def label_target(
     return distributed.sum_of(labels, device)
 
 
-def grid_spacing(preprocessing: Preprocessing) -> float:
-    """Distance of the pixels of a domain's slices, in mm; about that, where each volume is stretched to the grid."""
-    return preprocessing.spacing or _ACROSS_MM / preprocessing.size
-
-
 def _fitting(dataset: PreparedDataset) -> int:
     """How many volumes can be decided about at a time in the memory that is free; one at least."""
     longest = max(volume.stop - volume.start for volume in dataset.entry("target").volumes)
@@ -96,16 +88,11 @@ def label_volume(
     """Labels (n, H, W) of the slices of one volume, `IGNORED` where they are in doubt.
 
     Args:
-        probabilities: The teacher's, (n, K, H, W); they are changed.
-        images: The slices, (n, H, W) in [-1, 1].
-        spacing: Of their pixels, in mm.
-        parts: How many each structure has at most, by value (`keep_largest_components`).
+        probabilities, images, spacing, parts: As of `as_segmented`; the teacher's probabilities.
         settings: Confidence and share, see `confident_labels`.
     """
-    decide_volume(probabilities, images, (spacing, spacing))
+    believed = as_segmented(probabilities, images, spacing, parts)
     confident = confident_labels(torch.from_numpy(probabilities), settings).numpy()
-    believed = probabilities.argmax(1).astype(np.uint8)
-    keep_largest_components(believed, parts)
     labels: NDArray[np.uint8] = np.where(confident == IGNORED, np.uint8(IGNORED), believed)
     return labels
 

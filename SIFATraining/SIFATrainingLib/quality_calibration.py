@@ -19,9 +19,9 @@ from SIFASegmentationLib.quality import ExpectedDice
 from .batches import as_slices
 from .damages import damaged
 from .dataset import DomainName, PreparedDataset
-from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
-from .volume_samples import as_segmented, sample_volumes
+from .volume_samples import sample_volumes
+from .whole_volumes import as_segmented, grid_spacing
 
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 
@@ -64,7 +64,7 @@ def calibrate_quality(
             expected = gathered.of_structures()
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
-            found = as_segmented(probabilities, images, spacing, task)
+            found = as_segmented(probabilities, images, spacing, task.parts)
             overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
             for structure in task.structures:
                 value = structure.value

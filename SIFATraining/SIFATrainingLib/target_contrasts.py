@@ -14,9 +14,9 @@ from SIFASegmentationLib.contrasts import ContrastRanges, brightness, contrast_r
 
 from .batches import as_slices
 from .dataset import PreparedDataset
-from .pseudo_labels import grid_spacing
 from .steps import Report, Step, say_nothing
-from .volume_samples import as_segmented, sample_volumes
+from .volume_samples import sample_volumes
+from .whole_volumes import as_segmented, grid_spacing
 
 
 @torch.no_grad()
@@ -43,5 +43,5 @@ def measure_contrasts(
         shown = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
         probabilities = np.concatenate([segmentor(some.to(device)).cpu().numpy() for some in shown])
         images = torch.cat(shown)[:, 0].numpy()
-        volumes.append(brightness(images, as_segmented(probabilities, images, spacing, task), task))
+        volumes.append(brightness(images, as_segmented(probabilities, images, spacing, task.parts), task))
     return contrast_ranges(volumes, task)

@@ -1,4 +1,4 @@
-"""Some slices of some volumes of a prepared set, segmented: enough to see how a model does on all of it."""
+"""Some slices of some volumes of a prepared set: enough to see how a model does on all of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from SIFASegmentationLib.appearance import decide_volume
-from SIFASegmentationLib.components import keep_largest_components
-from SIFASegmentationLib.structures import Task
 
 from .dataset import VolumeEntry
 
@@ -22,23 +18,6 @@ def sample_volumes(volumes: Sequence[VolumeEntry]) -> list[list[NDArray[np.int64
     """Of volumes spread over a set, the indices of slices spread over each, in batches of up to `BATCH`."""
     chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
     return [_batches(volumes[index]) for index in chosen]
-
-
-def as_segmented(
-    probabilities: NDArray[np.float32], images: NDArray[np.float32], spacing: float, task: Task
-) -> NDArray[np.uint8]:
-    """Labels (n, H, W) as a volume gets them: with its intensities' say, and the largest parts alone.
-
-    Args:
-        probabilities: (n, K, H, W), which the intensities change in place.
-        images: (n, H, W) in [-1, 1].
-        spacing: Of the pixels, in mm.
-        task: Says how many parts a structure has.
-    """
-    decide_volume(probabilities, images, (spacing, spacing))
-    labels: NDArray[np.uint8] = probabilities.argmax(1).astype(np.uint8)
-    keep_largest_components(labels, task.parts)
-    return labels
 
 
 def _batches(volume: VolumeEntry) -> list[NDArray[np.int64]]:

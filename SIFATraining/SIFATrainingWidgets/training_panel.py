@@ -15,9 +15,9 @@ from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Event, Job, State
 from SIFASegmentationWidgets import models
-from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
+from SIFASegmentationWidgets.messages import warn
 from SIFASegmentationWidgets.processes import start_fault
 from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREMENTS
 
@@ -210,9 +210,7 @@ class TrainingPanel:
 
     def _show_warnings(self) -> None:
         warnings = self._monitor.warnings
-        self._ui.warningsLabel.setStyleSheet(f"color:{color_of('warning')}")
-        self._ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {warning}" for warning in warnings)
-        self._ui.warningsLabel.visible = bool(warnings)
+        warn(self._ui.warningsLabel, warnings)
 
     # What can be done about it -------------------------------------------------------------------------------------
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SIFASegmentationLib.boxes import boxes_of_values, common_box, covered_voxels, labelled_box, values_in
+from SIFASegmentationLib.boxes import (
+    boxes_of_values,
+    common_box,
+    covered_voxels,
+    is_too_wide,
+    labelled_box,
+    values_in,
+)
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.metrics import score_labelmaps, score_masks
 from SIFASegmentationLib.volumes import Geometry, Volume
@@ -87,6 +94,14 @@ def test_labelmaps_of_two_places_have_nothing_in_common() -> None:
     (row,) = score_pair("one", here, far, {1: "liver"})
     assert row.scores.dice == 0
     assert row.note.endswith("the two lie far apart: check that they are of the same volume")
+
+
+def test_a_large_volume_may_be_widened_as_a_small_one() -> None:
+    large = (1024, 1024, 400)
+    assert not is_too_wide((1024, 1024, 401), large)
+    assert not is_too_wide((512, 512, 300), (10, 10, 10))
+    assert is_too_wide((1024, 1024, 400), (10, 10, 10))
+    assert is_too_wide((1024, 1024, 801), large)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])

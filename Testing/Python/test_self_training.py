@@ -24,10 +24,11 @@ from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
 from SIFATrainingLib.players import Player
-from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, grid_spacing, label_target, label_volume
+from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
 from SIFATrainingLib.self_training import SelfTrainingIteration
 from SIFATrainingLib.supervision import supervise
 from SIFATrainingLib.training import create_job, train
+from SIFATrainingLib.whole_volumes import grid_spacing
 
 
 def of_two_classes(probabilities: list[float]) -> torch.Tensor:
