@@ -219,7 +219,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             shutil.rmtree(folder, ignore_errors=True)
             raise
         if options.baseline and manifest.baseline is None:
-            run.warnings[0] = [_("The model carries no unadapted baseline to compare with.")]
+            run.warnings[-1] = [_("The model carries no unadapted baseline to compare with.")]
         return run
 
     def process(
@@ -464,7 +464,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _check_can_apply(self) -> None:
         """Enable what can be done; a tool tip says why something can't."""
-        assert self._parameters is not None
+        # The scene may be closed while a run is under way and another module is shown.
+        if self._parameters is None:
+            return
         volumes = [row.volume for row in self._chosen()]
         busy = self.run is not None or self._starting
         reason = ""
@@ -631,10 +633,11 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_apply()
 
     def _ended(self, run: SegmentationRun, state: State) -> None:
-        shown = results_of(run)
-        self._task = run.task
-        self.results.take(shown)
+        shown: tuple[ShownResult, ...] = ()
         try:
+            shown = results_of(run)
+            self._task = run.task
+            self.results.take(shown)
             self._tell_ended(run, state)
             self.results.look()
         finally:

@@ -273,16 +273,16 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             progress: Called before each volume is written, and again and again while it is.
 
         Raises:
-            InputError: Something can't be used; nothing is left behind.
+            InputError: Something can't be used, or a package can't be installed; nothing is left behind.
         """
+        self.ensure_dependencies()
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
-        from SIFATrainingLib.devices import choose_device  # noqa: PLC0415
         from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
         from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
         options, folder = options or TrainingOptions(), Path(folder).resolve()
-        choose_device(options.device)
+        _check_device(options.device)
         task = load_task(options.task) if isinstance(options.task, str) else options.task
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
         if fault := _rows_fault(source_rows, target_rows):
@@ -328,8 +328,8 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
 
     def resume(self, job: Job) -> None:
         """Start the process of a job that is queued, was stopped, or was cut off."""
-        remember_job(job)
         process = start_process(job, "SIFATrainingLib", ["run", str(job.folder.resolve())])
+        remember_job(job)
         self._processes[job.folder] = process
 
     def stop(self, job: Job) -> None:
@@ -698,14 +698,20 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             windows = (_window(p, "source"), _window(p, "target"))
-            findings += check_rows(source, target, task, p.region, windows)
-            slices, copied_bytes = what_is_written(source, target, task.plane)
+            plane = task.plane if p.plane is Plane.task else p.plane.value
+            findings += check_rows(source, target, task, p.region, windows, plane)
+            slices, copied_bytes = what_is_written(source, target, plane)
         # One of before would measure a device that this one is measuring.
         self.findings.abandon_probe()
         probe = None
         try:
+            options = self.options()
+        except InputError as error:
+            self.findings.show([*findings, Finding.of(_("settings"), error)], inputs)
+            return self.findings.findings
+        try:
             probe = DeviceProbe(
-                self.options(), Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
+                options, Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
                 slices=slices, copied_bytes=copied_bytes,
             )  # fmt: skip
         except InputError as error:
@@ -841,6 +847,19 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _say(self, text: str, *, error: bool = False) -> None:
         say(self.ui.statusLabel, text, error=error)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not here, before volumes are written.
+
+    Raises:
+        InputError: It is not here, or unknown.
+    """
+    # These are everywhere; torch, which knows of the others, takes seconds to import, and the window would wait.
+    if device not in ("auto", "cpu"):
+        from SIFATrainingLib.devices import choose_device  # noqa: PLC0415
+
+        choose_device(device)
 
 
 def _no_structures() -> InputError:

@@ -82,8 +82,9 @@ def volumes_in(folder: Path) -> list[Path]:
     """
     found = []
     for entry in sorted(folder.iterdir()):
-        is_series = entry.is_dir() and bool(dicom_series(entry))
-        if not entry.name.startswith(".") and (is_series or is_volume_file(entry)):
+        if entry.name.startswith("."):
+            continue
+        if is_volume_file(entry) or (entry.is_dir() and dicom_series(entry)):
             found.append(entry)
     return found
 

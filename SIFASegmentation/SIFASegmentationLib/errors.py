@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import ValidationError
+
+
+_OF_SYSTEM = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+        errno.ENAMETOOLONG, errno.EIO, errno.ELOOP,
+    }
+)  # fmt: skip
 
 
 class InputError(ValueError):
@@ -35,6 +44,14 @@ def unwritable(path: Path | str, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None)
     problem = f"{path} can't be written to" + (f" ({reason})" if reason else "")
     return InputError(problem, "check the folder's permissions and the free space")
+
+
+def system_fault(error: BaseException) -> InputError | None:
+    """What to tell where the system refuses a file or a folder, or has no room for it; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _OF_SYSTEM:
+        return None
+    where = error.filename or "A file"
+    return InputError(f"{where} can't be used ({error.strerror})", "check the path, its permissions and the free space")
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
-from .labelmaps import grid_difference, read_labelmap, resample_labelmap
+from .labelmaps import grid_difference, overlapping_voxels, read_labelmap, resample_labelmap
 from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps_in_pieces
 from .scores import Row, ScoreTable
 from .structures import Task
@@ -49,15 +49,21 @@ def evaluate(
     pairs, unmatched = _pairs(Path(prediction), Path(reference))
     rows: list[Row] = []
     for subject, predicted_path, reference_path in pairs:
+        notes: list[str] = []
         if task is not None:
-            predicted = read_labelmap(predicted_path, task, task.own_coding, allow_empty=True)
+            predicted = _read_prediction(predicted_path, task)
             referred = read_labelmap(reference_path, task, coding, allow_empty=True)
+            notes = [
+                f"segments of the {what} overlap in {count} voxels, the later one has them"
+                for what, path in (("prediction", predicted_path), ("reference", reference_path))
+                if (count := overlapping_voxels(path, task))
+            ]
             names = {structure.value: structure.name for structure in task.structures}
         else:
             predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
             values = {*values_in(predicted.array), *values_in(referred.array)} - {0}
             names = {value: f"label {value}" for value in sorted(values)}
-        rows += score_pair(subject, predicted, referred, names, legacy=legacy, tolerance=tolerance)
+        rows += score_pair(subject, predicted, referred, names, legacy=legacy, tolerance=tolerance, notes=notes)
     return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
 
 
@@ -132,6 +138,19 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     array[there] = prediction.array[own]
     widened = Volume(array, replace(geometry, size=(i, j, k), origin=(x, y, z)), prediction.name)
     return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
+
+
+def _read_prediction(path: Path, task: Task) -> Volume:
+    """A labelmap with the task's own values, which no coding is given for.
+
+    Raises:
+        InputError: As `read_labelmap`.
+    """
+    try:
+        return read_labelmap(path, task, task.own_coding, allow_empty=True)
+    except InputError as error:
+        advice = f"predictions have the values of {task.name}: recode it, or score without --task"
+        raise InputError(error.problem, advice if "label codes" in error.problem else error.advice) from error
 
 
 def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:

@@ -28,26 +28,39 @@ def take_names_as_utf8() -> None:
 def write_atomically(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder to; it takes `path`'s place when the block ends well.
 
-    An error in the block leaves what stood at `path` as it was, and nothing beside it. The suffixes stay the same,
-    since writers of images go by them.
+    An error leaves what stood at `path` as it was, and nothing beside it; one of the system names `path`. The suffixes
+    stay the same, since writers of images go by them.
 
     >>> with write_atomically(Path("scores.json")) as partial:
     ...     _ = partial.write_text("{}")
     """
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    _remove(partial)
     try:
+        _remove(partial)
         yield partial
         if partial.is_dir() and path.is_dir():
-            # A folder can't replace a folder in one step; the old one goes only when the new one is whole.
-            old = path.with_name(f".{os.getpid()}.old.{path.name}")
-            path.replace(old)
-            partial.replace(path)
-            shutil.rmtree(old)
+            _replace_folder(partial, path)
         else:
             partial.replace(path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).is_relative_to(partial):
+            error.filename = str(path)
+        raise
     finally:
-        _remove(partial)
+        with suppress(OSError):
+            _remove(partial)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """A folder can't replace a folder in one step: the old one goes only when the new one is whole and there."""
+    old = path.with_name(f".{os.getpid()}.old.{path.name}")
+    path.replace(old)
+    try:
+        new.replace(path)
+    except OSError:
+        old.replace(path)
+        raise
+    shutil.rmtree(old)
 
 
 def sha256(path: Path) -> str:

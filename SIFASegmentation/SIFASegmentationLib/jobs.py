@@ -12,7 +12,8 @@ checkpoints/  previews/  result/
 stop            its presence asks for: finish the iteration, save, end as `stopped`
 ```
 
-Kinds of event: state, progress, losses, monitor, preview, warning, error, result.
+Kinds of event: state, progress, losses, monitor, preview, warning, error, result; of a segmentation device and refused
+as well (`segmentation_job`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import InputError, unwritable
+from .errors import InputError, system_fault, unwritable
 from .files import is_disk_full, write_atomically
 
 SCHEMA_VERSION = 1
@@ -87,7 +88,7 @@ class Job:
         try:
             content = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
             version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{self.folder} is not a job folder (it has no job.json)", "give the folder that `sifa train` made"
             ) from None
@@ -111,7 +112,11 @@ class Job:
             InputError: The folder already holds something, or can't be written to; nothing is left behind.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        try:
+            taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        if taken:
             raise InputError(f"{folder} already exists and is not empty", "choose another folder for the job")
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
         try:
@@ -232,7 +237,7 @@ class Job:
                 yield
             except BaseException as error:
                 self._free_reserve()
-                told = self._disk_full_error() if is_disk_full(error) else error
+                told = self._disk_full_error() if is_disk_full(error) else system_fault(error) or error
                 message = str(told) or type(told).__name__
                 with suppress(OSError):
                     self.log(message if isinstance(told, InputError) else traceback.format_exc())
@@ -249,7 +254,9 @@ class Job:
         (self.folder / "reserve").write_bytes(bytes(RESERVE_BYTES))
 
     def _free_reserve(self) -> None:
-        (self.folder / "reserve").unlink(missing_ok=True)
+        # Where the folder may not be written to any more, there is something else to tell.
+        with suppress(OSError):
+            (self.folder / "reserve").unlink(missing_ok=True)
 
     def _disk_full_error(self) -> InputError:
         return InputError(f"The disk of {self.folder} is full", "free space on it, then try again")

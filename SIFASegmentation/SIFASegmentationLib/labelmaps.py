@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from .boxes import values_in
-from .errors import InputError
+from .errors import InputError, first_fault
 from .image_files import check_grid, from_image, image_geometry, read_image, to_image, write_image
 from .structures import LabelCoding, Task
 from .volumes import Geometry, Volume, volume_name
@@ -53,7 +54,7 @@ def read_labelmap(
     path = Path(path)
     image = read_image(path)
     if segments := _segment_names(image):
-        labelmap = _from_segments(image, segments, task, path)
+        labelmap, _ = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
         labelmap = Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name)
@@ -159,13 +160,35 @@ def unmatched_segments(path: str | Path, task: Task) -> list[str]:
     Raises:
         InputError: The file can't be read.
     """
+    reader = _header(path)
+    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
+
+
+def overlapping_voxels(path: str | Path, task: Task) -> int:
+    """How many voxels two structures share in a segmentation that Slicer saved, of which `read_labelmap` gives each to
+    the later one; 0 for a plain labelmap.
+
+    Raises:
+        InputError: The file can't be read.
+    """
+    path = Path(path)
+    reader = _header(path)
+    layered = reader.GetDimension() == 4 or reader.GetNumberOfComponents() > 1
+    if not layered or not _segment_names(reader):
+        return 0
+    image = read_image(path)
+    return _from_segments(image, _segment_names(image), task, path)[1]
+
+
+def _header(path: str | Path) -> sitk.ImageFileReader:
+    """A reader that has read a file's header."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path} can't be read as an image", "check that the file is complete") from error
-    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
+    return reader
 
 
 def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
@@ -233,13 +256,28 @@ def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
         # nnU-Net names values, and lists those of a region; the Medical Decathlon values names.
         pairs = [(value, name) if name.isdigit() else (name, value) for name, value in labels.items()]
         values = [(str(name), int(value)) for name, value in pairs if not isinstance(value, list)]
-        matched = {structure.name: value for name, value in values
-                   if value > 0 and (structure := task.structure_named(name)) is not None}  # fmt: skip
+        matched = _values_of_structures(values, task)
         others = {value for _name, value in values} - {0, *matched.values()}
         return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_fault(error)[1] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise InputError(f"{file} has no readable labels ({reason})", "mend it, or give a coding") from error
+
+
+def _values_of_structures(values: Iterable[tuple[str, int]], task: Task) -> dict[str, int]:
+    """By structure, of names and values those that are the task's.
+
+    Raises:
+        ValueError: Two names are one structure.
+    """
+    matched: dict[str, int] = {}
+    for name, value in values:
+        structure = task.structure_named(name)
+        if structure is not None and value > 0:
+            if structure.name in matched:
+                raise ValueError(f"{structure.name} has the values {matched[structure.name]} and {value}")
+            matched[structure.name] = value
+    return matched
 
 
 def _segment_names(header: Any) -> dict[int, str]:
@@ -252,8 +290,8 @@ def _segment_names(header: Any) -> dict[int, str]:
     return dict(sorted((int(match[1]), header.GetMetaData(match[0])) for match in matches if match))
 
 
-def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> Volume:
-    """Segments by name; those that overlap lie in layers."""
+def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> tuple[Volume, int]:
+    """Segments by name, the later one where they overlap, for which they lie in layers; and the voxels that do."""
     structures = {number: task.structure_named(name) for number, name in segments.items()}
     if not any(structures.values()):
         raise InputError(
@@ -261,7 +299,7 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
             f"name them {', '.join(structure.name for structure in task.structures)}",
         )
     layers, geometry = _layers(image, path)
-    labels = np.zeros(geometry.shape, np.uint8)
+    labels, overlapping = np.zeros(geometry.shape, np.uint8), 0
     for number, structure in structures.items():
         if structure is not None:
             # Slicer 4.10 and before gave each segment a layer of its own with the value 1, and did not write so.
@@ -271,8 +309,10 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
                     f"{path} has {len(layers)} layers, its segment {segments[number]} lies in layer {layer}",
                     "save the segmentation from Slicer again",
                 )
-            labels[layers[layer] == _segment_number(image, f"Segment{number}_LabelValue", 1, path)] = structure.value
-    return Volume(labels, geometry, volume_name(path))
+            mask = layers[layer] == _segment_number(image, f"Segment{number}_LabelValue", 1, path)
+            overlapping += int(np.count_nonzero((labels != structure.value) & (labels != 0) & mask))
+            labels[mask] = structure.value
+    return Volume(labels, geometry, volume_name(path)), overlapping
 
 
 def _layers(image: sitk.Image, path: Path) -> tuple[list[NDArray[np.generic]], Geometry]:

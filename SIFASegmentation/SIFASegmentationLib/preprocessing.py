@@ -27,6 +27,9 @@ from .volumes import Geometry, Volume
 Float32Array = NDArray[np.float32]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
+LEAST_SIZE = 32
+"""Of the networks' grid: on less, the discriminators have hardly anything to look at."""
+
 _SLAB_VOXELS = 2**24  # Work on slabs of about this many voxels, 64 MiB in float32.
 
 
@@ -46,7 +49,7 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     plane: Plane = "axial"
-    size: int = Field(default=256, ge=8, multiple_of=8)
+    size: int = Field(default=256, ge=LEAST_SIZE, multiple_of=8)
     spacing: FiniteFloat | None = Field(default=None, gt=0)
     field_of_view: Literal["body", "full"] = "body"
     intensity: IntensitySettings = IntensitySettings()

@@ -247,7 +247,7 @@ def _lines_of(path: Path, head: list[str]) -> list[list[str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             first, lines = next(reader, head), [line for line in reader if line]
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, csv.Error):
         first, lines = [], []
     if first != head or any(len(line) != len(head) for line in lines):
         raise InputError(f"{path} is no table of SIFA's any more", "move it away, and the new one takes its place")

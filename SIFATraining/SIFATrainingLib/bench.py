@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.preprocessing import LEAST_SIZE
 from SIFASegmentationLib.segmentation import BATCH, device_of, start_session
 
 from .config import TrainingConfig
@@ -69,8 +70,8 @@ def bench(
     Raises:
         InputError: The device is not there, or does not hold the step; the size is not usable.
     """
-    if size % ENCODER_STRIDE or size < 4 * ENCODER_STRIDE:
-        raise InputError(f"The size {size} is not usable", f"give a multiple of {ENCODER_STRIDE}, 32 or more")
+    if size % ENCODER_STRIDE or size < LEAST_SIZE:
+        raise InputError(f"The size {size} is not usable", f"give a multiple of {ENCODER_STRIDE}, {LEAST_SIZE} or more")
     return within_memory(
         lambda: _bench(config, classes, size, device, seconds, report),
         lambda: InputError(

@@ -31,9 +31,9 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
     Raises:
         CheckpointError: No space, or no permission; nothing of the file stays behind.
     """
-    folder.mkdir(exist_ok=True)
     path = folder / f"iteration_{iteration:08d}.pt"
     try:
+        folder.mkdir(exist_ok=True)
         with write_atomically(path) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:

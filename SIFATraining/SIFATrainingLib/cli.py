@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from SIFASegmentationLib import __version__
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import take_names_as_utf8
 from SIFASegmentationLib.jobs import ENDED, Job, State
 from SIFASegmentationLib.structures import load_task
@@ -472,7 +472,10 @@ def main() -> None:
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
         _exit(2)
-    except Exception:
+    except Exception as error:
+        if (fault := system_fault(error)) is not None:
+            print(f"sifa: {fault}", file=sys.stderr)
+            _exit(2)
         traceback.print_exc()
         _exit(1)
 

@@ -76,8 +76,11 @@ def show_events(job: Job) -> None:
     """Print a job's events as they come, until it has ended.
 
     Raises:
-        InputError: The job's process has died without a word.
+        InputError: The job is no training, or its process has died without a word.
     """
+    from .specification import TrainingSpecification  # noqa: PLC0415  takes its time
+
+    TrainingSpecification.of(job)
     line, offset = ProgressLine(), 0
     while True:
         events, offset = job.events(offset)

@@ -29,10 +29,10 @@ from SIFASegmentationLib.bundle import (
     pack_bundle,
     read_bundle,
 )
-from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE
+from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, is_bundle
 from SIFASegmentationLib.calibration import QualityCalibration
 from SIFASegmentationLib.contrasts import ContrastRanges
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
@@ -79,12 +79,15 @@ def export(
         report: Told of each step.
 
     Raises:
-        InputError: Unknown `weights` or device, no usable checkpoint, the prepared data set is gone, the baseline is
-            not one, a job is given twice, or the jobs segment other structures or other slices.
+        InputError: Something else than a bundle is at `out`, unknown `weights` or device, no usable checkpoint, the
+            prepared data set is gone, the baseline is not one, a job is given twice, or the jobs segment other
+            structures or other slices.
         ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown", "choose average or raw")
+    out = out.resolve()
+    _check_place(out)
     place = torch.device(choose_device(device))
     folders = [job_folder, *others]
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
@@ -107,6 +110,22 @@ def export(
     with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
         bundle = _write_bundle(model, compared, Path(folder) / "bundle", name, report)
         return pack_bundle(bundle.path, out)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to replace anything but a bundle, before anything is computed.
+
+    Raises:
+        InputError: Something else is there: a file, or a folder that is not empty.
+    """
+    becomes_folder = out.suffix.lower() != ARCHIVE_SUFFIX
+    try:
+        is_folder = out.is_dir()
+        is_free = not out.exists() or (is_folder and becomes_folder and not any(out.iterdir()))
+    except OSError as error:
+        raise unwritable(out, error) from error
+    if not is_free and not (is_folder is becomes_folder and is_bundle(out)):
+        raise InputError(f"{out} is there, and is no bundle that could be replaced", "choose another --out")
 
 
 def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, report: Report) -> Bundle:

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from SIFASegmentationLib.errors import InputError
@@ -205,15 +206,23 @@ def _check_packages() -> list[Finding]:
     findings, versions = [], []
     for module, package in _PACKAGES.items():
         try:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
         except Exception as error:  # A broken installation raises anything.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             fix = f"install it: pip install {package}"
             findings.append(Finding("error", package, f"can't be imported ({reason})", fix))
         else:
-            version = importlib.metadata.version(package)
+            version = _version_of(imported, package)
             versions.append(f"{package} {version}")
             if package == "torch" and tuple(map(int, version.split(".")[:2])) < _LEAST_TORCH:
                 least = ".".join(map(str, _LEAST_TORCH))
                 findings.append(Finding("error", package, f"version {version} is too old", f"install {least} or later"))
     return findings or [Finding("ok", "packages", ", ".join(versions))]
+
+
+def _version_of(module: ModuleType, package: str) -> str:
+    """A package's version; of one that came under another name, such as onnxruntime-gpu, what the module says."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(module, "__version__", "of unknown version"))

@@ -133,6 +133,8 @@ class Preparation(BaseModel):
         except ValidationError as error:
             field, message = first_fault(error)
             given = error.errors()[0]["input"]
+            if field == "intensity":
+                field, given = (f"{domain} window", window) if window is not None else ("percentiles", self.percentiles)
             problem = f"The {field.replace('.', ' ')} {given} is not usable ({message[:1].lower()}{message[1:]})"
             raise InputError(problem, "see `sifa prepare --help`") from None
 

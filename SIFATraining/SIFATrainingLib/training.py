@@ -222,20 +222,23 @@ class _Run:
                 f"{specification.prepared} has changed since the job {self.job.folder} was made", "start a new training"
             )
         fabric = make_fabric(specification.device, specification.config.precision)
-        first = fabric.global_rank == 0
-        if first:
+        if fabric.global_rank == 0:
             self.emit_state(State.RUNNING)
+        state = self._train_stages(dataset, fabric)
+        # The export is the work of one process.
+        distributed.leave()
+        give_back_memory()
+        return state
+
+    def _train_stages(self, dataset: PreparedDataset, fabric: Fabric) -> State:
+        specification, first = self.specification, fabric.global_rank == 0
         if specification.baseline_iterations:
             emit = _staged(self.emit, "baseline", f"{BASELINE_FOLDER}/") if first else _silent
             if self._train_baseline(dataset, fabric, emit) is State.STOPPED:
                 return State.STOPPED
         emit = _staged(self.emit, "training") if first else _silent
         initial = specification.initial.folder if specification.initial is not None else None
-        state = self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
-        # The export is the work of one process.
-        distributed.leave()
-        give_back_memory()
-        return state
+        return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
 
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""

@@ -11,7 +11,7 @@ from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, unmatched_segments
+from SIFASegmentationLib.labelmaps import match_grid, overlapping_voxels, read_labelmap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
@@ -104,6 +104,7 @@ class VolumeChecks:
         try:
             labelmap = match_grid(read_labelmap(case.label, self._task, self._preparation.coding(name)), volume)
             strangers = unmatched_segments(case.label, self._task)
+            overlapping = overlapping_voxels(case.label, self._task)
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return
@@ -118,6 +119,10 @@ class VolumeChecks:
             self.findings.append(Finding("warning", subject, message, fix))
         else:
             self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
+        if overlapping:
+            message = f"segments overlap in {overlapping:,} voxels, the later one has them"
+            fix = "take them from one of the two in the Segment Editor"
+            self.findings.append(Finding("warning", subject, message, fix))
         if strangers:
             message = f"the segments {', '.join(strangers)} are none of the task's, and become background"
             fix = f"if they are, name them {', '.join(missing or found)}"

@@ -31,6 +31,7 @@ def check_rows(
     task: Any,
     region: Any | None = None,
     windows: tuple[Window, Window] = (None, None),
+    plane: Plane | None = None,
 ) -> list[Finding]:
     """Geometry, labels and numbers of the volumes in the two tables; nothing is written or resampled.
 
@@ -40,6 +41,7 @@ def check_rows(
         task: The structures.
         region: Markups ROI of every volume without one of its own.
         windows: That the source and the target are clipped to.
+        plane: Of the slices; the task's unless given.
     """
     findings: list[Finding] = []
     sources, targets = list(source or ()), list(target or ())
@@ -50,7 +52,7 @@ def check_rows(
     findings += _check_references(targets, task)
     for kind, some, window in ((_("source"), sources, windows[0]), (_("target"), targets, windows[1])):
         volumes = [row.volume for row in some]
-        unusable, slices = _check_volumes(volumes, task.plane)
+        unusable, slices = _check_volumes(volumes, plane or task.plane)
         findings += unusable + _check_window(kind, volumes, window)
         findings += _check_regions(some, region)
         if some:

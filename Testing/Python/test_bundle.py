@@ -174,6 +174,23 @@ def test_a_folder_that_was_zipped_by_hand(bundle: Bundle, tmp_path: Path) -> Non
     assert opened.read(MODEL_FILE) == bundle.read(MODEL_FILE)
 
 
+def test_an_export_replaces_nothing_but_a_bundle(finished_job: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("models/one/notes.txt", "job/job.json", "thesis.zip", "file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("models", "job", "thesis.zip", "file", "folder.zip"):
+        with pytest.raises(InputError, match=f"{name} is there, and is no bundle that could be replaced"):
+            export(finished_job, tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+    # Another bundle, and nothing, is replaced.
+    shutil.copytree(bundle.path, tmp_path / "old")
+    for name in ("old", "empty"):
+        assert export(finished_job, tmp_path / name, name="new").manifest.name == "new"
+
+
 def test_exporting_to_one_file(finished_job: Path, tmp_path: Path) -> None:
     exported = export(finished_job, tmp_path / "new" / "model.zip", name="sent")
     assert exported.path == tmp_path / "new" / "model.zip"

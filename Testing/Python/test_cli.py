@@ -144,6 +144,11 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["run", "nowhere"], "is not a job folder"),
         (["compare", "--source", "nowhere", "--target", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["compare", "--source", "a", "--target", "b", "--out", "x", "--row", "all"], "There is no row 'all'"),
+        (
+            ["prepare", "--source", "a", "--target", "b", "--out", "x", "--target-window=300,-150"],
+            "target window (300.0",
+        ),
+        (["evaluate", "--prediction", f"{'a' * 300}.nii.gz", "--reference", "b"], "File name too long"),
         (["fly"], "No such command"),
     ],
 )

@@ -19,6 +19,7 @@ from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
+    overlapping_voxels,
     read_labelmap,
     resample_labelmap,
     write_slicer_segmentation,
@@ -148,6 +149,37 @@ def test_segments_of_slicer_are_matched_by_name(tmp_path: Path) -> None:
         read_labelmap(tmp_path / "u.seg.nrrd", ABDOMEN)
 
 
+def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
+    values = np.array([[1, 2], [3, 4]])
+    write_slicer_segmentation(labelmap(values), ABDOMEN, tmp_path / "flat.seg.nrrd")
+    assert overlapping_voxels(tmp_path / "flat.seg.nrrd", ABDOMEN) == 0
+    write_volume(labelmap(values), tmp_path / "plain.nii.gz")
+    assert overlapping_voxels(tmp_path / "plain.nii.gz", ABDOMEN) == 0
+    # Liver in a layer of its own, over voxels of all others.
+    image = sitk.ReadImage(str(tmp_path / "flat.seg.nrrd"))
+    both = sitk.Compose(image, sitk.Cast(image > 0, image.GetPixelID()))
+    for key in image.GetMetaDataKeys():
+        both.SetMetaData(key, image.GetMetaData(key))
+    both.SetMetaData("Segment0_Layer", "1")
+    both.SetMetaData("Segment0_LabelValue", "1")
+    for index in range(1, 4):
+        both.SetMetaData(f"Segment{index}_Layer", "0")
+    sitk.WriteImage(both, str(tmp_path / "layered.seg.nrrd"))
+    assert overlapping_voxels(tmp_path / "layered.seg.nrrd", ABDOMEN) == 3
+    assert read_labelmap(tmp_path / "layered.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == values.tolist()
+    table = evaluate(tmp_path / "layered.seg.nrrd", tmp_path / "plain.nii.gz", ABDOMEN)
+    assert {row.note for row in table.rows} == {
+        "segments of the prediction overlap in 3 voxels, the later one has them"
+    }  # fmt: skip
+
+
+def test_a_prediction_with_the_codes_of_a_data_set_is_not_sent_to_a_coding(tmp_path: Path) -> None:
+    for name, code in (("prediction", 6), ("reference", 1)):
+        write_volume(labelmap(np.full((2, 2), code)), tmp_path / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="predictions have the values of abdomen: recode it, or score without --task"):
+        evaluate(tmp_path / "prediction.nii.gz", tmp_path / "reference.nii.gz", ABDOMEN)
+
+
 def test_a_labelmap_on_another_grid_is_refused_and_can_be_resampled() -> None:
     finer = Geometry((10, 8, 3), (0.35, 0.4, 2.5), OBLIQUE.origin, OBLIQUE.direction)
     image = Volume(np.zeros(OBLIQUE.shape), OBLIQUE, "ct")
@@ -214,7 +246,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     # SIFA's own labelmaps beside them have the task's values.
     write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "labelsPr" / "p1.nii.gz")
     assert read_labelmap(tmp_path / "labelsPr" / "p1.nii.gz", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
-    for bad in (["spleen"], {"liver": 1, "spleen": 1}, {"liver": "one"}):
+    for bad in (["spleen"], {"liver": 1, "spleen": 1}, {"liver": "one"}, {"right kidney": 2, "kidney_right": 3}):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": bad}))
         with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
             read_labelmap(path, ABDOMEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from SIFASegmentationLib import jobs
-from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.jobs import Job, State
 
@@ -176,6 +177,51 @@ def test_folders_that_are_no_jobs(tmp_path: Path, job: Job) -> None:
     (job.folder / "job.json").write_text('{"schema": 9, "kind": "train", "specification": {}}')
     with pytest.raises(InputError, match="another version"):
         Job(job.folder)
+
+
+def test_a_file_is_no_job_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not a job folder"):
+        Job(tmp_path / "file")
+    with pytest.raises(InputError, match="below can't be written to"):
+        Job.create(tmp_path / "file" / "below", "train", {})
+
+
+def test_what_the_system_refuses_is_told_in_one_sentence(job: Job) -> None:
+    with pytest.raises(InputError), job.at_work():
+        raise PermissionError(errno.EACCES, "Permission denied", "brain.nii.gz")
+    error = job.last("error")
+    assert error is not None
+    assert error.data["message"].startswith("brain.nii.gz can't be used (Permission denied): check the path")
+    assert "Traceback" not in (job.folder / "log.txt").read_text(encoding="utf-8")
+    assert system_fault(FileNotFoundError(errno.ENOENT, "No such file", "ours")) is None
+    assert system_fault(ValueError("ours")) is None
+
+
+def test_an_error_in_what_is_written_names_what_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught, write_atomically(tmp_path / "file.txt") as partial:
+        (partial / "below").touch()
+    assert caught.value.filename == str(tmp_path / "file.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_can_not_take_the_place_of_another_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if "partial" in path.name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), write_atomically(tmp_path / "folder") as partial:
+        partial.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "mine").exists()
 
 
 def test_an_atomic_write_that_fails_changes_nothing(tmp_path: Path) -> None:

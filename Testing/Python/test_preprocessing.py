@@ -183,7 +183,7 @@ def test_the_range_of_a_domain_covers_its_volumes() -> None:
 def test_a_constant_volume_is_refused_by_name() -> None:
     geometry = Geometry((8, 8, 2), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
     with pytest.raises(InputError, match="The volume flat is constant"):
-        prepare_volume(Volume(np.ones((2, 8, 8)), geometry, "flat"), Preprocessing(size=8))
+        prepare_volume(Volume(np.ones((2, 8, 8)), geometry, "flat"), Preprocessing(size=32))
 
 
 def test_a_region_in_mm_is_the_field_of_view_in_any_storage_order() -> None:
