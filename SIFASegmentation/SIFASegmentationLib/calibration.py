@@ -1,4 +1,4 @@
-"""From the Dice that a model's probabilities let expect (`quality.ExpectedDice`) to an estimate with a band."""
+"""From the Dice that probabilities let expect (`quality.ExpectedDice`) to an estimate with a band."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class QualityCalibration(BaseModel):
         offsets: Of structures, by name: the borders of a small one are seen less surely than they are found. Empty in
             bundles of before.
         volumes: Number of volumes, in all damages, that it was found on.
+        of_decided: Whether it is of probabilities that the intensities have had their say in. In bundles of before it
+            was of the model's own, and then nothing is estimated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +38,7 @@ class QualityCalibration(BaseModel):
     high: FiniteFloat
     offsets: dict[str, FiniteFloat] = {}
     volumes: int
+    of_decided: bool = False
 
     def estimate(self, expected: float, structure: str) -> Estimate:
         """The estimate for an expected Dice (`ExpectedDice`) of a structure."""
@@ -86,7 +89,13 @@ def fit_calibration(known: Sequence[Known], volumes: int) -> QualityCalibration:
         residuals.append(y[left_out] - middle - its_slope * x[left_out])
     low, high = np.percentile(np.concatenate(residuals), _BAND)
     return QualityCalibration(
-        offset=offset, slope=slope, low=min(0.0, low), high=max(0.0, high), offsets=offsets, volumes=volumes
+        offset=offset,
+        slope=slope,
+        low=min(0.0, low),
+        high=max(0.0, high),
+        offsets=offsets,
+        volumes=volumes,
+        of_decided=True,
     )
 
 

@@ -1,9 +1,10 @@
 """How good a segmentation probably is, when there is no reference to score it against.
 
-If the probabilities of a model were right, the Dice of its prediction would be expected to be 2 sum(p over the
-predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are not quite right: what the
-expectation is worth is found at the export, on the labelled slices drawn in the target's look and damaged in several
-ways, and stands in the bundle as a `calibration.QualityCalibration`. No label of the target has a part in it.
+If the probabilities from which a segmentation is made were right, its Dice would be expected to be 2 sum(p over the
+predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are those that the volume's intensities
+have had their say in (`appearance`): a border in doubt that these decide is in doubt no more. They are not quite right:
+what the expectation is worth is found at the export, on the labelled slices drawn in the target's look and damaged in
+several ways, and stands in the bundle as a `calibration.QualityCalibration`. No label of the target has a part in it.
 """
 
 from __future__ import annotations
@@ -27,26 +28,29 @@ class Estimate:
 
 
 class ExpectedDice:
-    """Gathers a volume's expected Dice slab by slab."""
+    """Gathers a volume's expected Dice slab by slab.
+
+    Attributes:
+        predicted: Pixels of each class so far, (K,).
+    """
 
     def __init__(self, classes: int) -> None:
         """`classes` is K, the structures and the background."""
-        self._predicted = np.zeros(classes)
+        self.predicted = np.zeros(classes, np.int64)
         self._probable = np.zeros(classes)
         self._probable_in_predicted = np.zeros(classes)
 
-    def add(self, probabilities: NDArray[np.float32]) -> None:
-        """Class probabilities (b, K, rows, columns) of some slices."""
-        labels = probabilities.argmax(axis=1)
+    def add(self, probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> None:
+        """Class probabilities (b, K, rows, columns) of some slices, and what they decide for (b, rows, columns)."""
+        classes = len(self.predicted)
         self._probable += probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
-        top = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)
-        classes = len(self._predicted)
-        self._predicted += np.bincount(labels.ravel(), minlength=classes)
+        self.predicted += np.bincount(labels.ravel(), minlength=classes)
+        top = probabilities.max(axis=1)
         self._probable_in_predicted += np.bincount(labels.ravel(), weights=top.ravel(), minlength=classes)
 
     def of_structures(self) -> NDArray[np.float64]:
         """Of the values 1 to K - 1; 0 where a structure is neither predicted nor probable anywhere."""
-        sizes = self._predicted + self._probable
+        sizes = self.predicted + self._probable
         expected = np.divide(2 * self._probable_in_predicted, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         structures: NDArray[np.float64] = expected[1:]
         return structures

@@ -87,7 +87,8 @@ class Segmentor:
                 "export it with --baseline, or segment without it",
             )
         self._file = BASELINE_FILE if baseline else MODEL_FILE
-        self._quality = summary.quality
+        quality = summary.quality
+        self._quality = quality if quality is not None and quality.of_decided else None
         # Nobody doubts what is there to compare with.
         self._usual = Usual() if baseline else bundle.manifest.usual
         self.bundle = bundle
@@ -168,18 +169,18 @@ class Segmentor:
         every_slice = np.full(volume.array.shape[placement.orientation.axes[0]], np.nan, np.float32)
         confidence = every_slice[placement.field_of_view.slices[0]]
         expected = ExpectedDice(self.manifest.classes)
-        voxels = np.zeros(self.manifest.classes, np.int64)
         stage = self._stage()
-        predictions = self._predictions(prepared, options.refine, confidence, expected, progress, cancelled)
+        predictions = self._predictions(prepared, options.refine, confidence, progress, cancelled)
         decided = self._decided(prepared, predictions) if options.appearance else self._restored(prepared, predictions)
         for slab, probable in stage(decided):
             if cancelled():
                 raise CancelledError
             labels_view[slab] = predicted_labels = probable.argmax(1)
-            voxels += np.bincount(predicted_labels.ravel(), minlength=len(voxels))
+            expected.add(probable, predicted_labels)
             maps.add(slab, probable)
         parts = self.manifest.task.parts
         removed = keep_largest_components(labels, parts) if options.largest_component else dict.fromkeys(parts, 0)
+        voxels = expected.predicted
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
         # What is known of the model is of its own domain; in the other one's preprocessing units differ, too.
@@ -212,12 +213,11 @@ class Segmentor:
         prepared: PreparedVolume,
         refine: bool,
         confidence: Float32Array,
-        expected: ExpectedDice,
         progress: Progress | None,
         cancelled: Callable[[], bool],
     ) -> Iterator[tuple[slice, Float32Array, Float32Array]]:
         """Slab by slab its slices (b, size, size) and their class probabilities (b, K, size, size), noted down in
-        `confidence` and `expected`."""
+        `confidence`."""
         stage, predict = self._stage(), self.predict_refined if refine else self.predict
         starts = range(0, len(prepared), BATCH)
         slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
@@ -226,7 +226,6 @@ class Segmentor:
             if cancelled():
                 raise CancelledError
             confidence[slab] = slice_confidence(predicted)
-            expected.add(predicted)
             yield slab, slices, predicted
             if progress is not None:
                 progress(slab.stop, len(prepared))

@@ -1,4 +1,4 @@
-"""What a model's own probabilities say about its Dice, found on volumes whose labels are known: the source's.
+"""What the probabilities behind a segmentation say about its Dice, found where labels are known: on the source.
 
 The source's slices are drawn in the target's look, as the model saw them in training, and damaged, so that the model
 is good on some and bad on others (`damages.py`); expected and true Dice of each structure in each volume give the
@@ -59,12 +59,10 @@ def calibrate_quality(
             shown = _damaged(drawn, labelled_as, number, strength)
             seen = shown if generator is None else _damaged(given, labelled_as, number, strength)
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
-            gathered = ExpectedDice(dataset.classes)
-            gathered.add(probabilities)
-            expected = gathered.of_structures()
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
             found = as_segmented(probabilities, images, spacing, task.parts)
+            expected = _expected_dice(probabilities)
             overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
             for structure in task.structures:
                 value = structure.value
@@ -73,6 +71,13 @@ def calibrate_quality(
                         Known(structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size))
                     )
     return fit_calibration(known, len(samples) * len(_STRENGTHS)) if known else None
+
+
+def _expected_dice(decided: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of the structures, from probabilities (n, K, H, W) that the intensities have decided about."""
+    gathered = ExpectedDice(decided.shape[1])
+    gathered.add(decided, decided.argmax(1))
+    return gathered.of_structures()
 
 
 def _damaged(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:

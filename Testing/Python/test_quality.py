@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from quick import quick_config
+from SIFASegmentationLib.appearance import Appearance
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.doubts import Found, Usual, as_sentences, doubts_about_adaptation, doubts_about_structures
@@ -38,14 +39,16 @@ def test_expected_dice_by_hand() -> None:
     # Three pixels: 0.6 and 0.2 of class 1 in the first two, class 2 in the third.
     probabilities = np.array([[[[0.4, 0.8, 0.1]], [[0.6, 0.2, 0.1]], [[0.0, 0.0, 0.8]]]], np.float32)
     expected = ExpectedDice(3)
-    expected.add(probabilities)
-    expected.add(np.array([[[[1.0]], [[0.0]], [[0.0]]]], np.float32))
+    for some in (probabilities, np.array([[[[1.0]], [[0.0]], [[0.0]]]], np.float32)):
+        expected.add(some, some.argmax(1))
+    assert expected.predicted.tolist() == [2, 1, 1]
     assert expected.of_structures() == pytest.approx([2 * 0.6 / (1 + 0.9), 2 * 0.8 / (1 + 0.8)])
 
 
 def test_a_structure_that_is_nowhere_is_expected_to_be_missed() -> None:
     expected = ExpectedDice(2)
-    expected.add(np.array([[[[1.0, 1.0]], [[0.0, 0.0]]]], np.float32))
+    nowhere = np.array([[[[1.0, 1.0]], [[0.0, 0.0]]]], np.float32)
+    expected.add(nowhere, nowhere.argmax(1))
     assert expected.of_structures().tolist() == [0.0]
 
 
@@ -54,7 +57,8 @@ def test_where_probabilities_are_right_so_is_the_expectation() -> None:
     share = rng.beta(0.4, 0.4, (4, 200, 200)).astype(np.float32)
     truth = rng.uniform(size=share.shape) < share
     expected = ExpectedDice(2)
-    expected.add(np.stack([1 - share, share], 1))
+    probabilities = np.stack([1 - share, share], 1)
+    expected.add(probabilities, probabilities.argmax(1))
     predicted = share > 0.5
     dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
     assert expected.of_structures()[0] == pytest.approx(dice, abs=0.005)
@@ -292,28 +296,43 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
     assert len(lines) == 5
 
 
-def test_each_structure_is_estimated_from_its_own_probabilities(
+def test_each_structure_is_estimated_from_its_own_expectation(
     bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = {"liver": 0.6, "right kidney": 0.7, "left kidney": 0.8, "spleen": 0.9}
-
-    def of_stripes(_self: Segmentor, slices: np.ndarray) -> np.ndarray:
-        probabilities = np.zeros((len(slices), 5, *slices.shape[1:]), np.float32)
-        for value, share in enumerate(shares.values(), 1):
-            probabilities[:, value, :, 6 * value : 6 * value + 4] = share
-        probabilities[:, 0] = 1 - probabilities.sum(1)
-        return probabilities
-
-    monkeypatch.setattr(Segmentor, "predict", of_stripes)
-    quality = QualityCalibration(offset=0, slope=1, low=-1, high=2, offsets={"spleen": 0.5}, volumes=1)
+    expected = {"liver": 0.6, "right kidney": 0.7, "left kidney": 0.8, "spleen": 0.9}
+    monkeypatch.setattr(ExpectedDice, "of_structures", lambda _: np.array(list(expected.values())))
+    quality = QualityCalibration(offset=0, slope=1, low=-1, high=2, offsets={"spleen": 0.5}, volumes=1, of_decided=True)
     calibrated = replace(bundle, manifest=bundle.manifest.model_copy(update={"quality": quality}))
     image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     told = Segmentor(calibrated, "cpu").segment(image).estimates
-    for name, share in shares.items():
-        expected = 2 * share / (1 + share)
-        odds = expected / (1 - expected) * np.exp(0.5 if name == "spleen" else 0)
+    for name, dice in expected.items():
+        odds = dice / (1 - dice) * np.exp(0.5 if name == "spleen" else 0)
         wanted = [scale * odds / (1 + scale * odds) for scale in (1, np.exp(-1), np.exp(2))]
         assert (told[name].dice, told[name].low, told[name].high) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_border_that_the_intensities_decide_is_in_doubt_no_more(
+    bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_bright(_self: Segmentor, slices: np.ndarray) -> np.ndarray:
+        share = np.where(slices > 0, 0.6, 0.4).astype(np.float32)
+        return np.stack([1 - share, share, *[np.zeros_like(share)] * 3], 1)
+
+    monkeypatch.setattr(Segmentor, "predict", of_bright)
+    quality = QualityCalibration(offset=0, slope=1, low=-1, high=2, volumes=1, of_decided=True)
+    calibrated = replace(bundle, manifest=bundle.manifest.model_copy(update={"quality": quality}))
+    image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    told = Segmentor(calibrated, "cpu").segment(image).estimates["liver"].dice
+    monkeypatch.setattr(Appearance, "decide", lambda *_: None)
+    assert told > Segmentor(calibrated, "cpu").segment(image).estimates["liver"].dice + 0.1
+
+
+def test_a_calibration_of_what_the_model_alone_said_tells_nothing(bundle: Bundle, cohort: Path) -> None:
+    assert bundle.manifest.quality is not None
+    before = bundle.manifest.quality.model_copy(update={"of_decided": False})
+    old = replace(bundle, manifest=bundle.manifest.model_copy(update={"quality": before}))
+    image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
+    assert Segmentor(old, "cpu").segment(image).estimates == {}
 
 
 def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
