@@ -31,8 +31,9 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SIFASegmentationLib.errors import InputError, unwritable
-from SIFASegmentationLib.jobs import ENDED, Event, State
+from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, State
 from SIFASegmentationLib.metaimage import write_in_portions
+from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, ScoreTable
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, scores_of_nodes
@@ -68,9 +69,6 @@ from SIFASegmentationWidgets.segmentation_run import (
     SegmentationRun,
 )
 from SIFASegmentationWidgets.shown_results import ShownResult, results_of
-
-if TYPE_CHECKING:
-    from SIFASegmentationLib.scores import ScoreTable
 
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
@@ -112,12 +110,13 @@ class SIFASegmentationParameterNode:
     model: str = ""
     device: Device = Device.auto
     largestComponent: bool = True  # noqa: N815  the name of its widget's dynamic property, in Slicer's style
+    fillHoles: bool = False  # noqa: N815
     appearance: bool = True
     refine: bool = False
     probabilities: bool = False
     baseline: bool = False
     surfaces: bool = True
-    tolerance: Annotated[float, WithinRange(0, 20)] = 2.0
+    tolerance: Annotated[float, WithinRange(0, 20)] = DEFAULT_TOLERANCE_MM
     output: vtkMRMLSegmentationNode
 
     if TYPE_CHECKING:  # What the decorator adds.
@@ -262,7 +261,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         return run.results
 
     def evaluate(
-        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
+        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = DEFAULT_TOLERANCE_MM
     ) -> ScoreTable:
         """Score segmentations against references, for the structures of a model.
 
@@ -277,11 +276,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         return result_of(self.evaluate_in_pieces(pairs, model, tolerance=tolerance))
 
     def evaluate_in_pieces(
-        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = 2.0
+        self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = DEFAULT_TOLERANCE_MM
     ) -> Work[ScoreTable]:
         """`evaluate`, a portion of a structure a piece."""
-        from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
-
         volumes = [volume.GetID() for _segmentation, _reference, volume in pairs]
         subjects = nodes.unique_names([volume for _segmentation, _reference, volume in pairs])
         # Several segmentations of one volume are not several subjects.
@@ -293,7 +290,7 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             rows += [replace(row, subject=subjects[volume.GetID()], method=method) for row in scored]
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
-    def compare(self, first: Any, second: Any, *, tolerance: float = 2.0) -> ScoreTable:
+    def compare(self, first: Any, second: Any, *, tolerance: float = DEFAULT_TOLERANCE_MM) -> ScoreTable:
         """Score any two segmentation or labelmap nodes, `second` being the reference; parts matched by terminology,
         then name.
 
@@ -314,7 +311,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters: SIFASegmentationParameterNode | None = None
         # Kept: to look for them at every change could hold up the window, on a share that is away.
         self._known_models: list[Path] = []
-        self._tolerance = 2.0
+        self._tolerance = DEFAULT_TOLERANCE_MM
         self._task: Any = None  # Of the results that are shown.
         self._reason = ""
         self._filling = False
@@ -550,6 +547,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             SegmentationOptions(
                 appearance=parameters.appearance,
                 largest_component=parameters.largestComponent,
+                fill_holes=parameters.fillHoles,
                 refine=parameters.refine,
                 probabilities=parameters.probabilities,
             ),
@@ -659,7 +657,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif state is State.STOPPED or run.killed:
             self._say(_("Cancelled; {how_many}").format(how_many=how_many))
         else:
-            log = run.job.folder / "log.txt"
+            log = run.job.folder / LOG_FILE
             reason = _("{reason} (log: {log})").format(reason=last_words(run.job), log=log)
             self._say(f"{how_many} {reason}" if asked > 1 else reason, error=True)
         left = next((result for result in run.results if result.files is not None), None)
@@ -716,7 +714,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except InputError as error:
             self._say(str(error), error=True)
             return
-        tolerance = self._parameters.tolerance if self._parameters is not None else 2.0
+        tolerance = self._parameters.tolerance if self._parameters is not None else DEFAULT_TOLERANCE_MM
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
         work = compare_in_pieces(first, second, tolerance=tolerance)
         self._begin_scoring(work, _("SIFA comparison"), _("Compared"))

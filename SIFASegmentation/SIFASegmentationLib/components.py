@@ -35,6 +35,25 @@ def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int])
     return removed
 
 
+def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, int]:
+    """Give to each structure the background that it encloses on all sides, in place; what is in it of another stays.
+
+    Gives the number of voxels that it got, by value.
+
+    Args:
+        labels: Labelmap (k, j, i).
+        values: Of the structures.
+    """
+    filled = dict.fromkeys(values, 0)
+    for value, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is not None and value in filled:
+            part = labels[box]
+            holes = ndimage.binary_fill_holes(part == value) & (part == 0)
+            part[holes] = value
+            filled[value] = int(np.count_nonzero(holes))
+    return filled
+
+
 def large_parts(sizes: NDArray[np.int64]) -> int:
     """How many of the parts of a structure, of such numbers of voxels, are parts of their own, and no islands."""
     return int((sizes >= _LARGE_PART * sizes.max()).sum())

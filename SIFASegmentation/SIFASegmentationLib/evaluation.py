@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
 from .labelmaps import grid_difference, overlapping_voxels, read_labelmap, resample_labelmap
-from .metrics import DEFAULT_TOLERANCE_MM, score_labelmaps_in_pieces
-from .scores import Row, ScoreTable
+from .metrics import score_labelmaps_in_pieces
+from .scores import DEFAULT_TOLERANCE_MM, Row, ScoreTable
 from .structures import Task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
@@ -41,7 +41,7 @@ def evaluate(
         task: The structures; unless given, all values in the files, as `label 1`, ...
         coding: Name of the task's coding that the references use.
         legacy: The paper's convention (`metrics.score_labelmaps`).
-        tolerance: Of surface Dice, in mm.
+        tolerance: Of surface Dice, in mm, for structures of which the task says none.
 
     Raises:
         InputError: A file or folder can't be used, or no two names match.
@@ -50,6 +50,7 @@ def evaluate(
     rows: list[Row] = []
     for subject, predicted_path, reference_path in pairs:
         notes: list[str] = []
+        tolerances: dict[int, float] = {}
         if task is not None:
             predicted = _read_prediction(predicted_path, task)
             referred = read_labelmap(reference_path, task, coding, allow_empty=True)
@@ -59,11 +60,14 @@ def evaluate(
                 if (count := overlapping_voxels(path, task))
             ]
             names = {structure.value: structure.name for structure in task.structures}
+            tolerances = task.tolerances_mm if not legacy else {}
         else:
             predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
             values = {*values_in(predicted.array), *values_in(referred.array)} - {0}
             names = {value: f"label {value}" for value in sorted(values)}
-        rows += score_pair(subject, predicted, referred, names, legacy=legacy, tolerance=tolerance, notes=notes)
+        rows += score_pair(
+            subject, predicted, referred, names, legacy=legacy, tolerance=tolerance, tolerances=tolerances, notes=notes
+        )
     return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
 
 
@@ -75,13 +79,15 @@ def score_pair_in_pieces(
     *,
     legacy: bool = False,
     tolerance: float = DEFAULT_TOLERANCE_MM,
+    tolerances: Mapping[int, float] | None = None,
     notes: Sequence[str] = (),
 ) -> Work[list[Row]]:
     """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
 
     A prediction that was cropped is scored against all that the reference labels. A portion of a structure a piece.
 
-    `notes` are what the caller knows of the labelmaps, and go into every row.
+    `notes` are what the caller knows of the labelmaps, and go into every row. A structure with a tolerance of its own,
+    in `tolerances` by value, says so in its row.
     """
     if not names:
         return []
@@ -94,7 +100,7 @@ def score_pair_in_pieces(
         yield
     i, j, k = prediction.geometry.spacing
     scored = yield from score_labelmaps_in_pieces(
-        prediction.array, reference.array, (k, j, i), names, tolerance=tolerance, legacy=legacy
+        prediction.array, reference.array, (k, j, i), names, tolerance=tolerance, tolerances=tolerances, legacy=legacy
     )
     rows = []
     for value, name in names.items():
@@ -102,7 +108,8 @@ def score_pair_in_pieces(
         empty = [who for who, ml in (("prediction", scores.prediction_ml),
                                      ("reference", scores.reference_ml)) if ml == 0]  # fmt: skip
         emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
-        rows.append(Row(subject, name, scores, "; ".join(emptiness + notes)))
+        own = [f"surface Dice at {tolerances[value]:g} mm"] if tolerances and value in tolerances else []
+        rows.append(Row(subject, name, scores, "; ".join(emptiness + own + notes)))
     return rows
 
 

@@ -38,6 +38,7 @@ from .errors import InputError, system_fault, unwritable
 from .files import is_disk_full, write_atomically
 
 SCHEMA_VERSION = 1
+LOG_FILE = "log.txt"
 HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 60.0
 _REPLACING_SECONDS = 0.05
@@ -217,7 +218,7 @@ class Job:
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the local time before it."""
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
 
     @contextmanager

@@ -12,7 +12,7 @@ window live in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import nan
 
 import numpy as np
@@ -21,13 +21,12 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from .boxes import common_box, labelled_box
-from .scores import Scores
+from .scores import DEFAULT_TOLERANCE_MM, Scores
 from .work import Work, at_once
 
 Mask = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 
-DEFAULT_TOLERANCE_MM = 2.0
 _PORTION = 500  # Points in a portion of the search: some 50 ms where they are far apart, 1 ms where they are near.
 
 
@@ -38,6 +37,7 @@ def score_labelmaps_in_pieces(
     values: Iterable[int],
     *,
     tolerance: float = DEFAULT_TOLERANCE_MM,
+    tolerances: Mapping[int, float] | None = None,
     legacy: bool = False,
 ) -> Work[dict[int, Scores]]:
     """Scores of each structure of two labelmaps, a portion of a structure a piece.
@@ -48,6 +48,7 @@ def score_labelmaps_in_pieces(
         spacing: Of the voxels along k, j, i, in mm.
         values: Of the structures.
         tolerance: Of surface Dice, in mm.
+        tolerances: By value, of structures that have one of their own.
         legacy: The paper's convention: distances in voxels, ASD the mean of the two directed means.
     """
     if prediction.shape != reference.shape:
@@ -62,8 +63,9 @@ def score_labelmaps_in_pieces(
     for value in values:
         where = common_box(boxes[0][value - 1], boxes[1][value - 1])
         yield
+        its_own = (tolerances or {}).get(value, tolerance)
         scores[value] = yield from score_masks_in_pieces(
-            predicted[where] == value, referred[where] == value, spacing, tolerance=tolerance, legacy=legacy
+            predicted[where] == value, referred[where] == value, spacing, tolerance=its_own, legacy=legacy
         )
     return scores
 

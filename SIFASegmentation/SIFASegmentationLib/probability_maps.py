@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from .preprocessing import Placement
 from .volumes import Volume
 
+HIGHEST = "highest"
+"""The map of the highest probability of all classes, the background's too: how sure of each voxel the model is."""
+
 _FASTEST = 1  # Zeros shrink to nothing at any level.
 
 
 class ProbabilityMaps(Mapping[str, Volume]):
-    """Map of each structure by its name: uint8 from 0 to 255 (probability 1), on the volume's grid.
+    """Map of each structure by its name, then that of the highest (`HIGHEST`).
+
+    Each is uint8, from 0 to 255 (probability 1), on the volume's grid.
 
     A map is made anew each time that it is asked for: take one after the other.
     """
@@ -23,18 +28,20 @@ class ProbabilityMaps(Mapping[str, Volume]):
     def __init__(self, structures: Sequence[str], placement: Placement, name: str) -> None:
         """
         Args:
-            structures: Names in the order of their values, from 1.
+            structures: Names in the order of their values, from 1; without any there is no map at all.
             placement: Of the volume.
             name: Of the volume.
         """
-        self._slabs: dict[str, list[tuple[slice, tuple[int, ...], bytes]]] = {name: [] for name in structures}
+        names = [*structures, HIGHEST] if structures else []
+        self._slabs: dict[str, list[tuple[slice, tuple[int, ...], bytes]]] = {name: [] for name in names}
         self._placement = placement
         self._name = name
 
     def add(self, slab: slice, probabilities: NDArray[np.float32]) -> None:
         """Class probabilities (b, K, rows, columns) on the field of view, of the slices of `slab`."""
-        for value, slabs in enumerate(self._slabs.values(), 1):
-            rounded = np.rint(255 * probabilities[:, value]).astype(np.uint8)
+        for value, (name, slabs) in enumerate(self._slabs.items(), 1):
+            shown = probabilities.max(axis=1) if name == HIGHEST else probabilities[:, value]
+            rounded = np.rint(255 * shown).astype(np.uint8)
             slabs.append((slab, rounded.shape, zlib.compress(rounded.tobytes(), _FASTEST)))
 
     def __getitem__(self, structure: str) -> Volume:

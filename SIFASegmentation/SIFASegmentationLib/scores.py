@@ -17,6 +17,9 @@ from .errors import InputError, unwritable
 from .files import write_atomically
 from .quality import Estimate
 
+DEFAULT_TOLERANCE_MM = 2.0
+"""Of surface Dice."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -98,13 +101,13 @@ class ScoreTable:
     Attributes:
         rows: By subject, then structure.
         legacy: Distances in voxels, standard deviation of the population: the paper's convention.
-        tolerance: Of surface Dice, in mm (voxels in the legacy mode).
+        tolerance: Of surface Dice, in mm (voxels in the legacy mode); the note of a row says another one.
         unmatched: Files that had no counterpart.
     """
 
     rows: tuple[Row, ...]
     legacy: bool = False
-    tolerance: float = 2.0
+    tolerance: float = DEFAULT_TOLERANCE_MM
     unmatched: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .appearance import doubtful_box, learn_appearance, sampling_step
 from .bundle import BASELINE_FILE, MODEL_FILE, Bundle
-from .components import keep_largest_components
+from .components import fill_holes, keep_largest_components
 from .contrasts import brightness
 from .doubts import Found, Usual
 from .errors import InputError
@@ -180,6 +180,7 @@ class Segmentor:
             maps.add(slab, probable)
         parts = self.manifest.task.parts
         removed = keep_largest_components(labels, parts) if options.largest_component else dict.fromkeys(parts, 0)
+        filled = fill_holes(labels, parts) if options.fill_holes else dict.fromkeys(parts, 0)
         voxels = expected.predicted
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
@@ -195,7 +196,7 @@ class Segmentor:
             estimates=self._estimates(expected) if options.calibrated and own_domain else {},
             found={
                 s.name: Found(
-                    ml=(voxels[s.value] - removed[s.value]) * millilitres,
+                    ml=(voxels[s.value] - removed[s.value] + filled[s.value]) * millilitres,
                     kept=1 - removed[s.value] / max(int(voxels[s.value]), 1),
                     position_mm=positions.get(s.name),
                     brightness=bright.get(s.name),

@@ -32,7 +32,6 @@ from .jobs import Job, State
 from .quality import Estimate
 from .segmentation import CancelledError, Progress, Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
-from .structures import Task
 
 KIND = "segment"
 
@@ -149,7 +148,7 @@ def _segment(
         progress=_progress(job, index, len(specification.volumes), started),
         cancelled=lambda: job.stop_requested,
     )
-    written = _write(job, index, made.segmentation, models.adapted.manifest.task)
+    written = _write(job, index, made.segmentation)
     if made.baseline is not None:
         written |= _write_baseline(job, index, made.baseline)
     job.emit("result", volume=index, doubts=made.doubts, **written)
@@ -166,15 +165,14 @@ def _progress(job: Job, index: int, volumes: int, started: float) -> Progress:
     return emit
 
 
-def _write(job: Job, index: int, segmentation: Segmentation, task: Task) -> dict[str, Any]:
+def _write(job: Job, index: int, segmentation: Segmentation) -> dict[str, Any]:
     """Write a volume's results; what the `result` event says of them."""
     labelmap = f"result/{index}_segmentation.mha"
     write_volume(segmentation.labelmap, job.folder / labelmap)
     maps = {}
-    for structure in task.structures:
-        if structure.name in segmentation.probabilities:
-            maps[structure.name] = f"result/{index}_probability_{structure.value}.mha"
-            write_volume(segmentation.probabilities[structure.name], job.folder / maps[structure.name])
+    for number, (name, map_) in enumerate(segmentation.probabilities.items(), 1):
+        maps[name] = f"result/{index}_probability_{number}.mha"
+        write_volume(map_, job.folder / maps[name])
     return {
         "labelmap": labelmap,
         "probabilities": maps,

@@ -16,6 +16,7 @@ class SegmentationOptions:
         domain: Whose preprocessing to use; that of the bundle's own `domain`, the target, unless given.
         appearance: Where the model is in doubt, let the volume's own intensities decide (`appearance`).
         largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
+        fill_holes: Give to each structure the background that it encloses on all sides.
         refine: Ask the model twice, for finer borders (`Segmentor.predict_refined`).
         probabilities: Keep the probability of each structure.
     """
@@ -23,6 +24,7 @@ class SegmentationOptions:
     domain: Domain | None = None
     appearance: bool = True
     largest_component: bool = True
+    fill_holes: bool = False
     refine: bool = False
     probabilities: bool = False
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from .errors import InputError, first_fault
 from .orientation import Plane
@@ -72,6 +72,7 @@ class Structure(_Frozen):
         aliases: Other names; case, order of the words, and what stands between them don't matter.
         parts: How many separate parts it has at most: two, if both kidneys are one structure. So many of what is found
             are kept, the largest; 0 keeps all.
+        tolerance_mm: Of its surface Dice; what is asked for, 2 mm, unless given.
     """
 
     name: Text
@@ -80,6 +81,7 @@ class Structure(_Frozen):
     terminology: Terminology
     aliases: tuple[Text, ...] = ()
     parts: Annotated[int, Field(ge=0)] = 1
+    tolerance_mm: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
 
 class LabelCoding(_Frozen):
@@ -144,6 +146,11 @@ class Task(_Frozen):
     def parts(self) -> dict[int, int]:
         """Of each value the `parts` of its structure."""
         return {structure.value: structure.parts for structure in self.structures}
+
+    @property
+    def tolerances_mm(self) -> dict[int, float]:
+        """By value, of the structures whose surface Dice has a tolerance of its own."""
+        return {s.value: s.tolerance_mm for s in self.structures if s.tolerance_mm is not None}
 
     @property
     def own_coding(self) -> LabelCoding:

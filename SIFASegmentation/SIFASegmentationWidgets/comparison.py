@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.boxes import ValueBoxes, common_box, is_too_wide
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.scores import Row, Scores, ScoreTable
+from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from SIFASegmentationLib.work import Work
 
 from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
@@ -22,7 +22,7 @@ from .reach import Reach, common_reach, is_within, reach_in_pieces
 from .structures_of_nodes import Part, parts_of
 
 
-def compare_in_pieces(first: Any, second: Any, *, tolerance: float = 2.0) -> Work[ScoreTable]:
+def compare_in_pieces(first: Any, second: Any, *, tolerance: float = DEFAULT_TOLERANCE_MM) -> Work[ScoreTable]:
     """Scores of each part of `first` against its counterpart in `second`, the reference; a portion of a part a piece.
 
     Args:

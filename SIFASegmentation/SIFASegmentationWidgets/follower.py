@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.jobs import ENDED, HEARTBEAT_SECONDS, Event, Job, State
+from SIFASegmentationLib.jobs import ENDED, HEARTBEAT_SECONDS, LOG_FILE, Event, Job, State
 
 POLL_MS = 250
 PORTION_BYTES = 48 * 1024  # Of events, read at once: what comes of them must not hold up the window.
@@ -155,6 +155,6 @@ def last_words(job: Job) -> str:
         return _("it was ended from outside: killed, or the computer had no memory left")
     if error is not None:
         return str(error.data["message"])
-    log = job.folder / "log.txt"
+    log = job.folder / LOG_FILE
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1].strip() if lines else _("it ended without a word")

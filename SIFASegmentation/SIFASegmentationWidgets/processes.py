@@ -18,7 +18,7 @@ from typing import IO
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError, unwritable
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import LOG_FILE, Job
 
 _WINDOWS = sys.platform == "win32"
 # A console window for every program would be Windows' default.
@@ -49,7 +49,7 @@ def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Pop
     Raises:
         InputError: The log can't be written to.
     """
-    path = job.folder / "log.txt"
+    path = job.folder / LOG_FILE
     try:
         log = path.open("ab")
     except OSError as error:

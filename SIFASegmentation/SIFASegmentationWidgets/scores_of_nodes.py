@@ -44,6 +44,7 @@ def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, t
         Volume(truth.array, geometry, reference.GetName()),
         {structure.value: structure.name for structure in task.structures if structure.name in truth.structures},
         tolerance=tolerance,
+        tolerances=task.tolerances_mm,
         notes=(*predicted.notes, *truth.notes),
     )
     if len(scored) == len(task.structures):

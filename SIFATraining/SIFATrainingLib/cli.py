@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,11 +19,12 @@ import typer
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import take_names_as_utf8
-from SIFASegmentationLib.jobs import ENDED, Job, State
+from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Job, State
+from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM
 from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig, with_settings
-from .console import ProgressLine, duration, show_events, write_output_to
+from .console import ProgressLine, duration, output_copied_to, show_events, write_output_to
 from .options import (
     Device,
     Roi,
@@ -174,13 +175,14 @@ def check(
 def run_job(
     job: Annotated[Path, typer.Argument(help="Job folder of a training.")],
     time_limit: TimeLimit = None,
-    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt, and nothing here.")] = False,
 ) -> None:
     """Do what is still to be done of a job: prepare, train, export."""
     opened = Job(job)
+    limit = parse_seconds(time_limit)
     if log:
-        write_output_to(opened.folder / "log.txt")
-    _run(opened, parse_seconds(time_limit))
+        write_output_to(opened.folder / LOG_FILE)
+    _run(opened, limit, copied=not log)
 
 
 @app.command()
@@ -258,7 +260,9 @@ def segment(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
     roi: Roi = None,
     domain: Annotated[str, typer.Option(help="Preprocess as the model's target or source volumes.")] = "target",
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also a map for each structure.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also a map of each structure, and of the highest.")
+    ] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also a CSV of each slice's confidence.")] = False,
     no_appearance: Annotated[
         bool,
@@ -267,6 +271,9 @@ def segment(
     keep_all: Annotated[
         bool,
         typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest; no Dice is estimated."),
+    ] = False,
+    holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill the background that a structure encloses on all sides.")
     ] = False,
     refine: Annotated[bool, typer.Option("--refine", help="Finer borders, in twice the time.")] = False,
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",
@@ -285,6 +292,7 @@ def segment(
         domain,  # type: ignore[arg-type]
         appearance=not no_appearance,
         largest_component=not keep_all,
+        fill_holes=holes,
         refine=refine,
         probabilities=probabilities,
     )
@@ -321,7 +329,7 @@ def evaluate(
     coding: Annotated[str | None, typer.Option(help="Label codes of the references, such as 'BTCV'.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as .csv or .json.")] = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="The paper's convention: voxels, mean of means.")] = False,
-    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.")] = 2.0,
+    tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.")] = DEFAULT_TOLERANCE_MM,
 ) -> None:
     """Score labelmaps against references: Dice, ASD, HD95, surface Dice, volumes."""
     from SIFASegmentationLib.evaluation import evaluate as run  # noqa: PLC0415
@@ -490,14 +498,15 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _run(job: Job, limit: float) -> None:
+def _run(job: Job, limit: float, *, copied: bool = True) -> None:
+    """Do what is still to be done, told here and, as others may ask later, in the job's log."""
     from .training import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
 
-    line = ProgressLine()
-    with _stops_on_signals(job):
-        state = run(job, time_limit_seconds=limit, report=line.event)
-    if not is_first_process():
+    first = is_first_process()
+    with output_copied_to(job.folder / LOG_FILE) if copied and first else nullcontext(), _stops_on_signals(job):
+        state = run(job, time_limit_seconds=limit, report=ProgressLine().event)
+    if not first:
         return
     if state is State.STOPPED:
         print(f"{job.folder}: stopped and saved; `sifa resume {job.folder}` goes on, `sifa export` uses it as it is")

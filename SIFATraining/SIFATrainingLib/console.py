@@ -6,13 +6,16 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Job
 
 _SECONDS_BETWEEN_LINES = 15.0
+_RENEWS = "\r\x1b[K"  # To the start of the line, and what was there goes.
 _SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
                  "self_training")  # fmt: skip
 
@@ -30,7 +33,8 @@ class ProgressLine:
     def show(self, text: str, *, last: bool = False) -> None:
         """Show `text` in place of the line before; `last` ends the line."""
         if self._renews:
-            print(f"\r\x1b[K{text}", end="\n" if last else "", flush=True)
+            # In one piece, by which a copy sees what is to stay.
+            print(_RENEWS + text + ("\n" if last else ""), end="", flush=True)
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             # What an end interrupts is of interest: how far it had come.
             print("\n".join(filter(None, (self._unseen if last else "", text))), flush=True)
@@ -92,6 +96,44 @@ def show_events(job: Job) -> None:
                 raise InputError(f"The process of {job.folder} is gone", "look at its log.txt, then `sifa resume` it")
             return
         time.sleep(1.0)
+
+
+@contextmanager
+def output_copied_to(path: Path) -> Iterator[None]:
+    """In the block, append to a file what this process prints as well; of a line that renews itself, what stands there
+    now and then."""
+    with (
+        path.open("a", encoding="utf-8", buffering=1) as file,
+        # Of Python's output alone: what libraries in C print goes by itself.
+        redirect_stdout(_Copied(sys.stdout, file)),
+        redirect_stderr(_Copied(sys.stderr, file)),
+    ):
+        yield
+
+
+class _Copied:
+    """A stream that is shown and kept."""
+
+    def __init__(self, shown: TextIO, file: TextIO) -> None:
+        self._shown, self._file = shown, file
+        self._kept = -_SECONDS_BETWEEN_LINES
+
+    def write(self, text: str) -> int:
+        # A disk that is full must not end what can go on.
+        with suppress(OSError):
+            self._keep(text)
+        return self._shown.write(text)
+
+    def _keep(self, text: str) -> None:
+        plain = text.removeprefix(_RENEWS)
+        if plain == text or text.endswith("\n"):
+            self._file.write(plain)
+        elif time.monotonic() - self._kept >= _SECONDS_BETWEEN_LINES:
+            self._file.write(f"{plain}\n")
+            self._kept = time.monotonic()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)
 
 
 def write_output_to(path: Path) -> None:

@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SIFASegmentationLib.jobs import ENDED, Event, Job
+from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, Job
 from SIFASegmentationWidgets.score_tables import make_line_plot
 
 _PLOT_HEIGHT = 260  # Pixels.
@@ -162,7 +162,7 @@ class TrainingMonitor:
         self._ui.previewCaption.visible = True
 
     def _show_log(self) -> None:
-        log = self._job.folder / "log.txt" if self._job is not None else None
+        log = self._job.folder / LOG_FILE if self._job is not None else None
         if log is None or not log.exists():
             return
         with log.open("rb") as file:

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import ENDED, Event, Job, State
+from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, Job, State
 from SIFASegmentationWidgets import models
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
@@ -199,7 +199,7 @@ class TrainingPanel:
             # Until its new process says something, the last word is that of the one before.
             self._say(_("Starting again..."))
         elif self._resumed is not None:
-            log = job.folder / "log.txt"
+            log = job.folder / LOG_FILE
             self._say(_("It could not be started again: see {log}.").format(log=log), error=True)
         elif state in (State.FAILED, State.LOST):
             self._say(f"{state}: {last_words(job)}", error=True)

@@ -241,6 +241,7 @@ def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path
         (["--keep-all"], {"largest_component": False}, {}),
         (["--no-appearance"], {"appearance": False}, {}),
         (["--refine"], {"refine": True}, {}),
+        (["--fill-holes"], {"fill_holes": True}, {}),
         (["--probabilities"], {"probabilities": True}, {}),
         (["--domain", "source"], {"domain": "source"}, {}),
         (["--format", ".nrrd", "--confidence"], {}, {"suffix": ".nrrd", "confidence": True}),

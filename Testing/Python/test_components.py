@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from SIFASegmentationLib import components
-from SIFASegmentationLib.components import component_sizes, keep_largest_components
+from SIFASegmentationLib.components import component_sizes, fill_holes, keep_largest_components
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.structures import load_task
 
@@ -76,3 +76,31 @@ def test_slabs_make_no_difference(seed: int, density: float, voxels: int, kept: 
         removed = keep_largest_components(labels, {1: kept, 3: kept})
     assert np.array_equal(labels, expected)
     assert removed == {value: int((before == value).sum() - (labels == value).sum()) for value in (1, 3)}
+
+
+def test_holes_are_filled_in_three_dimensions() -> None:
+    labels = np.zeros((7, 9, 9), np.uint8)
+    labels[1:6, 1:8, 1:8] = 2
+    labels[2:4, 2:4, 2:4] = 0  # Enclosed.
+    labels[3, 5, 5] = 1  # Enclosed, and another structure.
+    labels[4:, 6, 6] = 0  # Open to the outside.
+    labels[6, 0, 0] = 3
+    before = labels.copy()
+    assert fill_holes(labels, (1, 2, 3)) == {1: 0, 2: 8, 3: 0}
+    assert (labels[2:4, 2:4, 2:4] == 2).all()
+    changed = labels != before
+    assert changed.sum() == 8
+    # In each plane by itself this would be a hole.
+    tunnel = np.full((3, 5, 5), 1, np.uint8)
+    tunnel[:, 2, 2] = 0
+    assert fill_holes(tunnel, (1,)) == {1: 0}
+    assert fill_holes(before, (1, 3)) == {1: 0, 3: 0}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_filling_holes_is_what_scipy_fills_of_each_structure_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.where(ndimage.gaussian_filter(rng.normal(size=(14, 15, 16)), 1) > 0, 1 + seed % 2, 0).astype(np.uint8)
+    wanted = np.where(ndimage.binary_fill_holes(labels > 0), labels.max(), 0)
+    fill_holes(labels, (1, 2))
+    assert np.array_equal(labels, wanted)

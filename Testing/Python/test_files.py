@@ -341,6 +341,25 @@ def test_statistics_are_of_one_method_each() -> None:
     assert [line.split(",")[-2] for line in table.csv().splitlines()[:3]] == ["method", "adapted", "not"]
 
 
+def test_a_structure_has_a_tolerance_of_its_own(tmp_path: Path) -> None:
+    """Surfaces of a voxel against one that lies a voxel, 2.5 mm in this direction, from it."""
+    liver, spleen = ABDOMEN.structures[0], ABDOMEN.structures[3]
+    wide = spleen.model_copy(update={"tolerance_mm": 50.0})
+    task = ABDOMEN.model_copy(update={"structures": (liver, *ABDOMEN.structures[1:3], wide)})
+    for name, values in (("a", [[1, 0], [4, 0]]), ("b", [[0, 1], [0, 4]])):
+        write_volume(labelmap(np.array(values)), tmp_path / f"{name}.nii.gz")
+    table = evaluate(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", task, tolerance=0.1)
+    rows = {row.structure: row for row in table.rows}
+    assert (rows["liver"].scores.surface_dice, rows["spleen"].scores.surface_dice) == (0.0, 1.0)
+    assert rows["spleen"].note == "surface Dice at 50 mm"
+    assert "50 mm" not in rows["liver"].note
+    # In voxels a tolerance in mm means nothing.
+    legacy = {row.structure: row for row in evaluate(
+        tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", task, tolerance=0.1, legacy=True
+    ).rows}  # fmt: skip
+    assert legacy["spleen"].scores.surface_dice == 0.0
+
+
 def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:
     write_volume(labelmap(7), tmp_path / "p.nrrd")
     table = evaluate(tmp_path / "p.nrrd", tmp_path / "p.nrrd")

@@ -24,11 +24,13 @@ def test_maps_lie_where_their_slabs_were_put() -> None:
     maps = ProbabilityMaps(["liver", "spleen"], placement, "patient")
     for start in range(0, slices, 5):
         maps.add(slice(start, min(start + 5, slices)), probabilities[start : start + 5])
-    assert list(maps) == ["liver", "spleen"]
-    for value, name in enumerate(maps, 1):
+    assert list(maps) == ["liver", "spleen", "highest"]
+    assert not ProbabilityMaps([], placement, "patient")
+    shown = [*probabilities.transpose(1, 0, 2, 3)[1:], probabilities.max(1)]
+    for name, expected in zip(maps, shown, strict=True):
         volume = maps[name]
         assert (volume.geometry, volume.name) == (GEOMETRY, f"patient {name}")
-        assert (placement.view(volume.array) == np.rint(255 * probabilities[:, value])).all()
+        assert (placement.view(volume.array) == np.rint(255 * expected)).all()
         outside = int(volume.array.sum()) - int(placement.view(volume.array).sum())
         assert outside == 0
 

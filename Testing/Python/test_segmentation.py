@@ -38,7 +38,7 @@ def test_the_labelmap_lies_on_the_volumes_own_grid(bundle: Bundle, cohort: Path)
     assert result.labelmap.array.shape == volume.array.shape
     assert result.labelmap.array.dtype == np.uint8
     assert result.labelmap.array.max() <= 4
-    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen"}
+    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen", "highest"}
     assert result.confidence.shape == (volume.array.shape[result.slice_axis],)
     assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from SIFATrainingLib import export as export_module
 from SIFATrainingLib import training
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.config import TrainingConfig
+from SIFATrainingLib.console import ProgressLine, output_copied_to
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.onnx_model import ExportError
@@ -313,6 +315,20 @@ def test_what_libraries_and_a_fault_print_goes_to_the_log(tmp_path: Path) -> Non
     assert lines[-1].startswith("ZeroDivisionError")
 
 
+def test_of_a_line_that_renews_itself_the_log_keeps_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", shown)
+    with output_copied_to(tmp_path / "log.txt"):
+        line = ProgressLine()
+        for number in range(50):
+            line.show(f"iteration {number}")
+        line.show("done", last=True)
+        print("and more")
+    assert shown.getvalue().count("\x1b[K") == 51
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines() == ["iteration 0", "done", "and more"]
+
+
 def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
     quick = ["--iterations", 2, "--width", 0.0625, "--batch", 2, "--device", "cpu"]
     done = sifa("train", "--source", "mr", "--target", "ct", "--size", 32, "--out", tmp_path / "job", "--export",
@@ -320,6 +336,10 @@ def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "without adaptation: iteration 1 of 1" in done.stdout
     assert f"the model is {tmp_path / 'job' / 'result' / 'bundle'}" in done.stdout
+    kept = (tmp_path / "job" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert "without adaptation: iteration 1 of 1" in "\n".join(kept)
+    # But for what is said when the job has ended.
+    assert kept == done.stdout.splitlines()[:-1]
     assert sifa("run", tmp_path / "job").returncode == 0
 
 

@@ -193,7 +193,7 @@ def test_cancelling_while_volumes_are_written_leaves_nothing(
 def test_probabilities_are_no_images_to_segment(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:
     options = module.python.RunOptions(SegmentationOptions(probabilities=True), surfaces=False)
     (result,) = module.logic.process([patient[0]], sample_model, options)
-    assert len(result.probabilities) == 4
+    assert len(result.probabilities) == 5
     module.ui.addAllButton.click()
     assert module.ui.volumesTable.rowCount == 1
 

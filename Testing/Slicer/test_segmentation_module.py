@@ -82,7 +82,7 @@ def test_process_from_python_gives_what_the_library_gives(
     )
     assert np.array_equal(found, expected.labelmap.array)
     assert result.confidence == pytest.approx(expected.confidence.tolist(), abs=1e-4)
-    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen"}
+    assert set(result.probabilities) == {"liver", "right kidney", "left kidney", "spleen", "highest"}
     assert result.baseline is not None
     table = module.logic.evaluate([(result.segmentation, reference, volume)], sample_model)
     assert [row.structure for row in table.rows] == ["liver", "right kidney", "left kidney", "spleen"]
@@ -315,6 +315,7 @@ def test_refined_in_the_window_is_what_the_library_gives_refined(
 
     volume, _reference = patient
     bundle = read_bundle(sample_model)
+    module.widget.ui.fillHolesCheckBox.checked = True
     module.widget.ui.refineCheckBox.checked = True
     module.widget.ui.appearanceCheckBox.checked = False
     run = begin(module, volume)
@@ -769,6 +770,7 @@ def test_parameters_are_saved_with_the_scene(
     parameters = module.logic.getParameterNode()
     assert parameters.model == str(sample_model)
     assert parameters.largestComponent is False
+    assert parameters.fillHoles is True
     assert parameters.refine is True
     assert parameters.appearance is False
 
