@@ -174,9 +174,10 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             on_end: Gets the run and its last state.
 
         Raises:
-            InputError: No volume, one of them or the model can't be used, or there is no room for the volumes; nothing
-                was started.
+            InputError: No volume, one of them or the model can't be used, there is no room for the volumes, or a
+                package can't be installed; nothing was started.
         """
+        self.ensure_dependencies()
         from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
         from SIFASegmentationLib.segmentation_job import (  # noqa: PLC0415
             SegmentationSpecification,
@@ -245,7 +246,6 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: Something can't be used, or no volume can be segmented; the sentence says what to do.
         """
-        self.ensure_dependencies()
         ended: list[State] = []
         volumes = [volumes] if isinstance(volumes, slicer.vtkMRMLNode) else volumes
         chosen = regions or [None] * len(volumes)
@@ -271,8 +271,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
             tolerance: Of surface Dice, in mm.
 
         Raises:
-            InputError: A reference has none of the structures.
+            InputError: A reference has none of the structures, or a package can't be installed.
         """
+        self.ensure_dependencies()
         return result_of(self.evaluate_in_pieces(pairs, model, tolerance=tolerance))
 
     def evaluate_in_pieces(
@@ -295,8 +296,9 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         then name.
 
         Raises:
-            InputError: No part of one is in the other, or neither knows a grid.
+            InputError: No part of one is in the other, neither knows a grid, or a package can't be installed.
         """
+        self.ensure_dependencies()
         return result_of(compare_in_pieces(first, second, tolerance=tolerance))
 
 

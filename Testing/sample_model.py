@@ -16,11 +16,11 @@ from SIFASegmentationLib.bundle import WEIGHTS_FILE, manifest_json, read_bundle
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.phantoms import write_cohort
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.console import ProgressLine
 from SIFATrainingLib.demo import CT_WINDOWS
 from SIFATrainingLib.export import export
-from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import make_preparation
 from SIFATrainingLib.specification import BASELINE_FOLDER
 from SIFATrainingLib.training import create_training_job, train

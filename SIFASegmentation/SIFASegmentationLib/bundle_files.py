@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, system_fault, unwritable
 from .files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
@@ -49,11 +49,18 @@ def read_bundle_file(path: Path, name: str) -> bytes:
 
 
 def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
-    """Put files of a folder into a zip file, whole or not at all; the same files give the same bytes."""
-    with write_atomically(path) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for name in sorted(names):
-            # Without the file's time; not compressed, which takes seconds and gains weights little.
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+    """Put files of a folder into a zip file, whole or not at all; the same files give the same bytes.
+
+    Raises:
+        InputError: A file can't be read, or the place can't be written to.
+    """
+    try:
+        with write_atomically(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+            for name in sorted(names):
+                # Without the file's time; not compressed, which takes seconds and gains weights little.
+                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+    except OSError as error:
+        raise system_fault(error) or unwritable(path, error) from error
 
 
 def _folder_inside(archive: zipfile.ZipFile) -> str:

@@ -15,7 +15,9 @@ from .structures import Task
 ContrastRanges = dict[str, dict[str, tuple[float, float]]]
 """Of a structure and one after it in the task, by name: least and greatest of how much brighter the first one is."""
 
-_USUAL = (5, 95)  # Percentiles: what most volumes have, also where a model was wrong about some.
+USUAL_PERCENTILES = (5.0, 95.0)
+"""Between these lies what most volumes have, also where labels, or a model, are wrong about some."""
+
 _FEWEST = 5  # Fewer volumes say nothing of what is usual.
 
 
@@ -46,6 +48,6 @@ def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> Contr
     for one, other in itertools.combinations((structure.name for structure in task.structures), 2):
         differences = [volume[one] - volume[other] for volume in volumes if one in volume and other in volume]
         if len(differences) >= _FEWEST:
-            low, high = np.percentile(differences, _USUAL).tolist()
+            low, high = np.percentile(differences, USUAL_PERCENTILES).tolist()
             ranges.setdefault(one, {})[other] = (low, high)
     return ranges

@@ -48,11 +48,6 @@ class Orientation:
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
         return array.transpose(self.axes)[steps]
 
-    def undo(self, array: NDArray[Any]) -> NDArray[Any]:
-        """View (k, j, i) of an array (slice, row, column): the inverse of `apply`."""
-        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
-        return array[steps].transpose(np.argsort(self.axes))
-
     def reorder(self, ijk: tuple[_T, _T, _T]) -> tuple[_T, _T, _T]:
         """Values given for i, j, k, such as spacings, in the order slice, row, column."""
         a, b, c = (ijk[2 - axis] for axis in self.axes)

@@ -187,15 +187,22 @@ class ScoreTable:
         lines = _aligned([heading, *body, *summary])
         rule = "-" * max(map(len, lines))
         parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
-        parts += [
-            f"{c.structure}{f' ({c.method})' if c.method else ''}: {c.scored} scored, {c.both_empty} with both masks "
-            f"empty, {c.one_empty} with one empty"
-            for c in self.counts()
-            if c.both_empty or c.one_empty
-        ]
+        parts += self._counted()
         parts += [f"no counterpart: {name}" for name in self.unmatched]
         parts.append(f"surface Dice at {self.tolerance:g} {unit}" + (", the paper's convention" if self.legacy else ""))
         return "\n".join(parts)
+
+    def _counted(self) -> list[str]:
+        """How many masks were empty, in words; nothing where there was nothing to score."""
+        counts = self.counts()
+        told = [
+            f"{c.structure}{f' ({c.method})' if c.method else ''}: {c.scored} scored, {c.both_empty} with both masks "
+            f"empty, {c.one_empty} with one empty"
+            for c in counts
+            if c.both_empty or c.one_empty
+        ]
+        scored = sum(c.scored for c in counts)
+        return told or ([f"{scored} scored, no mask empty"] if scored else [])
 
     def csv(self, delimiter: str = ",") -> str:
         """Rows of subjects and structures, then of the statistics, `subject` being mean, std or median."""

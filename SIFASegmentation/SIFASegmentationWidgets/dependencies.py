@@ -26,6 +26,10 @@ _LOADED = ("numpy", *SLICERS_OWN)
 """What this process computes with by now, and can't replace under itself."""
 
 
+class _DeclinedError(Exception):
+    """The user does not want packages to be installed."""
+
+
 def missing_packages(names: Sequence[str]) -> list[str]:
     """Those of the importable packages that are not there."""
     return [name for name in names if importlib.util.find_spec(name) is None]
@@ -64,8 +68,8 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     try:
         _install(packages, requester)
     except Exception as error:  # pip fails in many ways, all of which mean this
-        # Slicer's own words and ours, for no type of its own.
-        if isinstance(error, RuntimeError) and "declined" in str(error):
+        # Slicer's own has no type of its own, but says so.
+        if isinstance(error, _DeclinedError) or (isinstance(error, RuntimeError) and "declined" in str(error)):
             needs = _("{requester} needs the Python packages {packages}")
             raise InputError(
                 needs.format(requester=requester, packages=", ".join(packages)),
@@ -180,7 +184,7 @@ def _install_within(packages: list[str], constraints: Path, requester: str) -> N
         requester=requester, packages=", ".join(packages)
     )
     if not slicer.util.confirmOkCancelDisplay(question, requester):
-        raise RuntimeError("declined")
+        raise _DeclinedError
     try:
         slicer.util.pip_install(["-c", str(constraints), *packages])
     except subprocess.CalledProcessError:

@@ -21,6 +21,8 @@ from .shown_results import ShownResult
 if TYPE_CHECKING:
     from SIFASegmentationLib.scores import ScoreTable
 
+_UNSURE = 5  # Slices that are worth a look.
+
 
 class ResultsPanel(VTKObservationMixin):
     """Shows one run, or one comparison; notices when what was scored is changed."""
@@ -153,8 +155,8 @@ class ResultsPanel(VTKObservationMixin):
 
     # The slices that the model is least sure of --------------------------------------------------------------------
 
-    def unsure_slices(self, count: int = 5) -> list[tuple[ShownResult, int, float]]:
-        """So many of them, the least sure first, over all volumes that still are there."""
+    def unsure_slices(self) -> list[tuple[ShownResult, int, float]]:
+        """Those that are worth a look, the least sure first, over all volumes that still are there."""
         slices = [
             (result, index, value)
             for result in self.results
@@ -162,7 +164,7 @@ class ResultsPanel(VTKObservationMixin):
             for index, value in enumerate(result.confidence)
             if value is not None
         ]
-        return sorted(slices, key=lambda item: item[2])[:count]
+        return sorted(slices, key=lambda item: item[2])[:_UNSURE]
 
     def _show_unsure(self) -> None:
         unsure = self.unsure_slices()
@@ -242,7 +244,7 @@ class ResultsPanel(VTKObservationMixin):
         assert self.scores is not None
         try:
             self.scores.write(path)
-        except (InputError, OSError) as error:
+        except InputError as error:
             self._say(str(error), error=True)
         else:
             self._say(_("Saved {path}.").format(path=path))

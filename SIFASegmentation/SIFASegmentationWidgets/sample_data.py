@@ -112,12 +112,10 @@ def _download(source: Any) -> list[Any]:
 
 def _draw(task: str, modality: str, seed: int, name: str, *, labelled: bool) -> list[Any]:
     """A volume node and, if `labelled`, its segmentation."""
-    if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("SIFATrainingLib") is None:
-        raise InputError(
-            _("Sample patients can't be drawn"), _("install the module SIFA Training and the Python package pydantic")
-        )
+    if importlib.util.find_spec("pydantic") is None:
+        raise InputError(_("Sample patients can't be drawn"), _("install the Python package pydantic"))
+    from SIFASegmentationLib.phantoms import make_patient  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
-    from SIFATrainingLib.phantoms import make_patient  # noqa: PLC0415
 
     image, labelmap = make_patient(task, modality, seed)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))

@@ -21,7 +21,7 @@ from .augmentation import (
     warp_labels,
     warp_slices,
 )
-from .config import AugmentationSettings
+from .config import NO_AUGMENTATION, AugmentationSettings
 from .dataset import FULL_SCALE, DomainName, PreparedDataset
 from .iteration import Batch
 
@@ -134,7 +134,8 @@ class BatchSource:
         self._target_order = SliceOrder(len(unlabelled), seed, "target")
         middle = dataset.manifest.target.volumes[len(dataset.manifest.target.volumes) // 2]
         self._target_middle = (middle.start + middle.stop) // 2
-        self._settings, self._seed, self._device = settings, seed, device
+        self._settings = settings if settings.enabled else NO_AUGMENTATION
+        self._seed, self._device = seed, device
         self._total, self._start, self._stop = batch * processes, batch * rank, batch * (rank + 1)
 
     def batch(self, iteration: int) -> Batch:

@@ -416,7 +416,7 @@ def phantoms(
     first_seed: Annotated[int, typer.Option(help="Seed of the first; the others follow.")] = 0,
 ) -> None:
     """Draw synthetic patients, to try things without data."""
-    from .phantoms import write_cohort  # noqa: PLC0415
+    from SIFASegmentationLib.phantoms import write_cohort  # noqa: PLC0415
 
     for path in write_cohort(out, task, modality, range(first_seed, first_seed + count)):
         print(path)

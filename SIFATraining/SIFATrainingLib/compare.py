@@ -10,7 +10,7 @@ ROW/seed_0/scores.json
 ROW/seed_0/settings.json     what it was trained with, and the row's title
 ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
 ROW_mean_of_3/seed_0/        where it is asked for: bundle, labelmaps, scores, settings of the mean of three seeds
-comparison.md  comparison.csv  comparison.html
+comparison.md  comparison_table.csv  comparison.csv (every score)  comparison.html
 ```
 
 Whatever of these is there is not made again: a comparison that was stopped or cut off goes on where it was, one that

@@ -18,11 +18,11 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, resample_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
+from .captions import PREVIEW_CAPTION
 from .compare import Comparison, Result, reference_of, subjects_of
 from .config import TRANSLATING_METHODS
 from .figures import draw_overlays, draw_scores, draw_watched
 from .html_report import picture, picture_of_file, table, write_page
-from .report import PREVIEW_CAPTION
 from .variants import LOWER_BOUND, UPPER_BOUND
 
 _PICTURED = 3  # Volumes with slices on the page.
@@ -180,7 +180,7 @@ def _is_mixed(results: Sequence[Result]) -> bool:
 
 
 def _empty_masks(comparison: Comparison) -> list[str]:
-    """A sentence where masks were empty: an ASD there is none, and means are of the others."""
+    """How many masks were empty: an ASD there is none, and means are of the others."""
     empty = []
     for variant in comparison.variants:
         counts = [count for result in comparison.of(variant.name) for count in result.table.counts()]
@@ -189,7 +189,9 @@ def _empty_masks(comparison: Comparison) -> list[str]:
             of_all = one + both + sum(count.scored for count in counts)
             empty.append(f"{variant.title} {one + both} of {of_all}" + (f" ({both} in both)" if both else ""))
     sentence = "Masks that were empty in the prediction or the reference, with a Dice of 0 and no ASD"
-    return [f"{sentence} (where both are, there is no Dice either): {'; '.join(empty)}."] if empty else []
+    if not empty:
+        return ["No mask was empty, in a prediction or a reference."] if comparison.results else []
+    return [f"{sentence} (where both are, there is no Dice either): {'; '.join(empty)}."]
 
 
 def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -288,9 +290,30 @@ def csv_text(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
+def table_csv(comparison: Comparison) -> str:
+    """The main table in plain numbers: Dice, its spread over seeds and the share of the gap in [0, 1], ASD in mm; empty
+    where there is none."""
+    lines = table_lines(comparison)
+    structures = list(lines[0].dice) if lines else []
+    trained = list(lines[0].trained) if lines else []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    scores = [f"{score} {name}" for score in ("dice", "asd_mm") for name in structures]
+    writer.writerow(["row", *trained, *scores, "dice_spread", "gap_closed"])
+    for line in lines:
+        dice = [line.dice[name] / 100 for name in structures]
+        values = [*dice, *(line.asd[name] for name in structures), line.spread / 100, line.closed]
+        cells = ["" if isnan(value) else f"{value:.6g}" for value in values]
+        writer.writerow([line.title, *line.trained.values(), *cells])
+    return buffer.getvalue()
+
+
 def write_comparison(out: Path, comparison: Comparison, target_coding: str | None = None) -> None:
-    """Write `comparison.md`, `comparison.csv` and `comparison.html` into the comparison's folder."""
-    for name, text in (("comparison.md", markdown(comparison)), ("comparison.csv", csv_text(comparison))):
+    """Write `comparison.md`, `comparison_table.csv`, `comparison.csv` (every score) and `comparison.html` into the
+    comparison's folder."""
+    texts = {"comparison.md": markdown, "comparison_table.csv": table_csv, "comparison.csv": csv_text}
+    for name, text_of in texts.items():
+        text = text_of(comparison)
         with write_atomically(out / name) as partial:
             partial.write_text(text, encoding="utf-8")
     head, rows = _cells(comparison)

@@ -78,6 +78,7 @@ class IntensitySettings(_Settings):
 class AugmentationSettings(IntensitySettings):
     """Random transforms, drawn anew for every slice at every iteration (the authors baked a few offline)."""
 
+    enabled: bool = Field(True, description="false: slices are shown as they are, whatever else stands here.")
     rotation_degrees: float = Field(15.0, ge=0, le=180, description="Rotation, plus or minus.")
     scaling: float = Field(0.15, ge=0, lt=1, description="Scale factor, 1 plus or minus.")
     shear_degrees: float = Field(5.0, ge=0, le=45, description="Shear, plus or minus.")
@@ -85,8 +86,10 @@ class AugmentationSettings(IntensitySettings):
 
 
 NO_AUGMENTATION = AugmentationSettings(
-    rotation_degrees=0, scaling=0, shear_degrees=0, translation=0, gamma=0, contrast=0, brightness=0, noise=0
-)
+    enabled=False, rotation_degrees=0, scaling=0, shear_degrees=0, translation=0, gamma=0, contrast=0, brightness=0,
+    noise=0,
+)  # fmt: skip
+"""What `augmentation.enabled=false` comes to."""
 
 
 class SelfTrainingSettings(IntensitySettings):

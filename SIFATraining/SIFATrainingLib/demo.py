@@ -10,6 +10,7 @@ from typing import Any
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.phantoms import write_cohort
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.structures import load_task
@@ -18,9 +19,8 @@ from .config import make_config
 from .console import ProgressLine, duration
 from .devices import give_back_memory, inference_device
 from .export import export
-from .phantoms import write_cohort
 from .prepare import prepare
-from .report import write_report
+from .report import SEGMENTATIONS, write_report
 from .training import create_job, train
 
 SIZE = 96
@@ -33,7 +33,6 @@ SETTINGS: dict[str, Any] = {"width": 0.25, "batch": 4, "log_every": 20, "preview
 ITERATIONS = {"without_adaptation": 600, "sifa": 1000}
 TIME_LIMITS = {"without_adaptation": 90.0, "sifa": 390.0}
 BUNDLES = {"without_adaptation": "bundle_without_adaptation", "sifa": "bundle"}
-SEGMENTATIONS = {"without_adaptation": "segmentations_without_adaptation", "sifa": "segmentations"}
 
 
 def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 0) -> dict[str, ScoreTable]:

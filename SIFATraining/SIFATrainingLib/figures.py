@@ -18,10 +18,10 @@ from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume
 
+_SLICES = 3  # Of a volume in a picture.
 
-def draw_overlays(
-    image: Volume, labelmaps: Sequence[tuple[str, Volume]], reference: Volume, task: Task, slices: int = 3
-) -> Figure:
+
+def draw_overlays(image: Volume, labelmaps: Sequence[tuple[str, Volume]], reference: Volume, task: Task) -> Figure:
     """Slices of a volume, cropped to the body, a row for each labelmap: its contours over the filled reference.
 
     All on the volume's grid. Where the reference is empty there, the slices are spread over the body.
@@ -32,13 +32,13 @@ def draw_overlays(
     truth = orientation.apply(reference.array)[box]
     shown = truth > 0 if truth.any() else np.ones_like(truth, bool)
     labelled = np.flatnonzero(shown.any(axis=(1, 2)))
-    chosen = [int(labelled[round(share * (len(labelled) - 1))]) for share in np.linspace(0.25, 0.75, slices)]
+    chosen = [int(labelled[round(share * (len(labelled) - 1))]) for share in np.linspace(0.25, 0.75, _SLICES)]
     _, row_mm, column_mm = orientation.reorder(image.geometry.spacing)
     # From fat to the brightest organs; air and bone may be out of range.
     low, high = np.percentile(pixels[shown], (0.1, 99.9)) + np.array((-250, 150))
     shape = row_mm * pixels.shape[1] / (column_mm * pixels.shape[2])
-    figure = Figure(figsize=(4.2 * slices, (4.2 * shape + 0.35) * len(labelmaps)), layout="constrained")
-    axes = figure.subplots(len(labelmaps), slices, squeeze=False)
+    figure = Figure(figsize=(4.2 * _SLICES, (4.2 * shape + 0.35) * len(labelmaps)), layout="constrained")
+    axes = figure.subplots(len(labelmaps), _SLICES, squeeze=False)
     for row, (title, labelmap) in zip(axes, labelmaps, strict=True):
         labels = orientation.apply(labelmap.array)[box]
         for axis, index in zip(row, chosen, strict=True):

@@ -25,9 +25,9 @@ class Player:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
-    def gradients(self, loss: Tensor, *, retain_graph: bool = False) -> Sequence[Tensor]:
+    def gradients(self, loss: Tensor) -> Sequence[Tensor]:
         """Gradients of `loss` for this player's parameters alone."""
-        return torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, materialize_grads=True)
+        return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def move(self, gradients: Sequence[Tensor]) -> None:
         """One step of the optimiser."""

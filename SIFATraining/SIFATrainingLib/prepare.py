@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
+from SIFASegmentationLib.contrasts import USUAL_PERCENTILES
 from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault, unwritable
 from SIFASegmentationLib.field_of_view import BoxMM
@@ -49,8 +50,6 @@ from .dataset import (
     domain_of,
 )
 from .steps import Report, Step
-
-_USUAL = (5, 95)  # Percentiles of the volumes of a structure.
 
 
 class Preparation(BaseModel):
@@ -349,7 +348,7 @@ def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRa
     ranges = {}
     for name in volumes_ml[0] if volumes_ml else {}:
         if there := [one[name] for one in volumes_ml if one[name] > 0]:
-            low, high = np.percentile(there, _USUAL)
+            low, high = np.percentile(there, USUAL_PERCENTILES)
             ranges[name] = (float(low), float(high))
     return ranges
 
@@ -359,7 +358,7 @@ def _position_ranges(volumes: Sequence[Mapping[str, Triple]]) -> dict[str, Posit
     ranges = {}
     known = [one for one in volumes if one]
     for name in known[0] if known else {}:
-        low, high = np.percentile([one[name] for one in known], _USUAL, axis=0).tolist()
+        low, high = np.percentile([one[name] for one in known], USUAL_PERCENTILES, axis=0).tolist()
         ranges[name] = (tuple(low), tuple(high))
     return ranges
 

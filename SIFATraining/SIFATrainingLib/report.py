@@ -14,17 +14,16 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
+from SIFASegmentationLib.segment_files import labelmap_path
 from SIFASegmentationLib.structures import Task
 
+from .captions import PREVIEW_CAPTION
 from .figures import draw_losses, draw_overlays
 from .html_report import picture, picture_of_file, table, write_page
 
-PREVIEW_CAPTION = (
-    "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
-    "the source's look, reconstructed, and the prediction."
-)
 _TITLES = {"without_adaptation": "without adaptation", "sifa": "SIFA"}
-_FOLDERS = {"without_adaptation": "segmentations_without_adaptation", "sifa": "segmentations"}
+SEGMENTATIONS = {"without_adaptation": "segmentations_without_adaptation", "sifa": "segmentations"}
+"""Folders of a demo's labelmaps, by method."""
 
 
 def write_report(out: Path, task: Task, tables: dict[str, ScoreTable], seconds: float) -> None:
@@ -55,10 +54,9 @@ def write_report(out: Path, task: Task, tables: dict[str, ScoreTable], seconds: 
 def _figures_of_patients(out: Path, task: Task) -> list[str]:
     pictures = []
     for case in find_cases(out / "target" / "test", labelled=True):
-        file = f"{case.patient}_segmentation.nii.gz"
         labelmaps = [
-            (_TITLES[method], read_labelmap(out / folder / file, task, allow_empty=True))
-            for method, folder in _FOLDERS.items()
+            (_TITLES[method], read_labelmap(labelmap_path(out / folder, case.patient), task, allow_empty=True))
+            for method, folder in SEGMENTATIONS.items()
         ]
         if case.label is not None:
             figure = draw_overlays(read_volume(case.image), labelmaps, read_labelmap(case.label, task), task)

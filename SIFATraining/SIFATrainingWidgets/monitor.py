@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, Job
 from SIFASegmentationWidgets.score_tables import make_line_plot
+from SIFATrainingLib.captions import PREVIEW_CAPTION
 
 _PLOT_HEIGHT = 260  # Pixels.
 _LOG_BYTES = 64 * 1024  # Read at once: the end of the log is what matters.
@@ -22,10 +23,6 @@ _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
     "auxiliary", "prediction", "structure", "random_contrast", "self_training",
 )  # fmt: skip
-_CAPTION = (
-    "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
-    "the source's look, reconstructed, and the prediction."
-)
 _BASELINE_CAPTION = (
     "Above: a source slice, and its labels. Below: a target slice, and what is predicted without adaptation."
 )
@@ -158,7 +155,7 @@ class TrainingMonitor:
         baseline = preview.get("stage") == "baseline"
         moment = _("after iteration {number} without adaptation") if baseline else _("after iteration {number}")
         self._ui.previewLabel.setToolTip(moment.format(number=f"{preview['iteration']:,}"))
-        self._ui.previewCaption.setText(_(_BASELINE_CAPTION) if baseline else _(_CAPTION))
+        self._ui.previewCaption.setText(_(_BASELINE_CAPTION) if baseline else _(PREVIEW_CAPTION))
         self._ui.previewCaption.visible = True
 
     def _show_log(self) -> None:
@@ -184,7 +181,7 @@ class TrainingMonitor:
 
 
 def duration_text(seconds: float) -> str:
-    """`about 21 min`, `about 3 h 10 min`, `less than a minute`."""
+    """`21 min`, `3 h 10 min`, `less than a minute`."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return _("less than a minute")

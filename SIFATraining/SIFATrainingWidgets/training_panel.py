@@ -290,7 +290,7 @@ class TrainingPanel:
             from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
 
             pack_bundle(bundle, path)
-        except (InputError, OSError) as error:
+        except InputError as error:
             self._say(str(error), error=True)
         else:
             self._say(_("Saved {path}.").format(path=path))

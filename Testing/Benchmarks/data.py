@@ -24,13 +24,13 @@ from peak_memory import peak_gigabytes
 from stretching import stretched
 
 from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.phantoms import make_patient
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.devices import describe_device, make_fabric
 from SIFATrainingLib.estimate import wait
 from SIFATrainingLib.loop import Model
-from SIFATrainingLib.phantoms import make_patient
 
 VOLUMES = 20  # Of each domain.
 VOXELS = (100, 512, 512)

@@ -31,9 +31,9 @@ from stretching import stretched
 
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.metrics import Mask, score_labelmaps, surface_distances
+from SIFASegmentationLib.phantoms import make_patient
 from SIFASegmentationLib.scores import Scores
 from SIFASegmentationLib.volumes import Volume
-from SIFATrainingLib.phantoms import make_patient
 
 Spacing = tuple[float, float, float]
 

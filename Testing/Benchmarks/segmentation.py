@@ -41,6 +41,7 @@ from SIFASegmentationLib.bundle import (
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.phantoms import make_patient
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.structures import load_task
@@ -50,7 +51,6 @@ from SIFATrainingLib.devices import describe_device
 from SIFATrainingLib.networks import Classifier, Encoder
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
 from SIFATrainingLib.onnx_model import fold_batch_norm, largest_difference, to_onnx
-from SIFATrainingLib.phantoms import make_patient
 
 TASK = load_task("abdomen")
 SIZE, SPACING, SLICES = 256, 1.6, 100

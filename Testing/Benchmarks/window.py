@@ -46,10 +46,10 @@ import slicer  # noqa: E402
 from PySide6 import QtCore, QtWidgets  # noqa: E402
 
 from SIFASegmentationLib.jobs import Job, State  # noqa: E402
+from SIFASegmentationLib.phantoms import make_patient  # noqa: E402
 from SIFASegmentationLib.structures import load_task  # noqa: E402
 from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: E402
 from SIFASegmentationWidgets.nodes import RAS_TO_LPS, segmentation_from_labels  # noqa: E402
-from SIFATrainingLib.phantoms import make_patient  # noqa: E402
 from SIFATrainingWidgets.known_jobs import remember_job  # noqa: E402
 from standins import faults, plot_view, pythonqt  # noqa: E402
 from standins.modules import load_scripted_module  # noqa: E402

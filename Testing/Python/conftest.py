@@ -9,8 +9,8 @@ import torch
 
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.phantoms import write_cohort
 from SIFATrainingLib.export import export
-from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, train
 

@@ -21,6 +21,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.phantoms import write_cohort
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segmentation import providers_of
 from SIFASegmentationLib.structures import load_task
@@ -32,7 +33,6 @@ from SIFATrainingLib.compare import Comparison, Result, StoppedError, compare, s
 from SIFATrainingLib.comparison_report import csv_text, markdown, table_lines, write_comparison
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.devices import DEVICES, inference_device
-from SIFATrainingLib.phantoms import write_cohort
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.variants import VARIANTS, Variant, choose_variants
 
@@ -363,6 +363,15 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
     assert page.count("data:image/png;base64") == 4
     assert (out / "comparison.md").read_text(encoding="utf-8") == markdown(comparison)
     assert len((out / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 4
+    with (out / "comparison_table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, line in zip(rows, table_lines(comparison), strict=True):
+        assert row["row"] == line.title
+        assert row["seeds"] == "0"
+        for name in line.dice:
+            assert float(row[f"dice {name}"]) == pytest.approx(line.dice[name] / 100, rel=1e-5)
+            assert row[f"asd_mm {name}"] == ("" if isnan(line.asd[name]) else f"{line.asd[name]:.6g}")
+        assert row["gap_closed"] == ("" if isnan(line.closed) else f"{line.closed:.6g}")
 
 
 def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp_path: Path) -> None:

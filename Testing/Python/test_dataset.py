@@ -209,7 +209,7 @@ def test_pseudo_labels_move_with_their_slices_from_when_they_are_given(prepared:
 
 def test_without_augmentation_the_batch_is_what_was_stored(prepared: Path) -> None:
     dataset = PreparedDataset(prepared)
-    batch = source(prepared, NO_AUGMENTATION, 4).batch(0)
+    batch = source(prepared, AugmentationSettings(enabled=False), 4).batch(0)
     indices = SliceOrder(len(dataset.slices("source")), 5, "labelled").at(0, 4)
     stored = torch.from_numpy(dataset.slices("source")[indices]).float() / FULL_SCALE
     assert torch.allclose(batch.source[:, 0], stored, atol=1e-5)

@@ -14,7 +14,7 @@ MODULES = ("SIFASegmentation", "SIFATraining")
 LAYERS = {
     "SIFASegmentation/SIFASegmentationLib": ("torch", "slicer", "qt", "ctk", "vtk", "SIFATrainingLib"),
     "SIFATraining/SIFATrainingLib": ("slicer", "qt", "ctk", "vtk", "SIFASegmentationWidgets", "SIFATrainingWidgets"),
-    "SIFASegmentation/SIFASegmentationWidgets": ("torch", "SIFATrainingWidgets"),
+    "SIFASegmentation/SIFASegmentationWidgets": ("torch", "SIFATrainingLib", "SIFATrainingWidgets"),
     "SIFATraining/SIFATrainingWidgets": ("torch",),
 }
 FROM_PIP = ("pydantic", "onnxruntime", "torch", "lightning_fabric", "safetensors", "onnx", "typer", "PIL", "matplotlib")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import image_geometry
 from SIFASegmentationLib.labelmaps import grid_difference, match_grid, read_labelmap, same_grid
+from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
-from SIFATrainingLib.phantom_shapes import rotation
 
 ABDOMEN = load_task("abdomen")
 CT = Geometry((512, 512, 100), (0.7, 0.7, 5.0), (-180.0, -160.5, 1020.25), (1, 0, 0, 0, 1, 0, 0, 0, 1))

@@ -10,9 +10,9 @@ from scipy import ndimage
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.phantoms import make_patient, write_cohort
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
-from SIFATrainingLib.phantoms import make_patient, write_cohort
 
 VOLUMES_ML = {
     "abdomen": {"liver": (700, 2200), "right kidney": (70, 260), "left kidney": (70, 260), "spleen": (70, 320)},

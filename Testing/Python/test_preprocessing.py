@@ -14,6 +14,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, body_box
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range, measure
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
+from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,
@@ -22,7 +23,6 @@ from SIFASegmentationLib.preprocessing import (
     prepare_volume,
 )
 from SIFASegmentationLib.volumes import Geometry, Volume
-from SIFATrainingLib.phantom_shapes import rotation
 
 AXES = list(permutations(range(3)))
 FLIPS = list(product((1, -1), repeat=3))
@@ -109,6 +109,33 @@ def test_sizes_up_to_1024_and_a_single_slice(pixels: int, slices: int) -> None:
     spacing = (400 / pixels, 400 / pixels, 5.0)
     geometry = Geometry((pixels, pixels, slices), spacing, (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
     assert_kept(labels, round_trip(labels, geometry, Preprocessing(field_of_view="full", spacing=1.6)), geometry)
+
+
+@pytest.mark.parametrize("pixels", [64, 257, 512, 1024])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("oblique", [0.0, 15.0])
+def test_small_structures_survive_as_what_a_network_would_say_at_its_best(
+    pixels: int, axes: tuple[int, ...], oblique: float
+) -> None:
+    """The share that a structure has of each pixel of the grid: of small ones its labels, of all or nothing, lose too
+    much of the border."""
+    rng = np.random.default_rng(pixels)
+    labels = np.zeros((2, pixels, pixels), np.uint8)
+    rows, columns = np.mgrid[:pixels, :pixels]
+    radius = max(10.0, 13 * pixels / 1024)  # 600 voxels and more in the two slices.
+    for value, centre in ((1, 0.25), (2, 0.5), (3, 0.75)):
+        row, column = pixels * centre + rng.uniform(-0.5, 0.5, 2)
+        labels[:, (rows - row) ** 2 + (columns - column) ** 2 < radius**2] = value
+    spacing = (400 / pixels, 400 / pixels, 5.0)
+    geometry = Geometry((pixels, pixels, 2), spacing, (5, -3, 8), direction(axes, (1, -1, 1), oblique))
+    plane: Plane = {2: "axial", 1: "coronal", 0: "sagittal"}[axes[2]]  # type: ignore[assignment]
+    settings_ = Preprocessing(field_of_view="full", spacing=1.6, plane=plane)
+    placement = place_volume(Volume(labels.astype(np.float32), geometry, "image"), settings_)
+    shares = [placement.to_grid((placement.view(labels) == value).astype(np.float32)) for value in (1, 2, 3)]
+    back, view = placement.canvas(np.uint8)
+    view[:] = placement.restore_probabilities(np.stack([1 - sum(shares), *shares], 1)).argmax(1)
+    assert min(np.count_nonzero(labels == value) for value in (1, 2, 3)) > 500
+    assert_kept(labels, Volume(back, geometry, "labels"), geometry)
 
 
 def test_however_a_volume_is_stored_the_networks_see_the_same() -> None:

@@ -19,13 +19,13 @@ from torch import nn
 
 from SIFASegmentationLib import winograd
 from SIFASegmentationLib.bundle import read_bundle
+from SIFASegmentationLib.phantoms import make_patient
 from SIFASegmentationLib.segmentation import Segmentor as BundleSegmentor
 from SIFASegmentationLib.segmentation import open_session
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.winograd import minimal_filter, tiling, transformed_filters, with_fast_convolutions
 from SIFATrainingLib.networks import Classifier, Encoder, Segmentor, reestimate_batch_norm
 from SIFATrainingLib.onnx_model import fold_batch_norm, to_onnx
-from SIFATrainingLib.phantoms import make_patient
 
 FRACTIONS = st.fractions(min_value=-3, max_value=3, max_denominator=4)
 PLAIN = ["CPUExecutionProvider"]

@@ -132,10 +132,10 @@ def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished training of two iterations on what is in the window's tables: how large its files are."""
+    from SIFASegmentationLib.phantoms import write_cohort  # noqa: PLC0415
     from SIFASegmentationWidgets.processes import start_process  # noqa: PLC0415
     from SIFASegmentationWidgets.sample_data import SEED  # noqa: PLC0415
     from SIFATrainingLib.config import make_config  # noqa: PLC0415
-    from SIFATrainingLib.phantoms import write_cohort  # noqa: PLC0415
     from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
     from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 

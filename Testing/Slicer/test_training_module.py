@@ -715,9 +715,9 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
 ) -> None:
     from SIFASegmentationLib.image_files import write_volume  # noqa: PLC0415
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+    from SIFASegmentationLib.phantoms import make_patient, write_cohort  # noqa: PLC0415
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
-    from SIFATrainingLib.phantoms import make_patient, write_cohort  # noqa: PLC0415
 
     codes = load_task("abdomen").label_codes["BTCV"].codes
     for seed in (1, 2):

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.image_files import write_volume
-from SIFASegmentationLib.volumes import Geometry, Volume
-
+from .errors import InputError
+from .image_files import write_volume
 from .phantom_anatomy import Rng, Tissue, abdomen, cardiac
 from .phantom_shapes import Layer, ellipsoid, half_space, paint, rotation
+from .volumes import Geometry, Volume
 
 Modality = Literal["ct", "mr"]
 Float32Array = NDArray[np.float32]
