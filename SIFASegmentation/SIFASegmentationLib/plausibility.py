@@ -14,6 +14,7 @@ _RANGE_TOLERANCE = 0.35  # Of the range of z-scores that the training volumes ha
 _CT_AIR_HU = -500  # Every CT with air around the body reaches below.
 _SMALL_SHARE = 0.4  # Of the grid's width: a limb, or a crop.
 _LARGE_SHARE = 1.15  # Parts of the body lie outside the networks' grid.
+_SHOWN = 3  # Names of volumes in a sentence.
 _UNLIKE_SPACING = 2  # Times as far apart, or as near.
 
 
@@ -72,6 +73,24 @@ def doubt_about_window(lowest: Sequence[float], window: tuple[float, float] | No
     if window is not None and 2 * sum(value >= 0 for value in lowest) > len(lowest):
         return "most volumes have no value below 0, as CT in Hounsfield units has, but get a window of CT"
     return ""
+
+
+def doubt_about_mixture(lowest: Sequence[tuple[str, float]]) -> str:
+    """What speaks against volumes being of one modality; empty where nothing does.
+
+    Args:
+        lowest: Name and smallest value of each volume.
+    """
+    like_ct = [name for name, value in lowest if value < _CT_AIR_HU]
+    others = [name for name, value in lowest if value >= _CT_AIR_HU]
+    if not like_ct or not others:
+        return ""
+    few, many, go = (like_ct, others, "go") if len(like_ct) <= len(others) else (others, like_ct, "do not go")
+    shown = ", ".join(few[:_SHOWN]) + (", ..." if len(few) > _SHOWN else "")
+    return (
+        f"{len(few)} of {len(few) + len(many)} volumes {go} below {_CT_AIR_HU}, as CT in Hounsfield units does, "
+        f"unlike the others: {shown}"
+    )
 
 
 def _unlike_spacings(name: str, placement: Placement, preprocessing: Preprocessing) -> list[str]:

@@ -13,7 +13,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.labelmaps import match_grid, overlapping_voxels, read_labelmap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
-from SIFASegmentationLib.plausibility import doubt_about_window
+from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
 from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
@@ -49,7 +49,7 @@ class VolumeChecks:
         self._preparation, self._report = preparation, report
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
-        self._lowest: dict[SetName, list[float]] = defaultdict(list)
+        self._lowest: dict[SetName, list[tuple[str, float]]] = defaultdict(list)
         # Of each value, the number of large parts in each labelmap that has it.
         self._parts: dict[SetName, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
 
@@ -92,7 +92,7 @@ class VolumeChecks:
             self.findings.append(Finding.of(case.image.name, error))
             return
         self.slices[name] += len(placement)
-        self._lowest[name].append(float(volume.array.min()))
+        self._lowest[name].append((case.image.name, float(volume.array.min())))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
         self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
         if case.label is not None:
@@ -148,9 +148,11 @@ class VolumeChecks:
             self._check_parts(name, structure)
 
     def _check_window(self, name: SetName) -> None:
-        """Whether volumes look like those that their clipping is meant for."""
+        """Whether volumes look like those of one modality, and those that their clipping is meant for."""
+        if mixture := doubt_about_mixture(self._lowest[name]):
+            self.findings.append(Finding("warning", name, mixture, "leave out those of another modality"))
         window = self._preparation.preprocessing(domain_of(name)).intensity.window
-        if doubt := doubt_about_window(self._lowest[name], window):
+        if doubt := doubt_about_window([value for _name, value in self._lowest[name]], window):
             option = f"--{domain_of(name)}-window"
             fix = f"leave out {option}" if window is not None else f"give {option}, such as -150,300 for soft tissue"
             self.findings.append(Finding("warning", name, doubt, fix))

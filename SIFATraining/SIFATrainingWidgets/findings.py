@@ -109,15 +109,21 @@ def _slices(geometry: Geometry, plane: Plane) -> int:
 
 
 def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> list[Finding]:
-    """Whether volumes look like those that their clipping is meant for."""
-    from SIFASegmentationLib.plausibility import doubt_about_window  # noqa: PLC0415  needs pydantic, which comes from pip
+    """Whether volumes look like those of one modality, and those that their clipping is meant for."""
+    from SIFASegmentationLib.plausibility import (  # noqa: PLC0415  needs pydantic, which comes from pip
+        doubt_about_mixture,
+        doubt_about_window,
+    )
 
-    images = (node.GetImageData() for node in volumes)
-    doubt = doubt_about_window([image.GetScalarRange()[0] for image in images if image is not None], window)
-    if not doubt:
-        return []
-    fix = _("tick CT, clip to HU, and choose a window") if window is None else _("untick CT, clip to HU")
-    return [Finding("warning", kind, doubt, fix)]
+    findings = []
+    images = ((node.GetName(), node.GetImageData()) for node in volumes)
+    lowest = [(name, image.GetScalarRange()[0]) for name, image in images if image is not None]
+    if mixture := doubt_about_mixture(lowest):
+        findings.append(Finding("warning", kind, mixture, _("leave out those of another modality")))
+    if doubt := doubt_about_window([value for _name, value in lowest], window):
+        fix = _("tick CT, clip to HU, and choose a window") if window is None else _("untick CT, clip to HU")
+        findings.append(Finding("warning", kind, doubt, fix))
+    return findings
 
 
 def _check_regions(rows: Sequence[SourceRow | TargetRow], region: Any | None) -> list[Finding]:

@@ -20,6 +20,7 @@ from quick import quick_config
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import unmatched_segments, write_slicer_segmentation
+from SIFASegmentationLib.plausibility import doubt_about_mixture
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib import devices, estimate
@@ -178,6 +179,20 @@ def test_segments_that_are_not_the_tasks(copy: Path) -> None:
     assert "the segments tumour are none of the task's" in stranger.message
     with pytest.raises(InputError, match="can't be read"):
         unmatched_segments(copy / "mr", task)
+
+
+def test_a_volume_of_another_modality_among_the_others(copy: Path) -> None:
+    for path in (copy / "ct").glob("abdomen_ct_000_*"):
+        shutil.copyfile(path, copy / "mr" / path.name)
+    told = next(finding for finding in found(copy)["source"] if "unlike the others" in finding.message)
+    assert told.level == "warning"
+    assert told.message.startswith("1 of 3 volumes go below -500, as CT in Hounsfield units does")
+    assert told.message.endswith("abdomen_ct_000_image.nii.gz")
+    assert told.fix == "leave out those of another modality"
+    assert doubt_about_mixture([("a", -1000.0), ("b", -1000.0), ("c", 0.0)]).startswith(
+        "1 of 3 volumes do not go below"
+    )
+    assert doubt_about_mixture([("a", -1000.0), ("a", -1000.0)]) == doubt_about_mixture([("a", 0.0)]) == ""
 
 
 def test_a_volume_taken_in_another_plane_and_an_oblique_one(copy: Path) -> None:

@@ -804,6 +804,12 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     for windows, subjects in (((None, None), ["target"]), ((None, window), []), ((window, None), ["source", "target"])):
         found = check_rows([SourceRow(volume, labels)], ct, load_task("abdomen"), windows=windows)
         assert [finding.subject for finding in found if "window" in finding.message] == subjects
+    # One that the tutorial leaves in the scene is easily taken along.
+    ct_volume = patients["ct"][0][0]
+    mixed = check_rows([SourceRow(one, labels) for one in (volume, other, ct_volume)], None, load_task("abdomen"))
+    (told,) = [finding.message for finding in mixed if "unlike the others" in finding.message]
+    assert told.startswith("1 of 3 volumes go below -500")
+    assert told.endswith(ct_volume.GetName())
     # Axial slices, however the volume is stored: as many as the synthetic patients have.
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
     assert said["warning", "source"] == f"volumes: 2, slices: {count}"
