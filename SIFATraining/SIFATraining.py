@@ -204,6 +204,8 @@ class TrainingOptions:
         initial: Folder of a model to start from.
         name: Of the training and its model.
         settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
+        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, by name: for the paper's preprocessing of
+            hearts `{"stretch": True, "percentiles": (0, 98)}`.
     """
 
     task: Any = "abdomen"
@@ -223,6 +225,7 @@ class TrainingOptions:
     initial: Path | None = None
     name: str = ""
     settings: dict[str, Any] | None = None
+    preparation: dict[str, Any] | None = None
 
 
 class SIFATrainingLogic(ScriptedLoadableModuleLogic):
@@ -300,6 +303,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             source_window=options.source_window,
             target_window=options.target_window,
             roi=region_from_node(options.region) if options.region is not None else None,
+            **(options.preparation or {}),
         )
         config = make_config(
             options.preset,
