@@ -204,8 +204,8 @@ class TrainingOptions:
         initial: Folder of a model to start from.
         name: Of the training and its model.
         settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
-        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, by name: for the paper's preprocessing of
-            hearts `{"stretch": True, "percentiles": (0, 98)}`.
+        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, by name: for the paper's preprocessing
+            of hearts `{"stretch": True, "percentiles": (0, 98)}`.
     """
 
     task: Any = "abdomen"
