@@ -48,6 +48,7 @@ class Scores:
 MEAN_OF_STRUCTURES = "mean"
 NAMES = tuple(field.name for field in fields(Scores))
 _HEADINGS = ("Dice", "ASD", "HD95", "surface Dice", "pred. ml", "ref. ml", "vol. diff.")
+_WORDS = ("subject", "structure", "method", "note")  # Columns that are no numbers.
 _ESTIMATE_COLUMNS = ("estimated_dice", "estimated_low", "estimated_high")
 _FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}")
 
@@ -169,24 +170,23 @@ class ScoreTable:
     def text(self) -> str:
         """The table for a terminal."""
         unit = "voxels" if self.legacy else "mm"
-        heading = ["subject", "structure", *_HEADINGS, "note"]
-        heading[3], heading[4] = f"ASD {unit}", f"HD95 {unit}"
-        body = [[row.subject, row.structure, *formatted(row.scores), row.note] for row in self.rows]
-        summary = [[s.statistic, s.structure, *formatted(s.scores), ""] for s in self.summaries()]
+        summaries = self.summaries()
+        told: list[Row | Summary] = [*self.rows, *summaries]
+        columns = {
+            "subject": [*(row.subject for row in self.rows), *(one.statistic for one in summaries)],
+            "structure": [one.structure for one in told],
+        }
+        cells = zip(*(formatted(one.scores) for one in told), strict=True)
+        headings = [f"{name} {unit}" if name in ("ASD", "HD95") else name for name in _HEADINGS]
+        columns |= dict(zip(headings, map(list, cells), strict=True)) if told else {name: [] for name in headings}
         if any(row.estimate for row in self.rows):
-            heading.insert(-1, "estimated Dice")
-            for cells, row in zip(body, self.rows, strict=True):
-                cells.insert(-1, formatted_estimate(row.estimate))
-            for cells in summary:
-                cells.insert(-1, "")
+            columns["estimated Dice"] = [*(formatted_estimate(row.estimate) for row in self.rows), *_none(summaries)]
         if any(self.methods):
-            heading.insert(-1, "method")
-            methods = [row.method for row in self.rows] + [told.method for told in self.summaries()]
-            for cells, method in zip([*body, *summary], methods, strict=True):
-                cells.insert(-1, method)
-        lines = _aligned([heading, *body, *summary])
-        rule = "-" * max(map(len, lines))
-        parts = [lines[0], rule, *lines[1 : len(body) + 1], rule, *lines[len(body) + 1 :], ""]
+            columns["method"] = [one.method for one in told]
+        columns["note"] = [*(row.note for row in self.rows), *_none(summaries)]
+        lines = _aligned([list(columns), *map(list, zip(*columns.values(), strict=True))])
+        rule, last = "-" * max(map(len, lines)), len(self.rows) + 1
+        parts = [lines[0], rule, *lines[1:last], rule, *lines[last:], ""]
         parts += self._counted()
         parts += [f"no counterpart: {name}" for name in self.unmatched]
         parts.append(f"surface Dice at {self.tolerance:g} {unit}" + (", the paper's convention" if self.legacy else ""))
@@ -286,6 +286,11 @@ class ScoreTable:
             raise unwritable(path, error) from error
 
 
+def _none(rows: Sequence[Any]) -> list[str]:
+    """Empty cells of so many rows."""
+    return [""] * len(rows)
+
+
 def _sample_deviation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else nan
 
@@ -321,9 +326,9 @@ def formatted_estimate(estimate: Estimate | None) -> str:
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
-    """Columns of equal width: words to the left, numbers to the right."""
+    """Columns of equal width, headed by the first row: words to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    words = {0, 1, len(widths) - 1}
+    words = {column for column, name in enumerate(cells[0]) if name in _WORDS}
     return [
         "  ".join(
             cell.ljust(width) if column in words else cell.rjust(width)
