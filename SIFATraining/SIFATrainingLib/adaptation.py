@@ -28,7 +28,7 @@ from .config import TrainingConfig
 from .iteration import Batch, Losses
 from .losses import cycle_loss
 from .networks import Networks
-from .players import Player, adversary, load_optimiser_states, optimiser_states
+from .players import Player, adversary, gradients_in_groups, load_optimiser_states, optimiser_states
 from .pool import ImagePool
 from .prediction_alignment import PredictionAlignment
 from .random_contrast import loss_in_random_contrast
@@ -129,13 +129,14 @@ class AdaptationIteration(PredictionAlignment):
         structure, terms = self._structure(target_like, x_s)
         losses |= terms
 
-        generator, decoder = self.generator.parameters, self.decoder.parameters
-        image = torch.autograd.grad(
+        generator = self.generator.parameters
+        of_generator, of_decoder, (at_target_like, at_features_st, at_features_t) = gradients_in_groups(
             cycles + fooled_target + fooled_source + structure,
-            [*generator, *decoder, target_like, features_st, features_t],
+            generator,
+            self.decoder.parameters,
+            (target_like, features_st, features_t),
             retain_graph=True,
         )
-        at_target_like, at_features_st, at_features_t = image[-3:]
         # What reaches G_t through E is the gradient of the image losses alone, at their full weight.
         (through_encoder,) = torch.autograd.grad(encoded_st[0], target_like, at_features_st, retain_graph=True)
         through_target_like = torch.autograd.grad(made, generator, at_target_like + through_encoder)
@@ -143,31 +144,31 @@ class AdaptationIteration(PredictionAlignment):
 
         predictions = self._predict(features_st, lower_st, features_t, lower_t)
         loss, terms = self._heads(predictions, batch.labels)
-        classifiers = [*n.classifier.parameters(), *n.lower_classifier.parameters()]
-        heads = torch.autograd.grad(
-            loss, [*classifiers, features_st, lower_st, features_t, lower_t], materialize_grads=True
+        of_classifiers, heads_at_st, heads_at_t = gradients_in_groups(
+            loss,
+            [*n.classifier.parameters(), *n.lower_classifier.parameters()],
+            (features_st, lower_st),
+            (features_t, lower_t),
         )
-        heads_at_features_st, heads_at_lower_st, heads_at_features_t, heads_at_lower_t = heads[-4:]
-        encoder = torch.autograd.grad(
+        of_encoder = torch.autograd.grad(
             [*encoded_st, *encoded_t],
             list(n.encoder.parameters()),
             [
-                heads_at_features_st + w.encoder_image * at_features_st,
-                heads_at_lower_st,
-                heads_at_features_t + w.encoder_image * at_features_t + auxiliary_at_features_t,
-                heads_at_lower_t,
+                heads_at_st[0] + w.encoder_image * at_features_st,
+                heads_at_st[1],
+                heads_at_t[0] + w.encoder_image * at_features_t + auxiliary_at_features_t,
+                heads_at_t[1],
             ],
         )
 
-        after_generator = len(generator)
-        self.generator.move([a + b for a, b in zip(image, through_target_like, strict=False)])
+        self.generator.move([a + b for a, b in zip(of_generator, through_target_like, strict=True)])
         further, contrast_terms = loss_in_random_contrast(n, self.config, [x_s, target_like], batch.labels)
         losses |= terms | contrast_terms
-        moves = [*encoder, *heads[:-4]]
+        moves = [*of_encoder, *of_classifiers]
         if contrast_terms:
             moves = [a + b for a, b in zip(moves, self.segmentor.gradients(further), strict=True)]
         self.segmentor.move(moves)
-        self.decoder.move(image[after_generator:-3])
+        self.decoder.move(of_decoder)
         losses |= self._move_target_discriminator(x_t, target_like)
         losses |= self._move_source_discriminator(x_s, source_cycle, source_like)
         return losses | self._move_prediction_discriminators(predictions)

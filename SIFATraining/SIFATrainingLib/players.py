@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ from torch import Tensor, nn
 from . import distributed
 from .config import TrainingConfig
 from .networks import Networks
+
+
+def gradients_in_groups(loss: Tensor, *groups: Sequence[Tensor], retain_graph: bool = False) -> list[list[Tensor]]:
+    """Gradients of a loss for groups of tensors, in as many groups; zeros where it does not depend on one."""
+    every = [tensor for group in groups for tensor in group]
+    gradients = iter(torch.autograd.grad(loss, every, retain_graph=retain_graph, materialize_grads=True))
+    return [list(itertools.islice(gradients, len(group))) for group in groups]
 
 
 class Player:
