@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
@@ -29,6 +29,7 @@ from .doubts import MillilitreRange, Usual
 from .errors import InputError, first_fault
 from .positions import PositionRange
 from .preprocessing import Preprocessing
+from .schema import Frozen
 from .segmentation_options import Domain
 from .structures import Task
 
@@ -37,11 +38,7 @@ WEIGHTS_FILE = "weights.safetensors"
 BASELINE_FILE = "baseline.onnx"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrainingSummary(_Frozen):
+class TrainingSummary(Frozen):
     """What a model was trained on, for its card.
 
     Attributes:
@@ -63,7 +60,7 @@ class TrainingSummary(_Frozen):
     initial: str | None = None
 
 
-class Verification(_Frozen):
+class Verification(Frozen):
     """How the ONNX model was compared with the networks that trained.
 
     Attributes:
@@ -75,7 +72,7 @@ class Verification(_Frozen):
     largest_difference: float
 
 
-class BaselineSummary(_Frozen):
+class BaselineSummary(Frozen):
     """The model without adaptation, trained on the same labelled volumes, that is there to compare with.
 
     Attributes:
@@ -91,7 +88,7 @@ class BaselineSummary(_Frozen):
     quality: QualityCalibration | None = None
 
 
-class BundleManifest(_Frozen):
+class BundleManifest(Frozen):
     """manifest.json.
 
     Attributes:
@@ -125,9 +122,9 @@ class BundleManifest(_Frozen):
     members: int = 1
     verification: Verification
     quality: QualityCalibration | None = None
-    structures_ml: dict[str, MillilitreRange] = {}
-    positions_mm: dict[str, PositionRange] = {}
-    contrasts: ContrastRanges = {}
+    structures_ml: dict[str, MillilitreRange] = Field(default_factory=dict)
+    positions_mm: dict[str, PositionRange] = Field(default_factory=dict)
+    contrasts: ContrastRanges = Field(default_factory=dict)
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 

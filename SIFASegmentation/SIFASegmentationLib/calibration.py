@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from .quality import Estimate
+from .schema import Frozen
 
 _LEAST = 0.005  # Dice are taken between this and 1 less this, where their logits are finite.
 _BAND = (5.0, 95.0)  # Percentiles of the residuals; see `fit_calibration`.
 
 
-class QualityCalibration(BaseModel):
+class QualityCalibration(Frozen):
     """From the expected Dice to an estimate: logit(Dice) = offset + slope logit(expected), within `low` to `high`.
 
     Attributes:
@@ -30,13 +31,11 @@ class QualityCalibration(BaseModel):
             was of the model's own, and then nothing is estimated.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     offset: FiniteFloat
     slope: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
-    offsets: dict[str, FiniteFloat] = {}
+    offsets: dict[str, FiniteFloat] = Field(default_factory=dict)
     volumes: int
     of_decided: bool = False
 

@@ -9,12 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, model_validator
+from pydantic import FiniteFloat, ValidationError, model_validator
 from scipy import ndimage
 
 from .errors import InputError
 from .intensity import AIR_HU
 from .orientation import Orientation
+from .schema import Frozen
 from .volumes import Geometry
 
 _COARSE_PIXELS = 128  # The body is sought on slices of at most this size ...
@@ -43,10 +44,8 @@ class VoxelBox:
         return a, b, c
 
 
-class BoxMM(BaseModel):
+class BoxMM(Frozen):
     """A region of interest: a box along the axes of the LPS frame, from `minimum` to `maximum`, in mm."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     minimum: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     maximum: tuple[FiniteFloat, FiniteFloat, FiniteFloat]

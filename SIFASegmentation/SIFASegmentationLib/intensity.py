@@ -13,9 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import FiniteFloat, model_validator
 
 from .errors import InputError
+from .schema import Frozen
 
 AIR_HU = -1024
 """What lies below, in CT, is padding around the reconstruction circle."""
@@ -27,7 +28,7 @@ _RANGE_VOXELS = 2**17  # A volume's share of the voxels that set the range of it
 Float32Array = NDArray[np.float32]
 
 
-class IntensitySettings(BaseModel):
+class IntensitySettings(Frozen):
     """How the voxels of one domain become network inputs; stored with the model.
 
     Attributes:
@@ -37,8 +38,6 @@ class IntensitySettings(BaseModel):
         z_low: z-score that becomes -1.
         z_high: z-score that becomes 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     percentiles: tuple[float, float] = (0.5, 99.5)
     window: tuple[FiniteFloat, FiniteFloat] | None = None

@@ -15,13 +15,14 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from .errors import InputError
 from .field_of_view import BoxMM, VoxelBox, body_box, region_box, whole_box
 from .intensity import IntensitySettings, IntensityStatistics, measure, z_score_sample
 from .orientation import Orientation, Plane, nearest_orientation
 from .resampling import linear_weights, resample
+from .schema import Frozen
 from .volumes import Geometry, Volume
 
 Float32Array = NDArray[np.float32]
@@ -33,7 +34,7 @@ LEAST_SIZE = 32
 _SLAB_VOXELS = 2**24  # Work on slabs of about this many voxels, 64 MiB in float32.
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Frozen):
     """Everything that turns a volume of one domain into network inputs; stored in the bundle's manifest.
 
     Attributes:
@@ -45,8 +46,6 @@ class Preprocessing(BaseModel):
         slice_spacings: Smallest and largest distance of slices among the volumes trained on, in mm; None if unknown.
         pixel_spacings: The same of their pixels.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     plane: Plane = "axial"
     size: int = Field(default=256, ge=LEAST_SIZE, multiple_of=8)

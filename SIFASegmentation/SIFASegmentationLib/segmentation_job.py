@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from .bundle import read_bundle
 from .errors import InputError, first_fault
@@ -30,17 +30,14 @@ from .field_of_view import BoxMM
 from .image_files import read_volume, write_volume
 from .jobs import Job, State
 from .quality import Estimate
+from .schema import Frozen
 from .segmentation import CancelledError, Progress, Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
 
 KIND = "segment"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VolumeRequest(_Frozen):
+class VolumeRequest(Frozen):
     """One volume to segment.
 
     Attributes:
@@ -54,7 +51,7 @@ class VolumeRequest(_Frozen):
     region: BoxMM | None = None
 
 
-class SegmentationSpecification(_Frozen):
+class SegmentationSpecification(Frozen):
     """job.json of a segmentation.
 
     Attributes:

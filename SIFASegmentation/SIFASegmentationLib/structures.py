@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from .errors import InputError, first_fault
 from .orientation import Plane
+from .schema import Frozen
 
 _PRESETS = Path(__file__).parent / "tasks"
 
@@ -23,18 +24,14 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Code(_Frozen):
+class Code(Frozen):
     """A SNOMED CT concept (coding scheme SCT in DICOM): its identifier and its meaning."""
 
     code: Annotated[str, Field(pattern=r"^\d{6,18}$")]
     meaning: Text
 
 
-class Terminology(_Frozen):
+class Terminology(Frozen):
     """What a segment is, as Slicer and DICOM SEG say it."""
 
     category: Code
@@ -61,7 +58,7 @@ def codes_of(entry: str) -> list[list[str]] | None:
     return codes if len(codes) == 2 and codes[0][-1] not in (GENERIC_TISSUE, "") else None
 
 
-class Structure(_Frozen):
+class Structure(Frozen):
     """One structure of a task.
 
     Attributes:
@@ -84,7 +81,7 @@ class Structure(_Frozen):
     tolerance_mm: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
 
-class LabelCoding(_Frozen):
+class LabelCoding(Frozen):
     """The label values of a public data set.
 
     Attributes:
@@ -108,7 +105,7 @@ class LabelCoding(_Frozen):
         return bool(values & structures) and values <= structures | set(self.ignored)
 
 
-class Task(_Frozen):
+class Task(Frozen):
     """What a model segments.
 
     Attributes:
@@ -124,7 +121,7 @@ class Task(_Frozen):
     title: Text
     plane: Plane
     structures: Annotated[tuple[Structure, ...], Field(min_length=1)]
-    label_codes: dict[str, LabelCoding] = {}
+    label_codes: dict[str, LabelCoding] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from SIFASegmentationLib.segmentation_options import Domain
+
 from .augmentation import (
     change_intensities,
     draw_affine,
@@ -22,7 +24,7 @@ from .augmentation import (
     warp_slices,
 )
 from .config import NO_AUGMENTATION, AugmentationSettings
-from .dataset import FULL_SCALE, DomainName, PreparedDataset
+from .dataset import FULL_SCALE, PreparedDataset
 from .iteration import Batch
 
 SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
@@ -96,7 +98,7 @@ class BatchSource:
     def __init__(
         self,
         dataset: PreparedDataset,
-        labelled_domain: DomainName,
+        labelled_domain: Domain,
         settings: AugmentationSettings,
         *,
         batch: int,

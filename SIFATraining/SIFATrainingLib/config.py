@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from math import ceil
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from SIFASegmentationLib.errors import InputError, first_fault
+from SIFASegmentationLib.schema import Frozen
+from SIFASegmentationLib.segmentation_options import Domain
 
 Method = Literal[
     "sifa",
@@ -34,11 +36,7 @@ ADAPTING_METHODS = TRANSLATING_METHODS | {"output_alignment"}
 """Methods that learn from the target's slices, and so can end with self-training on them."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LossWeights(_Settings):
+class LossWeights(Frozen):
     """The lambdas of eq. 6, by the network that they move; values of section III-C."""
 
     cycle: float = Field(10.0, ge=0, description="Cycle consistency of both domains (paper, lambda_cyc).")
@@ -66,7 +64,7 @@ Brightness = Annotated[float, Field(ge=0, le=1, description="Random offset on th
 Noise = Annotated[float, Field(ge=0, le=1, description="Largest standard deviation of Gaussian noise.")]
 
 
-class IntensitySettings(_Settings):
+class IntensitySettings(Frozen):
     """Random changes of intensities, drawn anew for every slice at every iteration."""
 
     gamma: Gamma = 0.2
@@ -112,7 +110,7 @@ class SelfTrainingSettings(IntensitySettings):
     noise: Noise = 0.05
 
 
-class TrainingConfig(_Settings):
+class TrainingConfig(Frozen):
     """How to train."""
 
     method: Method = Field("sifa", description="What is trained; the others are SIFA's ablations and bounds.")
@@ -171,12 +169,12 @@ def labels_target_at(config: TrainingConfig, done: int) -> bool:
     return (done - first) % ceil((config.iterations - first) / times) == 0
 
 
-def labelled_domain(config: TrainingConfig) -> Literal["source", "target"]:
+def labelled_domain(config: TrainingConfig) -> Domain:
     """Whose labels the method trains on."""
     return "target" if config.method == "supervised" else "source"
 
 
-def segmented_domain(config: TrainingConfig) -> Literal["source", "target"]:
+def segmented_domain(config: TrainingConfig) -> Domain:
     """Whose slices the exported model is for, and its batch norm of."""
     return "source" if config.method == "without_adaptation" else "target"
 

@@ -20,32 +20,29 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.positions import PositionRange
 from SIFASegmentationLib.preprocessing import Preprocessing
+from SIFASegmentationLib.schema import Frozen
+from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task
 
 FULL_SCALE = 32767
 
-DomainName = Literal["source", "target"]
-DOMAINS: tuple[DomainName, ...] = ("source", "target")
+DOMAINS: tuple[Domain, ...] = ("source", "target")
 SetName = Literal["source", "target", "monitor"]
 
 
-def domain_of(name: SetName) -> DomainName:
+def domain_of(name: SetName) -> Domain:
     """Of which domain the volumes of a set are."""
     return "source" if name == "source" else "target"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VolumeEntry(_Frozen):
+class VolumeEntry(Frozen):
     """One volume of a set: patient, file name, and its slices `start` up to and without `stop`."""
 
     patient: str
@@ -54,7 +51,7 @@ class VolumeEntry(_Frozen):
     stop: int
 
 
-class DomainEntry(_Frozen):
+class DomainEntry(Frozen):
     """One domain of a prepared data set, or the monitor set.
 
     Attributes:
@@ -68,8 +65,8 @@ class DomainEntry(_Frozen):
     preprocessing: Preprocessing
     volumes: tuple[VolumeEntry, ...]
     labelled: bool
-    structures_ml: dict[str, MillilitreRange] = {}
-    positions_mm: dict[str, PositionRange] = {}
+    structures_ml: dict[str, MillilitreRange] = Field(default_factory=dict)
+    positions_mm: dict[str, PositionRange] = Field(default_factory=dict)
 
     @property
     def slices(self) -> int:
@@ -77,7 +74,7 @@ class DomainEntry(_Frozen):
         return self.volumes[-1].stop
 
 
-class PreparedManifest(_Frozen):
+class PreparedManifest(Frozen):
     """manifest.json of a prepared data set."""
 
     schema_version: Literal[1] = 1

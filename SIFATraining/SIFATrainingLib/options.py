@@ -14,9 +14,10 @@ import typer
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
+from SIFASegmentationLib.segmentation_options import Domain
 
 from .config import TrainingConfig, make_config, with_settings
-from .dataset import DOMAINS, DomainName
+from .dataset import DOMAINS
 from .prepare import Preparation, make_preparation
 
 Roi = Annotated[
@@ -122,7 +123,7 @@ def named_preparation(options: dict[str, Any]) -> Preparation:
     return make_preparation(**options)
 
 
-def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, DomainName | None]:
+def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, Domain | None]:
     """The preparation of `preparation_options` that name one domain or both; the domain if it is one.
 
     Raises:

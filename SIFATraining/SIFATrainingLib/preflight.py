@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.segmentation_options import Domain
 
 from .config import TrainingConfig, baseline_config
-from .dataset import DomainName
 from .findings import Finding
 from .prepare import Preparation
 from .steps import Report
@@ -42,7 +42,7 @@ def preflight(
     device: str = "auto",
     out: Path = Path(),
     *,
-    domain: DomainName | None = None,
+    domain: Domain | None = None,
     baseline_iterations: int = 0,
     more_slices: int = 0,
     more_bytes: int = 0,

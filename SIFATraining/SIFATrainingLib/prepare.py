@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.contrasts import USUAL_PERCENTILES
@@ -36,6 +36,8 @@ from SIFASegmentationLib.preprocessing import (
     prepare_volume,
     sample_z_scores,
 )
+from SIFASegmentationLib.schema import Frozen
+from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Triple, Volume
 
@@ -43,7 +45,6 @@ from .dataset import (
     DOMAINS,
     FULL_SCALE,
     DomainEntry,
-    DomainName,
     PreparedManifest,
     SetName,
     VolumeEntry,
@@ -52,7 +53,7 @@ from .dataset import (
 from .steps import Report, Step
 
 
-class Preparation(BaseModel):
+class Preparation(Frozen):
     """What to prepare, and how.
 
     Attributes:
@@ -77,8 +78,6 @@ class Preparation(BaseModel):
         monitor: Labelled volumes of the target's modality, by which a training is watched and never moved; they may be
             the target's own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Path
     target: Path
@@ -113,7 +112,7 @@ class Preparation(BaseModel):
         located = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
         return self.model_copy(update={**located, "task": self.loaded_task()})
 
-    def preprocessing(self, domain: DomainName) -> Preprocessing:
+    def preprocessing(self, domain: Domain) -> Preprocessing:
         """Of a domain, before anything is measured.
 
         Raises:
@@ -384,7 +383,7 @@ def _fill(path: Path, start: int, slices: NDArray[Any]) -> None:
     open_memmap(path, mode="r+")[start : start + len(slices)] = slices
 
 
-def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[DomainName, list[Case]]) -> list[Case]:
+def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[Domain, list[Case]]) -> list[Case]:
     """The cases less the patients held out, each of which must be in one of the domains: a name misspelt would train.
 
     Raises:

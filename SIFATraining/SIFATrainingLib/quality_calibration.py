@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
+from SIFASegmentationLib.segmentation_options import Domain
 
 from .batches import as_slices
 from .damages import damaged
-from .dataset import DomainName, PreparedDataset
+from .dataset import PreparedDataset
 from .steps import Report, Step, say_nothing
 from .volume_samples import sample_volumes
 from .whole_volumes import as_segmented, grid_spacing
@@ -30,7 +31,7 @@ _STRENGTHS = (0.0, 0.3, 0.6, 1.0)
 def calibrate_quality(
     segmentor: nn.Module,
     dataset: PreparedDataset,
-    labelled: DomainName,
+    labelled: Domain,
     generator: nn.Module | None,
     device: torch.device | None = None,
     report: Report = say_nothing,

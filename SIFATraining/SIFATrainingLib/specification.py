@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.schema import Frozen
 
 from .config import TrainingConfig
 from .prepare import Preparation
@@ -18,18 +19,14 @@ BASELINE_FOLDER = "baseline"
 BUNDLE_FOLDER = "result/bundle"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InitialModel(_Frozen):
+class InitialModel(Frozen):
     """The bundle that a training starts from: its folder, and its name for the card."""
 
     folder: Path
     name: str
 
 
-class TrainingSpecification(_Frozen):
+class TrainingSpecification(Frozen):
     """What a training job does. Relative paths are relative to its folder.
 
     Attributes:

@@ -15,10 +15,11 @@ from SIFASegmentationLib.labelmaps import match_grid, overlapping_voxels, read_l
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
+from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
-from .dataset import DOMAINS, DomainName, SetName, domain_of
+from .dataset import DOMAINS, SetName, domain_of
 from .findings import FEW_SLICES, Finding, Level
 from .prepare import Preparation
 from .steps import Report, Step
@@ -36,7 +37,7 @@ class VolumeChecks:
     After `run`, `findings` has what was found, and `slices` the number of slices of each set that could be read.
     """
 
-    def __init__(self, preparation: Preparation, report: Report, domain: DomainName | None = None) -> None:
+    def __init__(self, preparation: Preparation, report: Report, domain: Domain | None = None) -> None:
         """
         Args:
             preparation: The volumes.
