@@ -189,7 +189,7 @@ def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None
     outputs = segment_files(bundle.path, [cohort / "ct"], tmp_path, options, device="cpu", confidence=True)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(outputs) == 2
-    assert len(names) == 2 * (1 + 4 + 1) + 1
+    assert len(names) == 2 * (1 + 4 + 1 + 1) + 1
     assert "abdomen_ct_000_probability_right_kidney.nii.gz" in names
     image = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     labelmap = read_volume(tmp_path / "abdomen_ct_000_segmentation.nii.gz")

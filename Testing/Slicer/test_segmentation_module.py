@@ -315,7 +315,6 @@ def test_refined_in_the_window_is_what_the_library_gives_refined(
 
     volume, _reference = patient
     bundle = read_bundle(sample_model)
-    module.widget.ui.fillHolesCheckBox.checked = True
     module.widget.ui.refineCheckBox.checked = True
     module.widget.ui.appearanceCheckBox.checked = False
     run = begin(module, volume)
@@ -758,6 +757,7 @@ def test_parameters_are_saved_with_the_scene(
     use_sample(module)
     choose(module, patient[0], None, patient[1])
     module.widget.ui.largestComponentCheckBox.checked = False
+    module.widget.ui.fillHolesCheckBox.checked = True
     module.widget.ui.refineCheckBox.checked = True
     assert module.widget.ui.appearanceCheckBox.checked
     module.widget.ui.appearanceCheckBox.checked = False

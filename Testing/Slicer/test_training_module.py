@@ -362,7 +362,7 @@ def test_jobs_that_are_no_more_what_they_were(
     # One whose place is a file now.
     remember_job(second)
     (tmp_path / "third").write_text("")
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="is not a job folder"):
         Job(tmp_path / "third" / "job")
     assert [job.folder for job in known_jobs()] == [second.folder]
     # A process that dies before its first word.
