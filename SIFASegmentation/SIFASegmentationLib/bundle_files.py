@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .errors import InputError, system_fault, unwritable
@@ -22,6 +22,16 @@ def is_bundle(path: Path) -> bool:
     except (OSError, InputError):
         return False
     return True
+
+
+def is_bundle_alone(path: Path, names: Collection[str]) -> bool:
+    """Whether a folder or an archive is meant as a bundle, and holds no file that has another of these names."""
+    if not is_bundle(path):
+        return False
+    if path.is_dir():
+        return {entry.name for entry in path.iterdir()} <= set(names)
+    with zipfile.ZipFile(path) as archive:
+        return {name.rsplit("/", 1)[-1] for name in archive.namelist() if not name.endswith("/")} <= set(names)
 
 
 def read_bundle_file(path: Path, name: str) -> bytes:

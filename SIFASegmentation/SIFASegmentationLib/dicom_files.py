@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ _ALIKE = 1e-3  # Of direction cosines, and of a spacing as a share: more than he
 _UNEVEN = 0.1  # Of the distance of two slices ...
 _ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3  # ... or what headers round, where that is more; a missing slice is a third off.
 _MARK, _MARK_AT = b"DICM", 128
+_SUFFIXES = (".dcm", ".ima")
+_HEAD = 1024  # Bytes in which an object says what it is.
+_CLASS = re.compile(rb"\x02\x00\x02\x00UI..([0-9.]+)", re.DOTALL)
 
 
 def dicom_series(folder: Path) -> tuple[str, ...]:
@@ -73,6 +77,7 @@ def read_series(folder: Path) -> sitk.Image:
     reader.ForceOrthogonalDirectionOff()
     reader.MetaDataDictionaryArrayUpdateOn()
     files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+    _check_left_out(folder, files)
     reader.SetFileNames(files)
     image: sitk.Image = reader.Execute()
     tags = _POSITION, _ORIENTATION, _PIXELS, _FRAMES, _SLOPE, _INTERCEPT
@@ -105,6 +110,31 @@ def check_alone(image: sitk.Image, path: Path) -> None:
             files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path.parent), image.GetMetaData(_SERIES).strip())
         if len(files) > 1:
             raise InputError(f"{path} is one of {len(files)} slices of a DICOM series", "give the folder instead")
+
+
+def _check_left_out(folder: Path, files: Sequence[str]) -> None:
+    """Refuse a folder with a file that by its name or its kind is a slice of the series, and is not among its files:
+    GDCM leaves out what it can't read.
+
+    Raises:
+        InputError: Names the file.
+    """
+    taken = {Path(file).name for file in files}
+    kind = _kind(Path(files[0]))
+    for path in sorted(folder.iterdir()):
+        if path.name in taken or not path.is_file() or path.name.startswith("."):
+            continue
+        # Other objects, such as structures and reports, may lie beside a series.
+        is_slice = _kind(path) == kind if is_dicom(path) else path.suffix.lower() in _SUFFIXES
+        if is_slice:
+            raise InputError(f"{path} can't be read as a slice of its series", "copy the series again")
+
+
+def _kind(path: Path) -> bytes:
+    """The class of a DICOM object (0002,0002), such as CT image; empty where none is told."""
+    with path.open("rb") as file:
+        found = _CLASS.search(file.read(_HEAD))
+    return found[1] if found else b""
 
 
 def _frames(text: str) -> int:

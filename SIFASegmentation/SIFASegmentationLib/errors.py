@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _OF_SYSTEM = frozenset(
     {
-        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
         errno.ENAMETOOLONG, errno.EIO, errno.ELOOP,
     }
 )  # fmt: skip

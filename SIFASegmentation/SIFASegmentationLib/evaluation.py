@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,12 @@ def evaluate(
         tolerance: Of surface Dice, in mm, for structures of which the task says none.
 
     Raises:
-        InputError: A file or folder can't be used, or no two names match.
+        InputError: A file, a folder, the coding or the tolerance can't be used, or no two names match.
     """
+    if coding is not None and task is None:
+        raise InputError(f"The coding '{coding}' is one of a task's", "say which, by --task")
+    if not 0 <= tolerance < inf:
+        raise InputError(f"The tolerance {tolerance:g} is not usable", "give a number of mm, 0 or more")
     pairs, unmatched = _pairs(Path(prediction), Path(reference))
     rows: list[Row] = []
     for subject, predicted_path, reference_path in pairs:

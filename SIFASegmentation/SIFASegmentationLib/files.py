@@ -43,7 +43,9 @@ def write_atomically(path: Path) -> Iterator[Path]:
         else:
             partial.replace(path)
     except OSError as error:
-        if error.filename is not None and Path(error.filename).is_relative_to(partial):
+        # Of the system's errors, what is written to an open file names none.
+        named = Path(error.filename or partial)
+        if error.errno is not None and named.is_relative_to(partial):
             error.filename = str(path)
         raise
     finally:

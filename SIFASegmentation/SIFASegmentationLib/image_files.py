@@ -5,6 +5,8 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ import SimpleITK as sitk
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
 from .files import write_atomically
+from .nifti_files import check_nifti, is_nifti
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_voxels, volume_name
 
+_LEAST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # In mm.
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
 """Formats that are one file, so that a finished file can be renamed into place."""
 
@@ -46,6 +50,8 @@ def read_image(path: Path) -> sitk.Image:
         with warnings_off():
             if path.is_dir():
                 return read_series(path)
+            if is_nifti(path):
+                check_nifti(path)
             image: sitk.Image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
@@ -83,10 +89,29 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as partial:
+        with write_atomically(path) as partial, warnings_off():
+            # ITK's writers print what is in their way; Python says it.
+            partial.touch()
             sitk.WriteImage(image, str(partial), useCompression=True)
+            if is_nifti(partial):
+                _check_written(partial, path)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
+
+
+def _check_written(partial: Path, path: Path) -> None:
+    """Look whether all of a NIfTI file is there, which ITK does not.
+
+    Raises:
+        InputError: It is not; names the `path` that it was meant for.
+    """
+    try:
+        check_nifti(partial)
+        whole = partial.stat().st_size > 0
+    except InputError:
+        whole = False
+    if not whole:
+        raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
@@ -126,12 +151,15 @@ def check_grid(image: sitk.Image, source: str) -> None:
     """Refuse an image that is not on a rectangular 3D grid.
 
     Raises:
-        InputError: Another dimension than 3, an empty axis, or directions that are not orthonormal within 1e-3.
+        InputError: Another dimension than 3, an empty axis, a spacing that no scan has, or directions that are not
+            orthonormal within 1e-3.
     """
     if image.GetDimension() != 3:
         raise InputError(f"{source} is a {image.GetDimension()}D image", "give one 3D volume")
     if min(image.GetSize()) < 1:
         raise InputError(f"{source} has no slice, its size is {image.GetSize()}", "give one 3D volume")
+    if not all(_LEAST_SPACING <= spacing <= _LARGEST_SPACING for spacing in image.GetSpacing()):
+        raise InputError(f"{source} has voxels of {image.GetSpacing()} mm", "correct its spacing")
     axes = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
         raise InputError(f"{source} has singular or sheared axis directions", "resample it to a rectangular grid")

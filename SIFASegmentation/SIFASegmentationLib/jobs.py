@@ -212,7 +212,8 @@ class Job:
                 time.sleep(_REPLACING_SECONDS)
                 text = path.read_text(encoding="utf-8")
             beat: dict[str, Any] = json.loads(text)
-        except (OSError, json.JSONDecodeError):
+            float(beat["time"]), int(beat["process"]), str(beat["host"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return beat
 

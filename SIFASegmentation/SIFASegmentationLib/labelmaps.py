@@ -212,6 +212,9 @@ def _coding_advice(task: Task, found: list[int]) -> str:
     fitting = [f"'{name}'" for name, coding in task.label_codes.items() if coding.fits(found)]
     if task.own_coding.fits(found):
         return "they are the task's own values, give no coding"
+    if set(task.own_coding.codes.values()) <= set(found):
+        # Some data set's list of a hundred would fit, too, and mean other structures.
+        return "the others are the task's own values: take these out, or give the coding that has all of them"
     return f"they fit {' and '.join(fitting)}, choose that coding" if fitting else "give a coding that has them"
 
 

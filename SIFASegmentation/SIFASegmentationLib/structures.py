@@ -174,8 +174,8 @@ def load_task(name_or_path: str | Path) -> Task:
     preset = _PRESETS / f"{name_or_path}.json"
     path = preset if str(name_or_path) in preset_names() else Path(name_or_path)
     try:
-        return Task.model_validate_json(path.read_bytes())
-    except OSError as error:
+        return Task.model_validate_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The task {name_or_path} can't be read",
             f"give the path of a JSON file or one of the presets {', '.join(preset_names())}",

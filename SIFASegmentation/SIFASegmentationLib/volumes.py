@@ -18,6 +18,8 @@ VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".m
 
 DIRECTION_TOLERANCE = 1e-3
 
+_LARGEST = 1e30  # Of a voxel: sums of more do not fit the floats that are computed with.
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -101,3 +103,5 @@ def check_voxels(array: NDArray[Any], source: str) -> None:
     # Slice by slice: the mask of a large volume would cost as much as the volume.
     if array.dtype.kind == "f" and not all(np.isfinite(voxels).all() for voxels in array):
         raise InputError(f"{source} has voxels that are not finite (NaN or infinite)", "replace them first")
+    if array.dtype == np.float64 and any(np.abs(voxels).max(initial=0) > _LARGEST for voxels in array):
+        raise InputError(f"{source} has voxels of more than {_LARGEST:.0e}", "check that it is an image")

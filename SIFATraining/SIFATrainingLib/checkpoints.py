@@ -66,6 +66,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
+def unfit(path: Path) -> InputError:
+    """What to raise where a checkpoint is none of the networks that it is to be loaded into."""
+    return InputError(
+        f"{path} is no checkpoint of the networks that the job's settings make",
+        "put job.json back as it was, or start a new training",
+    )
+
+
 def _is_of_device(error: Exception, folder: Path) -> bool:
     """Whether something failed on a GPU, and not with a file in a folder, which errors name."""
     said = str(error).replace(str(folder), "")

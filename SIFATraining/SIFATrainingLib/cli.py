@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -111,6 +114,7 @@ def train(
     time_limit: TimeLimit = None,
 ) -> None:
     """Train on a prepared data set, or on volumes, in a job folder to be stopped, resumed, watched and exported."""
+    from .devices import choose_device  # noqa: PLC0415
     from .training import create_job, create_training_job, is_first_process  # noqa: PLC0415
 
     limit = parse_seconds(time_limit)
@@ -120,6 +124,11 @@ def train(
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
     }  # fmt: skip
+    if is_first_process():
+        # Before there is a job that would have to be deleted.
+        choose_device(device)
+        if names_volumes(volumes):
+            named_preparation(volumes).below(Path.cwd()).cases()
     if not is_first_process():
         job = _await_job(out)
     elif prepared is not None:
@@ -257,7 +266,7 @@ def segment(
     volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="Files, DICOM folders, folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the labelmaps.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 for all cores.")] = 0,
     roi: Roi = None,
     domain: Annotated[str, typer.Option(help="Preprocess as the model's target or source volumes.")] = "target",
     probabilities: Annotated[
@@ -389,13 +398,14 @@ def compare_methods(
     line = ProgressLine()
     preparation = named_preparation(volumes)
     try:
-        comparison = compare(
-            out, preparation, choose_variants(row or (), also or ()),
-            common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
-            bound_iterations=bound_iterations or iterations,
-            seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
-            device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
-        )  # fmt: skip
+        with _stops_on_signals(partial(_stop_comparison, out)):
+            comparison = compare(
+                out, preparation, choose_variants(row or (), also or ()),
+                common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
+                bound_iterations=bound_iterations or iterations,
+                seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
+                device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
+            )  # fmt: skip
         stopped = ""
     except StoppedError as error:
         comparison, stopped = error.comparison, str(error)
@@ -412,8 +422,8 @@ def phantoms(
     out: Annotated[Path, typer.Option(help="Folder for NAME_image.nii.gz and NAME_label.nii.gz.")],
     task: Annotated[str, typer.Option(help="abdomen or cardiac.")] = "abdomen",
     modality: Annotated[str, typer.Option(help="ct or mr.")] = "ct",
-    count: Annotated[int, typer.Option(help="Number of patients.")] = 4,
-    first_seed: Annotated[int, typer.Option(help="Seed of the first; the others follow.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 4,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the others follow.")] = 0,
 ) -> None:
     """Draw synthetic patients, to try things without data."""
     from SIFASegmentationLib.phantoms import write_cohort  # noqa: PLC0415
@@ -427,7 +437,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("sifa-demo"),
     task: Annotated[str, typer.Option(help="abdomen or cardiac.")] = "abdomen",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of patients and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of patients and training.")] = 0,
 ) -> None:
     """Show everything on synthetic patients within ten minutes: train, segment, score, and an HTML report."""
     from .demo import demo as run  # noqa: PLC0415
@@ -475,17 +485,33 @@ def bench_machine(
 def main() -> None:
     """Entry point: exit code 0 on success, 2 on bad usage or input with one sentence on stderr, 1 on a fault."""
     take_names_as_utf8()
+    _make_output_safe()
+    # As Ctrl-C does: what is half written goes.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
         _exit(2)
+    except BrokenPipeError:
+        # Whoever read has gone; Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if (fault := system_fault(error)) is not None:
             print(f"sifa: {fault}", file=sys.stderr)
             _exit(2)
         traceback.print_exc()
         _exit(1)
+
+
+def _make_output_safe() -> None:
+    """Have output that is closed, or can't show a character, end nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for good
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit(code: int) -> NoReturn:
@@ -504,12 +530,17 @@ def _run(job: Job, limit: float, *, copied: bool = True) -> None:
     from .training import train as run  # noqa: PLC0415
 
     first = is_first_process()
-    with output_copied_to(job.folder / LOG_FILE) if copied and first else nullcontext(), _stops_on_signals(job):
+    kept = output_copied_to(job.folder / LOG_FILE) if copied and first else nullcontext()
+    with kept, _stops_on_signals(partial(_stop_training, job)):
         state = run(job, time_limit_seconds=limit, report=ProgressLine().event)
     if not first:
         return
     if state is State.STOPPED:
-        print(f"{job.folder}: stopped and saved; `sifa resume {job.folder}` goes on, `sifa export` uses it as it is")
+        saved = any((job.folder / "checkpoints").glob("*.pt"))
+        print(
+            f"{job.folder}: stopped; `sifa resume {job.folder}` goes on"
+            + (", `sifa export` uses it as it is" if saved else "")
+        )
     elif (result := job.last("result")) is not None:
         print(f"{job.folder}: finished; the model is {job.folder / result.data['bundle']}")
     else:
@@ -525,12 +556,30 @@ def _await_job(folder: Path) -> Job:
     raise InputError(f"{folder} has no job.json after a minute", "is the disk shared by all machines?")
 
 
+def _stop_training(job: Job) -> bool:
+    """Ask a training to save and end."""
+    job.request_stop()
+    return True
+
+
+def _stop_comparison(out: Path) -> bool:
+    """Ask the training of a comparison that this process is at to save and end; whether there is one."""
+    for path in out.glob("*/seed_*/job/heartbeat.json"):
+        job = Job(path.parent)
+        beat = job.last_beat()
+        if beat is not None and (beat["host"], beat["process"]) == (socket.gethostname(), os.getpid()):
+            return _stop_training(job)
+    return False
+
+
 @contextmanager
-def _stops_on_signals(job: Job) -> Iterator[None]:
-    """Ctrl-C or a scheduler's SIGTERM saves and ends the job; a second one ends it at once."""
+def _stops_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
+    """Ctrl-C or a scheduler's SIGTERM saves and ends what `stop` asks to; a second one, or where there is nothing to
+    save, ends all at once."""
 
     def ask(number: int, _: Any) -> None:
-        job.request_stop()
+        if not stop():
+            sys.exit(128 + number)
         print("\nstopping after this iteration; again to end at once", file=sys.stderr)
         signal.signal(number, signal.SIG_DFL)
 

@@ -47,7 +47,7 @@ from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
 from .config import TrainingConfig, labelled_domain
-from .devices import give_back_memory, inference_device
+from .devices import choose_device, give_back_memory, inference_device
 from .export import export
 from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
@@ -202,13 +202,17 @@ def compare(
         raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
     if unknown := sorted(set(odd) - set(scored)):
         raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
-    # Before the first hours: a row whose settings are not usable.
+    # Before the first hours: a row whose settings are not usable, a device or a label that is not.
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
         for variant in variants
         for seed in seeds
     }
-    rows = _Rows(out, preparation, preparation.loaded_task(), cases, frozenset(odd), device, deadline, report)
+    choose_device(device)
+    task = preparation.loaded_task()
+    for case in cases:
+        reference_of(case, task, preparation.target_coding)
+    rows = _Rows(out, preparation, task, cases, frozenset(odd), device, deadline, report)
     rows.comparison()  # The same: a row of before that can't stand in one table with these.
     for seed in seeds:
         for variant in variants:
@@ -311,7 +315,11 @@ def _check_record(out: Path, preparation: Preparation) -> None:
     wanted = preparation.below(Path.cwd())
     record = _data_set(out, preparation).with_suffix(".json")
     if record.exists():
-        if Preparation.model_validate_json(record.read_text(encoding="utf-8")) != wanted:
+        try:
+            noted = Preparation.model_validate_json(record.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise InputError(f"{record} is damaged", "choose another folder with --out") from error
+        if noted != wanted:
             raise InputError(f"{out} holds a comparison on other volumes or grids", "choose another folder with --out")
     else:
         out.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ class TrainingConfig(Frozen):
     iterations: int = Field(20_000, ge=1, description="Number of iterations (paper: 20,000).")
     batch: int = Field(8, ge=1, description="Slices of each domain per process and iteration (paper: 8).")
     width: float = Field(1.0, gt=0, le=4, description="Channels as a fraction of the paper's.")
-    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Everything random follows from it.")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")
     decay_share: float = Field(
         0.25, ge=0, le=1, description="Share of the iterations, at the end, in which rates fall to 0 (paper: 0)."
@@ -223,7 +223,8 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
     """
     if preset not in PRESETS:
         raise InputError(f"The preset '{preset}' is unknown", f"choose {' or '.join(PRESETS)}")
-    of_method = METHOD_SETTINGS.get(settings.get("method", "sifa"), {})
+    method = settings.get("method", "sifa")
+    of_method = METHOD_SETTINGS.get(method, {}) if isinstance(method, str) else {}
     merged = merge(merge(PRESETS[preset], of_method), settings)
     try:
         return TrainingConfig.model_validate(merged)

@@ -34,10 +34,10 @@ class ProgressLine:
         """Show `text` in place of the line before; `last` ends the line."""
         if self._renews:
             # In one piece, by which a copy sees what is to stay.
-            print(_RENEWS + text + ("\n" if last else ""), end="", flush=True)
+            _tell(_RENEWS + text + ("\n" if last else ""))
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             # What an end interrupts is of interest: how far it had come.
-            print("\n".join(filter(None, (self._unseen if last else "", text))), flush=True)
+            _tell("\n".join(filter(None, (self._unseen if last else "", text))) + "\n")
             self._printed, self._unseen = time.monotonic(), ""
         else:
             self._unseen = text
@@ -46,7 +46,7 @@ class ProgressLine:
         """Show an event of one of several trainings, whose title stands above its lines."""
         if title != self._title:
             self._title = title
-            print(f"\n{title}", flush=True)
+            _tell(f"\n{title}\n")
         if kind == "scored":
             self.show(f"mean Dice {100 * data['dice']:.1f} %, mean ASD {data['asd']:.1f} mm", last=True)
         else:
@@ -74,6 +74,13 @@ class ProgressLine:
             self.show(f"{kind}: {data['message']}", last=True)
         elif kind == "state":
             self.show(str(data["state"]), last=True)
+
+
+def _tell(text: str) -> None:
+    """Print; nothing where whoever read has gone (`| head`): that must not end the work."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def show_events(job: Job) -> None:

@@ -29,7 +29,7 @@ from SIFASegmentationLib.bundle import (
     pack_bundle,
     read_bundle,
 )
-from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, is_bundle
+from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, is_bundle_alone
 from SIFASegmentationLib.calibration import QualityCalibration
 from SIFASegmentationLib.contrasts import ContrastRanges
 from SIFASegmentationLib.errors import InputError, unwritable
@@ -37,7 +37,7 @@ from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
 from .batches import as_slices, spread_batches
-from .checkpoints import checkpoint_paths, load_checkpoint
+from .checkpoints import checkpoint_paths, load_checkpoint, unfit
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, segmented_domain
 from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
@@ -51,6 +51,8 @@ from .target_contrasts import measure_contrasts
 
 LARGEST_DIFFERENCE = 1e-4
 _VERIFIED_SLICES = 8
+
+_FILES = (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, BASELINE_FILE)  # Of a bundle.
 
 
 def export(
@@ -124,7 +126,7 @@ def _check_place(out: Path) -> None:
         is_free = not out.exists() or (is_folder and becomes_folder and not any(out.iterdir()))
     except OSError as error:
         raise unwritable(out, error) from error
-    if not is_free and not (is_folder is becomes_folder and is_bundle(out)):
+    if not is_free and not (is_folder is becomes_folder and is_bundle_alone(out, _FILES)):
         raise InputError(f"{out} is there, and is no bundle that could be replaced", "choose another --out")
 
 
@@ -191,12 +193,15 @@ class _Trained:
         paths = checkpoint_paths(job.folder / "checkpoints")
         if not paths:
             raise InputError(f"{job.folder} has no checkpoint yet", "train longer, or look at its log.txt")
-        dataset = PreparedDataset(specification.prepared)
+        dataset = specification.dataset(job)
         checkpoint = load_checkpoint(paths[-1])
-        state = checkpoint["model"]
         config = specification.config
         networks = Networks(dataset.classes, config.width, config.decoder_dropout)
-        networks.load_state_dict(state["networks"])
+        try:
+            state = checkpoint["model"]
+            networks.load_state_dict(state["networks"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise unfit(paths[-1]) from error
         if weights == "average" and state["average"]:
             averaged_modules(networks).load_state_dict(state["average"])
         return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))

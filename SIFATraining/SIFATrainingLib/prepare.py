@@ -126,6 +126,8 @@ class Preparation(Frozen):
             "field_of_view": "full" if self.full_slice else "body",
             "intensity": {"percentiles": self.percentiles, "window": window},
         }
+        if self.stretch and self.spacing is not None:
+            raise InputError("There are a spacing and --stretch, which has none", "give one of the two")
         try:
             return Preprocessing.model_validate(settings)
         except ValidationError as error:

@@ -11,6 +11,7 @@ from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.schema import Frozen
 
 from .config import TrainingConfig
+from .dataset import PreparedDataset
 from .prepare import Preparation
 
 KIND = "train"
@@ -80,6 +81,18 @@ class TrainingSpecification(Frozen):
                 "preparation": preparation and preparation.below(job.folder),
             }
         )
+
+    def dataset(self, job: Job) -> PreparedDataset:
+        """The prepared data set, of a specification that `of` gave.
+
+        Raises:
+            InputError: It is gone, or has changed since the job was made.
+        """
+        found = PreparedDataset(self.prepared)
+        if self.fingerprint not in (None, found.fingerprint):
+            problem = f"{self.prepared} has changed since the job {job.folder} was made"
+            raise InputError(problem, "start a new training")
+        return found
 
 
 def _is_there(path: Path) -> bool:

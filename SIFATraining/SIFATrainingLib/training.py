@@ -216,11 +216,7 @@ class _Run:
         from .devices import give_back_memory, make_fabric  # noqa: PLC0415
 
         specification = self.specification
-        dataset = PreparedDataset(specification.prepared)
-        if specification.fingerprint not in (None, dataset.fingerprint):
-            raise InputError(
-                f"{specification.prepared} has changed since the job {self.job.folder} was made", "start a new training"
-            )
+        dataset = specification.dataset(self.job)
         fabric = make_fabric(specification.device, specification.config.precision)
         if fabric.global_rank == 0:
             self.emit_state(State.RUNNING)

@@ -17,6 +17,7 @@ from quick import quick_config
 from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib.batches import spread_batches
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
@@ -174,14 +175,19 @@ def test_a_folder_that_was_zipped_by_hand(bundle: Bundle, tmp_path: Path) -> Non
     assert opened.read(MODEL_FILE) == bundle.read(MODEL_FILE)
 
 
-def test_an_export_replaces_nothing_but_a_bundle(finished_job: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_export_replaces_nothing_but_a_bundle(
+    finished_job: Path, bundle: Bundle, prepared: Path, tmp_path: Path
+) -> None:
     for name in ("models/one/notes.txt", "job/job.json", "thesis.zip", "file"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("mine")
     (tmp_path / "folder.zip").mkdir()
+    shutil.copytree(prepared, tmp_path / "prepared")
+    shutil.copytree(bundle.path, tmp_path / "annotated")
+    (tmp_path / "annotated" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    for name in ("models", "job", "thesis.zip", "file", "folder.zip"):
+    for name in ("models", "job", "thesis.zip", "file", "folder.zip", "prepared", "annotated"):
         with pytest.raises(InputError, match=f"{name} is there, and is no bundle that could be replaced"):
             export(finished_job, tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
@@ -189,6 +195,30 @@ def test_an_export_replaces_nothing_but_a_bundle(finished_job: Path, bundle: Bun
     shutil.copytree(bundle.path, tmp_path / "old")
     for name in ("old", "empty"):
         assert export(finished_job, tmp_path / name, name="new").manifest.name == "new"
+    packed = pack_bundle(bundle.path, tmp_path / "packed.zip").path
+    assert export(finished_job, packed, name="new").manifest.name == "new"
+
+
+def test_a_data_set_that_changed_after_the_training_is_none_of_its(prepared: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "set")
+    job = create_job(copy, tmp_path / "job", quick_config(iterations=2), "cpu")
+    train(job)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["source"]["preprocessing"]["spacing"] = 9.0
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(InputError, match="set has changed since the job"):
+        export(job.folder, tmp_path / "bundle")
+
+
+def test_a_checkpoint_of_other_networks_is_told_in_one_sentence(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=2), "cpu")
+    train(job)
+    content = json.loads((job.folder / "job.json").read_text(encoding="utf-8"))
+    content["specification"]["config"] |= {"width": 0.125, "iterations": 4}
+    (job.folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
+    for attempt in (lambda: export(job.folder, tmp_path / "bundle"), lambda: train(Job(job.folder))):
+        with pytest.raises(InputError, match="is no checkpoint of the networks that the job's settings make"):
+            attempt()
 
 
 def test_exporting_to_one_file(finished_job: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Pa
     finally:
         process.kill()
     assert process.returncode == 0
-    assert "stopped and saved" in output
+    assert "`sifa export` uses it as it is" in output
     done = load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"]
     watched = sifa("watch", folder)
     assert watched.returncode == 0
@@ -149,6 +150,17 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
             "target window (300.0",
         ),
         (["evaluate", "--prediction", f"{'a' * 300}.nii.gz", "--reference", "b"], "File name too long"),
+        (["evaluate", "--prediction", "a", "--reference", "b", "--coding", "BTCV"], "is one of a task's: say which"),
+        (
+            ["evaluate", "--prediction", "a", "--reference", "b", "--tolerance", "nan"],
+            "The tolerance nan is not usable",
+        ),
+        (["prepare", "--source", "a", "--target", "b", "--out", "x", "--stretch", "--spacing", "2"], "one of the two"),
+        (["train", "--source", "a", "--target", "b", "--out", "x"], "a does not exist"),
+        (["train", "--source", "a", "--target", "b", "--out", "x", "--device", "foo"], "The device 'foo' is unknown"),
+        (["train", "nowhere", "--out", "x", "--set", "method.x=1"], "The setting 'method' is not usable"),
+        (["train", "nowhere", "--out", "x", "--seed", "99999999999999999999"], "The setting 'seed' is not usable"),
+        (["phantoms", "--out", "x", "--first-seed", "-1"], "greater than or equal to 0"),
         (["fly"], "No such command"),
     ],
 )
@@ -172,6 +184,41 @@ def test_every_command_has_readable_help_and_a_line_in_the_readme() -> None:
         assert "Usage" in shown.stdout
         options = shown.stdout.partition("Options:")[2]
         assert "list[" not in options, command
+
+
+def test_whoever_reads_may_go_and_the_work_goes_on(prepared: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m SIFATrainingLib train {prepared} --out {tmp_path / 'job'} --iterations 4 "
+    command += " ".join(QUICK) + " --set log_every=1 | head -1"
+    shown = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert len(shown.stdout.splitlines()) == 1
+    assert shown.stderr == ""
+    _wait_for(lambda: Job(tmp_path / "job").state() is State.FINISHED)
+
+
+def test_output_that_can_not_show_a_name_or_is_closed_ends_nothing(cohort: Path, tmp_path: Path) -> None:
+    path = tmp_path / "b\N{LATIN SMALL LETTER A WITH DIAERESIS}se.nii.gz"
+    shutil.copyfile(cohort / "ct" / "abdomen_ct_000_label.nii.gz", path)
+    command = [sys.executable, "-m", "SIFATrainingLib", "evaluate", "--prediction", str(path), "--reference", str(path)]
+    ascii_only = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True)
+    assert "b\\xe4se" in shown.stdout
+    closed = subprocess.run(
+        ["bash", "-c", " ".join(command) + " >&-"], env=ENVIRONMENT, capture_output=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_a_stopped_preparation_leaves_nothing(cohort: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "SIFATrainingLib", "prepare", "--source", cohort / "mr", "--target", cohort / "ct",
+               "--size", "1024", "--out", tmp_path / "set"]  # fmt: skip
+    process = subprocess.Popen([*map(str, command)], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: any(tmp_path.glob(".*.partial.set/*.npy")))
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_version_is_told() -> None:

@@ -207,6 +207,23 @@ def test_a_setting_that_is_none_is_found_before_anything_is_trained(volumes: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_what_would_end_it_after_hours_is_found_before_anything_is_trained(volumes: Path, tmp_path: Path) -> None:
+    for changes, words in (({"target_coding": "CHOAS"}, "'CHOAS'"), ({}, "The device 'gpu' is unknown")):
+        settings = {} if changes else {"device": "gpu"}
+        with pytest.raises(InputError, match=words):
+            compare(
+                tmp_path / "out", preparation(volumes, **changes), choose_variants(("sifa",)), common={},
+                iterations=2, bound_iterations=2, seeds=range(1), **settings,
+            )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_of_the_data_set_that_is_damaged(volumes: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text("hello")
+    with pytest.raises(InputError, match=r"prepared\.json is damaged: choose another folder"):
+        run(tmp_path, volumes)
+
+
 def test_further_rows_come_after_the_others() -> None:
     names = [variant.name for variant in choose_variants(also=["No dropout: decoder_dropout=0 loss_weights.cycle=5"])]
     assert names == [*(variant.name for variant in VARIANTS), "no_dropout"]

@@ -151,6 +151,25 @@ def test_a_series_with_a_broken_link_is_refused(tmp_path: Path, name: str) -> No
         find_cases(tmp_path, labelled=False)
 
 
+@pytest.mark.parametrize("which", [0, 2, -1])
+@pytest.mark.parametrize("kept", [0, 700])
+def test_a_slice_that_can_not_be_read_is_not_left_out(tmp_path: Path, which: int, kept: int) -> None:
+    """GDCM does so without a word; at an end of the series nothing else would tell."""
+    folder = write_series(tmp_path / "series", [0, 3, 6, 9, 12])
+    path = sorted(folder.iterdir())[which]
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match=f"{path.name} can't be read as a slice of its series"):
+        read_volume(folder)
+
+
+def test_what_is_no_slice_may_lie_beside_a_series(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", [0, 3, 6])
+    (folder / "notes.txt").write_text("read me")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10")
+    (folder / "plan.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI\x1e\x001.2.840.10008.5.1.4.1.1.481.3")
+    assert read_volume(folder).geometry.size[2] == 3
+
+
 def test_files_of_many_frames_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "ct" / "frames.dcm"
     file.parent.mkdir()

@@ -98,6 +98,11 @@ def test_presets_name_their_structures_and_codings() -> None:
         assert structure.value == 2
 
 
+def test_a_task_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(ABDOMEN.model_dump_json(), encoding="utf-8-sig")
+    assert load_task(tmp_path / "task.json") == ABDOMEN
+
+
 def test_a_bad_task_file_is_named_with_its_field(tmp_path: Path) -> None:
     content = json.loads(ABDOMEN.model_dump_json())
     content["structures"][1]["value"] = 1
@@ -119,6 +124,25 @@ def test_codes_of_a_data_set_become_the_tasks_values(tmp_path: Path) -> None:
         read_labelmap(tmp_path / "x.nii.gz", ABDOMEN)
     with pytest.raises(InputError, match="coding 'LITS'"):
         read_labelmap(tmp_path / "x.nii.gz", ABDOMEN, "LITS")
+
+
+def test_a_stray_code_among_the_tasks_own_is_not_sent_to_another_coding(tmp_path: Path) -> None:
+    values = labelmap(np.array([[1, 2], [3, 4]])).array
+    values[0, 0, 0] = 99
+    write_volume(Volume(values, OBLIQUE, "stray"), tmp_path / "stray.nii.gz")
+    with pytest.raises(InputError, match=r"label codes 99, .*: the others are the task's own values: take these out"):
+        read_labelmap(tmp_path / "stray.nii.gz", ABDOMEN)
+
+
+def test_values_and_voxels_that_no_scan_has(tmp_path: Path) -> None:
+    geometry = Geometry((4, 4, 2), (1.0, 1.0, 1.0), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    write_volume(Volume(np.full((2, 4, 4), 1e300), geometry, "huge"), tmp_path / "huge.nrrd")
+    with pytest.raises(InputError, match=r"huge\.nrrd has voxels of more than 1e\+30"):
+        read_volume(tmp_path / "huge.nrrd")
+    tiny = replace(geometry, spacing=(3e-6, 1.0, 1.0))
+    write_volume(Volume(np.zeros((2, 4, 4), np.uint8), tiny, "tiny"), tmp_path / "tiny.nrrd")
+    with pytest.raises(InputError, match=r"tiny\.nrrd has voxels of .* mm: correct its spacing"):
+        read_volume(tmp_path / "tiny.nrrd")
 
 
 def test_labelmaps_that_are_none(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
     assert job.state() is State.LOST
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"time": "x", "process": 1, "host": "h"}', "{"])
+def test_a_sign_of_life_that_says_nothing_is_none(job: Job, content: str) -> None:
+    (job.folder / "heartbeat.json").write_text(content)
+    assert job.last_beat() is None
+    assert not job.is_alive()
+
+
 def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
     with job.at_work():
         assert job.is_alive()

@@ -1,0 +1,110 @@
+"""NIfTI files that are not whole, which ITK reads and writes without a word."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SIFASegmentationLib import image_files
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume, write_volume
+from SIFASegmentationLib.nifti_files import check_nifti
+from SIFASegmentationLib.volumes import Geometry, Volume
+
+GEOMETRY = Geometry((30, 20, 10), (1.0, 1.5, 3.0), (5.0, -7.0, 2.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+
+
+def volume(kind: type[np.generic]) -> Volume:
+    rng = np.random.default_rng(0)
+    return Volume(rng.integers(0, 200, GEOMETRY.shape).astype(kind), GEOMETRY, "v")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+def test_what_is_cut_off_or_changed_is_refused(tmp_path: Path, suffix: str, kind: type[np.generic]) -> None:
+    whole = tmp_path / f"whole{suffix}"
+    write_volume(volume(kind), whole)
+    assert np.array_equal(read_volume(whole).array, volume(kind).array)
+    content = whole.read_bytes()
+    for share in (0.0001, 0.02, 0.5, 0.999):
+        (tmp_path / f"cut{suffix}").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match=rf"cut\{suffix} can't be read as an image"):
+            read_volume(tmp_path / f"cut{suffix}")
+    if suffix == ".nii.gz":
+        changed = bytearray(content)
+        changed[len(changed) // 2] ^= 1
+        (tmp_path / "changed.nii.gz").write_bytes(changed)
+        with pytest.raises(InputError, match="cut off or damaged"):
+            read_volume(tmp_path / "changed.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_voxels_that_are_no_numbers_are_refused_in_every_format(
+    tmp_path: Path, suffix: str, value: float, kind: type[np.floating]
+) -> None:
+    one = volume(kind)
+    array = one.array.copy()
+    array[3, 4, 5] = value
+    path = tmp_path / f"v{suffix}"
+    sitk.WriteImage(image_files.to_image(Volume(array, GEOMETRY, "v")), str(path))
+    with pytest.raises(InputError, match=r"v\S+ has voxels that are not finite"):
+        read_volume(path)
+
+
+def test_the_second_version_of_the_format_and_the_other_order_of_bytes(tmp_path: Path) -> None:
+    voxels = np.arange(24, dtype=">f4")
+    for order, second in ((">", False), ("<", True)):
+        header = bytearray(544 if second else 352)
+        if second:
+            struct.pack_into(f"{order}i", header, 0, 540)
+            struct.pack_into(f"{order}2h", header, 12, 16, 32)
+            struct.pack_into(f"{order}8q", header, 16, 3, 2, 3, 4, 1, 1, 1, 1)
+            struct.pack_into(f"{order}q", header, 168, 544)
+        else:
+            struct.pack_into(f"{order}i", header, 0, 348)
+            struct.pack_into(f"{order}8h", header, 40, 3, 2, 3, 4, 1, 1, 1, 1)
+            struct.pack_into(f"{order}2h", header, 70, 16, 32)
+            struct.pack_into(f"{order}f", header, 108, 352)
+        path = tmp_path / "v.nii.gz"
+        for values, complaint in ((voxels, ""), (voxels[:-1], "cut off"), (voxels * np.nan, "not finite")):
+            path.write_bytes(gzip.compress(bytes(header) + values.astype(f"{order}f4").tobytes()))
+            if complaint:
+                with pytest.raises(InputError, match=complaint):
+                    check_nifti(path)
+            else:
+                check_nifti(path)
+
+
+def test_a_file_that_is_not_compressed_may_be_called_so(tmp_path: Path) -> None:
+    write_volume(volume(np.int16), tmp_path / "v.nii")
+    (tmp_path / "v.nii").rename(tmp_path / "v.nii.gz")
+    assert np.array_equal(read_volume(tmp_path / "v.nii.gz").array, volume(np.int16).array)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kept", [0, 100, 2000])
+def test_a_disk_that_takes_only_part_of_a_file(
+    tmp_path: Path, suffix: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ITK's writer says nothing then."""
+    path = tmp_path / f"v{suffix}"
+    path.write_bytes(b"before")
+    write = sitk.WriteImage
+
+    def write_part(image: sitk.Image, name: str, **options: bool) -> None:
+        write(image, name, **options)
+        with Path(name).open("r+b") as file:
+            file.truncate(kept)
+
+    monkeypatch.setattr(sitk, "WriteImage", write_part)
+    with pytest.raises(InputError, match=rf"v\{suffix} can't be written to \(No space left on device\)"):
+        write_volume(volume(np.int16), path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
