@@ -114,7 +114,7 @@ class SIFASegmentationParameterNode:
     appearance: bool = True
     refine: bool = False
     probabilities: bool = False
-    baseline: bool = False
+    baseline: bool = True  # Adaptation can be worse than none: what it was worth has to be seen.
     surfaces: bool = True
     tolerance: Annotated[float, WithinRange(0, 20)] = DEFAULT_TOLERANCE_MM
     output: vtkMRMLSegmentationNode
@@ -218,8 +218,6 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if options.baseline and manifest.baseline is None:
-            run.warnings[-1] = [_("The model carries no unadapted baseline to compare with.")]
         return run
 
     def process(

@@ -82,8 +82,10 @@ def _model_card(path: Path, _changed: int) -> str:
     ]
     if manifest.members > 1:
         lines.append(_("the mean of {count} trainings").format(count=manifest.members))
-    if manifest.baseline is not None:
-        lines.append(_("carries the unadapted baseline too"))
+    lines.append(
+        _("carries the unadapted baseline too") if manifest.baseline is not None
+        else _("carries no unadapted baseline to compare with")
+    )  # fmt: skip
     return "<br>".join(lines)
 
 

@@ -79,7 +79,7 @@ class RunOptions:
     Attributes:
         segmentation: How each volume is segmented.
         device: auto, cpu or cuda.
-        baseline: Segment by the model without adaptation as well.
+        baseline: Segment by the model without adaptation as well, where the bundle carries one.
         surfaces: Make the structures' closed surfaces, which 3D views show.
     """
 

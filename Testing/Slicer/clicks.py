@@ -10,6 +10,8 @@ def use_sample(module: Any) -> None:
     from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
 
     module.widget.use_model(SAMPLE_MODEL)
+    # Half the time for those that are about something else.
+    module.ui.baselineCheckBox.checked = False
 
 
 def choose(module: Any, *nodes: Any) -> None:

@@ -53,7 +53,6 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     ui = segmentation.ui
     for column, node in enumerate((ct, None, ct_labels)):
         ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
-    ui.baselineCheckBox.checked = True
     assert ui.applyButton.enabled, ui.applyButton.toolTip
     ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)

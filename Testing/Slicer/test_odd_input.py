@@ -548,7 +548,7 @@ def test_warnings_stay_with_the_result(module: Any, sample_model: Path, process_
     assert re.fullmatch(r"Segmented in \d+ s on (cpu|cuda)\.", module.ui.statusLabel.text)
 
 
-def test_a_model_without_a_baseline_says_so(
+def test_a_model_without_a_baseline_says_so_on_its_card(
     module: Any, patient: tuple[Any, Any], sample_model: Path, tmp_path: Path, process_events_until: Any
 ) -> None:
     from SIFASegmentationLib.bundle import manifest_json, read_bundle  # noqa: PLC0415
@@ -559,13 +559,17 @@ def test_a_model_without_a_baseline_says_so(
     without = manifest.model_copy(update={"baseline": None, "files": files})
     (tmp_path / "model" / "manifest.json").write_text(manifest_json(without), encoding="utf-8")
     module.widget.use_model(tmp_path / "model")
+    assert "no unadapted baseline" in module.ui.cardLabel.text
     choose(module, patient[0])
-    module.ui.baselineCheckBox.checked = True
+    assert module.ui.baselineCheckBox.checked
     module.ui.applyButton.click()
-    assert module.widget.run is not None, module.ui.statusLabel.text
-    assert "no unadapted baseline" in module.ui.warningsLabel.text
+    run = module.widget.run
+    assert run is not None, module.ui.statusLabel.text
     process_events_until(lambda: module.widget.run is None, 60)
-    assert "no unadapted baseline" in module.ui.warningsLabel.text
+    (result,) = run.results
+    assert result.segmentation is not None
+    assert result.baseline is None
+    assert result.warnings == []
 
 
 def test_one_volume_need_not_be_a_list(module: Any, patient: tuple[Any, Any], sample_model: Path) -> None:

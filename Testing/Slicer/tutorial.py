@@ -73,7 +73,6 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
     ui = segmentation.ui
     for column, node in enumerate((volume, None, reference)):
         ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
-    ui.baselineCheckBox.checked = True
     ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)
     picture(segmentation, "tutorial_6_scores")
