@@ -790,10 +790,10 @@ def _output_fault(output: Any | None, rows: Sequence[InputRow]) -> InputError | 
     if any(row.reference is not None and row.reference.GetID() == output.GetID() for row in rows):
         problem = _("The output {name} is a reference as well, and would be lost")
         return InputError(problem.format(name=output.GetName()), advice)
-    drawn_on = output.GetNodeReference(output.GetReferenceImageGeometryReferenceRole())
-    if drawn_on is not None and drawn_on.GetID() != rows[0].volume.GetID():
+    volume = nodes.drawn_on(output)
+    if volume is not None and volume.GetID() != rows[0].volume.GetID():
         problem = _("The output {name} was drawn on {volume}")
-        return InputError(problem.format(name=output.GetName(), volume=drawn_on.GetName()), advice)
+        return InputError(problem.format(name=output.GetName(), volume=volume.GetName()), advice)
     return None
 
 

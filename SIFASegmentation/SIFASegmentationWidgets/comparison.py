@@ -16,7 +16,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from SIFASegmentationLib.work import Work
 
-from .nodes import array_of, geometry_from_node, if_in_scene, is_segmentation
+from .nodes import array_of, drawn_on, geometry_from_node, if_in_scene, is_segmentation, remembered_image
 from .part_voxels import PartVoxels, voxels_of
 from .reach import Reach, common_reach, is_within, reach_in_pieces
 from .structures_of_nodes import Part, parts_of
@@ -211,15 +211,13 @@ def _grid_of(node: Any) -> Any | None:
     """A volume node whose grid a node was drawn on: itself for a labelmap."""
     if not is_segmentation(node):
         return node
-    return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+    return drawn_on(node)
 
 
 def _remembered_grid(node: Any) -> Any | None:
     """A volume node, not in the scene, with the geometry that a segmentation keeps of the image it was drawn on."""
-    converter = slicer.vtkSegmentationConverter
-    text = node.GetSegmentation().GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
-    image = slicer.vtkOrientedImageData()
-    if not text or not converter.DeserializeImageGeometry(text, image, True) or min(image.GetDimensions()) < 1:
+    image = remembered_image(node, with_voxels=True)
+    if image is None or min(image.GetDimensions()) < 1:
         return None
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)

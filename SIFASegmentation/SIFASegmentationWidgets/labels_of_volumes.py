@@ -10,7 +10,7 @@ import numpy as np
 import slicer
 import vtk
 
-from .nodes import is_result, is_segmentation, lie_apart
+from .nodes import drawn_on, is_result, is_segmentation, lie_apart, remembered_image
 
 _KIND = re.compile(r"[\W_]+(image|volume|labels?|labelmap|seg|segmentation|mask|gt|truth|reference)$")
 """What names of an image and of its labels differ in."""
@@ -45,9 +45,9 @@ def label_nodes() -> list[Any]:
 
 def _volume_of(node: Any, volumes: Sequence[Any]) -> Any | None:
     if is_segmentation(node):
-        drawn_on = node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
-        if drawn_on is not None:
-            return drawn_on if drawn_on in volumes else None
+        volume = drawn_on(node)
+        if volume is not None:
+            return volume if volume in volumes else None
     grid = _grid(node)
     near = [one for one in volumes if (not lie_apart(one, node) if grid is None else _is_same(_grid(one), grid))]
     if len(near) > 1:
@@ -61,9 +61,8 @@ def _grid(node: Any) -> tuple[tuple[int, ...], np.ndarray] | None:
     if image is not None:
         node.GetIJKToRASMatrix(matrix)
     elif is_segmentation(node):
-        converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
-        text = node.GetSegmentation().GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
-        if not text or not converter.DeserializeImageGeometry(text, image, False):
+        image = remembered_image(node, with_voxels=False)
+        if image is None:
             return None
         image.GetImageToWorldMatrix(matrix)
     else:

@@ -10,33 +10,26 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-import qt
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, is_bundle, read_bundle_file
 from SIFASegmentationLib.errors import InputError
 
-_KEY = "SIFA/recentModels"
-_KEPT = 10
+from .recent_paths import RecentPaths
+
+_RECENT = RecentPaths("SIFA/recentModels", kept=10)
 
 SAMPLE_MODEL = Path(__file__).parents[1] / "Resources" / "SampleModel"
 
 
 def known_models() -> list[Path]:
     """Models used before that still are there, the last used first; then the sample that comes with SIFA."""
-    return [path for path in dict.fromkeys([*_used_models(), SAMPLE_MODEL]) if is_bundle(path)]
+    return [path for path in dict.fromkeys([*_RECENT.read(), SAMPLE_MODEL]) if is_bundle(path)]
 
 
 def remember_model(path: Path) -> None:
     """Put a model first in the list."""
-    others = [other for other in _used_models() if other != path]
-    kept = [str(path) for path in [path, *others][:_KEPT]]
-    qt.QSettings().setValue(_KEY, json.dumps(kept))
-
-
-def _used_models() -> list[Path]:
-    stored = qt.QSettings().value(_KEY, "[]")
-    return [Path(path) for path in json.loads(stored)] if stored else []
+    _RECENT.put_first(path)
 
 
 def model_name(path: Path) -> str:

@@ -286,3 +286,15 @@ def _closed_surface(segmentation: Any, key: str) -> Any:
     alone.CopySegmentFromSegmentation(segmentation, key)
     alone.CreateRepresentation(CLOSED_SURFACE)
     return alone.GetSegment(key).GetRepresentation(CLOSED_SURFACE)
+
+
+def drawn_on(node: Any) -> Any | None:
+    """The volume node that a segmentation was drawn on; None where it names none, or is no longer there."""
+    return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
+def remembered_image(node: Any, *, with_voxels: bool) -> Any | None:
+    """What a segmentation keeps of the image that it was drawn on (vtkOrientedImageData); None if nothing."""
+    converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
+    text = node.GetSegmentation().GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
+    return image if text and converter.DeserializeImageGeometry(text, image, with_voxels) else None

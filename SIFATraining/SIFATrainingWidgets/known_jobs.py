@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import qt
-
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationWidgets.recent_paths import RecentPaths
 
-_KEY = "SIFA/trainings"
-_KEPT = 50
+_RECENT = RecentPaths("SIFA/trainings", kept=50)
 
 
 def known_jobs() -> list[Job]:
     """Jobs whose folder still is there, the newest first."""
-    stored = qt.QSettings().value(_KEY, "[]")
     jobs = []
-    for folder in json.loads(stored) if stored else []:
+    for folder in _RECENT.read():
         try:
-            jobs.append(Job(Path(folder)))
+            jobs.append(Job(folder))
         except InputError:
             # Deleted, moved, or on a disk that is not mounted now: it stays in the settings and may come back.
             continue
@@ -37,14 +31,9 @@ def state_of(job: Job) -> State:
 
 def remember_job(job: Job) -> None:
     """Put a job first in the list."""
-    stored = qt.QSettings().value(_KEY, "[]")
-    folders = json.loads(stored) if stored else []
-    kept = [str(job.folder), *(folder for folder in folders if folder != str(job.folder))]
-    qt.QSettings().setValue(_KEY, json.dumps(kept[:_KEPT]))
+    _RECENT.put_first(job.folder)
 
 
 def forget_job(job: Job) -> None:
     """Take a job off the list; its folder stays."""
-    stored = qt.QSettings().value(_KEY, "[]")
-    kept = [folder for folder in json.loads(stored) if folder != str(job.folder)] if stored else []
-    qt.QSettings().setValue(_KEY, json.dumps(kept))
+    _RECENT.remove(job.folder)
