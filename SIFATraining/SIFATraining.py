@@ -204,8 +204,8 @@ class TrainingOptions:
         initial: Folder of a model to start from.
         name: Of the training and its model.
         settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
-        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, by name: for the paper's preprocessing
-            of hearts `{"stretch": True, "percentiles": (0, 98)}`.
+        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, which win too: for the paper's
+            preprocessing of hearts `{"stretch": True, "percentiles": (0, 98)}`.
     """
 
     task: Any = "abdomen"
@@ -292,19 +292,19 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             raise fault
         check_labels(source_rows or (), target_rows or (), task)
         references = target_rows is not None and any(row.reference is not None for row in target_rows)
-        preparation = make_preparation(
-            source=SOURCE_COHORT if source_rows is not None else _resolved(source),
-            target=TARGET_COHORT if target_rows is not None else _resolved(target),
-            monitor=MONITOR_COHORT if references else None,
-            task=task,
-            size=options.size,
-            plane=options.plane,
-            source_coding=options.source_coding if source_rows is None else None,
-            source_window=options.source_window,
-            target_window=options.target_window,
-            roi=region_from_node(options.region) if options.region is not None else None,
-            **(options.preparation or {}),
-        )
+        own: dict[str, Any] = {
+            "source": SOURCE_COHORT if source_rows is not None else _resolved(source),
+            "target": TARGET_COHORT if target_rows is not None else _resolved(target),
+            "monitor": MONITOR_COHORT if references else None,
+            "task": task,
+            "size": options.size,
+            "plane": options.plane,
+            "source_coding": options.source_coding if source_rows is None else None,
+            "source_window": options.source_window,
+            "target_window": options.target_window,
+            "roi": region_from_node(options.region) if options.region is not None else None,
+        }
+        preparation = make_preparation(**{**own, **(options.preparation or {})})
         config = make_config(
             options.preset,
             **{

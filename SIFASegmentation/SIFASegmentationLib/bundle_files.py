@@ -12,6 +12,7 @@ from .files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 ARCHIVE_SUFFIX = ".zip"
+_OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by who looks into a folder.
 _LARGEST = 2**31  # Bytes; no ONNX file can be larger. A small archive could otherwise fill the memory.
 
 
@@ -29,9 +30,10 @@ def is_bundle_alone(path: Path, names: Collection[str]) -> bool:
     if not is_bundle(path):
         return False
     if path.is_dir():
-        return {entry.name for entry in path.iterdir()} <= set(names)
+        return {entry.name for entry in path.iterdir()} <= {*names, *_OF_DESKTOPS}
     with zipfile.ZipFile(path) as archive:
-        return {name.rsplit("/", 1)[-1] for name in archive.namelist() if not name.endswith("/")} <= set(names)
+        own = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    return {name.rsplit("/", 1)[-1] for name in own} <= {*names, *_OF_DESKTOPS}
 
 
 def read_bundle_file(path: Path, name: str) -> bytes:

@@ -38,6 +38,8 @@ def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int])
 def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, int]:
     """Give to each structure the background that it encloses on all sides, in place; what is in it of another stays.
 
+    Of structures within one another, the innermost around a hole gets it.
+
     Gives the number of voxels that it got, by value.
 
     Args:
@@ -45,8 +47,10 @@ def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, in
         values: Of the structures.
     """
     filled = dict.fromkeys(values, 0)
-    for value, box in enumerate(ndimage.find_objects(labels), 1):
-        if box is not None and value in filled:
+    boxes = {value: box for value, box in enumerate(ndimage.find_objects(labels), 1) if box is not None}
+    # What is within another has the smaller box.
+    for value, box in sorted(boxes.items(), key=lambda item: labels[item[1]].size):
+        if value in filled:
             part = labels[box]
             holes = ndimage.binary_fill_holes(part == value) & (part == 0)
             part[holes] = value

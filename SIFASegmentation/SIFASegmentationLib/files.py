@@ -44,8 +44,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
             partial.replace(path)
     except OSError as error:
         # Of the system's errors, what is written to an open file names none.
-        named = Path(error.filename or partial)
-        if error.errno is not None and named.is_relative_to(partial):
+        named = error.filename or str(partial)
+        if error.errno is not None and isinstance(named, str) and Path(named).is_relative_to(partial):
             error.filename = str(path)
         raise
     finally:

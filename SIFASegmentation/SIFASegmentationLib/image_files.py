@@ -15,10 +15,9 @@ import SimpleITK as sitk
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
 from .files import write_atomically
-from .nifti_files import check_nifti, is_nifti
-from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_voxels, volume_name
+from .nifti_files import check_nifti, is_nifti, is_whole
+from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
-_LEAST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # In mm.
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
 """Formats that are one file, so that a finished file can be renamed into place."""
 
@@ -53,6 +52,10 @@ def read_image(path: Path) -> sitk.Image:
             if is_nifti(path):
                 check_nifti(path)
             image: sitk.Image = sitk.ReadImage(str(path))
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read ({error.strerror or error})", "check its permissions and its disk"
+        ) from error
     except RuntimeError as error:
         reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
         if "direction" in reason.lower() or "orthonormal" in reason.lower():
@@ -105,12 +108,7 @@ def _check_written(partial: Path, path: Path) -> None:
     Raises:
         InputError: It is not; names the `path` that it was meant for.
     """
-    try:
-        check_nifti(partial)
-        whole = partial.stat().st_size > 0
-    except InputError:
-        whole = False
-    if not whole:
+    if not is_whole(partial):
         raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
@@ -158,8 +156,7 @@ def check_grid(image: sitk.Image, source: str) -> None:
         raise InputError(f"{source} is a {image.GetDimension()}D image", "give one 3D volume")
     if min(image.GetSize()) < 1:
         raise InputError(f"{source} has no slice, its size is {image.GetSize()}", "give one 3D volume")
-    if not all(_LEAST_SPACING <= spacing <= _LARGEST_SPACING for spacing in image.GetSpacing()):
-        raise InputError(f"{source} has voxels of {image.GetSpacing()} mm", "correct its spacing")
+    check_spacing(image.GetSpacing(), source)
     axes = np.reshape(image.GetDirection(), (3, 3))
     if not np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
         raise InputError(f"{source} has singular or sheared axis directions", "resample it to a rectangular grid")

@@ -211,11 +211,15 @@ class Job:
                 # On Windows nothing can be read in the moment in which it is replaced.
                 time.sleep(_REPLACING_SECONDS)
                 text = path.read_text(encoding="utf-8")
-            beat: dict[str, Any] = json.loads(text)
-            float(beat["time"]), int(beat["process"]), str(beat["host"])
-        except (OSError, ValueError, KeyError, TypeError):
+            beat = json.loads(text)
+            return {
+                "host": str(beat["host"]),
+                "process": int(beat["process"]),
+                "started": float(beat["started"]),
+                "time": float(beat["time"]),
+            }
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
-        return beat
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the local time before it."""

@@ -7,10 +7,12 @@ numbers by 0, and reports a file as written that a full disk has cut off.
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,10 +21,17 @@ import numpy as np
 from .errors import InputError
 
 _SUFFIXES = (".nii", ".nii.gz")
-_HEADER_BYTES = 540  # Of NIfTI-2; NIfTI-1 has 348.
 _GZIP = b"\x1f\x8b"
+_HEADER_BYTES = {348: 352, 540: 544}  # By what the header says of itself: where voxels begin at the earliest.
 _PORTION = 2**22  # Bytes looked at together.
-_FLOATS = {16: "f4", 64: "f8"}  # Codes of the numbers that may be none.
+_FARTHEST = 2**31  # That voxels may begin.
+_KNOWN = 4096  # Files that were looked at lately, and have not changed since.
+# By code of the type. What the header says of bits is no guide: readers go by the code.
+_VOXEL_BYTES = {
+    2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16,
+    2048: 32, 2304: 4,
+}  # fmt: skip
+_FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True)
@@ -48,22 +57,52 @@ def check_nifti(path: Path) -> None:
         InputError: It is one of these.
         OSError: It can't be opened.
     """
+    status = path.stat()
+    # A preparation reads each twice.
+    _check(path, status.st_size, status.st_mtime_ns)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all voxels are there that a NIfTI file's header tells of, and as they were written."""
+    try:
+        _look_through(path, finite=False)
+    except InputError:
+        return False
+    return path.stat().st_size > 0
+
+
+@lru_cache(maxsize=_KNOWN)
+def _check(path: Path, _size: int, _changed: int) -> None:
+    _look_through(path, finite=True)
+
+
+def _look_through(path: Path, *, finite: bool) -> None:
+    """See `check_nifti`; whether voxels are finite is asked only if so said."""
     with _opened(path) as file:
         try:
-            header = _header(file.read(_HEADER_BYTES))
+            header = _header(file.read(max(_HEADER_BYTES)))
             if header is None:
                 return
             file.seek(header.offset)
             for portion in _portions(file, header.size):
-                if header.floats is not None and not np.isfinite(np.frombuffer(portion, header.floats)).all():
+                floats = header.floats if finite else None
+                if floats is not None and not np.isfinite(np.frombuffer(portion, floats)).all():
                     raise InputError(f"{path} has voxels that are not finite (NaN or infinite)", "replace them first")
-            # The checksum stands at the end.
-            while file.read(_PORTION):
-                pass
+            _read_to_the_end(file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(
                 f"{path} can't be read as an image (it is cut off or damaged)", "check that the file is complete"
             ) from error
+
+
+def _read_to_the_end(file: BinaryIO) -> None:
+    """Where the checksum stands; what comes after it is nobody's."""
+    try:
+        while file.read(_PORTION):
+            pass
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -88,29 +127,32 @@ def _portions(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _header(content: bytes) -> _Header | None:
-    """What the first bytes of a file say; None where they are no header of NIfTI.
+    """What the first bytes of a file say; None where they are no header of NIfTI, or of voxels of no known type.
 
     Raises:
         EOFError: They end within it.
     """
     for order in "<>":
-        if len(content) >= 4 and struct.unpack_from(f"{order}i", content)[0] in (348, 540):
+        own_size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
+        if own_size in _HEADER_BYTES:
             break
     else:
         return None
-    second = struct.unpack_from(f"{order}i", content)[0] == 540
-    if len(content) < (540 if second else 348):
+    if len(content) < own_size:
         raise EOFError
-    if second:
-        code, bits = struct.unpack_from(f"{order}2h", content, 12)
+    if own_size == 540:
+        (code,) = struct.unpack_from(f"{order}h", content, 12)
         count, *sizes = struct.unpack_from(f"{order}8q", content, 16)
         (offset,) = struct.unpack_from(f"{order}q", content, 168)
     else:
         count, *sizes = struct.unpack_from(f"{order}8h", content, 40)
-        code, bits = struct.unpack_from(f"{order}2h", content, 70)
-        offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
-    if not 1 <= count <= len(sizes):
+        (code,) = struct.unpack_from(f"{order}h", content, 70)
+        (offset,) = struct.unpack_from(f"{order}f", content, 108)
+    if not 1 <= count <= len(sizes) or code not in _VOXEL_BYTES:
         return None
-    voxels = int(np.prod([max(size, 1) for size in sizes[:count]], dtype=object))
+    least = _HEADER_BYTES[own_size]
+    # Readers take the least for whatever makes no sense.
+    starts = int(offset) if own_size <= offset < _FARTHEST else least
+    voxels = math.prod(max(size, 1) for size in sizes[:count])
     floats = np.dtype(f"{order}{_FLOATS[code]}") if code in _FLOATS else None
-    return _Header(offset, voxels * bits // 8, floats)
+    return _Header(starts, voxels * _VOXEL_BYTES[code], floats)

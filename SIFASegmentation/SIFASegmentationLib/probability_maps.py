@@ -12,7 +12,8 @@ from .preprocessing import Placement
 from .volumes import Volume
 
 HIGHEST = "highest"
-"""The map of the highest probability of all classes, the background's too: how sure of each voxel the model is."""
+"""The map of the highest probability of all classes, the background's too: how sure of each voxel the segmentation is.
+It is 1 outside of the field of view, where all is background."""
 
 _FASTEST = 1  # Zeros shrink to nothing at any level.
 
@@ -46,6 +47,8 @@ class ProbabilityMaps(Mapping[str, Volume]):
 
     def __getitem__(self, structure: str) -> Volume:
         array, view = self._placement.canvas(np.uint8)
+        if structure == HIGHEST:
+            array.fill(255)
         for slab, shape, compressed in self._slabs[structure]:
             view[slab] = np.frombuffer(zlib.decompress(compressed), np.uint8).reshape(shape)
         return Volume(array, self._placement.geometry, f"{self._name} {structure}")

@@ -52,7 +52,7 @@ class Segmentation:
         confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
             pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
-        estimates: Estimated Dice of each structure by name (`quality`), from what the model says by itself; empty for
+        estimates: Estimated Dice of each structure by name (`quality`), without any reference; empty for
             bundles without a calibration, for options that are not `calibrated`, and for the other domain.
         found: Of each structure by name.
     """

@@ -4,7 +4,7 @@
 job.json                      kind "segment", a `SegmentationSpecification`
 result/N_segmentation.mha     labelmap of volume N, on its grid to the last bit
 result/N_baseline.mha         the same by the model without adaptation, if asked for
-result/N_probability_V.mha    probability of the structure with value V, uint8 from 0 to 255, if asked for
+result/N_probability_M.mha    M-th of its `probability_maps`, uint8 from 0 to 255, if asked for
 ```
 
 Run by `python -m SIFASegmentationLib JOB`. Events: progress (volume, volumes, done, total, eta_seconds) after each

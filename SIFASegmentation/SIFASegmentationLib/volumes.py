@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".m
 
 DIRECTION_TOLERANCE = 1e-3
 
+_LEAST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # In mm.
 _LARGEST = 1e30  # Of a voxel: sums of more do not fit the floats that are computed with.
 
 
@@ -86,6 +88,17 @@ def volume_name(path: str | Path) -> str:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem if path.is_file() else path.name
+
+
+def check_spacing(spacing: Sequence[float], source: str) -> None:
+    """Refuse distances of voxels, in mm, that no scan has.
+
+    Raises:
+        InputError: One is less than a micrometre or more than a metre; names the `source`.
+    """
+    if not all(_LEAST_SPACING <= distance <= _LARGEST_SPACING for distance in spacing):
+        shown = " x ".join(f"{distance:g}" for distance in spacing)
+        raise InputError(f"{source} has voxels of {shown} mm", "correct its spacing")
 
 
 def check_voxels(array: NDArray[Any], source: str) -> None:

@@ -17,7 +17,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from SIFASegmentationLib.boxes import Box, labelled_box, values_in
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_voxels
+from SIFASegmentationLib.volumes import DIRECTION_TOLERANCE, Geometry, Volume, check_spacing, check_voxels
 from SIFASegmentationLib.work import Work
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def geometry_from_node(node: Any) -> Geometry:
     """Where a volume node's voxels lie in the world, in LPS.
 
     Raises:
-        InputError: There is no image in it, or its transform is not linear, or shears.
+        InputError: There is no image in it, its voxels have a size that no scan has, or its transform is not linear, or
+            shears.
     """
     k, j, i = array_of(node).shape[:3]
     matrix = vtk.vtkMatrix4x4()
@@ -75,6 +76,7 @@ def geometry_from_node(node: Any) -> Geometry:
     # Exact where no transform changes it: a norm would lose the last bits.
     if node.GetParentTransformNode() is None:
         spacing = np.asarray(node.GetSpacing())
+    check_spacing(spacing.tolist(), _("The volume {name}").format(name=node.GetName()))
     directions = columns / spacing
     if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=DIRECTION_TOLERANCE):
         problem = _("The volume {name} has axes that are not at right angles")

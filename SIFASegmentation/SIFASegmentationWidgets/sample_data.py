@@ -53,7 +53,7 @@ def load_patient(name: str, seed: int = SEED) -> list[Any]:
         seed: Another seed, another patient.
 
     Raises:
-        InputError: The phantoms (of SIFATraining) or what they need is not installed.
+        InputError: What they are drawn with is not installed.
     """
     task, modality = SAMPLES[name]
     nodes = _draw(task, modality, seed, name, labelled=True)

@@ -127,7 +127,8 @@ def train(
     if is_first_process():
         # Before there is a job that would have to be deleted.
         choose_device(device)
-        if names_volumes(volumes):
+        # Others wait for the job, and not for long.
+        if names_volumes(volumes) and os.environ.get("WORLD_SIZE", "1") == "1":
             named_preparation(volumes).below(Path.cwd()).cases()
     if not is_first_process():
         job = _await_job(out)
@@ -493,9 +494,6 @@ def main() -> None:
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
         _exit(2)
-    except BrokenPipeError:
-        # Whoever read has gone; Python would say so once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if (fault := system_fault(error)) is not None:
             print(f"sifa: {fault}", file=sys.stderr)
@@ -565,7 +563,11 @@ def _stop_training(job: Job) -> bool:
 def _stop_comparison(out: Path) -> bool:
     """Ask the training of a comparison that this process is at to save and end; whether there is one."""
     for path in out.glob("*/seed_*/job/heartbeat.json"):
-        job = Job(path.parent)
+        try:
+            job = Job(path.parent)
+        except InputError:
+            # Another row's, and damaged.
+            continue
         beat = job.last_beat()
         if beat is not None and (beat["host"], beat["process"]) == (socket.gethostname(), os.getpid()):
             return _stop_training(job)

@@ -355,7 +355,9 @@ def _train(
     # What an earlier program made of a training that was stopped must not pass for that of the whole.
     (folder / _SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
-    if train(job, time_limit_seconds=time_limit_seconds, report=report) is State.STOPPED:
+    state = train(job, time_limit_seconds=time_limit_seconds, report=report)
+    # A stop that came with its last iteration is one, too.
+    if state is State.STOPPED or job.stop_requested:
         return False
     export(
         job.folder,
@@ -438,7 +440,13 @@ def _score(
     rows = []
     for case, subject, outputs in zip(cases, subjects_of(cases), written, strict=True):
         predicted = read_labelmap(outputs.labelmap, task, task.own_coding, allow_empty=True)
-        rows += score_pair(subject, predicted, reference_of(case, task, preparation.target_coding), names)
+        rows += score_pair(
+            subject,
+            predicted,
+            reference_of(case, task, preparation.target_coding),
+            names,
+            tolerances=task.tolerances_mm,
+        )
     table = ScoreTable(tuple(rows))
     with write_atomically(folder / _SETTINGS) as temporary:
         temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -21,7 +21,11 @@ _SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_ta
 
 
 class ProgressLine:
-    """The state of something long, on stdout."""
+    """The state of something long, on stdout.
+
+    Attributes:
+        is_read: False once whoever read has gone.
+    """
 
     def __init__(self) -> None:
         self._renews = sys.stdout.isatty()
@@ -29,24 +33,28 @@ class ProgressLine:
         self._title = ""
         self._unseen = ""
         self._printed = -_SECONDS_BETWEEN_LINES
+        self.is_read = True
 
     def show(self, text: str, *, last: bool = False) -> None:
         """Show `text` in place of the line before; `last` ends the line."""
         if self._renews:
             # In one piece, by which a copy sees what is to stay.
-            _tell(_RENEWS + text + ("\n" if last else ""))
+            self._tell(_RENEWS + text + ("\n" if last else ""))
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             # What an end interrupts is of interest: how far it had come.
-            _tell("\n".join(filter(None, (self._unseen if last else "", text))) + "\n")
+            self._tell("\n".join(filter(None, (self._unseen if last else "", text))) + "\n")
             self._printed, self._unseen = time.monotonic(), ""
         else:
             self._unseen = text
+
+    def _tell(self, text: str) -> None:
+        self.is_read = _tell(text) and self.is_read
 
     def event_of(self, title: str, kind: str, data: dict[str, Any]) -> None:
         """Show an event of one of several trainings, whose title stands above its lines."""
         if title != self._title:
             self._title = title
-            _tell(f"\n{title}\n")
+            self._tell(f"\n{title}\n")
         if kind == "scored":
             self.show(f"mean Dice {100 * data['dice']:.1f} %, mean ASD {data['asd']:.1f} mm", last=True)
         else:
@@ -76,15 +84,20 @@ class ProgressLine:
             self.show(str(data["state"]), last=True)
 
 
-def _tell(text: str) -> None:
-    """Print; nothing where whoever read has gone (`| head`): that must not end the work."""
-    with suppress(BrokenPipeError):
+def _tell(text: str) -> bool:
+    """Print; not where whoever read has gone (`| head`), for that must not end the work. Whether somebody reads."""
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody does from here on, and nothing that is printed later raises.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return False
+    return True
 
 
 def show_events(job: Job) -> None:
-    """Print a job's events as they come, until it has ended.
+    """Print a job's events as they come, until it has ended or nobody reads any more.
 
     Raises:
         InputError: The job is no training, or its process has died without a word.
@@ -97,6 +110,8 @@ def show_events(job: Job) -> None:
         events, offset = job.events(offset)
         for event in events:
             line.event(event.kind, event.data)
+        if not line.is_read:
+            return
         state = job.state()
         if state in ENDED:
             if state == "lost":
@@ -109,6 +124,9 @@ def show_events(job: Job) -> None:
 def output_copied_to(path: Path) -> Iterator[None]:
     """In the block, append to a file what this process prints as well; of a line that renews itself, what stands there
     now and then."""
+    if _goes_to(path):
+        yield
+        return
     with (
         path.open("a", encoding="utf-8", buffering=1) as file,
         # Of Python's output alone: what libraries in C print goes by itself.
@@ -116,6 +134,15 @@ def output_copied_to(path: Path) -> Iterator[None]:
         redirect_stderr(_Copied(sys.stderr, file)),
     ):
         yield
+
+
+def _goes_to(path: Path) -> bool:
+    """Whether what this process prints goes to a file already, as where Slicer started it."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), path.stat())
+    except (OSError, ValueError):
+        # An output without a file.
+        return False
 
 
 class _Copied:

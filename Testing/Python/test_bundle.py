@@ -193,6 +193,7 @@ def test_an_export_replaces_nothing_but_a_bundle(
     assert sorted(tmp_path.rglob("*")) == before
     # Another bundle, and nothing, is replaced.
     shutil.copytree(bundle.path, tmp_path / "old")
+    (tmp_path / "old" / ".DS_Store").touch()
     for name in ("old", "empty"):
         assert export(finished_job, tmp_path / name, name="new").manifest.name == "new"
     packed = pack_bundle(bundle.path, tmp_path / "packed.zip").path

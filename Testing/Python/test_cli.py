@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from quick import quick_config
 from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.field_of_view import BoxMM
@@ -22,6 +23,7 @@ from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.cli import app
+from SIFATrainingLib.training import create_job
 
 LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -189,10 +191,33 @@ def test_every_command_has_readable_help_and_a_line_in_the_readme() -> None:
 def test_whoever_reads_may_go_and_the_work_goes_on(prepared: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m SIFATrainingLib train {prepared} --out {tmp_path / 'job'} --iterations 4 "
     command += " ".join(QUICK) + " --set log_every=1 | head -1"
-    shown = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    shown = subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert len(shown.stdout.splitlines()) == 1
     assert shown.stderr == ""
     _wait_for(lambda: Job(tmp_path / "job").state() is State.FINISHED)
+
+
+def test_watching_ends_when_nobody_reads(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
+        watch = f"{sys.executable} -m SIFATrainingLib watch {folder} | head -1"
+        subprocess.run(["bash", "-c", watch], env=ENVIRONMENT, capture_output=True, check=True, timeout=120)
+        assert process.poll() is None
+    finally:
+        process.kill()
+
+
+def test_what_goes_to_the_log_already_is_not_copied_there(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=2), "cpu")
+    command = [sys.executable, "-m", "SIFATrainingLib", "run", str(job.folder)]
+    with (job.folder / "log.txt").open("ab") as log:
+        subprocess.run(command, env=ENVIRONMENT, stdout=log, stderr=log, check=True)
+    lines = (job.folder / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert lines.count("preparing") == 1
 
 
 def test_output_that_can_not_show_a_name_or_is_closed_ends_nothing(cohort: Path, tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ def test_holes_are_filled_in_three_dimensions() -> None:
     assert fill_holes(before, (1, 3)) == {1: 0, 3: 0}
 
 
+def test_a_hole_within_a_structure_within_another_is_the_inner_ones() -> None:
+    labels = np.zeros((11, 11, 11), np.uint8)
+    labels[1:10, 1:10, 1:10] = 1
+    labels[3:8, 3:8, 3:8] = 2
+    labels[4:7, 4:7, 4:7] = 0
+    assert fill_holes(labels, (1, 2)) == {1: 0, 2: 27}
+    assert labels[5, 5, 5] == 2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_filling_holes_is_what_scipy_fills_of_each_structure_alone(seed: int) -> None:
     rng = np.random.default_rng(seed)

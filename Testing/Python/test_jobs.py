@@ -129,7 +129,16 @@ def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
     assert job.state() is State.LOST
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"time": "x", "process": 1, "host": "h"}', "{"])
+SIGN = {"time": 1.0, "process": 1, "host": "h", "started": 1.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", "null", "{", json.dumps(SIGN | {"time": "x"}), json.dumps(SIGN | {"process": float("inf")}),
+        json.dumps(SIGN | {"started": None}),
+    ],
+)  # fmt: skip
 def test_a_sign_of_life_that_says_nothing_is_none(job: Job, content: str) -> None:
     (job.folder / "heartbeat.json").write_text(content)
     assert job.last_beat() is None

@@ -82,6 +82,54 @@ def test_the_second_version_of_the_format_and_the_other_order_of_bytes(tmp_path:
                 check_nifti(path)
 
 
+def test_what_readers_do_not_look_at_is_no_damage(tmp_path: Path) -> None:
+    """Bits that do not fit the type, an offset that makes no sense, bytes after the file, several members."""
+    write_volume(volume(np.int16), tmp_path / "v.nii")
+    content = (tmp_path / "v.nii").read_bytes()
+    odd = {"bits": bytearray(content), "offset": bytearray(content), "infinite": bytearray(content)}
+    struct.pack_into("<h", odd["bits"], 72, 64)
+    struct.pack_into("<f", odd["offset"], 108, -5.0)
+    struct.pack_into("<f", odd["infinite"], 108, np.inf)
+    for name, changed in odd.items():
+        (tmp_path / f"{name}.nii").write_bytes(changed)
+        check_nifti(tmp_path / f"{name}.nii")
+    (tmp_path / "more.nii").write_bytes(content + b"more")
+    packed = gzip.compress(content)
+    (tmp_path / "more.nii.gz").write_bytes(packed + b"nobody's")
+    (tmp_path / "padded.nii.gz").write_bytes(packed + bytes(512))
+    (tmp_path / "members.nii.gz").write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]))
+    for name in ("more.nii", "more.nii.gz", "padded.nii.gz", "members.nii.gz"):
+        assert np.array_equal(read_volume(tmp_path / name).array, volume(np.int16).array), name
+
+
+def test_a_file_that_may_not_be_opened_is_told_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "v.nii.gz"
+    write_volume(volume(np.int16), path)
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(image_files, "check_nifti", refuse)
+    with pytest.raises(InputError, match=r"v\.nii\.gz can't be read \(Permission denied\)"):
+        read_volume(path)
+
+
+def test_a_volume_with_no_numbers_is_written_as_it_is(tmp_path: Path) -> None:
+    array = np.full(GEOMETRY.shape, np.nan, np.float32)
+    write_volume(Volume(array, GEOMETRY, "v"), tmp_path / "v.nii.gz")
+    with pytest.raises(InputError, match="not finite"):
+        check_nifti(tmp_path / "v.nii.gz")
+
+
+def test_a_file_that_has_changed_is_looked_through_again(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii"
+    write_volume(volume(np.int16), path)
+    check_nifti(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cut off"):
+        check_nifti(path)
+
+
 def test_a_file_that_is_not_compressed_may_be_called_so(tmp_path: Path) -> None:
     write_volume(volume(np.int16), tmp_path / "v.nii")
     (tmp_path / "v.nii").rename(tmp_path / "v.nii.gz")
