@@ -14,7 +14,9 @@ from .positions import PositionRange
 from .quality import Estimate
 from .volumes import Triple
 
-_WORSE = 0.05  # Of the mean Dice: less can be chance.
+WORSE = 0.05
+"""Of the mean Dice: a model that is estimated to be worse by less may be so by chance."""
+
 _IN_PIECES = 0.7  # Of what was found: where a smaller share was kept, it is hardly one organ.
 _UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
 _MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
@@ -140,7 +142,7 @@ def doubts_about_adaptation(name: str, adapted: Mapping[str, Estimate], unadapte
     if not adapted or not unadapted:
         return []
     means = [float(np.mean([estimate.dice for estimate in some.values()])) for some in (adapted, unadapted)]
-    if means[1] - means[0] < _WORSE:
+    if means[1] - means[0] < WORSE:
         return []
     return [
         f"{name}: adaptation seems to have made it worse, the estimated Dice is {means[0]:.2f} with and {means[1]:.2f} "

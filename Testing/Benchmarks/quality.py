@@ -11,7 +11,8 @@ import argparse
 import csv
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from SIFASegmentationLib.doubts import WORSE, doubts_about_adaptation
+from SIFASegmentationLib.quality import Estimate
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE
 from SIFATrainingLib.compare import file_name
@@ -54,18 +57,22 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     everything: list[Pair] = []
     listed: dict[str, list[Pair]] = {}
+    trained: dict[tuple[Path, str], list[list[Pair]]] = defaultdict(list)
     for folder in arguments.comparisons:
         for row in sorted({path.parent.parent for path in folder.glob("*/seed_*/scores.json")}):
             of_seeds = {seed.name: pairs for seed in sorted(row.glob("seed_*")) if (pairs := list(pairs_of(seed)))}
             if of_seeds:
                 print(line(folder.name, row.name, list(of_seeds.values())))
                 everything += itertools.chain(*of_seeds.values())
+                for seed, pairs in of_seeds.items():
+                    trained[folder, seed].append(pairs)
             else:
                 print(f"{row} has no estimates: export and segment it again", file=sys.stderr)
             if row.name == arguments.volumes_of:
                 listed |= {f"{folder.name}, {seed}": pairs for seed, pairs in of_seeds.items()}
     print(line("all", "all", [everything]))
     print_found(everything, arguments.bad)
+    print_worse(trained.values())
     for title, pairs in listed.items():
         print_volumes(title, pairs)
 
@@ -119,6 +126,26 @@ def print_volumes(title: str, pairs: list[Pair]) -> None:
     for subject, (estimate, true) in sorted(volume_means(pairs).items(), key=lambda one: one[1][0]):
         doubtful = ", ".join(p.structure for p in pairs if p.subject == subject and p.doubtful)
         print(f"| {subject} | {estimate:.2f} | {true:.2f} | {doubtful or '-'} |")
+
+
+def print_worse(models: Iterable[list[list[Pair]]]) -> None:
+    """What the warning that adaptation made a volume worse is worth: of any two models of one seed, each for the
+    adapted one in turn, on each volume."""
+    told = worse = both = wrong = compared = 0
+    for rows in models:
+        for adapted, other in itertools.permutations(rows, 2):
+            true = [volume_means(pairs) for pairs in (adapted, other)]
+            for subject, (_estimate, dice) in true[0].items():
+                estimates = ({p.structure: Estimate(p.estimate, p.low, p.high) for p in pairs if p.subject == subject}
+                             for pairs in (adapted, other))  # fmt: skip
+                warned, lost = bool(doubts_about_adaptation(subject, *estimates)), true[1][subject][1] - dice
+                compared, told, worse = compared + 1, told + warned, worse + (lost > WORSE)
+                both, wrong = both + (warned and lost > WORSE), wrong + (warned and lost < 0)
+    print(f"\nOf two models of one seed on one volume, {compared:,} times, the first is worse than the second by more")
+    print(
+        f"than {WORSE:g} of the mean Dice {worse:,} times. The warning that adaptation made it worse would have come up"
+    )
+    print(f"{told:,} times: {both:,} of those {worse:,}, and {wrong:,} times where the first is the better one.")
 
 
 def print_found(pairs: list[Pair], bad: float) -> None:
