@@ -75,8 +75,8 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
         ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
     ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)
-    # Down to what is without adaptation.
-    ui.resultsTable.scrollTo(ui.resultsTable.model().index(7, 0))
+    # High enough for what is without adaptation, too.
+    ui.resultsTable.minimumHeight = 330
     picture(segmentation, "tutorial_6_scores")
     table = slicer.util.getNode("SIFA scores")
     dice = [float(table.GetCellText(row, 3)) for row in range(8)]
