@@ -27,7 +27,7 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_volume(dtype: str = "int16", shape: tuple[int, int, int] = (7, 8, 9)) -> Volume:
     values = np.random.default_rng(0).integers(0, 256, shape) - (100 if np.dtype(dtype).kind in "if" else 0)
     array = values.astype(dtype) / (3 if np.dtype(dtype).kind == "f" else 1)
-    spacing, origin = (0.1, 1 / 3, 2.5e-5), (-123.456789012345, 1e-9, 7e20)
+    spacing, origin = (0.1, 1 / 3, 1 / 370), (-123.456789012345, 1e-9, 7e20)
     return Volume(array.astype(dtype), Geometry((shape[2], shape[1], shape[0]), spacing, origin, TURNED), "volume")
 
 
