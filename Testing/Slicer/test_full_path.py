@@ -5,6 +5,7 @@ With the environment variable SIFA_SCREENSHOTS set to a folder, pictures of the 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,30 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     assert [row[0] for row in rows] == ["liver", "right kidney", "left kidney", "spleen"] * 2
     assert all(0 <= float(row[1]) <= 1 for row in rows)
     assert all(row[3] == "without adaptation" for row in rows[4:])
+
+
+def test_the_example_of_the_readme_runs(load_module: Any, tmp_path: Path, process_events_until: Any) -> None:
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
+
+    load_module("SIFASegmentation")
+    load_module("SIFATraining")
+    root = Path(__file__).parents[2]
+    block = re.search(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    code = block[1]
+    for said, meant in {
+        "path/to/SIFASegmentation": str(root / "SIFASegmentation"),
+        "path/to/new/folder": str(tmp_path / "job"),
+        # Less of it.
+        'load_cohort("SIFAAbdomenTraining")': 'load_cohort("SIFAAbdomenTraining", 2)',
+        "cohort[0:16:2], cohort[1:16:2])), cohort[16:]": "cohort[0:4:2], cohort[1:4:2])), cohort[4:]",
+        "size=96, width=0.25, batch=4, iterations=2000": "size=32, width=0.0625, batch=2, iterations=4",
+    }.items():
+        assert said in code
+        code = code.replace(said, meant)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    job = names["job"]
+    process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 300)
+    assert job.state() is State.FINISHED
+    assert [len(names[name]) for name in ("source", "target")] == [2, 2]
