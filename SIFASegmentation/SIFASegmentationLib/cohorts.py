@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from .dicom_files import check_links, dicom_series, is_dicom
+from .dicom_files import SUFFIXES, check_links, dicom_series, is_dicom
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
 from .volumes import VOLUME_SUFFIXES, volume_name
@@ -33,7 +33,7 @@ LABELMAP_ENDINGS = ("_segmentation", LABEL_SUFFIX, "_labels", "_seg")
 MAP_INFIX = "_probability_"
 """In the names of the maps that SIFA writes beside its labelmaps."""
 
-_DICOM_SUFFIXES = ("", ".dcm", ".ima")
+_DICOM_SUFFIXES = ("", *SUFFIXES)
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SEGMENTATION_SUFFIX = ".seg.nrrd"
 _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]

@@ -18,7 +18,9 @@ _ALIKE = 1e-3  # Of direction cosines, and of a spacing as a share: more than he
 _UNEVEN = 0.1  # Of the distance of two slices ...
 _ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3  # ... or what headers round, where that is more; a missing slice is a third off.
 _MARK, _MARK_AT = b"DICM", 128
-_SUFFIXES = (".dcm", ".ima")
+SUFFIXES = (".dcm", ".ima")
+"""Of DICOM files, where their names have one."""
+
 _HEAD = 1024  # Bytes in which an object says what it is.
 _CLASS = re.compile(rb"\x02\x00\x02\x00UI..([0-9.]+)", re.DOTALL)
 
@@ -125,7 +127,7 @@ def _check_left_out(folder: Path, files: Sequence[str]) -> None:
         if path.name in taken or not path.is_file() or path.name.startswith("."):
             continue
         # Other objects, such as structures and reports, may lie beside a series.
-        is_slice = _kind(path) == kind if is_dicom(path) else path.suffix.lower() in _SUFFIXES
+        is_slice = _kind(path) == kind if is_dicom(path) else path.suffix.lower() in SUFFIXES
         if is_slice:
             raise InputError(f"{path} can't be read as a slice of its series", "copy the series again")
 

@@ -14,7 +14,7 @@ from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
-from .labelmaps import grid_difference, overlapping_voxels, read_labelmap, resample_labelmap
+from .labelmaps import UnknownCodesError, grid_difference, read_labelmap_and_overlap, resample_labelmap
 from .metrics import score_labelmaps_in_pieces
 from .scores import DEFAULT_TOLERANCE_MM, Row, ScoreTable
 from .structures import Task
@@ -57,12 +57,12 @@ def evaluate(
         notes: list[str] = []
         tolerances: dict[int, float] = {}
         if task is not None:
-            predicted = _read_prediction(predicted_path, task)
-            referred = read_labelmap(reference_path, task, coding, allow_empty=True)
+            predicted, in_prediction = _read_prediction(predicted_path, task)
+            referred, in_reference = read_labelmap_and_overlap(reference_path, task, coding, allow_empty=True)
             notes = [
                 f"segments of the {what} overlap in {count} voxels, the later one has them"
-                for what, path in (("prediction", predicted_path), ("reference", reference_path))
-                if (count := overlapping_voxels(path, task))
+                for what, count in (("prediction", in_prediction), ("reference", in_reference))
+                if count
             ]
             names = {structure.value: structure.name for structure in task.structures}
             tolerances = task.tolerances_mm if not legacy else {}
@@ -152,17 +152,17 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
 
 
-def _read_prediction(path: Path, task: Task) -> Volume:
-    """A labelmap with the task's own values, which no coding is given for.
+def _read_prediction(path: Path, task: Task) -> tuple[Volume, int]:
+    """`read_labelmap_and_overlap` of a labelmap with the task's own values, which no coding is given for.
 
     Raises:
         InputError: As `read_labelmap`.
     """
     try:
-        return read_labelmap(path, task, task.own_coding, allow_empty=True)
-    except InputError as error:
+        return read_labelmap_and_overlap(path, task, task.own_coding, allow_empty=True)
+    except UnknownCodesError as error:
         advice = f"predictions have the values of {task.name}: recode it, or score without --task"
-        raise InputError(error.problem, advice if "label codes" in error.problem else error.advice) from error
+        raise InputError(error.problem, advice) from error
 
 
 def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:

@@ -5,8 +5,6 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import SimpleITK as sitk
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
 from .files import write_atomically
-from .nifti_files import check_nifti, is_nifti, is_whole
+from .nifti_files import check_nifti, check_written, is_nifti
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
@@ -97,19 +95,9 @@ def write_image(image: sitk.Image, path: Path) -> None:
             partial.touch()
             sitk.WriteImage(image, str(partial), useCompression=True)
             if is_nifti(partial):
-                _check_written(partial, path)
+                check_written(partial)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
-
-
-def _check_written(partial: Path, path: Path) -> None:
-    """Look whether all of a NIfTI file is there, which ITK does not.
-
-    Raises:
-        InputError: It is not; names the `path` that it was meant for.
-    """
-    if not is_whole(partial):
-        raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:

@@ -30,6 +30,10 @@ _NNUNET_LABELS = ("labelsTr", "labelsTs")
 _SHOWN_CODES = 8  # A wrong file can have thousands.
 
 
+class UnknownCodesError(InputError):
+    """A file has label codes that its coding does not know."""
+
+
 def read_labelmap(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
 ) -> Volume:
@@ -51,16 +55,25 @@ def read_labelmap(
     Raises:
         InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, or no label.
     """
+    return read_labelmap_and_overlap(path, task, coding, allow_empty=allow_empty)[0]
+
+
+def read_labelmap_and_overlap(
+    path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
+) -> tuple[Volume, int]:
+    """As `read_labelmap`, and how many voxels two structures share, each of which the later one has; none do in a plain
+    labelmap."""
     path = Path(path)
     image = read_image(path)
     if segments := _segment_names(image):
-        labelmap, _ = _from_segments(image, segments, task, path)
+        labelmap, overlapping = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
         labelmap = Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name)
+        overlapping = 0
     if not allow_empty and not labelmap.array.any():
         raise InputError(f"{path} is empty, no voxel is labelled", "leave it out, or check that it is the right file")
-    return labelmap
+    return labelmap, overlapping
 
 
 def same_grid(a: Geometry, b: Geometry) -> bool:
@@ -160,35 +173,13 @@ def unmatched_segments(path: str | Path, task: Task) -> list[str]:
     Raises:
         InputError: The file can't be read.
     """
-    reader = _header(path)
-    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
-
-
-def overlapping_voxels(path: str | Path, task: Task) -> int:
-    """How many voxels two structures share in a segmentation that Slicer saved, of which `read_labelmap` gives each to
-    the later one; 0 for a plain labelmap.
-
-    Raises:
-        InputError: The file can't be read.
-    """
-    path = Path(path)
-    reader = _header(path)
-    layered = reader.GetDimension() == 4 or reader.GetNumberOfComponents() > 1
-    if not layered or not _segment_names(reader):
-        return 0
-    image = read_image(path)
-    return _from_segments(image, _segment_names(image), task, path)[1]
-
-
-def _header(path: str | Path) -> sitk.ImageFileReader:
-    """A reader that has read a file's header."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path} can't be read as an image", "check that the file is complete") from error
-    return reader
+    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
 
 
 def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
@@ -202,8 +193,12 @@ def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding |
         shown = ", ".join(map(str, unknown[:_SHOWN_CODES])) + (", ..." if len(unknown) > _SHOWN_CODES else "")
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
         if beside is not None:
-            raise InputError(f"{path} has the label codes {shown}, which its dataset.json does not name", "mend either")
-        raise InputError(f"{path} has the label codes {shown}, which are not in {where}", _coding_advice(task, found))
+            raise UnknownCodesError(
+                f"{path} has the label codes {shown}, which its dataset.json does not name", "mend either"
+            )
+        raise UnknownCodesError(
+            f"{path} has the label codes {shown}, which are not in {where}", _coding_advice(task, found)
+        )
     values = {structure.name: structure.value for structure in task.structures}
     return _map_values(voxels, {code: values[name] for name, code in chosen.codes.items()})
 

@@ -6,8 +6,10 @@ numbers by 0, and reports a file as written that a full disk has cut off.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from .errors import InputError
+from .volumes import not_finite
 
 _SUFFIXES = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
@@ -62,13 +65,19 @@ def check_nifti(path: Path) -> None:
     _check(path, status.st_size, status.st_mtime_ns)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether all voxels are there that a NIfTI file's header tells of, and as they were written."""
+def check_written(path: Path) -> None:
+    """Look whether all is there of a NIfTI file that was written just now, which ITK does not.
+
+    Raises:
+        OSError: It is not, as a full disk leaves it.
+    """
     try:
         _look_through(path, finite=False)
+        whole = path.stat().st_size > 0
     except InputError:
-        return False
-    return path.stat().st_size > 0
+        whole = False
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @lru_cache(maxsize=_KNOWN)
@@ -87,7 +96,7 @@ def _look_through(path: Path, *, finite: bool) -> None:
             for portion in _portions(file, header.size):
                 floats = header.floats if finite else None
                 if floats is not None and not np.isfinite(np.frombuffer(portion, floats)).all():
-                    raise InputError(f"{path} has voxels that are not finite (NaN or infinite)", "replace them first")
+                    raise not_finite(path)
             _read_to_the_end(file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(

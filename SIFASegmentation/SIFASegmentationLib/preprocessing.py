@@ -31,6 +31,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 LEAST_SIZE = 32
 """Of the networks' grid: on less, the discriminators have hardly anything to look at."""
 
+_SIZE_STEP = 8  # How much the encoder shrinks slices.
 _SLAB_VOXELS = 2**24  # Work on slabs of about this many voxels, 64 MiB in float32.
 
 
@@ -48,7 +49,7 @@ class Preprocessing(Frozen):
     """
 
     plane: Plane = "axial"
-    size: int = Field(default=256, ge=LEAST_SIZE, multiple_of=8)
+    size: int = Field(default=256, ge=LEAST_SIZE, multiple_of=_SIZE_STEP)
     spacing: FiniteFloat | None = Field(default=None, gt=0)
     field_of_view: Literal["body", "full"] = "body"
     intensity: IntensitySettings = IntensitySettings()
@@ -226,6 +227,16 @@ def sample_z_scores(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
     """A volume's share for `estimate_intensity_range`; arguments and errors are those of `prepare_volume`."""
     placement = place_volume(volume, preprocessing, region)
     return z_score_sample(placement.view(volume.array), preprocessing.intensity, volume.name)
+
+
+def check_size(size: int) -> None:
+    """Refuse a size that no grid of the networks can have.
+
+    Raises:
+        InputError: It is too small, or no multiple.
+    """
+    if size < LEAST_SIZE or size % _SIZE_STEP:
+        raise InputError(f"The size {size} is not usable", f"give a multiple of {_SIZE_STEP}, {LEAST_SIZE} or more")
 
 
 def labels_on_grid(labelmap: Volume, placement: Placement) -> NDArray[np.uint8]:

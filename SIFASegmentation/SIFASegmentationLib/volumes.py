@@ -101,6 +101,11 @@ def check_spacing(spacing: Sequence[float], source: str) -> None:
         raise InputError(f"{source} has voxels of {shown} mm", "correct its spacing")
 
 
+def not_finite(source: object) -> InputError:
+    """What to raise where voxels are no numbers."""
+    return InputError(f"{source} has voxels that are not finite (NaN or infinite)", "replace them first")
+
+
 def check_voxels(array: NDArray[Any], source: str) -> None:
     """Refuse voxels (k, j, i) that are no scalars or not finite.
 
@@ -115,6 +120,6 @@ def check_voxels(array: NDArray[Any], source: str) -> None:
         raise InputError(f"{source} has complex voxels", "give the magnitude image")
     # Slice by slice: the mask of a large volume would cost as much as the volume.
     if array.dtype.kind == "f" and not all(np.isfinite(voxels).all() for voxels in array):
-        raise InputError(f"{source} has voxels that are not finite (NaN or infinite)", "replace them first")
+        raise not_finite(source)
     if array.dtype == np.float64 and any(np.abs(voxels).max(initial=0) > _LARGEST for voxels in array):
         raise InputError(f"{source} has voxels of more than {_LARGEST:.0e}", "check that it is an image")

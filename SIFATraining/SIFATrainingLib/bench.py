@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.preprocessing import LEAST_SIZE
+from SIFASegmentationLib.preprocessing import check_size
 from SIFASegmentationLib.segmentation import BATCH, device_of, start_session
 
 from .config import TrainingConfig
@@ -19,7 +19,7 @@ from .devices import describe_device, give_back_memory, make_fabric, within_memo
 from .estimate import Estimate, measure, wait
 from .iteration import Batch
 from .loop import Model
-from .networks import ENCODER_STRIDE, Segmentor
+from .networks import Segmentor
 from .onnx_model import fold_batch_norm, to_onnx
 
 _MOST_STEPS = 50
@@ -70,8 +70,7 @@ def bench(
     Raises:
         InputError: The device is not there, or does not hold the step; the size is not usable.
     """
-    if size % ENCODER_STRIDE or size < LEAST_SIZE:
-        raise InputError(f"The size {size} is not usable", f"give a multiple of {ENCODER_STRIDE}, {LEAST_SIZE} or more")
+    check_size(size)
     return within_memory(
         lambda: _bench(config, classes, size, device, seconds, report),
         lambda: InputError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,23 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
-def unfit(path: Path) -> InputError:
-    """What to raise where a checkpoint is none of the networks that it is to be loaded into."""
-    return InputError(
-        f"{path} is no checkpoint of the networks that the job's settings make",
-        "put job.json back as it was, or start a new training",
-    )
+@contextmanager
+def loading_from(path: Path) -> Iterator[None]:
+    """Load a checkpoint's states into networks in the block.
+
+    Raises:
+        InputError: It is none of these networks.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError) as error:
+        # A GPU may fail here, too.
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+            raise
+        raise InputError(
+            f"{path} is no checkpoint of the networks that the job's settings make",
+            "put job.json back as it was, or start a new training",
+        ) from error
 
 
 def _is_of_device(error: Exception, folder: Path) -> bool:

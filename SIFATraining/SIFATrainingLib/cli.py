@@ -124,19 +124,20 @@ def train(
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
     }  # fmt: skip
-    if is_first_process():
-        # Before there is a job that would have to be deleted.
-        choose_device(device)
-        # Others wait for the job, and not for long.
-        if names_volumes(volumes) and os.environ.get("WORLD_SIZE", "1") == "1":
-            named_preparation(volumes).below(Path.cwd()).cases()
     if not is_first_process():
-        job = _await_job(out)
-    elif prepared is not None:
+        _run(_await_job(out), limit)
+        return
+    # What can't be used is told before there is a job that would have to be deleted.
+    choose_device(device)
+    if prepared is not None:
         refuse_preparation(volumes)
         job = create_job(prepared, out, config, **options)
     else:
-        job = create_training_job(out, named_preparation(volumes).below(Path.cwd()), config, **options)
+        preparation = named_preparation(volumes).below(Path.cwd())
+        # Others wait for the job, and not for long.
+        if _is_alone():
+            preparation.cases()
+        job = create_training_job(out, preparation, config, **options)
     _run(job, limit)
 
 
@@ -515,11 +516,16 @@ def _make_output_safe() -> None:
 def _exit(code: int) -> NoReturn:
     """Exit after an error; at once where others train with this process, for which torch would wait at its exit, while
     they wait for this one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not _is_alone():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_alone() -> bool:
+    """Whether no others train with this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def _run(job: Job, limit: float, *, copied: bool = True) -> None:

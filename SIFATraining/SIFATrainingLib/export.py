@@ -37,7 +37,7 @@ from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import Job
 
 from .batches import as_slices, spread_batches
-from .checkpoints import checkpoint_paths, load_checkpoint, unfit
+from .checkpoints import checkpoint_paths, load_checkpoint, loading_from
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, segmented_domain
 from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
@@ -197,13 +197,11 @@ class _Trained:
         checkpoint = load_checkpoint(paths[-1])
         config = specification.config
         networks = Networks(dataset.classes, config.width, config.decoder_dropout)
-        try:
+        with loading_from(paths[-1]):
             state = checkpoint["model"]
             networks.load_state_dict(state["networks"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise unfit(paths[-1]) from error
-        if weights == "average" and state["average"]:
-            averaged_modules(networks).load_state_dict(state["average"])
+            if weights == "average" and state["average"]:
+                averaged_modules(networks).load_state_dict(state["average"])
         return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))
 
     @property

@@ -24,7 +24,7 @@ from SIFASegmentationLib.jobs import State
 
 from . import distributed
 from .batches import BatchSource, seed_iteration
-from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint, unfit
+from .checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, loading_from, save_checkpoint
 from .config import (
     TRANSLATING_METHODS,
     TrainingConfig,
@@ -319,13 +319,8 @@ class Loop:
             except InputError as error:
                 self._say("warning", message=str(error))
                 continue
-            try:
+            with loading_from(path):
                 model.load_state_dict(state["model"])
-            except (KeyError, RuntimeError, TypeError) as error:
-                # A GPU may fail here, too.
-                if isinstance(error, RuntimeError) and "state_dict" not in str(error):
-                    raise
-                raise unfit(path) from error
             if "pseudo_labels" in state:
                 self._set_pseudo_labels(state["pseudo_labels"].cpu().numpy())
             return int(state["done"])

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.preprocessing import LEAST_SIZE
+from SIFASegmentationLib.preprocessing import check_size
 from SIFASegmentationLib.segmentation_options import Domain
 
 from .config import TrainingConfig, baseline_config
@@ -112,9 +112,10 @@ def check_computer(
     findings = _check_packages()
     if any(finding.level == "error" for finding in findings):
         return findings
-    if size < LEAST_SIZE or size % 8:
-        fix = f"give a multiple of 8, {LEAST_SIZE} or more"
-        return [*findings, Finding("error", "size", f"{size} is not usable", fix)]
+    try:
+        check_size(size)
+    except InputError as error:
+        return [*findings, Finding.of("size", error)]
     import torch  # noqa: PLC0415
 
     from .devices import choose_device, describe_device, free_bytes, out_of_memory  # noqa: PLC0415

@@ -11,7 +11,7 @@ from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import match_grid, overlapping_voxels, read_labelmap, unmatched_segments
+from SIFASegmentationLib.labelmaps import match_grid, read_labelmap_and_overlap, unmatched_segments
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
@@ -103,9 +103,10 @@ class VolumeChecks:
         assert case.label is not None
         subject = case.label.name
         try:
-            labelmap = match_grid(read_labelmap(case.label, self._task, self._preparation.coding(name)), volume)
+            coding = self._preparation.coding(name)
+            labelmap, overlapping = read_labelmap_and_overlap(case.label, self._task, coding)
+            labelmap = match_grid(labelmap, volume)
             strangers = unmatched_segments(case.label, self._task)
-            overlapping = overlapping_voxels(case.label, self._task)
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return

@@ -19,8 +19,8 @@ from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
-    overlapping_voxels,
     read_labelmap,
+    read_labelmap_and_overlap,
     resample_labelmap,
     write_slicer_segmentation,
 )
@@ -176,9 +176,9 @@ def test_segments_of_slicer_are_matched_by_name(tmp_path: Path) -> None:
 def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     values = np.array([[1, 2], [3, 4]])
     write_slicer_segmentation(labelmap(values), ABDOMEN, tmp_path / "flat.seg.nrrd")
-    assert overlapping_voxels(tmp_path / "flat.seg.nrrd", ABDOMEN) == 0
+    assert read_labelmap_and_overlap(tmp_path / "flat.seg.nrrd", ABDOMEN)[1] == 0
     write_volume(labelmap(values), tmp_path / "plain.nii.gz")
-    assert overlapping_voxels(tmp_path / "plain.nii.gz", ABDOMEN) == 0
+    assert read_labelmap_and_overlap(tmp_path / "plain.nii.gz", ABDOMEN)[1] == 0
     # Liver in a layer of its own, over voxels of all others.
     image = sitk.ReadImage(str(tmp_path / "flat.seg.nrrd"))
     both = sitk.Compose(image, sitk.Cast(image > 0, image.GetPixelID()))
@@ -189,7 +189,7 @@ def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     for index in range(1, 4):
         both.SetMetaData(f"Segment{index}_Layer", "0")
     sitk.WriteImage(both, str(tmp_path / "layered.seg.nrrd"))
-    assert overlapping_voxels(tmp_path / "layered.seg.nrrd", ABDOMEN) == 3
+    assert read_labelmap_and_overlap(tmp_path / "layered.seg.nrrd", ABDOMEN)[1] == 3
     assert read_labelmap(tmp_path / "layered.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == values.tolist()
     table = evaluate(tmp_path / "layered.seg.nrrd", tmp_path / "plain.nii.gz", ABDOMEN)
     assert {row.note for row in table.rows} == {
