@@ -47,7 +47,7 @@ from SIFASegmentationWidgets.dependencies import (
     skip_without,
 )
 from SIFASegmentationWidgets.follower import last_words
-from SIFASegmentationWidgets.messages import say, warn
+from SIFASegmentationWidgets.messages import allow, say, warn
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes_table import (
     REFERENCES,
@@ -477,8 +477,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = str(fault)
         elif busy:
             reason = _("A segmentation is under way: wait for it, or cancel it.")
-        self.ui.applyButton.enabled = not reason
-        self.ui.applyButton.toolTip = reason or _("Segment in the background; Slicer stays usable.")
+        allow(self.ui.applyButton, reason)
         count = len(volumes)
         self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
         # What was in the way is said until it is out of it; what else stands there is news.
@@ -697,14 +696,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _update_compare(self, _node: Any = None) -> None:
         first, second = self.ui.firstSelector.currentNode(), self.ui.secondSelector.currentNode()
-        same = first is not None and second is not None and first.GetID() == second.GetID()
-        ready = first is not None and second is not None and not same
-        self.ui.compareButton.enabled = ready and not self._comparing
-        self.ui.compareButton.toolTip = (
-            _("Dice, ASD, HD95, surface Dice and volumes of every structure that both have.")
-            if ready
-            else _("Choose two different segmentations.")
-        )
+        reason = ""
+        if first is None or second is None or first.GetID() == second.GetID():
+            reason = _("Choose two different segmentations.")
+        elif self._comparing:
+            reason = _("Scores are being measured: wait for them.")
+        allow(self.ui.compareButton, reason)
 
     def _compare(self) -> None:
         assert self.logic is not None

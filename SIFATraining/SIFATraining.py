@@ -43,7 +43,7 @@ from SIFASegmentationWidgets.dependencies import (
     skip_without,
 )
 from SIFASegmentationWidgets.labels_of_volumes import label_nodes, labels_by_volume
-from SIFASegmentationWidgets.messages import say
+from SIFASegmentationWidgets.messages import allow, say
 from SIFASegmentationWidgets.node_rows import NodeRows
 from SIFASegmentationWidgets.nodes import region_from_node
 from SIFASegmentationWidgets.nodes_table import (
@@ -571,7 +571,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._settings_are_listed and not missing_packages(("pydantic",)):
             self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
-        self.ui.ownTaskButton.enabled = bool(labels)
+        allow(self.ui.ownTaskButton, "" if labels else _("Choose a segmentation in the source table first."))
         self.ui.sourceTable.enabled = not self._parameters.sourceFolder
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
             widget.visible = bool(self._parameters.sourceFolder)
@@ -619,10 +619,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif _UNSAFE.search(p.name):
             reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
         self.ui.cancelStartButton.visible = self._starting
-        self.ui.startButton.enabled = not reason
-        self.ui.checkButton.enabled = not reason
-        self.ui.startButton.toolTip = reason or _("Runs in the background, and goes on when Slicer is closed.")
-        self.ui.checkButton.toolTip = reason or _("Looks at the volumes, their labels, the device, memory and disk.")
+        allow(self.ui.startButton, reason)
+        allow(self.ui.checkButton, reason)
         if self.training.job is None and not self._starting:
             start_from = _("It will start from the model in {folder}.").format(folder=p.initial) if p.initial else ""
             self._say(reason or start_from)

@@ -16,6 +16,7 @@ from slicer.util import VTKObservationMixin
 from SIFASegmentationLib.errors import InputError
 
 from . import nodes, score_tables
+from .messages import allow
 from .shown_results import ShownResult
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class ResultsPanel(VTKObservationMixin):
     def _show_whether_scored(self, _caller: Any = None, _event: Any = None) -> None:
         there = self._segmentations()
         changed = any(nodes.state_of(node) != self._scored.get(node.GetID()) for node in there)
-        self._ui.rescoreButton.enabled = bool(there)
+        allow(self._ui.rescoreButton, "" if there else _("There is no result yet: segment a volume first."))
         self._ui.rescoreButton.text = _("Score again: corrected since") if changed else _("Score again")
 
     def as_corrected(self, references: Mapping[str, str]) -> tuple[ShownResult, ...]:
@@ -131,14 +132,12 @@ class ResultsPanel(VTKObservationMixin):
         else:
             # The view would keep a table that went with its scene.
             self._ui.resultsTable.setMRMLTableNode(None)
+        no_table = _("There is no table yet: segment a volume, or compare two segmentations.")
         for button in (self._ui.copyButton, self._ui.exportButton, self._ui.showTableButton):
-            button.enabled = has_scores
+            allow(button, "" if has_scores else no_table)
         has_dice = self.scores is not None and any(not isnan(row.scores.dice) for row in self.scores.rows)
         self._show_whether_scored()
-        self._ui.plotButton.enabled = has_dice
-        self._ui.plotButton.toolTip = (
-            _("Mean Dice of each structure as bars.") if has_dice else _("There is no Dice without a reference.")
-        )
+        allow(self._ui.plotButton, "" if has_dice else _("There is no Dice without a reference."))
         self._show_unsure()
 
     def _table_node(self) -> Any:
@@ -168,8 +167,8 @@ class ResultsPanel(VTKObservationMixin):
 
     def _show_unsure(self) -> None:
         unsure = self.unsure_slices()
-        self._ui.leastSureButton.enabled = bool(unsure)
-        self._ui.confidencePlotButton.enabled = bool(unsure)
+        for button in (self._ui.leastSureButton, self._ui.confidencePlotButton):
+            allow(button, "" if unsure else _("There is no result yet: segment a volume first."))
         self._ui.leastSureButton.text = _("Least sure slice")
         if unsure:
             result, index, value = unsure[self._least_sure % len(unsure)]

@@ -17,7 +17,7 @@ from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, Job, State
 from SIFASegmentationWidgets import models
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
-from SIFASegmentationWidgets.messages import warn
+from SIFASegmentationWidgets.messages import allow, warn
 from SIFASegmentationWidgets.processes import start_fault
 from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREMENTS
 
@@ -168,10 +168,12 @@ class TrainingPanel:
         ui.progressSection.visible = job is not None
         for button in (ui.stopButton, ui.resumeButton, ui.killButton, ui.openFolderButton, ui.forgetButton):
             button.visible = job is not None
-        ui.stopButton.enabled = running and job is not None and not _is_to_stop(job)
-        ui.killButton.enabled = running or (waiting and at_work)
-        ui.resumeButton.enabled = state in (State.STOPPED, State.FAILED, State.LOST) and not at_work
-        ui.forgetButton.enabled = job is not None and not running
+        idle = _("It is not running.")
+        stopping = _("It is stopping already: it finishes its iteration and saves.")
+        allow(ui.stopButton, idle if not running else stopping if job is not None and _is_to_stop(job) else "")
+        allow(ui.killButton, "" if running or (waiting and at_work) else idle)
+        allow(ui.resumeButton, _reason_not_to_resume(state, at_work=at_work))
+        allow(ui.forgetButton, _("It is running: stop it first.") if running else "")
         ui.progressBar.visible = running
         progress = self._monitor.latest.get("progress", {})
         # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
@@ -342,6 +344,19 @@ def _is_to_stop(job: Job) -> bool:
         return job.stop_requested
     except OSError:
         return False
+
+
+def _reason_not_to_resume(state: State | None, *, at_work: bool) -> str:
+    """Why a training can't go on from its checkpoint; empty if it can."""
+    if at_work:
+        return _("Its process is at work.")
+    if state is None:
+        return _("Its state is being read.")
+    if state is State.FINISHED:
+        return _("It has finished.")
+    if state in (State.STOPPED, State.FAILED, State.LOST):
+        return ""
+    return _("It is running.")
 
 
 def _title(job: Job, state: State) -> str:

@@ -229,8 +229,11 @@ def test_a_long_training_is_read_in_portions_and_shown_as_it_is(
     assert not ui.stopButton.enabled
     assert not ui.resumeButton.enabled
     assert ui.jobsComboBox.currentText == "long (finished)"
+    assert ui.resumeButton.toolTip == "Its state is being read."
     process_events_until(lambda: ui.statusLabel.text == "finished")
+    assert ui.resumeButton.toolTip == "It has finished."
     assert not ui.stopButton.enabled
+    assert ui.stopButton.toolTip == "It is not running."
     table = module.widget.training._monitor.scene.GetFirstNodeByName("losses values").GetTable()
     assert [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())] == ["iteration", "segmentation"]
     values = [tuple(table.GetValue(row, index).ToDouble() for index in (0, 1)) for row in range(500)]

@@ -206,6 +206,7 @@ def test_a_table_that_was_removed_comes_back_and_bars_need_a_dice(
     ui = module.ui
     assert not ui.plotButton.enabled
     assert "without a reference" in ui.plotButton.toolTip
+    assert ui.copyButton.toolTip == "Copy the table to the clipboard, for a spreadsheet."
     rows = slicer.util.getNode("SIFA scores").GetNumberOfRows()
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("SIFA scores"))
     ui.showTableButton.click()

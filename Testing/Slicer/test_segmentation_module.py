@@ -207,7 +207,13 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     assert ui.applyButton.toolTip == ui.statusLabel.text
     assert "sample" in ui.modelComboBox.currentText
     assert ui.volumesTable.rowCount == 1
-    assert not ui.copyButton.enabled
+    disabled = [
+        ui.copyButton, ui.exportButton, ui.showTableButton, ui.plotButton, ui.rescoreButton, ui.leastSureButton,
+        ui.confidencePlotButton, ui.compareButton,
+    ]  # fmt: skip
+    for button in disabled:
+        assert not button.enabled
+        assert button.toolTip.startswith(("There is no ", "Choose "))
     assert not ui.compareButton.enabled
     picture(module, "segmentation_empty")
 

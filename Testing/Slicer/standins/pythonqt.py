@@ -730,6 +730,10 @@ def _property(wrapper: InstanceWrapper, name: str) -> Any:
     return wrap(native_of(wrapper).property(name))
 
 
+def _set_property(wrapper: InstanceWrapper, name: str, value: Any) -> bool:
+    return native_of(wrapper).setProperty(name, unwrap(value))
+
+
 def _modal(wrapper: InstanceWrapper, *_args: Any) -> Any:
     emulated.refuse_modal(type(wrapper)._sifa_info.name, "exec")
     raise NotImplementedError
@@ -738,5 +742,5 @@ def _modal(wrapper: InstanceWrapper, *_args: Any) -> Any:
 _OBJECT_METHODS: dict[str, Callable[..., Any]] = {
     "connect": _connect_method, "disconnect": _disconnect_method, "className": _class_name, "inherits": _inherits,
     "delete": _delete, "findChildren": _find_children, "findChild": _find_child, "property": _property,
-    "exec": _modal,
+    "setProperty": _set_property, "exec": _modal,
 }  # fmt: skip
