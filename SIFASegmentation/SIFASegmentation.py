@@ -6,6 +6,7 @@ at the moment of need; see `SIFASegmentationWidgets.dependencies`.
 
 from __future__ import annotations
 
+import html
 import logging
 import shutil
 import tempfile
@@ -82,7 +83,7 @@ class SIFASegmentation(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("SIFA Segmentation")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["Segmentations", "SubjectHierarchy", "Tables", "Plots"]
+        self.parent.dependencies = ["Segmentations", "SubjectHierarchy", "Markups", "Tables", "Plots"]
         self.parent.contributors = [_("SIFA contributors")]
         self.parent.helpText = _(
             "Segments CT and MR volumes with a model that was adapted to their modality without labels of it, and "
@@ -371,6 +372,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called when the application closes and before the module is reloaded: nobody would take the results."""
         slicer.app.disconnect("aboutToQuit()", self._abandon)
         slicer.app.disconnect("lastWindowClosed()", self._cancel)
+        # Of volumes that are still being written, too.
+        self._cancelled = time.monotonic()
         self._abandon()
         self._connect_parameters(None)
         self.results.removeObservers()
@@ -457,7 +460,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             return models.model_card(Path(chosen))
         except InputError as error:
-            return f"<span style='color:{color_of('error')}'>{error}</span>"
+            return f"<span style='color:{color_of('error')}'>{html.escape(str(error))}</span>"
 
     def _check_can_apply(self) -> None:
         """Enable what can be done; a tool tip says why something can't."""
@@ -823,7 +826,7 @@ class SIFASegmentationTest(ScriptedLoadableModuleTest):
         """Sample data, and a comparison by terminology."""
         from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
-        skip_without(PACKAGES)
+        skip_without(PACKAGES, REQUIREMENTS)
         logic = SIFASegmentationLogic()
         logic.ensure_dependencies()
         volume, reference = load_patient("SIFAAbdomenCT")

@@ -96,7 +96,7 @@ class SIFATraining(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("SIFA Training")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["SIFASegmentation", "Segmentations", "Plots"]
+        self.parent.dependencies = ["SIFASegmentation", "Segmentations", "Markups", "Plots"]
         self.parent.contributors = [_("SIFA contributors")]
         self.parent.helpText = _(
             "Trains a model that segments CT with labels of MR, or MR with labels of CT. 1. Choose what to segment. "
@@ -679,6 +679,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             with held(self._window):
                 self._say(_("Looking for the Python packages..."))
+                self.ui.statusLabel.repaint()
                 self.logic.ensure_dependencies()
         except InputError as error:
             self.findings.show([Finding.of(_("packages"), error)])
@@ -830,9 +831,13 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if preparation is None:
             return
         task = preparation.loaded_task()
-        self._parameters.size = preparation.size
-        for domain in DOMAINS:
-            self._take_up_window(domain, getattr(preparation, f"{domain}_window"))
+        try:
+            self._parameters.size = preparation.size
+            for domain in DOMAINS:
+                self._take_up_window(domain, getattr(preparation, f"{domain}_window"))
+        except ValueError as error:
+            problem = _("The grid or a CT window of {folder} is beyond what this window offers")
+            raise InputError(problem.format(folder=job.folder), _("fine-tune its model by `sifa train`")) from error
         self._parameters.plane = Plane(preparation.plane or Plane.task.value)
         if task.name in preset_names() and task == load_task(task.name):
             self._parameters.task = TaskChoice(task.name)
@@ -959,7 +964,7 @@ class SIFATrainingTest(ScriptedLoadableModuleTest):
 
     def test_the_segments_of_a_sample_match_the_task(self) -> None:
         """Sample data, and the checks before a start."""
-        skip_without(("pydantic",))
+        skip_without(("pydantic",), BUNDLE_REQUIREMENTS)
         ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
 

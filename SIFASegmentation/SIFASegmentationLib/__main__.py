@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 
 from .errors import InputError
-from .files import take_names_as_utf8
+from .files import remove_folder_in_use, take_names_as_utf8
 from .jobs import Job, process_exists
-
-_TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05
 
 
 def main() -> int:
@@ -42,24 +39,15 @@ def main() -> int:
         return 2
     finally:
         if arguments.parent is not None and not process_exists(arguments.parent):
-            _remove(arguments.job)
+            remove_folder_in_use(arguments.job)
     return 0
 
 
 def _end_with(process: int, folder: Path) -> None:
     while process_exists(process):
         time.sleep(1.0)
-    _remove(folder)
+    remove_folder_in_use(folder)
     os._exit(3)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder that others may still be writing to, from this process: again, until it stays away."""
-    for _ in range(_TRIES):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(_BETWEEN_TRIES_SECONDS)
 
 
 if __name__ == "__main__":

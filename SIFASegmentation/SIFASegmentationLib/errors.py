@@ -55,6 +55,12 @@ def system_fault(error: BaseException) -> InputError | None:
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Where (`loss_weights.cycle`; empty for the whole) and what the first thing is that a validation found wrong."""
+    """Where (`loss_weights.cycle`; empty for the whole) and what the first thing is that a validation found wrong, as a
+    part of a sentence."""
     fault = error.errors()[0]
-    return ".".join(str(part) for part in fault["loc"]), fault["msg"].removeprefix("Value error, ")
+    # Of a field that can be one of several types, pydantic says which of them it tried.
+    where = ".".join(str(part) for part in fault["loc"] if part != "str" and "[" not in str(part))
+    if fault["type"] == "extra_forbidden":
+        return where, "there is nothing of that name"
+    message = fault["msg"].removeprefix("Value error, ")
+    return where, message[:1].lower() + message[1:]

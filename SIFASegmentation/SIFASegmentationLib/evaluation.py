@@ -14,7 +14,7 @@ from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
 from .image_files import read_volume
-from .labelmaps import UnknownCodesError, grid_difference, read_labelmap_and_overlap, resample_labelmap
+from .labelmaps import Labels, UnknownCodesError, grid_difference, read_labels, resample_labelmap
 from .metrics import score_labelmaps_in_pieces
 from .scores import DEFAULT_TOLERANCE_MM, Row, ScoreTable
 from .structures import Task
@@ -57,8 +57,8 @@ def evaluate(
         notes: list[str] = []
         tolerances: dict[int, float] = {}
         if task is not None:
-            predicted, in_prediction = _read_prediction(predicted_path, task)
-            referred, in_reference = read_labelmap_and_overlap(reference_path, task, coding, allow_empty=True)
+            predicted, in_prediction, _ = _read_prediction(predicted_path, task)
+            referred, in_reference, _ = read_labels(reference_path, task, coding, allow_empty=True)
             notes = [
                 f"segments of the {what} overlap in {count} voxels, the later one has them"
                 for what, count in (("prediction", in_prediction), ("reference", in_reference))
@@ -152,14 +152,14 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
 
 
-def _read_prediction(path: Path, task: Task) -> tuple[Volume, int]:
-    """`read_labelmap_and_overlap` of a labelmap with the task's own values, which no coding is given for.
+def _read_prediction(path: Path, task: Task) -> Labels:
+    """`read_labels` of a labelmap with the task's own values, which no coding is given for.
 
     Raises:
         InputError: As `read_labelmap`.
     """
     try:
-        return read_labelmap_and_overlap(path, task, task.own_coding, allow_empty=True)
+        return read_labels(path, task, task.own_coding, allow_empty=True)
     except UnknownCodesError as error:
         advice = f"predictions have the values of {task.name}: recode it, or score without --task"
         raise InputError(error.problem, advice) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, ValidationError, model_validator
 from scipy import ndimage
 
+from .boxes import covered_voxels
 from .errors import InputError
 from .intensity import AIR_HU
 from .orientation import Orientation
@@ -56,6 +57,11 @@ class BoxMM(Frozen):
             raise ValueError("every coordinate of the minimum must be less than that of the maximum")
         return self
 
+    @property
+    def text(self) -> str:
+        """As `parse_box` reads it, to the last bit: where it ends on a voxel's face, rounding could add a voxel."""
+        return ",".join(str(end) for ends in zip(self.minimum, self.maximum, strict=True) for end in ends)
+
 
 def parse_box(text: str, source: str) -> BoxMM:
     """A region written as `X0,X1,Y0,Y1,Z0,Z1` in mm, LPS.
@@ -71,7 +77,7 @@ def parse_box(text: str, source: str) -> BoxMM:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != 6:
+    if len(numbers) != 6 or not all(map(isfinite, numbers)):
         raise InputError(
             f"{source} '{text}' is not 6 numbers with commas between", "give X0,X1,Y0,Y1,Z0,Z1 in mm (LPS)"
         )
@@ -97,11 +103,8 @@ def region_box(region: BoxMM, geometry: Geometry, orientation: Orientation, name
         InputError: The region lies outside the volume; the message names the volume.
     """
     corners = np.array(list(product(*zip(region.minimum, region.maximum, strict=True))))
-    # Rounded, so that the last bits of a solve don't decide about a voxel.
-    indices = geometry.index_of(corners).round(6)
-    # A voxel reaches half a voxel to each side of its centre.
-    low = np.clip(np.floor(indices.min(axis=0) + 0.5), 0, geometry.size).astype(int)
-    high = np.clip(np.ceil(indices.max(axis=0) + 0.5), 0, geometry.size).astype(int)
+    first, end = covered_voxels(geometry.index_of(corners))
+    low, high = np.clip(first, 0, geometry.size), np.clip(end, 0, geometry.size)
     if (low >= high).any():
         raise InputError(
             f"The region of interest from {region.minimum} to {region.maximum} mm (LPS) lies outside the volume {name}",

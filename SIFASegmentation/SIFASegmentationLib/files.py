@@ -5,12 +5,34 @@ from __future__ import annotations
 import errno
 import hashlib
 import locale
-import os
+import re
+import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05  # Of removing what is in use.
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file: nothing in it that a system forbids, or that leads to another folder."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def file_names(texts: Iterable[str]) -> list[str]:
+    """A file name for each text, all different, on disks too that know no capital letters."""
+    names: list[str] = []
+    for text in texts:
+        plain = file_name(text).strip("_.") or "unnamed"
+        name, number = plain, 1
+        while name.casefold() in {other.casefold() for other in names}:
+            number += 1
+            name = f"{plain}_{number}"
+        names.append(name)
+    return names
 
 
 def take_names_as_utf8() -> None:
@@ -34,9 +56,9 @@ def write_atomically(path: Path) -> Iterator[Path]:
     >>> with write_atomically(Path("scores.json")) as partial:
     ...     _ = partial.write_text("{}")
     """
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    # Processes on several machines that share a disk, and threads, may write one path.
+    partial = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
     try:
-        _remove(partial)
         yield partial
         if partial.is_dir() and path.is_dir():
             _replace_folder(partial, path)
@@ -55,7 +77,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 def _replace_folder(new: Path, path: Path) -> None:
     """A folder can't replace a folder in one step: the old one goes only when the new one is whole and there."""
-    old = path.with_name(f".{os.getpid()}.old.{path.name}")
+    old = path.with_name(f".{secrets.token_hex(4)}.old.{path.name}")
     path.replace(old)
     try:
         new.replace(path)
@@ -74,6 +96,15 @@ def sha256(path: Path) -> str:
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk, or a user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def remove_folder_in_use(folder: Path) -> None:
+    """Remove a folder that a process may still be working in or writing to: again, until it stays away or too long."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_BETWEEN_TRIES_SECONDS)
 
 
 def _remove(path: Path) -> None:

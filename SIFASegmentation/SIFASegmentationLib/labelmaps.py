@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -55,25 +55,37 @@ def read_labelmap(
     Raises:
         InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, or no label.
     """
-    return read_labelmap_and_overlap(path, task, coding, allow_empty=allow_empty)[0]
+    return read_labels(path, task, coding, allow_empty=allow_empty).labelmap
 
 
-def read_labelmap_and_overlap(
+class Labels(NamedTuple):
+    """What a file has of a task.
+
+    Attributes:
+        labelmap: As `read_labelmap` gives it.
+        overlapping: Voxels that two segments share, each of which the later one has; 0 in a plain labelmap.
+        unmatched: Names of the segments that are no structure of the task; none in a plain labelmap.
+    """
+
+    labelmap: Volume
+    overlapping: int = 0
+    unmatched: tuple[str, ...] = ()
+
+
+def read_labels(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
-) -> tuple[Volume, int]:
-    """As `read_labelmap`, and how many voxels two structures share, each of which the later one has; none do in a plain
-    labelmap."""
+) -> Labels:
+    """As `read_labelmap`, and what a reader should know of it."""
     path = Path(path)
     image = read_image(path)
     if segments := _segment_names(image):
-        labelmap, overlapping = _from_segments(image, segments, task, path)
+        labels = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
-        labelmap = Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name)
-        overlapping = 0
-    if not allow_empty and not labelmap.array.any():
+        labels = Labels(Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name))
+    if not allow_empty and not labels.labelmap.array.any():
         raise InputError(f"{path} is empty, no voxel is labelled", "leave it out, or check that it is the right file")
-    return labelmap, overlapping
+    return labels
 
 
 def same_grid(a: Geometry, b: Geometry) -> bool:
@@ -163,23 +175,6 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
         for key, value in fields.items():
             image.SetMetaData(f"Segment{index}_{key}", value)
     write_image(image, path)
-
-
-def unmatched_segments(path: str | Path, task: Task) -> list[str]:
-    """Names of the segments in a file that Slicer saved which are no structure of the task; empty for a plain labelmap.
-
-    Reads the header alone; `read_labelmap` takes these segments for background.
-
-    Raises:
-        InputError: The file can't be read.
-    """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path} can't be read as an image", "check that the file is complete") from error
-    return [name for name in _segment_names(reader).values() if task.structure_named(name) is None]
 
 
 def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
@@ -278,18 +273,14 @@ def _values_of_structures(values: Iterable[tuple[str, int]], task: Task) -> dict
     return matched
 
 
-def _segment_names(header: Any) -> dict[int, str]:
-    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file.
-
-    Args:
-        header: An image, or a reader that has read its header.
-    """
-    matches = (_SEGMENT_NAME.fullmatch(key) for key in header.GetMetaDataKeys())
-    return dict(sorted((int(match[1]), header.GetMetaData(match[0])) for match in matches if match))
+def _segment_names(image: sitk.Image) -> dict[int, str]:
+    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file."""
+    matches = (_SEGMENT_NAME.fullmatch(key) for key in image.GetMetaDataKeys())
+    return dict(sorted((int(match[1]), image.GetMetaData(match[0])) for match in matches if match))
 
 
-def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> tuple[Volume, int]:
-    """Segments by name, the later one where they overlap, for which they lie in layers; and the voxels that do."""
+def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path: Path) -> Labels:
+    """Segments by name, the later one where they overlap, for which they lie in layers."""
     structures = {number: task.structure_named(name) for number, name in segments.items()}
     if not any(structures.values()):
         raise InputError(
@@ -310,7 +301,8 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
             mask = layers[layer] == _segment_number(image, f"Segment{number}_LabelValue", 1, path)
             overlapping += int(np.count_nonzero((labels != structure.value) & (labels != 0) & mask))
             labels[mask] = structure.value
-    return Volume(labels, geometry, volume_name(path)), overlapping
+    unmatched = tuple(segments[number] for number, structure in structures.items() if structure is None)
+    return Labels(Volume(labels, geometry, volume_name(path)), overlapping, unmatched)
 
 
 def _layers(image: sitk.Image, path: Path) -> tuple[list[NDArray[np.generic]], Geometry]:

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .preprocessing import Placement
+from .structures import HIGHEST
 from .volumes import Volume
-
-HIGHEST = "highest"
-"""The map of the highest probability of all classes, the background's too: how sure of each voxel the segmentation is.
-It is 1 outside of the field of view, where all is background."""
 
 _FASTEST = 1  # Zeros shrink to nothing at any level.
 

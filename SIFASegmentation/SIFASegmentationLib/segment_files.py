@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from .dicom_files import dicom_series
 from .errors import InputError
 from .examination import Examination, Models, examine
 from .field_of_view import BoxMM
-from .files import write_atomically
+from .files import file_names, write_atomically
 from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
 from .quality import Estimate
@@ -95,9 +96,8 @@ def segment_files(
         bundle: From `sifa export`.
         volumes: Files, DICOM series folders, and folders of such (`cohorts.find_cases`).
         out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
-            whether a warning is about it), and on
-            request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
-            confidence).
+            whether a warning is about it), and on request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of
+            1/255) and `NAME_confidence.csv` (slice, confidence).
         options: How; whether the probability of each structure is written as well.
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
@@ -126,7 +126,9 @@ def segment_files(
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
     called = [(names or {}).get(path) or output_name(path) for path in paths]
-    if repeated := [name for name in called if called.count(name) > 1]:
+    # On many disks names that differ in capital letters alone are one.
+    times = Counter(name.casefold() for name in called)
+    if repeated := [name for name in called if times[name.casefold()] > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}", "segment them into different folders")
     models = Models.load(opened, device, threads, baseline=baseline)
     writer = _Writer(Path(out), opened.manifest.task, suffix, confidence)
@@ -171,8 +173,9 @@ class _Writer:
         segmentation = made.segmentation
         labelmap = self._labelmap(segmentation, name, self.out)
         maps = []
-        for structure, map_ in segmentation.probabilities.items():
-            path = self.out / f"{name}{MAP_INFIX}{structure.replace(' ', '_')}.nii.gz"
+        # A model may come from anybody: what its structures are called must not lead out of the folder.
+        for part, map_ in zip(file_names(segmentation.probabilities), segmentation.probabilities.values(), strict=True):
+            path = self.out / f"{name}{MAP_INFIX}{part}.nii.gz"
             write_volume(Volume(map_.array / np.float32(255), map_.geometry, map_.name), path)
             maps.append(path)
         table = self.out / f"{name}_confidence.csv" if self.confidence else None

@@ -13,11 +13,19 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from .errors import InputError, first_fault
 from .orientation import Plane
 from .schema import Frozen
+from .scores import MEAN_OF_STRUCTURES
 
 _PRESETS = Path(__file__).parent / "tasks"
 
 GENERIC_TISSUE = "85756007"
 """SNOMED CT's concept Tissue."""
+
+MOST_STRUCTURES = 254
+"""Labelmaps have bytes, and in a training 255 marks pixels that say nothing."""
+
+HIGHEST = "highest"
+"""The map of the highest probability of all classes, the background's too: how sure of each voxel the segmentation is.
+It is 1 outside of the field of view, where all is background."""
 
 _T = TypeVar("_T")
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -73,7 +81,7 @@ class Structure(Frozen):
     """
 
     name: Text
-    value: Annotated[int, Field(ge=1, le=255)]
+    value: Annotated[int, Field(ge=1, le=MOST_STRUCTURES)]
     color: tuple[Channel, Channel, Channel]
     terminology: Terminology
     aliases: tuple[Text, ...] = ()
@@ -133,6 +141,10 @@ class Task(Frozen):
         names = [name for structure in self.structures for name in _normal_names(structure)]
         if repeated_name := _repeated(names):
             raise ValueError(f"two structures have the name or alias {repeated_name!r}")
+        # What tables call the mean of all, and maps the highest of all.
+        for name in (MEAN_OF_STRUCTURES, HIGHEST):
+            if any(normal_name(structure.name) == name for structure in self.structures):
+                raise ValueError(f"no structure can be called {name!r}, which tables and maps have a use for")
         own = {structure.name for structure in self.structures}
         for coding_name, coding in self.label_codes.items():
             if unknown := sorted(set(coding.codes) - own):

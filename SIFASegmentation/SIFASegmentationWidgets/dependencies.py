@@ -91,13 +91,13 @@ def held(window: Any) -> Iterator[None]:
         window.enabled = True
 
 
-def skip_without(names: Sequence[str]) -> None:
+def skip_without(names: Sequence[str], requirements: Path) -> None:
     """For self tests: Slicer installs nothing while it is tested, so without these packages there is nothing to test.
 
     Raises:
-        unittest.SkipTest: Slicer was started for tests, and one is missing.
+        unittest.SkipTest: Slicer was started for tests, and one is missing, or of a version that is refused.
     """
-    missing = missing_packages((*names, *SLICERS_OWN))
+    missing = missing_packages((*names, *SLICERS_OWN)) + outdated_packages(requirements)
     if missing and slicer.app.testingEnabled():
         raise unittest.SkipTest(f"not in this Slicer: {', '.join(missing)}")
 

@@ -110,8 +110,9 @@ class NodesTable:
 
     def _selecting(self, selector: Any) -> Callable[[Any], None]:
         """Selects the row of a selector that a user has chosen by: the widgets take the clicks, and else Remove would
-        take another row. Not whatever changes a selector, such as a node that leaves the scene."""
-        return lambda _node: self._table.selectRow(self._row_of(selector))
+        take another row. Not whatever changes a selector, such as a node that leaves the scene, or this class: of a
+        program's choice Slicer says the same as of a user's."""
+        return lambda _node: None if self._filling else self._table.selectRow(self._row_of(selector))
 
     def _row_of(self, selector: Any) -> int:
         rows, columns = range(self._table.rowCount), range(len(self._columns))

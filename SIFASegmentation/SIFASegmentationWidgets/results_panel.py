@@ -220,7 +220,9 @@ class ResultsPanel(VTKObservationMixin):
                 values = [nan if value is None else value for value in result.confidence]
                 columns[lines[volume.GetID()]] = [*values, *[nan] * (longest - len(values))]
         title = _("Confidence of each slice (1 is sure)")
-        score_tables.show_plot(score_tables.make_line_plot("slice", columns, _("SIFA confidence"), title))
+        chart = score_tables.make_line_plot("slice", columns, _("SIFA confidence"), title)
+        score_tables.fix_axes(chart, (0, max(longest - 1, 1)), (0, 1))
+        score_tables.show_plot(chart)
 
     # What can be done with the scores ------------------------------------------------------------------------------
 

@@ -30,8 +30,11 @@ SEED = 100  # Beyond those of the cohorts, the demo and the sample model's train
 
 def register_samples() -> None:
     """Offer the patients in the module Sample Data, category SIFA: one at a time, or all that a training needs."""
-    import SampleData  # noqa: PLC0415  a module of Slicer, there once the application has started
-
+    try:
+        import SampleData  # noqa: PLC0415  a module of Slicer, there once the application has started
+    except ImportError:
+        # Not in every application that is made of Slicer.
+        return
     icon = Path(__file__).parents[1] / "Resources" / "Icons" / "SIFASegmentation.png"
     for name in (*SAMPLES, *COHORTS):
         SampleData.SampleDataLogic.registerCustomSampleDataSource(

@@ -83,9 +83,18 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
         title = _("{title} (groups: {groups})").format(title=title, groups=groups)
     chart = _make_plot(name, title, scored, list(scored), slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
     chart.SetYAxisTitle("Dice")
-    chart.SetYAxisRangeAuto(False)
-    chart.SetYAxisRange(0, 1)
+    # Slicer's own range of the groups would leave the first bars out.
+    fix_axes(chart, (-0.5, len(table.methods) - 0.5), (0, 1))
     return chart
+
+
+def fix_axes(chart: Any, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """Show these ranges, whatever the values: of a chart that is shown already, Slicer keeps those of the values
+    before."""
+    chart.SetXAxisRangeAuto(False)
+    chart.SetXAxisRange(*x)
+    chart.SetYAxisRangeAuto(False)
+    chart.SetYAxisRange(*y)
 
 
 def make_line_plot(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import slicer
 from slicer.i18n import tr as _
 
+from SIFASegmentationLib.files import remove_folder_in_use
 from SIFASegmentationLib.jobs import Event, Job, State
 from SIFASegmentationLib.segmentation_options import DEFAULTS, SegmentationOptions
 from SIFASegmentationLib.work import Work
@@ -138,8 +139,16 @@ class SegmentationRun:
 
     def wait(self) -> None:
         """Wait until the job has ended and its results are in the scene; the window lives while the process works."""
-        self.follower.wait()
-        self.pieces.finish()
+        # Of an application with a window, which ends with it; other windows come and go.
+        window = slicer.util.mainWindow()
+        if window is not None:
+            slicer.app.connect("lastWindowClosed()", self.kill)
+        try:
+            self.follower.wait()
+            self.pieces.finish()
+        finally:
+            if window is not None:
+                slicer.app.disconnect("lastWindowClosed()", self.kill)
 
     def abandon(self) -> None:
         """End at once, for good."""
@@ -148,7 +157,7 @@ class SegmentationRun:
         if self.process.poll() is None:
             kill_process(self.process.pid)
             self.process.wait()
-        shutil.rmtree(self.job.folder, ignore_errors=True)
+        remove_folder_in_use(self.job.folder)
 
     def _events(self, events: list[Event]) -> None:
         for event in events:

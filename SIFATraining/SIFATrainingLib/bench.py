@@ -51,8 +51,8 @@ class Bench:
 def bench(
     config: TrainingConfig,
     *,
-    classes: int = 5,
-    size: int = 256,
+    classes: int,
+    size: int,
     device: str = "auto",
     seconds: float = 20.0,
     report: Callable[[str], None] = lambda _: None,

@@ -29,10 +29,14 @@ from SIFASegmentationLib.structures import load_task
 from .config import TrainingConfig, with_settings
 from .console import ProgressLine, duration, output_copied_to, show_events, write_output_to
 from .options import (
+    Batch,
     Device,
     Roi,
+    Size,
+    Width,
     checked_preparation,
     config_options,
+    grid_of,
     named_preparation,
     names_volumes,
     parse_roi,
@@ -169,9 +173,10 @@ def check(
             report=lambda step: None if as_json else line.show(str(step), last=step.done + 1 == step.total),
         )  # fmt: skip
     else:
+        task, size = grid_of(volumes)
         findings = check_computer(
-            config, device, out, structures=len(load_task(volumes["task"]).structures), size=volumes["size"],
-            slices=more_slices, baseline_iterations=baseline_iterations, more_bytes=more_bytes,
+            config, device, out, structures=len(task.structures), size=size, slices=more_slices,
+            baseline_iterations=baseline_iterations, more_bytes=more_bytes,
         )  # fmt: skip
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -376,12 +381,14 @@ def compare_methods(
         list[str] | None,
         typer.Option(metavar="PATIENT", help="Scored, known to be odd, and reported apart too. Can be repeated."),
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations of the rows that adapt.")] = 20_000,
-    bound_iterations: Annotated[
-        int | None, typer.Option(help="Those of the rows that train on labels alone; the same unless given.")
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Iterations of the rows that adapt; those of the preset unless given.")
     ] = None,
-    width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
-    batch: Annotated[int, typer.Option(help="Slices of each domain per iteration.")] = 8,
+    bound_iterations: Annotated[
+        int | None, typer.Option(min=1, help="Those of the rows that train on labels alone; the same unless given.")
+    ] = None,
+    width: Width = None,
+    batch: Batch = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of all rows; `sifa settings`.")
     ] = None,
@@ -399,11 +406,12 @@ def compare_methods(
 
     line = ProgressLine()
     preparation = named_preparation(volumes)
+    given = {name: value for name, value in (("width", width), ("batch", batch)) if value is not None}
     try:
         with _stops_on_signals(partial(_stop_comparison, out)):
             comparison = compare(
                 out, preparation, choose_variants(row or (), also or ()),
-                common=with_settings({"width": width, "batch": batch}, setting or []), iterations=iterations,
+                common=with_settings(given, setting or []), iterations=iterations,
                 bound_iterations=bound_iterations or iterations,
                 seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
                 device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
@@ -451,8 +459,8 @@ def demo(
 @takes(config=config_options)
 def bench_machine(
     config: TrainingConfig,
-    task: Annotated[str, typer.Option(help="Preset or file; its number of structures counts.")] = "abdomen",
-    size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
+    task: Annotated[str | None, typer.Option(help="Preset or file; its number of structures counts.")] = None,
+    size: Size = None,
     device: Device = "auto",
     seconds: Annotated[float, typer.Option(help="Time to spend on iterations; at least one is done.")] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
@@ -463,9 +471,9 @@ def bench_machine(
     """
     from .bench import bench as run  # noqa: PLC0415
 
-    classes = len(load_task(task).structures) + 1
+    chosen, grid = grid_of({name: value for name, value in (("task", task), ("size", size)) if value is not None})
     found = run(
-        config, classes=classes, size=size, device=device, seconds=seconds,
+        config, classes=len(chosen.structures) + 1, size=grid, device=device, seconds=seconds,
         report=lambda text: print(f"measuring {text}", file=sys.stderr),
     )  # fmt: skip
     if as_json:
@@ -475,7 +483,7 @@ def bench_machine(
     peak = "" if found.peak_bytes is None else f", {found.peak_bytes / 1e9:.2g} GB of its memory"
     print(
         f"training on {found.device}: {found.seconds_per_iteration:.3g} s per iteration of {config.batch} slices of "
-        f"{size} x {size}, width {config.width:g} (median of {found.steps}){peak}\n"
+        f"{grid} x {grid}, width {config.width:g} (median of {found.steps}){peak}\n"
         f"{config.iterations:,} iterations: {duration(found.seconds_per_iteration * config.iterations)}\n"
         f"the check before a training would say: {estimate.seconds_per_iteration:.3g} s and "
         f"{estimate.memory_bytes(config.batch) / 1e9:.2g} GB (from {estimate.measured})\n"

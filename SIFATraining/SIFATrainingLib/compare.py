@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import time
 from collections import Counter
@@ -38,7 +37,7 @@ from pydantic import ValidationError
 from SIFASegmentationLib.cohorts import Case, find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
-from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.files import file_name, write_atomically
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
@@ -161,8 +160,8 @@ def compare(
     variants: Sequence[Variant],
     *,
     common: dict[str, Any],
-    iterations: int,
-    bound_iterations: int,
+    iterations: int | None = None,
+    bound_iterations: int | None = None,
     seeds: Sequence[int] = (0,),
     together: bool = False,
     odd: Collection[str] = (),
@@ -180,8 +179,8 @@ def compare(
         preparation: Of the data set of all rows.
         variants: The rows.
         common: Settings of the training that all rows share: width, batch, ...
-        iterations: Of the rows that adapt.
-        bound_iterations: Of the rows that train E and C1 on labels alone.
+        iterations: Of the rows that adapt; those of the preset unless given.
+        bound_iterations: Of the rows that train E and C1 on labels alone; those of the preset unless given.
         seeds: Of the trainings; each row is trained once for each.
         together: After them, of each row the mean of the models of all seeds, a row of its own.
         odd: Scored patients to report apart from the others.
@@ -197,7 +196,7 @@ def compare(
     deadline = time.monotonic() + time_limit_seconds
     cases = tested_cases(preparation)
     scored = [case.patient for case in cases]
-    files = Counter(map(file_name, subjects_of(cases)))
+    files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
     if repeated := [name for name, count in files.items() if count > 1]:
         raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
     if unknown := sorted(set(odd) - set(scored)):
@@ -287,11 +286,6 @@ def subjects_of(cases: Sequence[Case]) -> list[str]:
     return [
         case.patient if several[case.patient] == 1 else f"{case.patient}, {volume_name(case.image)}" for case in cases
     ]
-
-
-def file_name(subject: str) -> str:
-    """What the outputs of a subject are called."""
-    return re.sub(r"[^\w.-]+", "_", subject)
 
 
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
@@ -410,7 +404,7 @@ def _done(folder: Path, cases: Sequence[Case]) -> Result | None:
         record = _Record.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"{path} can't be used (at '{field}', {message.lower()})", f"move {folder} away") from None
+        raise InputError(f"{path} can't be used (at '{field}', {message})", f"move {folder} away") from None
     table = ScoreTable.read(folder / _SCORES)
     if {row.subject for row in table.rows} != set(subjects_of(cases)):
         raise InputError(f"{folder} holds scores of other volumes", "choose another folder with --out")

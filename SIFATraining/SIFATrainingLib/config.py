@@ -230,7 +230,7 @@ def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
         field, message = first_fault(error)
-        raise InputError(f"The setting '{field}' is not usable ({message.lower()})", "see `sifa settings`") from None
+        raise InputError(f"The setting '{field}' is not usable ({message})", "see `sifa settings`") from None
 
 
 def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:

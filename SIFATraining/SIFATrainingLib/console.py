@@ -16,6 +16,8 @@ from SIFASegmentationLib.jobs import ENDED, Job
 
 _SECONDS_BETWEEN_LINES = 15.0
 _RENEWS = "\r\x1b[K"  # To the start of the line, and what was there goes.
+# Between these a terminal cuts what is longer than its line: of what went on in the next, only that would be renewed.
+_CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
                  "self_training")  # fmt: skip
 
@@ -39,7 +41,7 @@ class ProgressLine:
         """Show `text` in place of the line before; `last` ends the line."""
         if self._renews:
             # In one piece, by which a copy sees what is to stay.
-            self._tell(_RENEWS + text + ("\n" if last else ""))
+            self._tell(_RENEWS + (f"{text}\n" if last else _CUT + text + _WRAP))
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             # What an end interrupts is of interest: how far it had come.
             self._tell("\n".join(filter(None, (self._unseen if last else "", text))) + "\n")
@@ -71,10 +73,10 @@ class ProgressLine:
             done, total = data["iteration"], data["iterations"]
             stage = "without adaptation: " if data.get("stage") == "baseline" else ""
             text = (
-                f"{stage}iteration {done:,} of {total:,}  {self._losses}  {data['seconds_per_iteration']:.2f} s each, "
-                f"{duration(data['eta_seconds'])} left"
+                f"{stage}iteration {done:,} of {total:,}  {data['seconds_per_iteration']:.2f} s each, "
+                f"{duration(data['eta_seconds'])} left  {self._losses}"
             )
-            self.show(text, last=done == total)
+            self.show(text.rstrip(), last=done == total)
         elif kind == "monitor" and data["dice"]:
             dice = "  ".join(f"{name} {value:.3f}" for name, value in data["dice"].items())
             self.show(f"Dice of the monitor volumes at iteration {data['iteration']:,}: {dice}", last=True)
@@ -159,7 +161,7 @@ class _Copied:
         return self._shown.write(text)
 
     def _keep(self, text: str) -> None:
-        plain = text.removeprefix(_RENEWS)
+        plain = text.removeprefix(_RENEWS).removeprefix(_CUT).removesuffix(_WRAP)
         if plain == text or text.endswith("\n"):
             self._file.write(plain)
         elif time.monotonic() - self._kept >= _SECONDS_BETWEEN_LINES:

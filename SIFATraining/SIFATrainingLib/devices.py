@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +13,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from SIFASegmentationLib.errors import InputError
+
+from .machine_memory import free_bytes_of_machine
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -106,24 +106,7 @@ def free_bytes(device: torch.device) -> float:
         # What torch keeps of a training before is free as well.
         torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
-    return _free_bytes_of_machine()
-
-
-def _free_bytes_of_machine() -> float:
-    """Memory that a process can still have; what caches files counts, for the system gives it back."""
-    if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415
-
-        # MEMORYSTATUSEX: two 32-bit numbers, the first its own size, then seven of 64 bits: total, available, ...
-        status = (ctypes.c_uint64 * 8)(64)
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return float(status[2])
-    if sys.platform == "linux":
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    # macOS tells no more than what is there in all.
-    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_bytes_of_machine()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from SIFASegmentationLib.segmentation_options import Domain
+from SIFASegmentationLib.structures import Task, load_task
 
 from .config import TrainingConfig, make_config, with_settings
 from .dataset import DOMAINS
@@ -25,6 +27,15 @@ Roi = Annotated[
     typer.Option(metavar="X0,X1,Y0,Y1,Z0,Z1", help="Region of interest in mm (LPS); the body's box unless given."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+
+
+def _default_of(settings: type[BaseModel], name: str) -> str:
+    default = settings.model_fields[name].default
+    return ",".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+
+
+_prepared_by_default = functools.partial(_default_of, Preparation)
+_trained_by_default = functools.partial(_default_of, TrainingConfig)
 
 
 def takes(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -50,6 +61,24 @@ def takes(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Calla
     return decorate
 
 
+Width = Annotated[
+    float | None,
+    typer.Option(help=f"Channels as a fraction of the paper's; {_trained_by_default('width')} unless given."),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(help=f"Slices of each domain per process and iteration; {_trained_by_default('batch')} unless given."),
+]
+
+
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Rows and columns of the networks' grid, a multiple of 8; {_prepared_by_default('size')} unless given."
+    ),
+]
+
+
 def preparation_options(
     source: Annotated[
         Path | None, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")
@@ -57,9 +86,12 @@ def preparation_options(
     target: Annotated[
         Path | None, typer.Option(help="Unlabelled volumes: a folder or a CSV. Labels there are not read.")
     ] = None,
-    task: Annotated[str, typer.Option(help="abdomen, cardiac, or a task file (JSON).")] = "abdomen",
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"abdomen, cardiac, or a task file (JSON); {_prepared_by_default('task')} unless given."),
+    ] = None,
     plane: Annotated[str | None, typer.Option(help="axial, coronal or sagittal; the task's unless given.")] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns of the networks' grid, a multiple of 8.")] = 256,
+    size: Size = None,
     spacing: Annotated[
         float | None, typer.Option(help="The grid's pixel spacing in mm; chosen from the data unless given.")
     ] = None,
@@ -77,8 +109,13 @@ def preparation_options(
     ] = None,
     target_window: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="The same for the target.")] = None,
     percentiles: Annotated[
-        str, typer.Option(metavar="LOW,HIGH", help="Clip each volume to these percentiles of its own.")
-    ] = "0.5,99.5",
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Clip each volume to these percentiles of its own; "
+            f"{_prepared_by_default('percentiles')} unless given.",
+        ),
+    ] = None,
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="A patient to leave out; can be repeated.")
     ] = None,
@@ -91,12 +128,12 @@ def preparation_options(
         typer.Option(help="Labelled volumes like the target's, to watch the training by; never trained on."),
     ] = None,
 ) -> dict[str, Any]:
-    """What to prepare, as attributes of `Preparation`; `source` and `target` may be None.
+    """What to prepare: attributes of `Preparation`, those that were given.
 
     Raises:
         InputError: A window, a region or percentiles can't be read.
     """
-    return {
+    options = {
         "source": source, "target": target, "task": task,
         "plane": plane, "size": size, "spacing": spacing, "stretch": stretch, "roi": parse_roi(roi),
         "full_slice": full_slice, "source_coding": source_coding, "target_coding": target_coding,
@@ -105,11 +142,12 @@ def preparation_options(
         "percentiles": _pair(percentiles, "--percentiles"), "hold_out": tuple(hold_out or ()), "test": test,
         "target_labels": target_labels, "monitor": monitor,
     }  # fmt: skip
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
 def names_volumes(options: dict[str, Any]) -> bool:
     """Whether `preparation_options` name the volumes of either domain."""
-    return options["source"] is not None or options["target"] is not None
+    return any(domain in options for domain in DOMAINS)
 
 
 def named_preparation(options: dict[str, Any]) -> Preparation:
@@ -118,7 +156,7 @@ def named_preparation(options: dict[str, Any]) -> Preparation:
     Raises:
         InputError: A domain is not named, or a value is out of bounds.
     """
-    if options["source"] is None or options["target"] is None:
+    if any(domain not in options for domain in DOMAINS):
         raise InputError("Volumes are missing", "give both --source (labelled) and --target (unlabelled)")
     return make_preparation(**options)
 
@@ -129,7 +167,7 @@ def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, Domain | 
     Raises:
         InputError: A value is out of bounds.
     """
-    named = [domain for domain in DOMAINS if options[domain] is not None]
+    named = [domain for domain in DOMAINS if domain in options]
     if len(named) > 1:
         return make_preparation(**options), None
     # Nothing looks at the other.
@@ -137,16 +175,24 @@ def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, Domain | 
 
 
 def refuse_preparation(options: dict[str, Any]) -> None:
-    """Refuse `preparation_options` that say something, where there is nothing to prepare.
+    """Refuse `preparation_options` where there is nothing to prepare.
 
     Raises:
         InputError: Names the option.
     """
-    for name, value in options.items():
-        field = Preparation.model_fields[name]
-        if value is not None and value != field.default:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} says how to prepare volumes, these are prepared", "leave it out")
+    for name in options:
+        option = name.replace("_", "-")
+        raise InputError(f"--{option} has no effect on a data set that is prepared already", "leave it out")
+
+
+def grid_of(options: dict[str, Any]) -> tuple[Task, int]:
+    """Task and rows of the grid of `preparation_options` that need not name volumes.
+
+    Raises:
+        InputError: There is no such task.
+    """
+    task, size = (options.get(name, Preparation.model_fields[name].default) for name in ("task", "size"))
+    return load_task(task), size
 
 
 def config_options(
@@ -158,10 +204,15 @@ def config_options(
             "output_alignment."
         ),
     ] = "sifa",
-    width: Annotated[float, typer.Option(help="Channels as a fraction of the paper's.")] = 1.0,
-    iterations: Annotated[int, typer.Option(help="Number of iterations.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Slices of each domain per process and iteration.")] = 8,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    width: Width = None,
+    iterations: Annotated[
+        int | None, typer.Option(help=f"Number of iterations; {_trained_by_default('iterations')} unless given.")
+    ] = None,
+    batch: Batch = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help=f"Everything random follows from it; {_trained_by_default('seed')} unless given."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of all networks.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     setting: Annotated[
@@ -176,13 +227,12 @@ def config_options(
     Raises:
         InputError: A setting is unknown or out of bounds.
     """
-    settings: dict[str, Any] = {
-        "method": method, "width": width, "iterations": iterations, "batch": batch, "seed": seed
+    options = {
+        "width": width, "iterations": iterations, "batch": batch, "seed": seed, "learning_rate": learning_rate,
+        "precision": precision,
     }  # fmt: skip
-    settings |= {
-        name: value for name, value in (("learning_rate", learning_rate), ("precision", precision)) if value is not None
-    }
-    return make_config(preset, **with_settings(settings, setting or []))
+    given = {name: value for name, value in options.items() if value is not None}
+    return make_config(preset, **with_settings({"method": method, **given}, setting or []))
 
 
 def parse_seconds(duration: str | None) -> float:

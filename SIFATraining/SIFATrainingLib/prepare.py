@@ -135,7 +135,7 @@ class Preparation(Frozen):
             given = error.errors()[0]["input"]
             if field == "intensity":
                 field, given = (f"{domain} window", window) if window is not None else ("percentiles", self.percentiles)
-            problem = f"The {field.replace('.', ' ')} {given} is not usable ({message[:1].lower()}{message[1:]})"
+            problem = f"The {field.replace('.', ' ')} {given} can't be used ({message})"
             raise InputError(problem, "see `sifa prepare --help`") from None
 
     @property
@@ -190,7 +190,7 @@ def make_preparation(**settings: Any) -> Preparation:
     except ValidationError as error:
         field, message = first_fault(error)
         raise InputError(
-            f"The setting '{field}' of the preparation is not usable ({message.lower()})", "see `sifa prepare --help`"
+            f"The setting '{field}' of the preparation is not usable ({message})", "see `sifa prepare --help`"
         ) from None
     for domain in DOMAINS:
         preparation.preprocessing(domain)

@@ -35,14 +35,20 @@ class Variant:
     preset: str = "recommended"
     models: int = 1
 
-    def config(self, common: dict[str, Any], iterations: int, bound_iterations: int, seed: int) -> TrainingConfig:
+    def config(
+        self, common: dict[str, Any], iterations: int | None, bound_iterations: int | None, seed: int
+    ) -> TrainingConfig:
         """Settings of its training: the iterations due unless others say how many, those common to all rows, its own.
 
         Raises:
-            InputError: A setting is unknown or out of bounds.
+            InputError: A setting is unknown or out of bounds, or is no row's to share.
         """
-        due = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
-        own = merge(merge({"iterations": due}, common), self.settings)
+        for name, option in (("seed", "--first-seed"), ("method", "--row")):
+            if name in common:
+                raise InputError(f"The rows of a comparison have a {name} each", f"leave it to {option}")
+        number = bound_iterations if self.settings["method"] in SEGMENTATION_METHODS else iterations
+        due = {} if number is None else {"iterations": number}
+        own = merge(merge(due, common), self.settings)
         return make_config(self.preset, **{**own, "seed": seed})
 
     def mean_of(self, count: int) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from statistics import median, median_low
 
 import numpy as np
@@ -11,7 +12,7 @@ from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import match_grid, read_labelmap_and_overlap, unmatched_segments
+from SIFASegmentationLib.labelmaps import match_grid, read_labels
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
@@ -97,16 +98,14 @@ class VolumeChecks:
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
         self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
         if case.label is not None:
-            self._check_label(name, case, volume)
+            self._check_label(name, case.label, volume)
 
-    def _check_label(self, name: SetName, case: Case, volume: Volume) -> None:
-        assert case.label is not None
-        subject = case.label.name
+    def _check_label(self, name: SetName, path: Path, volume: Volume) -> None:
+        subject = path.name
         try:
             coding = self._preparation.coding(name)
-            labelmap, overlapping = read_labelmap_and_overlap(case.label, self._task, coding)
-            labelmap = match_grid(labelmap, volume)
-            strangers = unmatched_segments(case.label, self._task)
+            labels = read_labels(path, self._task, coding)
+            labelmap = match_grid(labels.labelmap, volume)
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return
@@ -121,12 +120,12 @@ class VolumeChecks:
             self.findings.append(Finding("warning", subject, message, fix))
         else:
             self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
-        if overlapping:
-            message = f"segments overlap in {overlapping:,} voxels, the later one has them"
+        if labels.overlapping:
+            message = f"segments overlap in {labels.overlapping:,} voxels, the later one has them"
             fix = "take them from one of the two in the Segment Editor"
             self.findings.append(Finding("warning", subject, message, fix))
-        if strangers:
-            message = f"the segments {', '.join(strangers)} are none of the task's, and become background"
+        if labels.unmatched:
+            message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
             fix = f"if they are, name them {', '.join(missing or found)}"
             self.findings.append(Finding("warning", subject, message, fix))
 

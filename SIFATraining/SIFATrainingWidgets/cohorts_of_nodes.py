@@ -16,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError, first_fault, unwritable
-from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.files import file_names, write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationWidgets.nodes import (
@@ -130,7 +130,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     """
     cases: list[_Case] = []
     notes: list[str] = []
-    for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
+    for number, (row, name) in enumerate(zip(rows, names_of(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
         _check_there(row)
@@ -154,7 +154,7 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
         InputError: A volume or a reference can't be used; names the node.
     """
     cases, monitored, notes = [], [], list[str]()
-    for number, (row, name) in enumerate(zip(rows, _names(rows), strict=True)):
+    for number, (row, name) in enumerate(zip(rows, names_of(rows), strict=True)):
         tell = partial(progress, row.volume.GetName(), number, len(rows))
         tell()
         _check_there(row)
@@ -254,25 +254,14 @@ def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:
     return {key: name for key, name in shown_mapping(node, task).items() if name}
 
 
-def _names(rows: Sequence[Any]) -> list[str]:
-    """A file name for each row's volume, all different, on disks too that know no capital letters."""
-    names: list[str] = []
-    for row in rows:
-        plain = re.sub(r"[^\w.-]+", "_", row.volume.GetName()).strip("_.") or "volume"
-        name, number = plain, 1
-        while name.lower() in {other.lower() for other in names}:
-            number += 1
-            name = f"{plain}_{number}"
-        names.append(name)
-    return names
+def names_of(rows: Sequence[SourceRow | TargetRow]) -> list[str]:
+    """A file name for each row's volume, all different."""
+    return file_names(row.volume.GetName() for row in rows)
 
 
 def region_text(node: Any | None) -> str:
     """The box of a markups ROI node as X0,X1,Y0,Y1,Z0,Z1 in mm, LPS, as the cohort's CSV has it."""
-    if node is None:
-        return ""
-    box = region_from_node(node)
-    return ",".join(f"{end:.3f}" for ends in zip(box.minimum, box.maximum, strict=True) for end in ends)
+    return "" if node is None else region_from_node(node).text
 
 
 def _write(volume: Volume, path: Path, tell: Callable[[], None]) -> None:

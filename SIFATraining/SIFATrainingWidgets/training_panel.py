@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -367,4 +368,4 @@ def _card(bundle: Path) -> str:
     try:
         return models.model_card(bundle)
     except (InputError, ImportError) as error:
-        return str(error)
+        return html.escape(str(error))

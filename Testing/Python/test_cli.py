@@ -141,7 +141,11 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["phantoms", "--out", "x", "--task", "knee"], "no phantoms of 'knee'"),
         (["train"], "Missing option"),
         (["train", "--out", "x"], "give either a prepared data set"),
-        (["train", "nowhere", "--out", "x", "--size", "64"], "--size says how to prepare volumes, these are prepared"),
+        (
+            # Even where that is the default.
+            ["train", "nowhere", "--out", "x", "--size", "256"],
+            "--size has no effect on a data set that is prepared already",
+        ),
         (["prepare", "--source", "nowhere", "--out", "x"], "give both --source"),
         (["prepare", "--out", "x"], "give both --source (labelled) and --target (unlabelled)"),
         (["run", "nowhere"], "is not a job folder"),

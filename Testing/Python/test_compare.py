@@ -229,6 +229,13 @@ def test_further_rows_come_after_the_others() -> None:
     assert names == [*(variant.name for variant in VARIANTS), "no_dropout"]
     config = choose_variants(["sifa"], ["x: loss_weights.cycle=5"])[1].config({"width": 0.5}, 7, 3, 1)
     assert (config.loss_weights.cycle, config.width, config.iterations, config.seed) == (5.0, 0.5, 7, 1)
+    (bound,) = choose_variants(["supervised"])
+    assert bound.config({}, 7, 3, 1).iterations == 3
+    # Those of the preset.
+    assert bound.config({}, 7, None, 1).iterations == 20_000
+    for name, option in (("seed", "--first-seed"), ("method", "--row")):
+        with pytest.raises(InputError, match=f"have a {name} each: leave it to {option}"):
+            bound.config({name: "7"}, 7, 3, 1)
 
 
 def scores(dice: float, asd: float) -> Scores:

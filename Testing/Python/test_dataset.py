@@ -74,8 +74,8 @@ def test_a_patient_held_out_is_not_there(cohort: Path, tmp_path: Path) -> None:
     [
         ({"hold_out": ["abdomen_ct_01"]}, "'abdomen_ct_01' to hold out is in neither domain"),
         ({"hold_out": ["abdomen_ct_000", "abdomen_ct_001"]}, "are held out"),
-        ({"size": 30}, "size 30 is not usable"),
-        ({"plane": "oblique"}, "plane oblique is not usable"),
+        ({"size": 30}, "size 30 can't be used"),
+        ({"plane": "oblique"}, "plane oblique can't be used"),
         ({"task": "knee"}, "The task knee can't be read"),
         ({"source_coding": "BTCV "}, "coding 'BTCV '"),
         ({"source_coding": "CHAOS MR"}, "label codes 1, 2, 3, 4, which are not in the coding 'CHAOS MR'"),

@@ -15,12 +15,12 @@ import SimpleITK as sitk
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
-from SIFASegmentationLib.field_of_view import BoxMM
+from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
     read_labelmap,
-    read_labelmap_and_overlap,
+    read_labels,
     resample_labelmap,
     write_slicer_segmentation,
 )
@@ -176,9 +176,9 @@ def test_segments_of_slicer_are_matched_by_name(tmp_path: Path) -> None:
 def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     values = np.array([[1, 2], [3, 4]])
     write_slicer_segmentation(labelmap(values), ABDOMEN, tmp_path / "flat.seg.nrrd")
-    assert read_labelmap_and_overlap(tmp_path / "flat.seg.nrrd", ABDOMEN)[1] == 0
+    assert read_labels(tmp_path / "flat.seg.nrrd", ABDOMEN).overlapping == 0
     write_volume(labelmap(values), tmp_path / "plain.nii.gz")
-    assert read_labelmap_and_overlap(tmp_path / "plain.nii.gz", ABDOMEN)[1] == 0
+    assert read_labels(tmp_path / "plain.nii.gz", ABDOMEN).overlapping == 0
     # Liver in a layer of its own, over voxels of all others.
     image = sitk.ReadImage(str(tmp_path / "flat.seg.nrrd"))
     both = sitk.Compose(image, sitk.Cast(image > 0, image.GetPixelID()))
@@ -189,7 +189,7 @@ def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     for index in range(1, 4):
         both.SetMetaData(f"Segment{index}_Layer", "0")
     sitk.WriteImage(both, str(tmp_path / "layered.seg.nrrd"))
-    assert read_labelmap_and_overlap(tmp_path / "layered.seg.nrrd", ABDOMEN)[1] == 3
+    assert read_labels(tmp_path / "layered.seg.nrrd", ABDOMEN).overlapping == 3
     assert read_labelmap(tmp_path / "layered.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == values.tolist()
     table = evaluate(tmp_path / "layered.seg.nrrd", tmp_path / "plain.nii.gz", ABDOMEN)
     assert {row.note for row in table.rows} == {
@@ -420,7 +420,15 @@ def test_a_csv_gives_an_image_a_region_of_its_own(tmp_path: Path) -> None:
     first, second = find_cases(table, labelled=False)
     assert first.region == BoxMM(minimum=(-1, 0, -30), maximum=(2.5, 4, 20))
     assert second.region is None
-    for text, sentence in (("1,2,3", "is not 6"), ("1,0,0,1,0,1", "has no volume"), ("a,1,0,1,0,1", "is not 6")):
+    assert first.region is not None
+    assert parse_box(first.region.text, "") == first.region
+    faults = {
+        "1,2,3": "is not 6",
+        "1,0,0,1,0,1": "has no volume",
+        "a,1,0,1,0,1": "is not 6",
+        "0,inf,0,1,0,1": "is not 6",
+    }
+    for text, sentence in faults.items():
         table.write_text(f'patient,image,region\nx,a.nii.gz,"{text}"\n')
         with pytest.raises(InputError, match=rf"list\.csv, line 2, the region '{text}' {sentence}"):
             find_cases(table, labelled=False)
@@ -432,3 +440,18 @@ def test_statistics_by_hand() -> None:
     for legacy, degrees in ((False, 1), (True, 0)):
         told = {s.statistic: s.scores.dice for s in ScoreTable(rows, legacy).summaries() if s.structure == "liver"}
         assert told == pytest.approx({"mean": 0.4, "std": np.std(values, ddof=degrees), "median": 0.2})
+
+
+def test_a_csv_with_a_column_twice(tmp_path: Path) -> None:
+    files(tmp_path, "a.nii.gz", "b.nii.gz")
+    (tmp_path / "list.csv").write_text("patient,image,image\nx,a.nii.gz,b.nii.gz\n")
+    with pytest.raises(InputError, match="has the column image twice"):
+        find_cases(tmp_path / "list.csv", labelled=False)
+
+
+@pytest.mark.parametrize("name", ["mean", "Highest"])
+def test_what_tables_and_maps_have_a_use_for_is_no_structure(tmp_path: Path, name: str) -> None:
+    renamed = ABDOMEN.model_dump_json().replace('"spleen"', f'"{name}"')
+    (tmp_path / "task.json").write_text(renamed)
+    with pytest.raises(InputError, match=f"no structure can be called '{name.lower()}'"):
+        load_task(tmp_path / "task.json")

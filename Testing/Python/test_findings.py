@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
 from SIFASegmentationLib.errors import InputError
@@ -24,7 +22,4 @@ from SIFATrainingLib.findings import Finding
 )  # fmt: skip
 def test_an_error_is_a_sentence_of_a_problem_and_an_advice(error: InputError, sentence: str) -> None:
     assert str(error) == sentence
-    # As a pool of processes would send them.
-    copy = pickle.loads(pickle.dumps(error))
-    assert (copy.problem, copy.advice) == (error.problem, error.advice)
     assert Finding.of("a", error) == Finding("error", "a", error.problem, error.advice)

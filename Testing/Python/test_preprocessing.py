@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM, body_box
+from SIFASegmentationLib.field_of_view import BoxMM, body_box, parse_box
 from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range, measure
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.phantom_shapes import rotation
@@ -227,6 +227,12 @@ def test_a_region_in_mm_is_the_field_of_view_in_any_storage_order() -> None:
         assert placement.field_of_view.shape == (21, 16, 11)
         view = placement.view(volume.array)
         assert (view[0, 0, 0], view[-1, -1, -1]) == (40302, 241812)
+    # On faces of voxels: as exact in the text of a table as in the scene, no voxel more or less.
+    geometry = Geometry((128, 128, 10), (0.78125, 0.78125, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    faces = BoxMM(minimum=(8.203125, 8.203125, 0), maximum=(77.734375, 77.734375, 3))
+    volume = Volume(np.zeros(geometry.shape), geometry, "v")
+    for box in (faces, parse_box(faces.text, ""), BoxMM(minimum=(8.203, 8.203, 0), maximum=(77.7344, 77.7344, 3))):
+        assert place_volume(volume, Preprocessing(size=64), box).field_of_view.shape == (4, 89, 89)
     with pytest.raises(InputError, match="lies outside the volume v"):
         place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(90, 90, 90), maximum=(99, 99, 99)))
 

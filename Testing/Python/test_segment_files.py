@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from SIFASegmentationLib import examination
-from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.bundle import Bundle, manifest_json
+from SIFASegmentationLib.bundle_files import MANIFEST_FILE
+from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, SomeRefusedError, segment_files
+from SIFASegmentationLib.segment_files import ESTIMATES_FILE, SomeRefusedError, output_name, segment_files
 from SIFASegmentationLib.segmentation import Segmentation, Segmentor
+from SIFASegmentationLib.segmentation_options import SegmentationOptions
 
 
 def test_warnings_call_volumes_as_is_said(
@@ -68,3 +71,28 @@ def test_estimates_of_before_do_not_outlive_their_labelmap(
     shutil.rmtree(tmp_path)
     segment_files(bundle.path, images[:1], tmp_path, device="cpu")
     assert not (tmp_path / ESTIMATES_FILE).exists()
+
+
+def test_a_model_of_anybody_writes_nowhere_else(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(bundle.path, tmp_path / "model")
+    task = bundle.manifest.task
+    named = zip(task.structures, ("../../escaped", "a/b", "..", "c:d"), strict=True)
+    structures = tuple(structure.model_copy(update={"name": name}) for structure, name in named)
+    hostile = bundle.manifest.model_copy(
+        update={"task": task.model_copy(update={"structures": structures, "label_codes": {}})}
+    )
+    (model / MANIFEST_FILE).write_text(manifest_json(hostile), encoding="utf-8")
+    out = tmp_path / "below" / "out"
+    image = next((cohort / "ct").glob("*_image.nii.gz"))
+    segment_files(model, [image], out, SegmentationOptions(probabilities=True), device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "model"]
+    assert list((tmp_path / "below").iterdir()) == [out]
+    name = output_name(image)
+    kinds = ("segmentation", "probability_escaped", "probability_a_b", "probability_unnamed", "probability_c_d",
+             "probability_highest")  # fmt: skip
+    assert {path.name for path in out.glob("*.nii.gz")} == {f"{name}_{kind}.nii.gz" for kind in kinds}
+
+
+def test_names_that_many_disks_take_for_one(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Two volumes are called P1"):
+        segment_files(bundle.path, [tmp_path / "a" / "P1.nii.gz", tmp_path / "b" / "p1.nii.gz"], tmp_path / "out")

@@ -197,7 +197,7 @@ def test_self_tests_are_skipped_where_nothing_may_be_installed(
     test = getattr(python, f"{name}Test")()
     test.messageDelay = 0
 
-    def skip(_names: Any) -> None:
+    def skip(_names: Any, _requirements: Path) -> None:
         raise unittest.SkipTest("not in this Slicer: pydantic")
 
     monkeypatch.setattr(python, "skip_without", skip)
@@ -207,7 +207,7 @@ def test_self_tests_are_skipped_where_nothing_may_be_installed(
         from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
 
         with pytest.raises(unittest.SkipTest, match="not in this Slicer: no_such_package"):
-            dependencies.skip_without(("no_such_package",))
+            dependencies.skip_without(("no_such_package",), python.REQUIREMENTS)
 
 
 @pytest.mark.parametrize("name", WINDOWS)

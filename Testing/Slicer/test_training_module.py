@@ -852,7 +852,7 @@ def test_findings_of_other_inputs_are_forgotten(
 
 
 def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str, Any]) -> None:
-    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow, _names  # noqa: PLC0415
+    from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow, names_of  # noqa: PLC0415
     from SIFATrainingWidgets.findings import what_is_written  # noqa: PLC0415
 
     (mr, labels), (ct, reference) = patients["mr"][0], patients["ct"][0]
@@ -865,7 +865,7 @@ def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str
     # On many disks these two would be one file.
     mr.SetName("CT_a")
     ct.SetName("ct_A")
-    assert _names([SourceRow(mr), SourceRow(ct)]) == ["CT_a", "ct_A_2"]
+    assert names_of([SourceRow(mr), SourceRow(ct)]) == ["CT_a", "ct_A_2"]
 
 
 def test_while_it_checks_the_title_says_so(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
@@ -1191,6 +1191,12 @@ def test_only_a_choice_of_the_user_selects_its_row(module: Any, patients: dict[s
     ui.sourceAddAllButton.click()
     table = ui.sourceTable
     assert table.rowCount >= 2
+    # Filled by the program, of which the selectors tell as of a choice: Remove takes the blank row.
+    assert not table.selectionModel().hasSelection()
+    patients_there = module.widget.source.nodes()
+    ui.sourceAddButton.click()
+    ui.sourceRemoveButton.click()
+    assert module.widget.source.nodes() == patients_there
     table.selectRow(0)
     other = table.cellWidget(1, 0)
     other.currentNodeChanged.emit(other.currentNode())

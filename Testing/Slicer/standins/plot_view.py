@@ -129,7 +129,7 @@ class _Drawing:
         self.lines = [series for series in content if series.kind not in bar_types]
         x = [value for series in content for value in series.x if math.isfinite(value)]
         y = [value for series in content for value in series.y if math.isfinite(value)]
-        self.x_range = _range(x, None if chart.GetXAxisRangeAuto() else chart.GetXAxisRange(), around=bool(self.bars))
+        self.x_range = _range(x, None if chart.GetXAxisRangeAuto() else chart.GetXAxisRange(), bars=bool(self.bars))
         self.y_range = _range([*y, *([0.0] if self.bars else [])], None if chart.GetYAxisRangeAuto()
                               else chart.GetYAxisRange())  # fmt: skip
 
@@ -228,13 +228,17 @@ class _Drawing:
         self.painter.drawText(place, flag | QtCore.Qt.AlignmentFlag.AlignVCenter, text)
 
 
-def _range(values: list[float], fixed: Any, *, around: bool = False) -> tuple[float, float]:
-    """Limits of an axis, never empty; `around` leaves room for half a bar."""
+def _range(values: list[float], fixed: Any, *, bars: bool = False) -> tuple[float, float]:
+    """Limits of an axis, never empty.
+
+    `bars`: the horizontal one of bars, whose groups of 0, 1, ... VTK takes to reach from their number to the next: of
+    the first it leaves out what is left of its middle, but for some room.
+    """
     if fixed is not None:
         low, high = fixed
     elif values:
         low, high = min(values), max(values)
-        low, high = (low - 0.5, high + 0.5) if around else (low, high)
+        low, high = (low - 0.2, high + 1.2) if bars else (low, high)
     else:
         low, high = 0.0, 1.0
     return (low, high) if high > low else (low - 0.5, low + 0.5)

@@ -294,8 +294,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         return self._scene.GetNodeByID(node_id) if node_id and self._scene is not None else None
 
     def _choose(self, node_id: str) -> None:
-        row = self.combo.findData(node_id, _ID) if node_id else -1
+        row, before = self.combo.findData(node_id, _ID) if node_id else -1, self.combo.currentIndex()
         self.combo.setCurrentIndex(row if row >= 0 else (0 if self._none_enabled else -1))
+        if row >= 0 and row != before:
+            # Slicer chooses by a key that it sends to its own list, as if a user had pressed it.
+            self.nodeActivated.emit(self._node(row))
 
     def _index_changed(self, row: int) -> None:
         if self._switching:
