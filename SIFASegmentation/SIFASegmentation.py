@@ -469,6 +469,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         volumes = [row.volume for row in self._chosen()]
         busy = self.run is not None or self._starting
+        under_way = _("A segmentation is under way: wait for it, or cancel it.")
         reason = ""
         if not self._parameters.model:
             reason = _("Choose a model first.")
@@ -479,7 +480,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif fault := _output_fault(self._parameters.output, self._chosen()):
             reason = str(fault)
         elif busy:
-            reason = _("A segmentation is under way: wait for it, or cancel it.")
+            reason = under_way
         allow(self.ui.applyButton, reason)
         count = len(volumes)
         self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
@@ -489,9 +490,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._reason = reason
         for widget in (
             self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.modelFileButton, self.ui.optionsSection,
-            self.ui.volumesTable,
+            self.ui.volumesTable, self.ui.addAllButton, self.ui.addRowButton, self.ui.removeRowButton,
         ):  # fmt: skip
-            widget.enabled = not busy
+            allow(widget, under_way if busy else "")
         self.ui.progressBar.visible = busy
         running = self.run is not None and self.run.follower.state not in ENDED
         self.ui.cancelButton.visible = running or self._starting

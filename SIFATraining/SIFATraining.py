@@ -64,6 +64,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     SourceRow,
     TargetRow,
     check_labels,
+    names_of,
     stored_mapping,
     task_from_parts,
     unlabelled_fault,
@@ -572,12 +573,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
         allow(self.ui.ownTaskButton, "" if labels else _("Choose a segmentation in the source table first."))
-        self.ui.sourceTable.enabled = not self._parameters.sourceFolder
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
             widget.visible = bool(self._parameters.sourceFolder)
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
             widget.visible = bool(labels) and not self._parameters.sourceFolder
-        self.ui.targetTable.enabled = not self._parameters.targetFolder
+        instead = _("A folder is chosen instead: empty its field to choose volumes of the scene.")
+        for prefix, folder in (("source", self._parameters.sourceFolder), ("target", self._parameters.targetFolder)):
+            for name in ("Table", "AddAllButton", "AddButton", "RemoveButton"):
+                allow(getattr(self.ui, f"{prefix}{name}"), instead if folder else "")
         self.findings.forget_unless(self._inputs())
         self._check_can_start()
 
@@ -888,6 +891,12 @@ def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] 
     twice = next((volume for volume in volumes if ids.count(volume.GetID()) > 1), None)
     if twice is not None:
         return InputError(_("{name} is in the tables twice").format(name=twice.GetName()), _("remove one of its rows"))
+    # A patient is known by the name: none may be in both.
+    of_source = {name.casefold() for name in names_of(source or ())}
+    both = next((name for name in names_of(target or ()) if name.casefold() in of_source), None)
+    if both is not None:
+        problem = _("A volume of either table is called {name}, as if they were of one patient")
+        return InputError(problem.format(name=both), _("rename one of the two, or remove one if they are"))
     return None
 
 

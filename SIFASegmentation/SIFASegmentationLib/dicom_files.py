@@ -95,7 +95,7 @@ def read_series(folder: Path) -> sitk.Image:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     _check_places(image, [header.get(_POSITION, "") for header in headers], folder)
-    return image
+    return _upright(image)
 
 
 def check_alone(image: sitk.Image, path: Path) -> None:
@@ -196,6 +196,18 @@ def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None
             f"{folder} has slices at uneven distances (off by up to {deviation:.2f} mm)",
             "look for slices that are missing, or there twice",
         )
+
+
+def _upright(image: sitk.Image) -> sitk.Image:
+    """The image with its slices one above the other, where they are so but for what headers round of their places: few
+    slices at a small distance would else pass for sheared ones, as of a tilted gantry."""
+    axes = np.reshape(image.GetDirection(), (3, 3))
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    normal *= np.sign(normal @ axes[:, 2])
+    aside = np.linalg.norm(axes[:, 2] - normal) * image.GetSpacing()[2] * (image.GetSize()[2] - 1)
+    if aside <= _ROUNDED_MM:
+        image.SetDirection(np.column_stack([axes[:, :2], normal]).ravel().tolist())
+    return image
 
 
 @contextmanager

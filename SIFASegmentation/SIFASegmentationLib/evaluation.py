@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from .errors import InputError
 from .image_files import read_volume
 from .labelmaps import Labels, UnknownCodesError, grid_difference, read_labels, resample_labelmap
 from .metrics import score_labelmaps_in_pieces
-from .scores import DEFAULT_TOLERANCE_MM, Row, ScoreTable
+from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from .structures import Task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
+
+_BOTH_EMPTY = "both empty"
 
 
 def evaluate(
@@ -53,6 +55,7 @@ def evaluate(
         raise InputError(f"The tolerance {tolerance:g} is not usable", "give a number of mm, 0 or more")
     pairs, unmatched = _pairs(Path(prediction), Path(reference))
     rows: list[Row] = []
+    labels: set[int] = set()
     for subject, predicted_path, reference_path in pairs:
         notes: list[str] = []
         tolerances: dict[int, float] = {}
@@ -70,10 +73,25 @@ def evaluate(
             predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
             values = {*values_in(predicted.array), *values_in(referred.array)} - {0}
             names = {value: f"label {value}" for value in sorted(values)}
+            labels |= values
         rows += score_pair(
             subject, predicted, referred, names, legacy=legacy, tolerance=tolerance, tolerances=tolerances, notes=notes
         )
+    if task is None:
+        # Of a task every subject has a row of each structure, be it empty.
+        rows = _with_empty_rows(rows, [pair[0] for pair in pairs], [f"label {value}" for value in sorted(labels)])
     return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
+
+
+def _with_empty_rows(rows: Sequence[Row], subjects: Sequence[str], structures: Sequence[str]) -> list[Row]:
+    """A row of each subject and structure, of which neither labelmap may have anything."""
+    scored = {(row.subject, row.structure): row for row in rows}
+    nothing = Scores(nan, nan, nan, nan, 0.0, 0.0, nan)
+    return [
+        scored.get((subject, structure), Row(subject, structure, nothing, _BOTH_EMPTY))
+        for subject in subjects
+        for structure in structures
+    ]
 
 
 def score_pair_in_pieces(
@@ -112,7 +130,7 @@ def score_pair_in_pieces(
         scores = scored[value]
         empty = [who for who, ml in (("prediction", scores.prediction_ml),
                                      ("reference", scores.reference_ml)) if ml == 0]  # fmt: skip
-        emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: ["both empty"]}[len(empty)]
+        emptiness = {0: [], 1: [f"{empty[0]} empty"] if empty else [], 2: [_BOTH_EMPTY]}[len(empty)]
         own = [f"surface Dice at {tolerances[value]:g} mm"] if tolerances and value in tolerances else []
         rows.append(Row(subject, name, scores, "; ".join(emptiness + own + notes)))
     return rows

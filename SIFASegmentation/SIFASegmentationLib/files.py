@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_REMAINS = re.compile(r"\.[0-9a-f]{8}\.(partial|old)\.(.+)")  # Names that `write_atomically` gives on the way.
 _TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05  # Of removing what is in use.
 
 
@@ -85,6 +86,22 @@ def _replace_folder(new: Path, path: Path) -> None:
         old.replace(path)
         raise
     shutil.rmtree(old)
+
+
+def remove_remains(folder: Path) -> None:
+    """Clear a folder of what processes that were killed within `write_atomically` left; for one that nobody writes to.
+
+    What was put aside, and never replaced, comes back.
+    """
+    for path in folder.iterdir():
+        if (remains := _REMAINS.fullmatch(path.name)) is None:
+            continue
+        place = path.with_name(remains[2])
+        with suppress(OSError):
+            if remains[1] == "old" and not place.exists():
+                path.replace(place)
+            else:
+                _remove(path)
 
 
 def sha256(path: Path) -> str:

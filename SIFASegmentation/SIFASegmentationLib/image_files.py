@@ -5,6 +5,7 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from .errors import InputError, unwritable
 from .files import write_atomically
 from .nifti_files import check_nifti, check_written, is_nifti
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
+
+_ADDRESS = re.compile(r"\w+\(0x[0-9a-f]+\): ")  # Which object of ITK says something.
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
 """Formats that are one file, so that a finished file can be renamed into place."""
@@ -55,7 +58,7 @@ def read_image(path: Path) -> sitk.Image:
             f"{path} can't be read ({error.strerror or error})", "check its permissions and its disk"
         ) from error
     except RuntimeError as error:
-        reason = str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0]
+        reason = _ADDRESS.sub("", str(error).strip().rsplit("ERROR: ", 1)[-1].splitlines()[0])
         if "direction" in reason.lower() or "orthonormal" in reason.lower():
             raise InputError(
                 f"{path} has singular or sheared axis directions", "resample it to a rectangular grid"

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import InputError, system_fault, unwritable
-from .files import is_disk_full, write_atomically
+from .files import is_disk_full, remove_remains, write_atomically
 
 SCHEMA_VERSION = 1
 LOG_FILE = "log.txt"
@@ -240,6 +240,7 @@ class Job:
             try:
                 with suppress(OSError):
                     self._reserve()
+                    self._remove_remains()
                 yield
             except BaseException as error:
                 self._free_reserve()
@@ -254,6 +255,11 @@ class Job:
                 raise
             finally:
                 self._free_reserve()
+
+    def _remove_remains(self) -> None:
+        """Of a process that was killed: some bytes of a checkpoint are a hundred megabytes."""
+        for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            remove_remains(folder)
 
     def _reserve(self) -> None:
         """Take the room that the last words need."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import math
 import os
 import struct
@@ -16,14 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
 from .errors import InputError
 from .volumes import not_finite
 
-_SUFFIXES = (".nii", ".nii.gz")
+_SUFFIXES = (".nii", ".nii.gz", ".hdr")
+_VOXEL_SUFFIXES = (".img", ".img.gz")  # Of the file beside a header that stands alone.
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = {348: 352, 540: 544}  # By what the header says of itself: where voxels begin at the earliest.
 _PORTION = 2**22  # Bytes looked at together.
@@ -60,9 +61,9 @@ def check_nifti(path: Path) -> None:
         InputError: It is one of these.
         OSError: It can't be opened.
     """
-    status = path.stat()
+    stamps = [(file, file.stat()) for file in (path, _voxels_of(path))]
     # A preparation reads each twice.
-    _check(path, status.st_size, status.st_mtime_ns)
+    _check(path, tuple((file, status.st_size, status.st_mtime_ns) for file, status in stamps))
 
 
 def check_written(path: Path) -> None:
@@ -81,15 +82,24 @@ def check_written(path: Path) -> None:
 
 
 @lru_cache(maxsize=_KNOWN)
-def _check(path: Path, _size: int, _changed: int) -> None:
+def _check(path: Path, _stamps: tuple[tuple[Path, int, int], ...]) -> None:
     _look_through(path, finite=True)
+
+
+def _voxels_of(path: Path) -> Path:
+    """The file of the voxels: beside a header that stands alone (`.hdr`), else the file itself."""
+    if path.suffix.lower() != ".hdr":
+        return path
+    beside = (path.with_suffix(suffix) for suffix in _VOXEL_SUFFIXES)
+    return next((file for file in beside if file.exists()), path)
 
 
 def _look_through(path: Path, *, finite: bool) -> None:
     """See `check_nifti`; whether voxels are finite is asked only if so said."""
-    with _opened(path) as file:
+    voxels = _voxels_of(path)
+    with _opened(path) as first, _opened(voxels) as file:
         try:
-            header = _header(file.read(max(_HEADER_BYTES)))
+            header = _header(first.read(max(_HEADER_BYTES)), alone=voxels != path)
             if header is None:
                 return
             file.seek(header.offset)
@@ -104,7 +114,7 @@ def _look_through(path: Path, *, finite: bool) -> None:
             ) from error
 
 
-def _read_to_the_end(file: BinaryIO) -> None:
+def _read_to_the_end(file: io.BufferedIOBase) -> None:
     """Where the checksum stands; what comes after it is nobody's."""
     try:
         while file.read(_PORTION):
@@ -114,14 +124,14 @@ def _read_to_the_end(file: BinaryIO) -> None:
             raise
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedIOBase:
     """A file, decompressed where it is compressed, whatever it is called: as ITK reads it."""
     with path.open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
-    return cast(BinaryIO, gzip.open(path, "rb")) if compressed else path.open("rb")
+    return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
-def _portions(file: BinaryIO, size: int) -> Iterator[bytes]:
+def _portions(file: io.BufferedIOBase, size: int) -> Iterator[bytes]:
     """The next bytes of a file, so many of them.
 
     Raises:
@@ -135,8 +145,10 @@ def _portions(file: BinaryIO, size: int) -> Iterator[bytes]:
         yield portion
 
 
-def _header(content: bytes) -> _Header | None:
+def _header(content: bytes, *, alone: bool) -> _Header | None:
     """What the first bytes of a file say; None where they are no header of NIfTI, or of voxels of no known type.
+
+    `alone`: the voxels are in a file of their own.
 
     Raises:
         EOFError: They end within it.
@@ -159,9 +171,9 @@ def _header(content: bytes) -> _Header | None:
         (offset,) = struct.unpack_from(f"{order}f", content, 108)
     if not 1 <= count <= len(sizes) or code not in _VOXEL_BYTES:
         return None
-    least = _HEADER_BYTES[own_size]
     # Readers take the least for whatever makes no sense.
-    starts = int(offset) if own_size <= offset < _FARTHEST else least
+    least = 0 if alone else _HEADER_BYTES[own_size]
+    starts = int(offset) if (0 if alone else own_size) <= offset < _FARTHEST else least
     voxels = math.prod(max(size, 1) for size in sizes[:count])
     floats = np.dtype(f"{order}{_FLOATS[code]}") if code in _FLOATS else None
     return _Header(starts, voxels * _VOXEL_BYTES[code], floats)

@@ -121,5 +121,5 @@ def check_voxels(array: NDArray[Any], source: str) -> None:
     # Slice by slice: the mask of a large volume would cost as much as the volume.
     if array.dtype.kind == "f" and not all(np.isfinite(voxels).all() for voxels in array):
         raise not_finite(source)
-    if array.dtype == np.float64 and any(np.abs(voxels).max(initial=0) > _LARGEST for voxels in array):
+    if array.dtype.kind == "f" and any(np.abs(voxels).max(initial=0) > _LARGEST for voxels in array):
         raise InputError(f"{source} has voxels of more than {_LARGEST:.0e}", "check that it is an image")

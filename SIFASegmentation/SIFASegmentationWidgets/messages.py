@@ -1,4 +1,4 @@
-"""What a window says: how things stand, warnings, and why a button can't be pressed."""
+"""What a window says: how things stand, warnings, and why a widget can't be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .colors import color_of
 
-_OWN_TIP = "ownToolTip"  # The dynamic property that keeps a button's tool tip while it says something else.
+_OWN_TIP = "ownToolTip"  # The dynamic property that keeps a widget's tool tip while it says something else.
 
 
 def say(label: Any, text: str, *, error: bool = False) -> None:
@@ -23,9 +23,10 @@ def warn(label: Any, sentences: Sequence[str]) -> None:
     label.visible = bool(sentences)
 
 
-def allow(button: Any, reason: str = "") -> None:
-    """Let a button be pressed; where there is a reason against it, its tool tip says that instead of what it does."""
-    if button.property(_OWN_TIP) is None:
-        button.setProperty(_OWN_TIP, button.toolTip)
-    button.enabled = not reason
-    button.toolTip = reason or button.property(_OWN_TIP)
+def allow(widget: Any, reason: str = "") -> None:
+    """Let a button, or another widget, be used; where there is a reason against it, its tool tip says that instead of
+    what it does."""
+    if widget.property(_OWN_TIP) is None:
+        widget.setProperty(_OWN_TIP, widget.toolTip)
+    widget.enabled = not reason
+    widget.toolTip = reason or widget.property(_OWN_TIP)

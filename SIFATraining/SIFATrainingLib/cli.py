@@ -182,7 +182,7 @@ def check(
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            print(f"{finding.level:8}{finding.subject}: " + "; ".join(filter(None, (finding.message, finding.fix))))
+            print(f"{finding.level:8}{finding}")
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(2)
 

@@ -37,7 +37,7 @@ from pydantic import ValidationError
 from SIFASegmentationLib.cohorts import Case, find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
-from SIFASegmentationLib.files import file_name, write_atomically
+from SIFASegmentationLib.files import file_name, remove_remains, write_atomically
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
@@ -330,7 +330,12 @@ def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
     folder = _data_set(out, preparation)
     if not folder.exists():
         wanted = preparation.below(Path.cwd())
-        run_preparation(wanted, folder, lambda step: report("", "progress", step.event("preparing")))
+        run_preparation(
+            wanted,
+            folder,
+            lambda step: report("", "progress", step.event("preparing")),
+            lambda finding: report("", "warning", {"message": str(finding)}),
+        )
     return folder
 
 
@@ -349,6 +354,7 @@ def _train(
     # What an earlier program made of a training that was stopped must not pass for that of the whole.
     (folder / _SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
+    remove_remains(folder)
     state = train(job, time_limit_seconds=time_limit_seconds, report=report)
     # A stop that came with its last iteration is one, too.
     if state is State.STOPPED or job.stop_requested:

@@ -141,7 +141,9 @@ class TrainingConfig(Frozen):
     batch_norm_statistics: Literal["target", "mixed"] = Field(
         "target", description="Whose slices move E's running statistics (code: mixed)."
     )
-    reestimate_batch_norm: bool = Field(True, description="Average E's statistics over all slices before export.")
+    reestimate_batch_norm: bool = Field(
+        True, description="Average E's statistics over up to 512 slices of its domain before export."
+    )
     ema_decay: float = Field(0.998, ge=0, lt=1, description="Moving average of E and C1 that is exported; 0: raw.")
     augmentation: AugmentationSettings = AugmentationSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()

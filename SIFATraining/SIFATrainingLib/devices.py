@@ -94,6 +94,12 @@ def describe_device(device: str) -> str:
     return f"cpu: {torch.get_num_threads()} threads" if device == "cpu" else device
 
 
+def processes_sharing(device: torch.device) -> int:
+    """How many processes of this training have their memory where this one has it: with a CPU all of this machine; a
+    GPU is each process's own."""
+    return 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def give_back_memory() -> None:
     """Let go of what torch keeps of a GPU's memory for tensors to come: ONNX Runtime has an allocator of its own."""
     if torch.cuda.is_available():

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from SIFASegmentationLib.errors import InputError
+
+if TYPE_CHECKING:  # They need packages that a window may have to install first.
+    from SIFASegmentationLib.labelmaps import Labels
+    from SIFASegmentationLib.structures import Task
 
 Level = Literal["ok", "warning", "error"]
 
@@ -21,7 +29,42 @@ class Finding:
     message: str
     fix: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.subject}: " + "; ".join(filter(None, (self.message, self.fix)))
+
     @classmethod
     def of(cls, subject: str, error: InputError) -> Finding:
         """An error of the input."""
         return cls("error", subject, error.problem, error.advice)
+
+
+Warn = Callable[[Finding], None]
+"""Told of what does not end the work, and should be looked at."""
+
+
+def print_warning(finding: Finding) -> None:
+    """For those who read a terminal."""
+    print(f"warning: {finding}", file=sys.stderr)
+
+
+def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
+    """What of a file's segments a training does not see."""
+    findings = []
+    if labels.overlapping:
+        message = f"segments overlap in {labels.overlapping:,} voxels, the later one has them"
+        fix = "take them from one of the two in the Segment Editor"
+        findings.append(Finding("warning", subject, message, fix))
+    if labels.unmatched:
+        there = set(np.unique(labels.labelmap.array).tolist())
+        names = [structure.name for structure in task.structures]
+        missing = [structure.name for structure in task.structures if structure.value not in there]
+        message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
+        findings.append(Finding("warning", subject, message, f"if they are, name them {', '.join(missing or names)}"))
+    return findings
+
+
+def never_labelled(subject: str, labelled: Collection[str], task: Task, level: Level) -> list[Finding]:
+    """Structures that no labelmap of a set has."""
+    never = [structure.name for structure in task.structures if structure.name not in labelled]
+    fix = "label it in some volume, or choose a task without it"
+    return [Finding(level, subject, f"never labelled: {', '.join(never)}", fix)] if never else []

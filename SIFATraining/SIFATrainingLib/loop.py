@@ -34,7 +34,7 @@ from .config import (
     segmented_domain,
 )
 from .dataset import PreparedDataset
-from .devices import free_bytes, out_of_memory, within_memory
+from .devices import free_bytes, out_of_memory, processes_sharing, within_memory
 from .ema import MovingAverage
 from .initial import read_initial
 from .iteration import Batch, Iteration, Losses
@@ -178,7 +178,7 @@ class Loop:
             device=fabric.device,
             processes=fabric.world_size,
             rank=fabric.global_rank,
-            budget_bytes=DATA_SHARE * free_bytes(fabric.device),
+            budget_bytes=DATA_SHARE * free_bytes(fabric.device) / processes_sharing(fabric.device),
         )
 
     def run(self) -> State:

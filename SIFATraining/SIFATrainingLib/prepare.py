@@ -26,7 +26,7 @@ from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import estimate_intensity_range
-from SIFASegmentationLib.labelmaps import match_grid, read_labelmap, structures_ml
+from SIFASegmentationLib.labelmaps import match_grid, read_labels, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -50,6 +50,7 @@ from .dataset import (
     VolumeEntry,
     domain_of,
 )
+from .findings import Warn, lost_labels, never_labelled, print_warning
 from .steps import Report, Step
 
 
@@ -198,7 +199,14 @@ def make_preparation(**settings: Any) -> Preparation:
 
 
 def prepare(
-    source: Path, target: Path, out: Path, task: str | Task = "abdomen", *, report: Report = print, **settings: Any
+    source: Path,
+    target: Path,
+    out: Path,
+    task: str | Task = "abdomen",
+    *,
+    report: Report = print,
+    warn: Warn = print_warning,
+    **settings: Any,
 ) -> PreparedManifest:
     """Read both domains and write the prepared data set `out`; whole or not at all.
 
@@ -208,15 +216,18 @@ def prepare(
         out: Folder to make.
         task: The structures.
         report: Told of each volume.
+        warn: Told of labels that a training will not see, and of structures without any.
         settings: Any other attribute of `Preparation`.
 
     Raises:
         InputError: Any of the inputs can't be used; the message names it.
     """
-    return run_preparation(make_preparation(source=source, target=target, task=task, **settings), out, report)
+    return run_preparation(make_preparation(source=source, target=target, task=task, **settings), out, report, warn)
 
 
-def run_preparation(preparation: Preparation, out: Path, report: Report = print) -> PreparedManifest:
+def run_preparation(
+    preparation: Preparation, out: Path, report: Report = print, warn: Warn = print_warning
+) -> PreparedManifest:
     """`prepare`, with its arguments in one."""
     task = preparation.loaded_task()
     if out.exists():
@@ -239,7 +250,7 @@ def run_preparation(preparation: Preparation, out: Path, report: Report = print)
         entries: dict[SetName, DomainEntry] = {}
         for name, chosen in cases.items():
             own = task if preparation.labelled(name) else None
-            writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], own)
+            writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], own, warn)
             entries[name] = writer.write(chosen, preparation.coding(name), roi, steps)
         manifest = PreparedManifest(
             task=task, source=entries["source"], target=entries["target"], monitor=entries.get("monitor")
@@ -307,11 +318,11 @@ class _Writer:
     """The arrays of one set on disk, filled volume after volume."""
 
     def __init__(
-        self, folder: Path, name: SetName, slices: int, preprocessing: Preprocessing, task: Task | None
+        self, folder: Path, name: SetName, slices: int, preprocessing: Preprocessing, task: Task | None, warn: Warn
     ) -> None:
         """`task` is that of the labels; None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
-        self.name, self.preprocessing, self.task = name, preprocessing, task
+        self.name, self.preprocessing, self.task, self.warn = name, preprocessing, task, warn
         self.slices, self.labels = folder / f"{name}_slices.npy", folder / f"{name}_labels.npy"
         _write_zeros(self.slices, np.dtype(np.int16), shape)
         if task is not None:
@@ -328,12 +339,19 @@ class _Writer:
             stop = start + len(prepared)
             _fill(self.slices, start, np.rint(prepared.slices * FULL_SCALE))
             if self.task is not None and case.label is not None:
-                labelmap = match_grid(read_labelmap(case.label, self.task, coding), volume)
+                labels = read_labels(case.label, self.task, coding)
+                for finding in lost_labels(case.label.name, labels, self.task):
+                    self.warn(finding)
+                labelmap = match_grid(labels.labelmap, volume)
                 volumes_ml.append(structures_ml(labelmap, self.task))
                 positions.append(positions_mm(labelmap, self.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
+        if self.task is not None:
+            found = {name for volume in volumes_ml for name, ml in volume.items() if ml > 0}
+            for finding in never_labelled(self.name, found, self.task, "warning"):
+                self.warn(finding)
         return DomainEntry(
             preprocessing=self.preprocessing,
             volumes=tuple(entries),

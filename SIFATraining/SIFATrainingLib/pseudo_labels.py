@@ -21,7 +21,7 @@ from . import distributed
 from .batches import as_slices
 from .config import SelfTrainingSettings, TrainingConfig
 from .dataset import PreparedDataset
-from .devices import free_bytes
+from .devices import free_bytes, processes_sharing
 from .losses import IGNORED
 from .networks import Segmentor
 from .reestimation import reestimated
@@ -75,7 +75,9 @@ def _fitting(dataset: PreparedDataset) -> int:
     """How many volumes can be decided about at a time in the memory that is free; one at least."""
     longest = max(volume.stop - volume.start for volume in dataset.entry("target").volumes)
     pixels = longest * dataset.entry("target").preprocessing.size ** 2
-    return max(1, int(_MEMORY_SHARE * free_bytes(torch.device("cpu")) / (pixels * dataset.classes * _BYTES)))
+    cpu = torch.device("cpu")
+    share = _MEMORY_SHARE * free_bytes(cpu) / processes_sharing(cpu)
+    return max(1, int(share / (pixels * dataset.classes * _BYTES)))
 
 
 def label_volume(

@@ -27,6 +27,7 @@ from SIFASegmentationLib.structures import Task
 
 from .config import TrainingConfig, baseline_config, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
+from .findings import Finding
 from .initial import read_initial
 from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
@@ -201,10 +202,18 @@ class _Run:
         """Whether a stop was requested or the time is over."""
         return self.job.stop_requested or time.monotonic() > self.deadline
 
+    def _must_end_or(self, nested: Job) -> bool:
+        """`must_end`, or somebody asked the job within this one to end, which ends both."""
+        return self.must_end() or nested.stop_requested
+
     def _prepare(self) -> None:
         preparation = self.specification.preparation
         if preparation is not None and not self.specification.prepared.exists():
-            run_preparation(preparation, self.specification.prepared, partial(self._report_step, "preparing"))
+            report = partial(self._report_step, "preparing")
+            run_preparation(preparation, self.specification.prepared, report, self._warn)
+
+    def _warn(self, finding: Finding) -> None:
+        self.emit("warning", {"message": str(finding)})
 
     def _report_step(self, stage: str, step: Step) -> None:
         if self.must_end():
@@ -250,9 +259,11 @@ class _Run:
             own(kind, data)
             emit(kind, data)
 
+        baseline.withdraw_stop()
         with baseline.at_work():
             baseline.emit_state(State.RUNNING)
-            state = self._loop(dataset, fabric, folder, config, emit_twice)
+            asked = partial(self._must_end_or, baseline)
+            state = self._loop(dataset, fabric, folder, config, emit_twice, must_end=asked)
             baseline.emit_state(state)
         return state
 
@@ -264,10 +275,11 @@ class _Run:
         config: TrainingConfig,
         emit: Report,
         initial: Path | None = None,
+        must_end: Callable[[], bool] | None = None,
     ) -> State:
         from .loop import Loop  # noqa: PLC0415
 
-        return Loop(dataset, config, fabric, folder, emit, self.must_end, initial).run()
+        return Loop(dataset, config, fabric, folder, emit, must_end or self.must_end, initial).run()
 
     def _export(self) -> None:
         from .export import export  # noqa: PLC0415

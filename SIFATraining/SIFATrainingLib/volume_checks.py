@@ -21,7 +21,7 @@ from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, SetName, domain_of
-from .findings import FEW_SLICES, Finding, Level
+from .findings import FEW_SLICES, Finding, Level, lost_labels, never_labelled
 from .prepare import Preparation
 from .steps import Report, Step
 
@@ -120,14 +120,7 @@ class VolumeChecks:
             self.findings.append(Finding("warning", subject, message, fix))
         else:
             self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
-        if labels.overlapping:
-            message = f"segments overlap in {labels.overlapping:,} voxels, the later one has them"
-            fix = "take them from one of the two in the Segment Editor"
-            self.findings.append(Finding("warning", subject, message, fix))
-        if labels.unmatched:
-            message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
-            fix = f"if they are, name them {', '.join(missing or found)}"
-            self.findings.append(Finding("warning", subject, message, fix))
+        self.findings += lost_labels(subject, labels, self._task)
 
     def _sum_up(self, name: SetName, volumes: int) -> None:
         """Number of slices, and structures that are never labelled."""
@@ -140,11 +133,10 @@ class VolumeChecks:
             self.findings.append(Finding("ok", name, message))
         if name in DOMAINS:
             self._check_window(name)
-        never = [structure.name for structure in self._task.structures if structure.value not in self._parts[name]]
-        if never and self._preparation.labelled(name):
-            fix = "label it in some volume, or choose a task without it"
+        if self._preparation.labelled(name):
+            labelled = [structure.name for structure in self._task.structures if structure.value in self._parts[name]]
             level: Level = "warning" if name == "monitor" else "error"
-            self.findings.append(Finding(level, name, f"never labelled: {', '.join(never)}", fix))
+            self.findings += never_labelled(name, labelled, self._task, level)
         for structure in self._task.structures:
             self._check_parts(name, structure)
 

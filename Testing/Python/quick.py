@@ -1,8 +1,28 @@
-"""A training of a second."""
+"""What many tests share: a training of a second, the command line in a process of its own, the weights of a job."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from SIFASegmentationLib.jobs import Job
+from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.config import TrainingConfig, make_config
+from SIFATrainingLib.prepare import Preparation, make_preparation
+
+LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+"""Of a process that imports the libraries from here."""
+
+QUICK_OPTIONS = [
+    "--width", "0.0625", "--batch", "2", "--device", "cpu", "--set", "log_every=1", "--set", "preview_every=1000"
+]  # fmt: skip
+"""Those of a training of a second, for the command line."""
 
 QUICK = {
     "width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3,
@@ -12,5 +32,36 @@ QUICK = {
 
 
 def quick_config(**settings: object) -> TrainingConfig:
-    """A training of a second."""
+    """What many tests share: a training of a second, the command line in a process of its own, the weights of a job."""
     return make_config(**{"iterations": 6, **QUICK, **settings})
+
+
+def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    command = [sys.executable, "-m", "SIFATrainingLib", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False, timeout=600)
+
+
+def silent(_: object) -> None:
+    """Progress of no interest."""
+
+
+def preparation(cohort: Path, **settings: Any) -> Preparation:
+    """Of a cohort's folders `mr` and `ct`."""
+    return make_preparation(**{"source": cohort / "mr", "target": cohort / "ct", "size": 32, **settings})
+
+
+def final_state(job: Job) -> dict[str, Any]:
+    """A job's last checkpoint."""
+    return load_checkpoint(checkpoint_paths(job.folder / "checkpoints")[-1])
+
+
+def tensors(state: Any) -> list[torch.Tensor]:
+    """All tensors of a checkpoint, or a part of it, in its order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        return [t for key in state for t in tensors(state[key])]
+    if isinstance(state, list | tuple):
+        return [t for part in state for t in tensors(part)]
+    return []

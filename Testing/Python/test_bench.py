@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from test_cli import sifa
+from quick import sifa
 
 
 def test_bench_measures_a_training_and_a_segmentation() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quick import quick_config
+from quick import preparation, quick_config, sifa
 from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
@@ -27,8 +27,6 @@ from SIFATrainingLib.networks import Classifier, Encoder, Networks, reestimate_b
 from SIFATrainingLib.networks import Segmentor as TorchSegmentor
 from SIFATrainingLib.onnx_model import fold_batch_norm
 from SIFATrainingLib.training import create_job, create_training_job, train
-from test_cli import sifa
-from test_training_job import preparation
 
 
 @pytest.fixture

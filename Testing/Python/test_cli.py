@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quick import quick_config
+from quick import ENVIRONMENT, QUICK_OPTIONS, quick_config, sifa
 from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.field_of_view import BoxMM
@@ -25,20 +24,11 @@ from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.cli import app
 from SIFATrainingLib.training import create_job
 
-LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-QUICK = ["--width", "0.0625", "--batch", "2", "--device", "cpu", "--set", "log_every=1", "--set", "preview_every=1000"]
-
-
-def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "SIFATrainingLib", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False, timeout=600)
-
 
 def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
     steps = [
         ("prepare", "--source", cohort / "mr", "--target", cohort / "ct", "--out", "set", "--size", 32),
-        ("train", "set", "--out", "a job", "--iterations", 4, *QUICK),
+        ("train", "set", "--out", "a job", "--iterations", 4, *QUICK_OPTIONS),
         ("export", "a job", "--out", "bundle"),
         ("segment", "bundle", cohort / "ct", "--out", "labelmaps", "--device", "cpu", "--confidence"),
         ("evaluate", "--prediction", "labelmaps", "--reference", cohort / "ct", "--task", "abdomen",
@@ -63,7 +53,7 @@ def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
 def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
-    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
         assert Job(folder).state() is State.RUNNING
@@ -87,7 +77,7 @@ def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Pa
 def test_ctrl_c_and_a_schedulers_signal_save(prepared: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
-    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
         process.send_signal(number)
@@ -102,7 +92,7 @@ def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tm
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
     process = subprocess.Popen(
-        [*map(str, command), *QUICK, "--set", "checkpoint_every=2"], env=ENVIRONMENT, stdout=subprocess.DEVNULL
+        [*map(str, command), *QUICK_OPTIONS, "--set", "checkpoint_every=2"], env=ENVIRONMENT, stdout=subprocess.DEVNULL
     )
     _wait_for(lambda: len(checkpoint_paths(folder / "checkpoints")) == 2)
     process.kill()
@@ -115,7 +105,7 @@ def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tm
 def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib",
-        "train", prepared, "--out", tmp_path / "job", "--iterations", "3", *QUICK,
+        "train", prepared, "--out", tmp_path / "job", "--iterations", "3", *QUICK_OPTIONS,
     ]  # fmt: skip
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=600
@@ -194,7 +184,7 @@ def test_every_command_has_readable_help_and_a_line_in_the_readme() -> None:
 
 def test_whoever_reads_may_go_and_the_work_goes_on(prepared: Path, tmp_path: Path) -> None:
     command = f"{sys.executable} -m SIFATrainingLib train {prepared} --out {tmp_path / 'job'} --iterations 4 "
-    command += " ".join(QUICK) + " --set log_every=1 | head -1"
+    command += " ".join(QUICK_OPTIONS) + " --set log_every=1 | head -1"
     shell = ["bash", "-o", "pipefail", "-c", command]
     shown = subprocess.run(shell, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert len(shown.stdout.splitlines()) == 1
@@ -205,7 +195,7 @@ def test_whoever_reads_may_go_and_the_work_goes_on(prepared: Path, tmp_path: Pat
 def test_watching_ends_when_nobody_reads(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
-    process = subprocess.Popen([*map(str, command), *QUICK], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
         watch = f"{sys.executable} -m SIFATrainingLib watch {folder} | head -1"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed
 
-from quick import quick_config
+from quick import ENVIRONMENT, QUICK_OPTIONS, quick_config
 from SIFASegmentationLib.jobs import State
 from SIFATrainingLib.batch_norm import BatchNorm
 from SIFATrainingLib.batches import BatchSource
@@ -21,7 +21,6 @@ from SIFATrainingLib.export import export
 from SIFATrainingLib.iteration import Batch, Losses
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.training import create_job, train
-from test_cli import ENVIRONMENT, QUICK
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
 METHODS = ["sifa", "image_alignment", "prior_sifa", "output_alignment", "without_adaptation"]
@@ -99,7 +98,7 @@ def test_batch_norm_over_processes_is_batch_norm(dtype: torch.dtype, tmp_path: P
 def test_two_gpus_train_together(prepared: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                "-m", "SIFATrainingLib", "train", prepared, "--out", tmp_path / "job", "--iterations", "12", "--export",
-               *QUICK[:4], "--device", "cuda", "--set", "checkpoint_every=4"]  # fmt: skip
+               *QUICK_OPTIONS[:4], "--device", "cuda", "--set", "checkpoint_every=4"]  # fmt: skip
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, timeout=600, check=False
     )

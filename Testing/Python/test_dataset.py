@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
+from quick import QUICK_OPTIONS, sifa, silent
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
-from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.image_files import read_volume, to_image
+from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.labelmaps import write_slicer_segmentation
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.structures import load_task
@@ -20,13 +24,10 @@ from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
 from SIFATrainingLib.dataset import FULL_SCALE, PreparedDataset
+from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.prepare import prepare
 
 CPU = torch.device("cpu")
-
-
-def silent(_: object) -> None:
-    """Progress of no interest."""
 
 
 def test_slices_labels_and_manifest_agree(prepared: Path) -> None:
@@ -261,3 +262,36 @@ def test_the_papers_preprocessing_is_what_is_asked_for(cohort: Path, tmp_path: P
     papers = prepared_with("papers", stretch=True, full_slice=True, percentiles=(2, 98))
     assert (papers.spacing, papers.field_of_view) == (None, "full")
     assert papers.intensity.percentiles == (2, 98)
+
+
+def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(cohort, tmp_path / "cohort")
+    task = load_task("abdomen")
+    for path in (copy / "mr").glob("*_label*"):
+        label = read_volume(path)
+        # All of the liver lies in a segment of the spleen, which is the later one; and there is a tumour.
+        spleen = ((label.array == 1) | (label.array == 4)).astype(np.uint8)
+        layers = [label.array * (label.array < 4), spleen]
+        image = sitk.Compose([to_image(replace(label, array=layer.astype(np.uint8))) for layer in layers])
+        for number, (name, layer, value) in enumerate(
+            [("liver", 0, 1), ("right kidney", 0, 2), ("tumour", 0, 3), ("spleen", 1, 1)]
+        ):
+            for key, text in {"Name": name, "Layer": layer, "LabelValue": value, "ID": f"Segment_{number}"}.items():
+                image.SetMetaData(f"Segment{number}_{key}", str(text))
+        sitk.WriteImage(image, str(path.with_name(path.name.replace(".nii.gz", ".seg.nrrd"))))
+        path.unlink()
+    told: list[Finding] = []
+    prepare(copy / "mr", copy / "ct", tmp_path / "out", task, size=32, report=silent, warn=told.append)
+    first, second = sorted(path.name for path in (copy / "mr").glob("*.seg.nrrd"))
+    assert [(finding.subject, finding.message.split(" in ")[0]) for finding in told] == [
+        (first, "segments overlap"), (first, "the segments tumour are none of the task's, and become background"),
+        (second, "segments overlap"), (second, "the segments tumour are none of the task's, and become background"),
+        ("source", "never labelled: liver, left kidney"),
+    ]  # fmt: skip
+    done = sifa("train", "--source", copy / "mr", "--target", copy / "ct", "--size", 32, "--iterations", 1,
+                "--out", tmp_path / "job", *QUICK_OPTIONS)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {first}: segments overlap in" in done.stdout
+    assert "warning: source: never labelled: liver, left kidney; label it in some volume" in done.stdout
+    messages = [event.data["message"] for event in Job(tmp_path / "job").events()[0] if event.kind == "warning"]
+    assert messages == [str(finding) for finding in told]

@@ -238,3 +238,33 @@ def test_originals_beside_volumes_are_left_alone(tmp_path: Path) -> None:
     write_series(tmp_path / "originals" / "P1", [0, 3, 6])
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(tmp_path / "P1.nii.gz"))
     assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]
+
+
+@pytest.mark.parametrize("slices", [2, 5, 30])
+@pytest.mark.parametrize("step", [1.0, 5.0])
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_oblique_slices_whose_places_were_rounded_are_no_tilted_ones(
+    tmp_path: Path, slices: int, step: float, decimals: int
+) -> None:
+    x, y, z = np.radians((12, -9, 20))
+    around = [np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]]),
+              np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]]),
+              np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])]  # fmt: skip
+    axes = around[2] @ around[1] @ around[0]
+    places = [np.round(axes[:, 2] * step * k, decimals) for k in range(slices)]
+    further = [
+        {**turned(*axes[:, 0], *axes[:, 1]), "0020|0032": "\\".join(f"{value:.10g}" for value in place)}
+        for place in places
+    ]
+    volume = read_volume(write_series(tmp_path / "ct", range(slices), further=further))
+    read = volume.geometry.direction_matrix
+    assert np.allclose(read, axes, rtol=0, atol=2e-5)
+    # The farthest slice lies where it says, but for what was rounded.
+    there = np.asarray(volume.geometry.origin) + read[:, 2] * volume.geometry.spacing[2] * (slices - 1)
+    assert np.abs(there - places[-1]).max() < 0.2
+
+
+def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+    further = [{"0020|0032": f"10\\{20 + 0.5 * k}\\{5 * k}"} for k in range(6)]
+    with pytest.raises(InputError, match="singular or sheared"):
+        read_volume(write_series(tmp_path / "ct", range(6), further=further))

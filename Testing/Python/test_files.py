@@ -98,6 +98,20 @@ def test_presets_name_their_structures_and_codings() -> None:
         assert structure.value == 2
 
 
+def test_what_structures_are_for_other_programs() -> None:
+    """SNOMED CT."""
+    codes = {
+        structure.name: (structure.terminology.type.code, structure.terminology.modifier and
+                         structure.terminology.modifier.code)
+        for name in ("abdomen", "cardiac") for structure in load_task(name).structures
+    }  # fmt: skip
+    assert codes == {
+        "liver": ("10200004", None), "right kidney": ("64033007", "24028007"), "left kidney": ("64033007", "7771000"),
+        "spleen": ("78961009", None), "AA": ("15825003", None), "LAC": ("82471001", None), "LVC": ("87878005", None),
+        "MYO": ("74281007", None),
+    }  # fmt: skip
+
+
 def test_a_task_file_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text(ABDOMEN.model_dump_json(), encoding="utf-8-sig")
     assert load_task(tmp_path / "task.json") == ABDOMEN
@@ -390,7 +404,7 @@ def test_without_a_task_the_values_are_the_structures(tmp_path: Path) -> None:
     assert [(row.structure, row.scores.dice) for row in table.rows] == [("label 7", 1.0)]
 
 
-def test_two_empty_labelmaps_have_nothing_to_score(tmp_path: Path) -> None:
+def test_two_empty_labelmaps_have_nothing_to_score_and_are_counted(tmp_path: Path) -> None:
     geometry = Geometry((4, 4, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     array = np.zeros((3, 4, 4), np.uint8)
     for folder in ("predicted", "reference"):
@@ -398,7 +412,13 @@ def test_two_empty_labelmaps_have_nothing_to_score(tmp_path: Path) -> None:
         write_volume(Volume(array, geometry, "empty"), tmp_path / folder / "a.nii.gz")
         write_volume(Volume(array + 1, geometry, "full"), tmp_path / folder / "b.nii.gz")
     table = evaluate(tmp_path / "predicted", tmp_path / "reference")
-    assert [(row.subject, row.structure, row.scores.dice) for row in table.rows] == [("b", "label 1", 1.0)]
+    empty, full = table.rows
+    assert (full.subject, full.structure, full.scores.dice) == ("b", "label 1", 1.0)
+    # Of a label that others have, a subject without it counts as empty.
+    assert (empty.subject, empty.structure, empty.note) == ("a", "label 1", "both empty")
+    assert np.isnan(empty.scores.dice)
+    (count,) = table.counts()
+    assert (count.scored, count.both_empty) == (1, 1)
 
 
 def test_of_some_patients_alone_labels_are_needed(tmp_path: Path) -> None:

@@ -153,6 +153,15 @@ def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
     assert not job.is_alive()
 
 
+def test_what_a_killed_process_had_begun_to_write_goes(job: Job) -> None:
+    (job.folder / "checkpoints").mkdir()
+    half = [job.folder / ".0a1b2c3d.partial.job.json", job.folder / "checkpoints" / ".0a1b2c3d.partial.iteration_5.pt"]
+    for path in half:
+        path.touch()
+    with job.at_work():
+        assert not any(path.exists() for path in half)
+
+
 def test_an_error_ends_as_failed_and_is_told_and_logged(job: Job) -> None:
     with pytest.raises(ZeroDivisionError), job.at_work():
         _ = 1 / 0

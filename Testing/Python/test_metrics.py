@@ -53,6 +53,8 @@ def test_distances_are_pooled_and_legacy_averages_the_directions() -> None:
     assert scores.volume_difference == -0.5
     legacy = score_masks(prediction, reference, (1.0, 1.0, 2.0), legacy=True)
     assert legacy.asd == pytest.approx((0 + 2 / 2) / 2)
+    # In voxels, whatever they measure.
+    assert legacy.hd95 == score_masks(prediction, reference, (1.0, 1.0, 7.0), legacy=True).hd95
 
 
 def test_the_surface_of_a_cube_is_its_shell_and_the_border_counts_as_outside() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quick import quick_config
+from quick import final_state, quick_config, silent, tensors
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.jobs import Job
@@ -21,8 +21,6 @@ from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.monitoring import Monitor
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, train
-from test_dataset import silent
-from test_training import final_state, tensors
 
 CPU = torch.device("cpu")
 

@@ -43,7 +43,7 @@ def test_what_is_cut_off_or_changed_is_refused(tmp_path: Path, suffix: str, kind
             read_volume(tmp_path / "changed.nii.gz")
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr", ".mha", ".nrrd"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_voxels_that_are_no_numbers_are_refused_in_every_format(
@@ -156,3 +156,20 @@ def test_a_disk_that_takes_only_part_of_a_file(
         write_volume(volume(np.int16), path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_header_and_its_voxels_in_two_files(tmp_path: Path) -> None:
+    path, voxels = tmp_path / "pair.hdr", tmp_path / "pair.img"
+    one = volume(np.int16)
+    sitk.WriteImage(image_files.to_image(one), str(path))
+    assert np.array_equal(read_volume(path).array, one.array)
+    content = voxels.read_bytes()
+    for share in (0.0, 0.5, 0.999):
+        voxels.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(InputError, match=r"pair\.hdr can't be read as an image \(it is cut off"):
+            read_volume(path)
+    voxels.write_bytes(content)
+    assert np.array_equal(read_volume(path).array, one.array)
+    voxels.unlink()
+    with pytest.raises(InputError, match=r"pair\.hdr can't be read"):
+        read_volume(path)

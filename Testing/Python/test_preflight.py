@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from quick import quick_config
+from quick import quick_config, sifa
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labels, write_slicer_segmentation
 from SIFASegmentationLib.plausibility import doubt_about_mixture
@@ -34,7 +34,6 @@ from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.steps import Step
 from SIFATrainingLib.training import create_job, train
 from SIFATrainingLib.volume_checks import VolumeChecks
-from test_cli import sifa
 
 
 def preparation(cohort: Path, **settings: Any) -> Preparation:

@@ -162,6 +162,10 @@ def test_axial_slices_lie_as_radiologists_see_them() -> None:
     coronal = nearest_orientation(geometry, "coronal").apply(array)
     assert coronal.shape == (4, 3, 5)
     assert coronal[-1, 0, -1] == 1
+    # Slices go to the left, rows to the feet, columns to the back.
+    sagittal = nearest_orientation(geometry, "sagittal").apply(array)
+    assert sagittal.shape == (5, 3, 4)
+    assert sagittal[-1, 0, -1] == 1
 
 
 def test_intensities_reach_from_minus_one_to_one_and_outside_is_minus_one() -> None:
@@ -205,6 +209,21 @@ def test_the_range_of_a_domain_covers_its_volumes() -> None:
     low, high = estimate_intensity_range([np.linspace(-1, 2, 1000), np.linspace(-2, 1, 1000)])
     assert low == pytest.approx(-2, abs=0.02)
     assert high == pytest.approx(2, abs=0.02)
+    # 1 in 1,000 at either end is left out.
+    assert estimate_intensity_range([np.arange(10001.0)]) == pytest.approx((10, 9990))
+
+
+def test_intensities_are_measured_within_the_field_of_view() -> None:
+    """What a table or the other arm is like must not move the scale of what is looked at."""
+    rng = np.random.default_rng(5)
+    geometry = Geometry((64, 64, 4), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    array = rng.normal(50, 20, (4, 64, 64))
+    changed = array.copy()
+    changed[:, :, 40:] = 5000
+    region = BoxMM(minimum=(0, 0, 0), maximum=(30, 63, 3))
+    settings = Preprocessing(size=64, spacing=1.0)
+    one, other = (prepare_volume(Volume(some, geometry, "v"), settings, region).slices for some in (array, changed))
+    assert np.array_equal(one, other)
 
 
 def test_a_constant_volume_is_refused_by_name() -> None:
@@ -250,6 +269,23 @@ def test_the_body_is_found_beside_the_table() -> None:
     assert 0 < box.stop[1] - 140 <= 12
     assert abs(box.start[2] - 30) <= 8
     assert abs(box.stop[2] - 170) <= 8
+
+
+def test_a_second_body_counts_if_it_is_large_and_without_any_all_is_looked_at() -> None:
+    rng = np.random.default_rng(6)
+    pixels = np.full((2, 128, 128), -1000.0) + rng.normal(0, 5, (2, 128, 128))
+    pixels[:, 20:60, 20:60] = 40
+    # Of a quarter of the area and more; then of less.
+    large, small = pixels.copy(), pixels.copy()
+    large[:, 80:104, 80:104] = 40
+    small[:, 80:94, 80:94] = 40
+    assert body_box(large).stop[1:] == (106, 106)
+    assert body_box(small).stop[1:] == (62, 62)
+    assert body_box(small).start[1:] == (18, 18)
+    # What is found is too small for a body.
+    speck = np.full((2, 128, 128), -1000.0)
+    speck[:, 60:70, 60:70] = 40
+    assert body_box(speck).shape == (2, 128, 128)
 
 
 def test_what_the_grid_does_not_reach_is_background() -> None:

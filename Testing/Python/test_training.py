@@ -17,23 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from quick import quick_config
+from quick import final_state, quick_config, silent, tensors
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints, devices, loop
 from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batches import BatchSource
-from SIFATrainingLib.checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
+from SIFATrainingLib.checkpoints import CheckpointError, checkpoint_paths, save_checkpoint
+from SIFATrainingLib.config import make_config, with_settings
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import Batch, Losses
 from SIFATrainingLib.loop import Loop, Model, largest_batch
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, is_first_process, train
-from test_dataset import silent
-
-
-def final_state(job: Job) -> dict[str, Any]:
-    return load_checkpoint(checkpoint_paths(job.folder / "checkpoints")[-1])
 
 
 def weights_are_equal(sets: tuple[Path, Path], folder: Path, **settings: Any) -> bool:
@@ -44,16 +40,6 @@ def weights_are_equal(sets: tuple[Path, Path], folder: Path, **settings: Any) ->
         train(job)
         states.append(tensors(final_state(job)))
     return all(torch.equal(one, two) for one, two in zip(*states, strict=True))
-
-
-def tensors(state: Any) -> list[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        return [state]
-    if isinstance(state, dict):
-        return [t for key in state for t in tensors(state[key])]
-    if isinstance(state, list | tuple):
-        return [t for part in state for t in tensors(part)]
-    return []
 
 
 def test_a_finished_job_tells_what_happened(finished_job: Path) -> None:
@@ -450,10 +436,25 @@ def test_unknown_device_and_folder_in_use(prepared: Path, tmp_path: Path) -> Non
 
 
 def test_the_preset_of_the_paper() -> None:
-    config = quick_config(preset="paper")
-    assert config.schedule == "sequential"
-    assert config.probability_floor == 0.005
-    assert config.ema_decay == 0
+    """All that method.md says of the authors' choices, and nothing that came later."""
+    config = make_config("paper")
+    assert (config.schedule, config.probability_floor, config.ema_decay) == ("sequential", 0.005, 0)
+    assert (config.batch_norm_statistics, config.reestimate_batch_norm) == ("mixed", False)
+    changes = config.augmentation
+    assert (changes.gamma, changes.contrast, changes.brightness, changes.noise) == (0, 0, 0, 0)
+    assert (config.decay_share, config.self_training.share) == (0, 0)
+    assert (config.loss_weights.random_contrast, config.loss_weights.structure) == (0, 0)
+    weights = config.loss_weights
+    assert (weights.cycle, weights.segmentation, weights.lower_segmentation) == (10, 1, 0.1)
+    assert (weights.encoder_image, weights.auxiliary) == (0.1, 0.1)
+    assert (weights.prediction, weights.lower_prediction) == (0.1, 0.01)
+    assert (config.learning_rate, config.pool, config.decoder_dropout) == (2e-4, 50, 0.25)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "loss_weights.cycle", "self_training.gamma"])
+def test_settings_are_finite(name: str) -> None:
+    with pytest.raises(InputError, match=rf"The setting '{name}' is not usable"):
+        make_config(**with_settings({}, [f"{name}=inf"]))
 
 
 @pytest.mark.parametrize(("method", "other"), [("supervised", "source"), ("without_adaptation", "target")])

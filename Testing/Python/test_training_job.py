@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quick import quick_config
+from quick import ENVIRONMENT, final_state, preparation, quick_config, sifa, tensors
 from SIFASegmentationLib.bundle import BASELINE_FILE, WEIGHTS_FILE, Bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
@@ -30,14 +30,8 @@ from SIFATrainingLib.console import ProgressLine, output_copied_to
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.onnx_model import ExportError
-from SIFATrainingLib.prepare import Preparation, make_preparation, prepare
+from SIFATrainingLib.prepare import make_preparation, prepare
 from SIFATrainingLib.training import create_job, create_training_job, train
-from test_cli import ENVIRONMENT, sifa
-from test_training import final_state, tensors
-
-
-def preparation(cohort: Path, **settings: Any) -> Preparation:
-    return make_preparation(**{"source": cohort / "mr", "target": cohort / "ct", "size": 32, **settings})
 
 
 def job_of(cohort: Path, folder: Path, config: TrainingConfig | None = None, **options: Any) -> Job:
@@ -194,6 +188,19 @@ def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepare
     assert all(
         torch.equal(a, b) for a, b in zip(tensors(final_state(nested)), tensors(final_state(alone)), strict=True)
     )
+
+
+def test_to_stop_the_baseline_stops_the_job(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu", baseline_iterations=4)
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "losses" and data["iteration"] == 2 and data["stage"] == "baseline":
+            Job(job.folder / "baseline").request_stop()
+
+    assert train(job, report=stop) is State.STOPPED
+    assert states(Job(job.folder / "baseline"))[-1] == "stopped"
+    assert not (job.folder / "checkpoints").exists()
+    assert train(job) is State.FINISHED
 
 
 @pytest.mark.parametrize("stage", ["baseline", "training"])

@@ -1192,7 +1192,7 @@ def test_only_a_choice_of_the_user_selects_its_row(module: Any, patients: dict[s
     table = ui.sourceTable
     assert table.rowCount >= 2
     # Filled by the program, of which the selectors tell as of a choice: Remove takes the blank row.
-    assert not table.selectionModel().hasSelection()
+    assert not table.selectionModel().selectedRows()
     patients_there = module.widget.source.nodes()
     ui.sourceAddButton.click()
     ui.sourceRemoveButton.click()
@@ -1203,3 +1203,27 @@ def test_only_a_choice_of_the_user_selects_its_row(module: Any, patients: dict[s
     assert [index.row() for index in table.selectionModel().selectedRows()] == [0]
     other.nodeActivated.emit(other.currentNode())
     assert [index.row() for index in table.selectionModel().selectedRows()] == [1]
+
+
+def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
+    module: Any, patients: dict[str, Any], tmp_path: Path
+) -> None:
+    ui, parameters = module.ui, module.logic.getParameterNode()
+    (mr, labels), (ct, _reference) = patients["mr"][0], patients["ct"][0]
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    ui.targetTable.cellWidget(0, 0).setCurrentNode(ct)
+    # By its name a patient is known.
+    ct.SetName(mr.GetName().lower())
+    module.widget._refresh()
+    assert f"A volume of either table is called {ct.GetName()}" in ui.startButton.toolTip
+    ct.SetName("another")
+    module.widget._refresh()
+    assert ui.startButton.enabled
+    adding = [ui.targetAddAllButton, ui.targetAddButton, ui.targetRemoveButton, ui.targetTable]
+    parameters.targetFolder = str(tmp_path)
+    assert not any(widget.enabled for widget in adding)
+    assert all("A folder is chosen instead" in widget.toolTip for widget in adding)
+    parameters.targetFolder = ""
+    assert all(widget.enabled for widget in adding)
+    assert ui.targetAddButton.toolTip == "One more target volume."
