@@ -287,7 +287,7 @@ def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV text file", "give a folder, or a CSV with patient, image, label") from error
-    header = rows[0][1] if rows else []
+    header = [column.lower() for column in rows[0][1]] if rows else []
     if repeated := [column for column in header if column and header.count(column) > 1]:
         raise InputError(f"{path} has the column {repeated[0]} twice", "remove or rename one of the two")
     if any(column not in header for column in wanted):

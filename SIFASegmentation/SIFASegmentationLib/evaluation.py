@@ -11,10 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
-from .cohorts import LABELMAP_ENDINGS, volumes_in
+from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, LABELMAP_ENDINGS, volumes_in
 from .errors import InputError
-from .image_files import read_volume
-from .labelmaps import Labels, UnknownCodesError, grid_difference, read_labels, resample_labelmap
+from .image_files import from_image, read_image
+from .labelmaps import (
+    NNUNET_FILE,
+    Labels,
+    UnknownCodesError,
+    coding_of_nnunet,
+    grid_difference,
+    read_labels,
+    resample_labelmap,
+    segment_names,
+    whole_numbers,
+)
 from .metrics import score_labelmaps_in_pieces
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from .structures import Task
@@ -171,13 +181,18 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
 
 
 def _read_prediction(path: Path, task: Task) -> Labels:
-    """`read_labels` of a labelmap with the task's own values, which no coding is given for.
+    """`read_labels` of a labelmap that no coding is given for: it has the task's own values, or nnU-Net's, which writes
+    what they are beside its predictions.
 
     Raises:
         InputError: As `read_labelmap`.
     """
+    beside = path.parent / NNUNET_FILE
+    # What SIFA writes there has the task's own.
+    nnunet = beside.is_file() and not volume_name(path).endswith(LABELMAP_ENDINGS)
+    coding = coding_of_nnunet(beside, task) if nnunet else task.own_coding
     try:
-        return read_labels(path, task, task.own_coding, allow_empty=True)
+        return read_labels(path, task, coding, allow_empty=True)
     except UnknownCodesError as error:
         advice = f"predictions have the values of {task.name}: recode it, or score without --task"
         raise InputError(error.problem, advice) from error
@@ -206,15 +221,24 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
     """Labelmaps by subject; images and probability maps beside them are left out."""
     volumes = [path for path in volumes_in(folder) if not path.is_dir()]
-    labelled: Callable[[Path], bool] = lambda path: volume_name(path).endswith(LABELMAP_ENDINGS)  # noqa: E731
-    chosen = [path for path in volumes if labelled(path)] or volumes
+    # What is not called a labelmap is one nevertheless, unless it is of the same subject, and so its image.
+    plain, labelled = _partition(volumes, lambda path: volume_name(path).endswith(LABELMAP_ENDINGS))
     named: dict[str, Path] = {}
-    for path in chosen:
+    for path in labelled:
         name = _subject(path)
         if name in named:
             raise InputError(f"{named[name]} and {path} are both of the subject {name}", "remove one")
         named[name] = path
+    for path in plain:
+        image_of = volume_name(path).removesuffix(IMAGE_SUFFIX).removesuffix(CHANNEL_SUFFIX)
+        if image_of not in named:
+            named[volume_name(path)] = path
     return named
+
+
+def _partition(paths: Sequence[Path], condition: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """Those that do not meet a condition, and those that do."""
+    return [path for path in paths if not condition(path)], [path for path in paths if condition(path)]
 
 
 def _subject(path: Path) -> str:
@@ -224,8 +248,12 @@ def _subject(path: Path) -> str:
 
 def _read_plain(path: Path) -> Volume:
     """A labelmap with whatever values it has, 0 to 255."""
-    volume = read_volume(path)
-    values = volume.array
-    if values.min() < 0 or values.max() > 255 or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise InputError(f"{path} is not a labelmap of whole numbers from 0 to 255", "give a task and its coding")
+    image = read_image(path)
+    if names := segment_names(image):
+        # In each file they have the values in which they were drawn.
+        raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")
+    volume = from_image(image, volume_name(path), source=str(path))
+    values = whole_numbers(volume.array, str(path))
+    if values.min() < 0 or values.max() > 255:
+        raise InputError(f"{path} has label values below 0 or above 255", "give a task and its coding")
     return Volume(values.astype(np.uint8), volume.geometry, volume.name)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,7 +27,12 @@ _SAME_VOXEL = 0.05
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 _NNUNET_LABELS = ("labelsTr", "labelsTs")
+_NEARLY = 1e-3  # What scaling and single precision leave of a whole number.
 _SHOWN_CODES = 8  # A wrong file can have thousands.
+
+
+NNUNET_FILE = "dataset.json"
+"""In which nnU-Net says what label values are, above the labels and beside its predictions."""
 
 
 class UnknownCodesError(InputError):
@@ -78,7 +83,7 @@ def read_labels(
     """As `read_labelmap`, and what a reader should know of it."""
     path = Path(path)
     image = read_image(path)
-    if segments := _segment_names(image):
+    if segments := segment_names(image):
         labels = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
@@ -177,9 +182,22 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
     write_image(image, path)
 
 
+def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generic]:
+    """Labels (k, j, i) that a program stored as floats, or scaled, as the whole numbers that they are nearly.
+
+    Raises:
+        InputError: They are none; names the `source`.
+    """
+    if voxels.dtype.kind != "f":
+        return voxels
+    if not all((np.abs(plane - np.rint(plane)) <= _NEARLY).all() for plane in voxels):
+        raise InputError(f"{source} is an image, with voxels that are no whole numbers", "give its labelmap")
+    rounded: NDArray[np.generic] = np.rint(voxels)
+    return rounded
+
+
 def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
-    if voxels.dtype.kind == "f" and not all((plane == np.rint(plane)).all() for plane in voxels):
-        raise InputError(f"{path} is an image, with voxels that are no whole numbers", "give its labelmap")
+    voxels = whole_numbers(voxels, str(path))
     found = [code for code in values_in(voxels) if code != 0]
     beside = _coding_beside(path, task) if coding is None else None
     chosen = beside or _coding(task, coding, path)
@@ -189,7 +207,8 @@ def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding |
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
         if beside is not None:
             raise UnknownCodesError(
-                f"{path} has the label codes {shown}, which its dataset.json does not name", "mend either"
+                f"{path} has the label codes {shown}, which its dataset.json does not name, or to ignore",
+                "correct one of them",
             )
         raise UnknownCodesError(
             f"{path} has the label codes {shown}, which are not in {where}", _coding_advice(task, found)
@@ -235,45 +254,75 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
 
 
 def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
-    """What the `dataset.json` of an nnU-Net data set says of its labels, whose values are in its own order; None where
-    there is none, or it names no structure of the task.
+    """What the `dataset.json` of an nnU-Net data set says of its labels; None where there is none.
 
     Raises:
-        InputError: It can't be read.
+        InputError: As `coding_of_nnunet`.
     """
-    file = path.parent.parent / "dataset.json"
-    if path.parent.name not in _NNUNET_LABELS or not file.is_file():
-        return None
+    file = path.parent.parent / NNUNET_FILE
+    return coding_of_nnunet(file, task) if path.parent.name in _NNUNET_LABELS and file.is_file() else None
+
+
+def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
+    """What a `dataset.json` of nnU-Net, or of the Medical Decathlon, says of label values, which are in its own order.
+
+    Values that are no structure's are background, but for what nnU-Net is told to ignore, which is nothing.
+
+    Raises:
+        InputError: It can't be read, names no structure of the task, or gives one several values.
+    """
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        labels = json.loads(file.read_text(encoding="utf-8-sig"))["labels"]
         # nnU-Net names values, and lists those of a region; the Medical Decathlon values names.
         pairs = [(value, name) if name.isdigit() else (name, value) for name, value in labels.items()]
-        values = [(str(name), int(value)) for name, value in pairs if not isinstance(value, list)]
+        values = [(str(name), _whole_numbers(value)) for name, value in pairs]
         matched = _values_of_structures(values, task)
-        others = {value for _name, value in values} - {0, *matched.values()}
-        return LabelCoding(codes=matched, ignored=tuple(sorted(others))) if matched else None
+        named = {number for name, numbers in values if name != "ignore" for number in numbers}
+        coding = LabelCoding(codes=matched, ignored=tuple(sorted(named - {0, *matched.values()})))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_fault(error)[1] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise InputError(f"{file} has no readable labels ({reason})", "mend it, or give a coding") from error
+    if not matched:
+        names = ", ".join(name for name, numbers in values if numbers != [0])
+        raise InputError(
+            f"{file} names {names}, none of which is in the task {task.name}",
+            f"choose another task, give a coding, or name them {', '.join(s.name for s in task.structures)}",
+        )
+    return coding
 
 
-def _values_of_structures(values: Iterable[tuple[str, int]], task: Task) -> dict[str, int]:
+def _whole_numbers(value: Any) -> list[int]:
+    """The values of a label: one, or those of a region.
+
+    Raises:
+        ValueError: Any of them is no whole number.
+        TypeError: They are no numbers.
+    """
+    numbers = [float(number) for number in (value if isinstance(value, list) else [value])]
+    if not all(number.is_integer() for number in numbers):
+        raise ValueError(f"{value} is no whole number")
+    return [int(number) for number in numbers]
+
+
+def _values_of_structures(values: Iterable[tuple[str, list[int]]], task: Task) -> dict[str, int]:
     """By structure, of names and values those that are the task's.
 
     Raises:
-        ValueError: Two names are one structure.
+        ValueError: Two names are one structure, or one is a region of several values.
     """
     matched: dict[str, int] = {}
-    for name, value in values:
+    for name, numbers in values:
         structure = task.structure_named(name)
-        if structure is not None and value > 0:
-            if structure.name in matched:
-                raise ValueError(f"{structure.name} has the values {matched[structure.name]} and {value}")
-            matched[structure.name] = value
+        if structure is None or numbers == [0]:
+            continue
+        both = [*numbers, *([matched[structure.name]] if structure.name in matched else [])]
+        if len(both) != 1:
+            raise ValueError(f"{structure.name} has the values {' and '.join(map(str, sorted(both)))}")
+        matched[structure.name] = both[0]
     return matched
 
 
-def _segment_names(image: sitk.Image) -> dict[int, str]:
+def segment_names(image: sitk.Image) -> dict[int, str]:
     """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file."""
     matches = (_SEGMENT_NAME.fullmatch(key) for key in image.GetMetaDataKeys())
     return dict(sorted((int(match[1]), image.GetMetaData(match[0])) for match in matches if match))

@@ -16,7 +16,7 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
-from SIFASegmentationLib.image_files import read_volume, write_volume
+from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
 from SIFASegmentationLib.labelmaps import (
     check_same_grid,
     read_labelmap,
@@ -267,7 +267,7 @@ def test_labelmaps_beside_their_images_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "labels",
     [
-        {"background": 0, "spleen": 1, "kidney_right": 2, "left kidney": 3, "Liver": 4, "ignore": 9, "all": [1, 2]},
+        {"background": 0, "spleen": 1, "kidney_right": 2, "left kidney": 3, "Liver": 4, "tumour": 9, "all": [1, 2]},
         {"0": "background", "1": "spleen", "2": "right kidney", "3": "left kidney", "4": "liver", "9": "tumour"},
     ],
 )
@@ -284,15 +284,26 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     # SIFA's own labelmaps beside them have the task's values.
     write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "labelsPr" / "p1.nii.gz")
     assert read_labelmap(tmp_path / "labelsPr" / "p1.nii.gz", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
-    for bad in (["spleen"], {"liver": 1, "spleen": 1}, {"liver": "one"}, {"right kidney": 2, "kidney_right": 3}):
+    numbers = {"liver": 1, "spleen": 1}, {"liver": "one"}, {"liver": 1.7}, {"right kidney": 2, "kidney_right": 3}
+    for bad in (["spleen"], *numbers):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": bad}))
         with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
             read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1}}))
-    with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name"):
+    with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name, or"):
         read_labelmap(path, ABDOMEN)
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"bone": 1}}))
-    with pytest.raises(InputError, match="label codes 9, which are not in the task abdomen"):
+    # Labels of another task must not pass for this one's.
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "bone": 1, "skin": [1, 2]}}))
+    with pytest.raises(InputError, match=r"dataset\.json names bone, skin, none of which is in the task abdomen"):
+        read_labelmap(path, ABDOMEN)
+    # Of a region some of whose values are others', nobody knows which are meant.
+    for region in ([1, 2], [2, 1]):
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": region, "tumour": 2}}))
+        with pytest.raises(InputError, match="liver has the values 1 and 2"):
+            read_labelmap(path, ABDOMEN)
+    # nnU-Net leaves these voxels out of its loss; background they are not.
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1, "ignore": 9, "x": 2}}))
+    with pytest.raises(InputError, match=r"label codes 9, which its dataset\.json does not name, or to ignore"):
         read_labelmap(path, ABDOMEN)
 
 
@@ -475,3 +486,45 @@ def test_what_tables_and_maps_have_a_use_for_is_no_structure(tmp_path: Path, nam
     (tmp_path / "task.json").write_text(renamed)
     with pytest.raises(InputError, match=f"no structure can be called '{name.lower()}'"):
         load_task(tmp_path / "task.json")
+
+
+def test_what_nnunet_predicted_has_the_values_that_it_says(tmp_path: Path) -> None:
+    write_volume(labelmap([[4, 1], [2, 3]]), tmp_path / "predicted" / "p1.nii.gz")
+    write_volume(labelmap([[1, 4], [2, 3]]), tmp_path / "references" / "p1.nii.gz")
+    folders = tmp_path / "predicted", tmp_path / "references"
+    assert evaluate(*folders, ABDOMEN).mean("dice") == pytest.approx(0.5)
+    names = {"background": 0, "spleen": 1, "liver": 4, "right kidney": 2, "left kidney": 3}
+    (tmp_path / "predicted" / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert evaluate(*folders, ABDOMEN).mean("dice") == 1
+    # SIFA's own labelmaps have the task's values, whatever lies beside them.
+    (tmp_path / "predicted" / "p1.nii.gz").rename(tmp_path / "predicted" / "p1_segmentation.nii.gz")
+    assert evaluate(*folders, ABDOMEN).mean("dice") == pytest.approx(0.5)
+
+
+def test_segments_have_names_whatever_their_values(tmp_path: Path) -> None:
+    write_slicer_segmentation(labelmap([[1, 2], [3, 4]]), ABDOMEN, tmp_path / "a.seg.nrrd")
+    write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "b.nii.gz")
+    with pytest.raises(
+        InputError, match=r"a\.seg\.nrrd has named segments \(liver, .*\): say by --task which they are"
+    ):
+        evaluate(tmp_path / "a.seg.nrrd", tmp_path / "b.nii.gz")
+    assert evaluate(tmp_path / "a.seg.nrrd", tmp_path / "b.nii.gz", ABDOMEN).mean("dice") == 1
+
+
+def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
+    values = labelmap([[1, 2], [3, 4]])
+    for name in ("P1_segmentation", "P2", "heart_seg"):
+        write_volume(values, tmp_path / "predicted" / f"{name}.nii.gz")
+    for name in ("P1_label", "P1_image", "P2", "heart_seg"):
+        write_volume(values, tmp_path / "references" / f"{name}.nii.gz")
+    table = evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
+    assert {row.subject for row in table.rows} == {"P1", "P2", "heart"}
+    assert table.unmatched == ()
+
+
+@pytest.mark.parametrize("error", [1e-6, 5e-4])
+def test_labels_that_were_scaled_are_whole_numbers_nearly(tmp_path: Path, error: float) -> None:
+    image = to_image(labelmap([[1, 2], [3, 4]]))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkFloat64) * (1 - error / 4), str(tmp_path / "a.nrrd"))
+    assert read_labelmap(tmp_path / "a.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
+    assert evaluate(tmp_path / "a.nrrd", tmp_path / "a.nrrd").mean("dice") == 1
