@@ -24,6 +24,7 @@ from pathlib import Path
 from .dicom_files import SUFFIXES, check_links, dicom_series, is_dicom
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
+from .files import check_name
 from .volumes import VOLUME_SUFFIXES, volume_name
 
 IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
@@ -70,7 +71,10 @@ def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | 
         cases = _from_folder(path, labelled, patients)
     else:
         raise InputError(f"{path} does not exist", "give a folder of volumes or a CSV file")
-    check_links(file for case in cases for file in (case.image, case.label) if file is not None)
+    files = [file for case in cases for file in (case.image, case.label) if file is not None]
+    check_links(files)
+    for file in files:
+        check_name(file)
     return sorted(cases, key=lambda case: (case.patient, str(case.image)))
 
 

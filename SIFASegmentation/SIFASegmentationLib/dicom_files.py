@@ -11,8 +11,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
+from .files import check_name
 
-_POSITION, _FRAMES, _SLOPE, _INTERCEPT = "0020|0032", "0028|0008", "0028|1053", "0028|1052"
+_POSITION, _FRAMES = "0020|0032", "0028|0008"
+# What numbers stand for: slope, intercept, bits allocated, bits stored, with a sign or without.
+_NUMBERS = "0028|1053", "0028|1052", "0028|0100", "0028|0101", "0028|0103"
+_THICKNESS = "0018|0050"
 _SERIES, _ORIENTATION, _PIXELS = "0020|000e", "0020|0037", "0028|0030"
 _ALIKE = 1e-3  # Of direction cosines, and of a spacing as a share: more than headers round.
 _UNEVEN = 0.1  # Of the distance of two slices ...
@@ -31,6 +35,7 @@ def dicom_series(folder: Path) -> tuple[str, ...]:
     Raises:
         InputError: A link beside DICOM files is broken. GDCM looks no further at one, and would leave out the rest.
     """
+    check_name(folder)
     entries = sorted(folder.glob("*"))
     if not all(entry.exists() for entry in entries) and any(map(is_dicom, entries)):
         check_links(entries)
@@ -82,19 +87,24 @@ def read_series(folder: Path) -> sitk.Image:
     _check_left_out(folder, files)
     reader.SetFileNames(files)
     image: sitk.Image = reader.Execute()
-    tags = _POSITION, _ORIENTATION, _PIXELS, _FRAMES, _SLOPE, _INTERCEPT
+    tags = _POSITION, _ORIENTATION, _PIXELS, _FRAMES, *_NUMBERS
     headers = [{tag: reader.GetMetaData(number, tag) for tag in tags if reader.HasMetaDataKey(number, tag)}
                for number in range(len(files))]  # fmt: skip
     if any(_frames(header.get(_FRAMES, "")) > 1 for header in headers):
         raise _many_frames(folder)
     _check_alike(headers, files)
-    if len({(header.get(_SLOPE), header.get(_INTERCEPT)) for header in headers}) > 1:
+    if len({tuple(header.get(tag) for tag in _NUMBERS) for header in headers}) > 1:
         # All slices are stored in the first one's type of numbers, which need not hold the others'.
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     _check_places(image, [header.get(_POSITION, "") for header in headers], folder)
+    if len(files) == 1 and reader.HasMetaDataKey(0, _THICKNESS):
+        # There is no other slice to tell the distance.
+        thickness = _numbers(reader.GetMetaData(0, _THICKNESS))
+        if len(thickness) == 1 and thickness[0] > 0:
+            image.SetSpacing((*image.GetSpacing()[:2], thickness[0]))
     return _upright(image)
 
 

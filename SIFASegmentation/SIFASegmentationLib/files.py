@@ -13,9 +13,25 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .errors import InputError, unwritable
 
 _REMAINS = re.compile(r"\.[0-9a-f]{8}\.(partial|old)\.(.+)")  # Names that `write_atomically` gives on the way.
 _TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05  # Of removing what is in use.
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that is no text, such as one of an archive of another system: ITK would end the process.
+
+    Raises:
+        InputError: Shows what can be shown of it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="replace").decode()
+        raise InputError(f"The name of {shown} is not in UTF-8", "rename the file or folder") from None
 
 
 def file_name(text: str) -> str:
@@ -86,6 +102,20 @@ def _replace_folder(new: Path, path: Path) -> None:
         old.replace(path)
         raise
     shutil.rmtree(old)
+
+
+def check_can_write(folder: Path) -> None:
+    """See whether files can be written to a folder, there or not yet, before work is done that would be lost.
+
+    Raises:
+        InputError: They can't, or it is a file.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with TemporaryDirectory(dir=there, prefix=".SIFA-"):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def remove_remains(folder: Path) -> None:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
-from .files import write_atomically
+from .files import check_name, write_atomically
 from .nifti_files import check_nifti, check_written, is_nifti
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
@@ -46,6 +46,7 @@ def read_image(path: Path) -> sitk.Image:
     """
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
+    check_name(path)
     try:
         with warnings_off():
             if path.is_dir():
@@ -91,6 +92,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     Raises:
         InputError: The place can't be written to.
     """
+    check_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as partial, warnings_off():

@@ -40,6 +40,7 @@ from .files import is_disk_full, remove_remains, write_atomically
 SCHEMA_VERSION = 1
 LOG_FILE = "log.txt"
 HEARTBEAT_SECONDS = 2.0
+_SETTLING_SECONDS = 0.05  # From a look at who is at work to one's own sign of life, at most.
 LOST_AFTER_SECONDS = 60.0
 _REPLACING_SECONDS = 0.05
 TAIL_BYTES = 64 * 1024  # Read at once from the end of the events.
@@ -118,7 +119,9 @@ class Job:
         except OSError as error:
             raise unwritable(folder, error) from error
         if taken:
-            raise InputError(f"{folder} already exists and is not empty", "choose another folder for the job")
+            raise InputError(
+                f"{folder} already exists and is not empty", "choose another folder for the job, or delete it"
+            )
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +284,7 @@ class Job:
             InputError: Another process is at work on the job.
         """
         if self.is_alive():
-            raise InputError(f"Another process is at work on {self.folder}", "wait for it, or stop it with `sifa stop`")
+            raise self._taken()
         started, done = time.time(), threading.Event()
 
         def beat() -> None:
@@ -304,6 +307,11 @@ class Job:
                 beat()
 
         beat()
+        # Both of two that start at once have seen nobody: of these the one goes on that wrote last.
+        time.sleep(_SETTLING_SECONDS)
+        last = self.last_beat()
+        if last is not None and (last["host"], last["process"]) != (socket.gethostname(), os.getpid()):
+            raise self._taken()
         thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
         thread.start()
         try:
@@ -314,6 +322,9 @@ class Job:
             # On Windows not while somebody reads it; it is old soon.
             with suppress(OSError):
                 (self.folder / "heartbeat.json").unlink()
+
+    def _taken(self) -> InputError:
+        return InputError(f"Another process is at work on {self.folder}", "wait for it, or stop it with `sifa stop`")
 
     @property
     def stop_requested(self) -> bool:

@@ -245,9 +245,18 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
                 f"leave it out, or name it {', '.join(structure.name for structure in task.structures)}",
             )
         return coding
+    return coding_named(coding, task)
+
+
+def coding_named(coding: str, task: Task) -> LabelCoding:
+    """A coding by its name.
+
+    Raises:
+        InputError: The task has none of that name.
+    """
     if coding not in task.label_codes:
         raise InputError(
-            f"The coding '{coding}' for {path} is not in the task {task.name}",
+            f"The coding '{coding}' is not in the task {task.name}",
             f"choose {', '.join(task.label_codes)}, or give none" if task.label_codes else "give none",
         )
     return task.label_codes[coding]

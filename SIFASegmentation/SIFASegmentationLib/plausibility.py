@@ -13,7 +13,9 @@ from .volumes import Volume
 _RANGE_TOLERANCE = 0.35  # Of the range of z-scores that the training volumes had.
 _CT_AIR_HU = -500  # Every CT with air around the body reaches below.
 _SMALL_SHARE = 0.4  # Of the grid's width: a limb, or a crop.
-_LARGE_SHARE = 1.15  # Parts of the body lie outside the networks' grid.
+LARGE_SHARE = 1.15
+"""Of the width of the networks' grid, from which parts of the body lie outside."""
+
 _SHOWN = 3  # Names of volumes in a sentence.
 _UNLIKE_SPACING = 2  # Times as far apart, or as near.
 
@@ -33,7 +35,7 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
     placement = place_volume(volume, preprocessing, region)
     if preprocessing.spacing is not None:
         share = max(placement.extent_mm) / (preprocessing.size * preprocessing.spacing)
-        if share > _LARGE_SHARE:
+        if share > LARGE_SHARE:
             sentences.append(
                 f"{volume.name} is {max(placement.extent_mm):.0f} mm wide, the model sees "
                 f"{preprocessing.size * preprocessing.spacing:.0f} mm: choose a region of interest."

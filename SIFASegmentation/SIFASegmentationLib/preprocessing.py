@@ -23,13 +23,16 @@ from .intensity import IntensitySettings, IntensityStatistics, measure, z_score_
 from .orientation import Orientation, Plane, nearest_orientation
 from .resampling import linear_weights, resample
 from .schema import Frozen
-from .volumes import Geometry, Volume
+from .volumes import LARGEST_SPACING, LEAST_SPACING, Geometry, Volume
 
 Float32Array = NDArray[np.float32]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 LEAST_SIZE = 32
 """Of the networks' grid: on less, the discriminators have hardly anything to look at."""
+
+MOST_SIZE = 4096
+"""Of it: no scan has more rows."""
 
 _SIZE_STEP = 8  # How much the encoder shrinks slices.
 _SLAB_VOXELS = 2**24  # Work on slabs of about this many voxels, 64 MiB in float32.
@@ -49,8 +52,8 @@ class Preprocessing(Frozen):
     """
 
     plane: Plane = "axial"
-    size: int = Field(default=256, ge=LEAST_SIZE, multiple_of=_SIZE_STEP)
-    spacing: FiniteFloat | None = Field(default=None, gt=0)
+    size: int = Field(default=256, ge=LEAST_SIZE, le=MOST_SIZE, multiple_of=_SIZE_STEP)
+    spacing: FiniteFloat | None = Field(default=None, ge=LEAST_SPACING, le=LARGEST_SPACING)
     field_of_view: Literal["body", "full"] = "body"
     intensity: IntensitySettings = IntensitySettings()
     slice_spacings: tuple[FiniteFloat, FiniteFloat] | None = None
@@ -233,10 +236,12 @@ def check_size(size: int) -> None:
     """Refuse a size that no grid of the networks can have.
 
     Raises:
-        InputError: It is too small, or no multiple.
+        InputError: It is too small or too large, or no multiple.
     """
-    if size < LEAST_SIZE or size % _SIZE_STEP:
-        raise InputError(f"The size {size} is not usable", f"give a multiple of {_SIZE_STEP}, {LEAST_SIZE} or more")
+    if not LEAST_SIZE <= size <= MOST_SIZE or size % _SIZE_STEP:
+        raise InputError(
+            f"The size {size} is not usable", f"give a multiple of {_SIZE_STEP} from {LEAST_SIZE} to {MOST_SIZE}"
+        )
 
 
 def labels_on_grid(labelmap: Volume, placement: Placement) -> NDArray[np.uint8]:

@@ -275,15 +275,24 @@ class ScoreTable:
         Raises:
             InputError: Another suffix, or the place can't be written to.
         """
+        check_suffix(path)
         writers: dict[str, Callable[[], str]] = {".csv": self.csv, ".json": self.json}
-        if path.suffix.lower() not in writers:
-            raise InputError(f"{path} can't be written", "end its name with .csv or .json")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path) as partial:
                 partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
         except OSError as error:
             raise unwritable(path, error) from error
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file that a table of scores is not written to.
+
+    Raises:
+        InputError: It ends otherwise than `.csv` or `.json`.
+    """
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"{path} can't be written", "end its name with .csv or .json")
 
 
 def _none(rows: Sequence[Any]) -> list[str]:

@@ -17,7 +17,7 @@ from .dicom_files import dicom_series
 from .errors import InputError
 from .examination import Examination, Models, examine
 from .field_of_view import BoxMM
-from .files import file_names, write_atomically
+from .files import check_can_write, file_names, write_atomically
 from .image_files import read_volume, write_volume
 from .labelmaps import write_slicer_segmentation
 from .quality import Estimate
@@ -27,6 +27,7 @@ from .structures import Task
 from .volumes import Volume, volume_name
 
 ESTIMATES_FILE = "estimated_dice.csv"
+_ESTIMATES_HEAD = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
@@ -87,6 +88,7 @@ def segment_files(
     task: Task | None = None,
     baseline: bool = False,
     report: Report | None = None,
+    on_outputs: Callable[[Outputs], None] = lambda _outputs: None,
 ) -> list[Outputs]:
     """Segment volumes with a bundle; one after the other, each file whole or not there.
 
@@ -109,6 +111,7 @@ def segment_files(
         task: The structures that the bundle must have; not checked unless given.
         baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`.
         report: Called after each batch of slices.
+        on_outputs: Called with what was written for a volume, as soon as it is.
 
     Raises:
         SomeRefusedError: Volumes among others can't be used; told when the others are done.
@@ -130,6 +133,9 @@ def segment_files(
     times = Counter(name.casefold() for name in called)
     if repeated := [name for name in called if times[name.casefold()] > 1]:
         raise InputError(f"Two volumes are called {repeated[0]}", "segment them into different folders")
+    # Before the first volume is segmented.
+    check_can_write(Path(out))
+    _lines_of(Path(out) / ESTIMATES_FILE)
     models = Models.load(opened, device, threads, baseline=baseline)
     writer = _Writer(Path(out), opened.manifest.task, suffix, confidence)
     outputs: list[Outputs] = []
@@ -154,6 +160,7 @@ def segment_files(
         # Where the folder can't be written to, no volume need be tried any more.
         outputs.append(writer.write(examination, path, name, shown, warnings))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
+        on_outputs(outputs[-1])
     if refused:
         raise SomeRefusedError(refused, outputs)
     return outputs
@@ -225,12 +232,11 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
     model has no calibration."""
     if not path.exists() and not any(one.estimates for one in outputs):
         return
-    head = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
     made = {one.volume for one in outputs}
-    before = [line for line in _lines_of(path, head) if line[0] not in made]
+    before = [line for line in _lines_of(path) if line[0] not in made]
     with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(head)
+        writer.writerow(_ESTIMATES_HEAD)
         writer.writerows(before)
         for one in outputs:
             for structure, estimate in one.estimates.items():
@@ -238,8 +244,8 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
                 writer.writerow([one.volume, structure, *values, "yes" if structure in one.doubtful else "no"])
 
 
-def _lines_of(path: Path, head: list[str]) -> list[list[str]]:
-    """The lines of a table that is there, none where it is not.
+def _lines_of(path: Path) -> list[list[str]]:
+    """The lines of a table of estimates that is there, none where it is not.
 
     Raises:
         InputError: It is another table.
@@ -249,11 +255,11 @@ def _lines_of(path: Path, head: list[str]) -> list[list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            first, lines = next(reader, head), [line for line in reader if line]
+            first, lines = next(reader, _ESTIMATES_HEAD), [line for line in reader if line]
     except (UnicodeDecodeError, csv.Error):
         first, lines = [], []
-    if first != head or any(len(line) != len(head) for line in lines):
-        raise InputError(f"{path} is no table of SIFA's any more", "move it away, and the new one takes its place")
+    if first != _ESTIMATES_HEAD or any(len(line) != len(first) for line in lines):
+        raise InputError(f"{path} was not written by SIFA, or was edited since", "move it away")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".m
 
 DIRECTION_TOLERANCE = 1e-3
 
-_LEAST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # In mm.
+LEAST_SPACING, LARGEST_SPACING = 1e-3, 1e3
+"""In mm, of anything that a scanner makes."""
+
 _LARGEST = 1e30  # Of a voxel: sums of more do not fit the floats that are computed with.
 
 
@@ -87,7 +90,8 @@ def volume_name(path: str | Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
-    return path.stem if path.is_file() else path.name
+    # Of `.` and `..` too.
+    return path.stem if path.is_file() else Path(os.path.abspath(path)).name  # noqa: PTH100  links keep their names
 
 
 def check_spacing(spacing: Sequence[float], source: str) -> None:
@@ -96,7 +100,7 @@ def check_spacing(spacing: Sequence[float], source: str) -> None:
     Raises:
         InputError: One is less than a micrometre or more than a metre; names the `source`.
     """
-    if not all(_LEAST_SPACING <= distance <= _LARGEST_SPACING for distance in spacing):
+    if not all(LEAST_SPACING <= distance <= LARGEST_SPACING for distance in spacing):
         shown = " x ".join(f"{distance:g}" for distance in spacing)
         raise InputError(f"{source} has voxels of {shown} mm", "correct its spacing")
 

@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import take_names_as_utf8
 from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Job, State
-from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM
+from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, check_suffix
 from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig, with_settings
@@ -299,7 +299,7 @@ def segment(
     ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
-    from SIFASegmentationLib.segment_files import SomeRefusedError, segment_files  # noqa: PLC0415
+    from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415
     from SIFASegmentationLib.segmentation_options import SegmentationOptions  # noqa: PLC0415
 
     if domain not in ("source", "target"):
@@ -313,28 +313,23 @@ def segment(
         probabilities=probabilities,
     )
     line = ProgressLine()
-    try:
-        written = segment_files(
-            bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi),
-            confidence=confidence, suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
-            report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
-        )  # fmt: skip
-    except SomeRefusedError as error:
-        _show_outputs(error.outputs)
-        raise
-    _show_outputs(written)
+    segment_files(
+        bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi), confidence=confidence,
+        suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
+        report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
+        on_outputs=_show_outputs,
+    )  # fmt: skip
 
 
-def _show_outputs(written: Sequence[Outputs]) -> None:
-    for outputs in written:
-        print(outputs.labelmap)
-        if outputs.estimates:
-            estimates = ", ".join(f"{name} {estimate}" for name, estimate in outputs.estimates.items())
-            print(f"  estimated Dice: {estimates}")
-        for warning in outputs.warnings:
-            print(f"  {warning}")
-        if outputs.baseline is not None:
-            print(outputs.baseline)
+def _show_outputs(outputs: Outputs) -> None:
+    print(outputs.labelmap)
+    if outputs.estimates:
+        estimates = ", ".join(f"{name} {estimate}" for name, estimate in outputs.estimates.items())
+        print(f"  estimated Dice: {estimates}")
+    for warning in outputs.warnings:
+        print(f"  {warning}")
+    if outputs.baseline is not None:
+        print(outputs.baseline)
 
 
 @app.command()
@@ -350,6 +345,8 @@ def evaluate(
     """Score labelmaps against references: Dice, ASD, HD95, surface Dice, volumes."""
     from SIFASegmentationLib.evaluation import evaluate as run  # noqa: PLC0415
 
+    if out is not None:
+        check_suffix(out)
     table = run(prediction, reference, load_task(task) if task else None, coding, legacy, tolerance)
     print(table.text())
     if out is not None:
@@ -497,11 +494,15 @@ def main() -> None:
     take_names_as_utf8()
     _make_output_safe()
     # As Ctrl-C does: what is half written goes.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for number in _end_signals():
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
+        _exit(2)
+    except ModuleNotFoundError as error:
+        print(f"sifa: {_not_installed(error)}", file=sys.stderr)
         _exit(2)
     except Exception as error:
         if (fault := system_fault(error)) is not None:
@@ -509,6 +510,18 @@ def main() -> None:
             _exit(2)
         traceback.print_exc()
         _exit(1)
+
+
+def _not_installed(error: ModuleNotFoundError) -> InputError:
+    """What to do about a package that is not there; of one that nothing here asks for, the error again."""
+    from .preflight import TRAINING_PACKAGES  # noqa: PLC0415
+
+    if error.name not in TRAINING_PACKAGES:
+        raise error
+    return InputError(
+        f"{TRAINING_PACKAGES[error.name]} is not installed, which training and exporting need",
+        "install SIFA with [training], see its README",
+    )
 
 
 def _make_output_safe() -> None:
@@ -538,6 +551,8 @@ def _is_alone() -> bool:
 
 def _run(job: Job, limit: float, *, copied: bool = True) -> None:
     """Do what is still to be done, told here and, as others may ask later, in the job's log."""
+    # What is not installed is no failure of the job.
+    from . import devices  # noqa: F401, PLC0415
     from .training import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
 
@@ -588,18 +603,25 @@ def _stop_comparison(out: Path) -> bool:
     return False
 
 
+def _end_signals() -> list[int]:
+    """A scheduler's, and that of a terminal that closes, unless `nohup` said that this is to end nothing."""
+    closes = getattr(signal, "SIGHUP", None)
+    return [signal.SIGTERM, *([closes] if closes is not None and signal.getsignal(closes) != signal.SIG_IGN else [])]
+
+
 @contextmanager
 def _stops_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
-    """Ctrl-C or a scheduler's SIGTERM saves and ends what `stop` asks to; a second one, or where there is nothing to
-    save, ends all at once."""
+    """Ctrl-C, a scheduler's SIGTERM, or a terminal that closes saves, and ends what `stop` asks to; a second time, or
+    where there is nothing to save, all ends at once."""
 
     def ask(number: int, _: Any) -> None:
         if not stop():
             sys.exit(128 + number)
-        print("\nstopping after this iteration; again to end at once", file=sys.stderr)
+        with suppress(OSError):  # Its terminal has gone.
+            print("\nstopping after this iteration; again to end at once", file=sys.stderr)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *_end_signals())}
     try:
         yield
     finally:

@@ -38,6 +38,7 @@ from SIFASegmentationLib.cohorts import Case, find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.files import file_name, remove_remains, write_atomically
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
@@ -208,8 +209,11 @@ def compare(
         for seed in seeds
     }
     choose_device(device)
+    if taken := {_WITH_LABELS, _WITHOUT_LABELS} & {variant.name for variant in variants}:
+        raise InputError(f"A row can't be called '{min(taken)}', as the data set is", "give it another title")
     task = preparation.loaded_task()
     for case in cases:
+        read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
     rows = _Rows(out, preparation, task, cases, frozenset(odd), device, deadline, report)
     rows.comparison()  # The same: a row of before that can't stand in one table with these.

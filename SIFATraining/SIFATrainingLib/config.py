@@ -217,7 +217,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(preset: str = "recommended", **settings: Any) -> TrainingConfig:
+def make_config(preset: str = "recommended", /, **settings: Any) -> TrainingConfig:
     """The preset, with what the method asks for and then `settings` in its place; nested settings as dictionaries.
 
     Raises:

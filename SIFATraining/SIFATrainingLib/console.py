@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import ENDED, Job
+from SIFASegmentationLib.jobs import ENDED, Job, State
 
 _SECONDS_BETWEEN_LINES = 15.0
 _RENEWS = "\r\x1b[K"  # To the start of the line, and what was there goes.
@@ -87,11 +88,17 @@ class ProgressLine:
 
 
 def _tell(text: str) -> bool:
-    """Print; not where whoever read has gone (`| head`), for that must not end the work. Whether somebody reads."""
+    """Print; not where whoever read has gone (`| head`, a terminal that closed), for that must not end the work.
+
+    Returns:
+        Whether somebody reads.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         # Nobody does from here on, and nothing that is printed later raises.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return False
@@ -116,8 +123,10 @@ def show_events(job: Job) -> None:
             return
         state = job.state()
         if state in ENDED:
-            if state == "lost":
+            if state is State.LOST:
                 raise InputError(f"The process of {job.folder} is gone", "look at its log.txt, then `sifa resume` it")
+            if state is State.FAILED:
+                raise InputError(f"{job.folder} has failed", "look at its log.txt")
             return
         time.sleep(1.0)
 

@@ -97,7 +97,7 @@ class PreparedDataset:
         path = self.folder / "manifest.json"
         try:
             self.manifest = PreparedManifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"{folder} is not a prepared data set (it has no manifest.json)", "give one that `sifa prepare` made"
             ) from None

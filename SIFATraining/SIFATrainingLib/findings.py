@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # They need packages that a window may have to install first.
 Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
+
+_MANY = 0.1  # Share of volumes that are no exceptions any more.
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,19 @@ def never_labelled(subject: str, labelled: Collection[str], task: Task, level: L
     never = [structure.name for structure in task.structures if structure.name not in labelled]
     fix = "label it in some volume, or choose a task without it"
     return [Finding(level, subject, f"never labelled: {', '.join(never)}", fix)] if never else []
+
+
+def beyond_grid(subject: str, extents_mm: Sequence[tuple[float, float]], size: int, spacing: float) -> list[Finding]:
+    """Whether fields of view (heights and widths), more than a few, reach beyond the networks' grid."""
+    from SIFASegmentationLib.plausibility import LARGE_SHARE  # noqa: PLC0415  needs packages, see above
+
+    width = size * spacing
+    beyond = sum(max(extent) > LARGE_SHARE * width for extent in extents_mm)
+    if beyond <= _MANY * len(extents_mm):
+        return []
+    widest = max(max(extent) for extent in extents_mm)
+    message = (
+        f"{beyond} of {len(extents_mm)} fields of view are larger than the grid of {width:.0f} mm, up to "
+        f"{widest:.0f} mm: what lies beyond is not seen"
+    )
+    return [Finding("warning", subject, message, "choose a larger spacing or size, or a region of interest")]

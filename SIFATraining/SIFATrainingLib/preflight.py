@@ -27,10 +27,12 @@ from .volume_checks import VolumeChecks
 if TYPE_CHECKING:
     from .estimate import Estimate
 
-_PACKAGES = {  # What is imported, and what pip calls it.
+TRAINING_PACKAGES = {
     "torch": "torch", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors", "onnx": "onnx",
     "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "PIL": "pillow",
 }  # fmt: skip
+"""What a training imports, and what pip calls it."""
+
 _LEAST_TORCH = (2, 6)  # Whose exporter to ONNX is the one that is used.
 _USABLE = 0.9  # Of free memory and disk; the rest is what the estimate does not know of.
 _LONG_SECONDS = 3 * 24 * 3600.0
@@ -209,7 +211,7 @@ def _gigabytes(count: float) -> str:
 def _check_packages() -> list[Finding]:
     """Whether everything that training needs can be imported, and its versions."""
     findings, versions = [], []
-    for module, package in _PACKAGES.items():
+    for module, package in TRAINING_PACKAGES.items():
         try:
             imported = importlib.import_module(module)
         except Exception as error:  # A broken installation raises anything.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ from pydantic import ValidationError
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
 from SIFASegmentationLib.contrasts import USUAL_PERCENTILES
 from SIFASegmentationLib.doubts import MillilitreRange
-from SIFASegmentationLib.errors import InputError, first_fault, unwritable
+from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
-from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.files import check_can_write, write_atomically
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import estimate_intensity_range
-from SIFASegmentationLib.labelmaps import match_grid, read_labels, structures_ml
+from SIFASegmentationLib.labelmaps import coding_named, match_grid, read_labels, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -50,7 +49,7 @@ from .dataset import (
     VolumeEntry,
     domain_of,
 )
-from .findings import Warn, lost_labels, never_labelled, print_warning
+from .findings import Warn, beyond_grid, lost_labels, never_labelled, print_warning
 from .steps import Report, Step
 
 
@@ -195,6 +194,9 @@ def make_preparation(**settings: Any) -> Preparation:
         ) from None
     for domain in DOMAINS:
         preparation.preprocessing(domain)
+    for coding in (preparation.source_coding, preparation.target_coding):
+        if coding is not None:
+            coding_named(coding, preparation.loaded_task())
     return preparation
 
 
@@ -234,7 +236,7 @@ def run_preparation(
         raise InputError(f"{out} already exists", "choose another folder for the prepared data set")
     cases = preparation.cases()
     # Before the volumes are read.
-    _check_can_write(out)
+    check_can_write(out.parent)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
@@ -245,6 +247,10 @@ def run_preparation(
     final = {
         name: settings[name].model_copy(update={"spacing": spacing, **measured[name].of_domain}) for name in DOMAINS
     }
+    if spacing is not None:
+        for name in cases:
+            for finding in beyond_grid(name, measured[name].extents_mm, preparation.size, spacing):
+                warn(finding)
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
         entries: dict[SetName, DomainEntry] = {}
@@ -257,15 +263,6 @@ def run_preparation(
         )
         (partial / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def _check_can_write(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}."):
-            pass
-    except OSError as error:
-        raise unwritable(out.parent, error) from error
 
 
 class _Steps:

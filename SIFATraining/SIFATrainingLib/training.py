@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.structures import Task
@@ -140,7 +141,10 @@ def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | No
         InputError: Another process works on the job, a volume can't be used, the data set has changed, a loss is not
             a number, or memory does not suffice.
     """
-    run = _Run(job, TrainingSpecification.of(job), time.monotonic() + time_limit_seconds, report)
+    specification = TrainingSpecification.of(job)
+    if job.state() is State.FINISHED and (not specification.export or is_bundle(job.folder / BUNDLE_FOLDER)):
+        return State.FINISHED
+    run = _Run(job, specification, time.monotonic() + time_limit_seconds, report)
     if not is_first_process():
         return run.follow()
     # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.

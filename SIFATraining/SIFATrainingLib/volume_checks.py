@@ -21,7 +21,7 @@ from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, SetName, domain_of
-from .findings import FEW_SLICES, Finding, Level, lost_labels, never_labelled
+from .findings import FEW_SLICES, Finding, Level, beyond_grid, lost_labels, never_labelled
 from .prepare import Preparation
 from .steps import Report, Step
 
@@ -133,6 +133,9 @@ class VolumeChecks:
             self.findings.append(Finding("ok", name, message))
         if name in DOMAINS:
             self._check_window(name)
+        if self._preparation.spacing is not None:
+            extents = [(height, width) for _along, height, width in self._extents[name]]
+            self.findings += beyond_grid(name, extents, self._preparation.size, self._preparation.spacing)
         if self._preparation.labelled(name):
             labelled = [structure.name for structure in self._task.structures if structure.value in self._parts[name]]
             level: Level = "warning" if name == "monitor" else "error"

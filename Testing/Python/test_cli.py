@@ -154,6 +154,9 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["prepare", "--source", "a", "--target", "b", "--out", "x", "--stretch", "--spacing", "2"], "one of the two"),
         (["train", "--source", "a", "--target", "b", "--out", "x"], "a does not exist"),
         (["train", "--source", "a", "--target", "b", "--out", "x", "--device", "foo"], "The device 'foo' is unknown"),
+        (["train", "nowhere", "--out", "x", "--set", "preset=paper"], "The setting 'preset' is not usable (there is"),
+        (["evaluate", "--prediction", "x.nii.gz", "--reference", "x.nii.gz", "--out", "x.xlsx"], "with .csv or .json"),
+        (["prepare", "--source", "x", "--target", "x", "--out", "y", "--target-coding", "BTVC"], "'BTVC' is not in"),
         (["train", "nowhere", "--out", "x", "--set", "method.x=1"], "The setting 'method' is not usable"),
         (["train", "nowhere", "--out", "x", "--seed", "99999999999999999999"], "The setting 'seed' is not usable"),
         (["phantoms", "--out", "x", "--first-seed", "-1"], "greater than or equal to 0"),
@@ -259,6 +262,39 @@ main()
         command = [sys.executable, "-c", program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stderr
+    # What needs more says so, and leaves a job as it is.
+    job = Job.create(tmp_path / "job", "training", {})
+    for arguments in (("bench",), ("resume", job.folder), ("export", job.folder, "--out", tmp_path / "x")):
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "is not installed, which training and exporting need: install SIFA with [training]" in done.stderr
+    assert job.state() is State.QUEUED
+
+
+def test_a_terminal_that_closes_saves(prepared: Path, tmp_path: Path) -> None:
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("Windows has no such signal")
+    folder = tmp_path / "job"
+    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    process = subprocess.Popen(
+        [*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    assert Job(folder).state() is State.STOPPED
+    assert checkpoint_paths(folder / "checkpoints")
+
+
+def test_who_watches_a_job_that_fails_is_told_so(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    job.emit_state(State.FAILED)
+    done = sifa("watch", job.folder)
+    assert (done.returncode, done.stderr) == (2, f"sifa: {job.folder} has failed: look at its log.txt.\n")
 
 
 def test_settings_are_listed_with_their_source() -> None:
@@ -336,7 +372,7 @@ def test_what_is_said_to_segment_reaches_it(
         "device": "auto", "threads": 0, "region": None, "confidence": False, "suffix": ".nii.gz", "task": None,
         "baseline": False,
     }  # fmt: skip
-    del named["report"]
+    del named["report"], named["on_outputs"]
     assert named == {**usual, **others}
 
 

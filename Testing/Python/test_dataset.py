@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from quick import QUICK_OPTIONS, sifa, silent
+from quick import QUICK_OPTIONS, preparation, sifa, silent
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, to_image
@@ -26,6 +26,7 @@ from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
 from SIFATrainingLib.dataset import FULL_SCALE, PreparedDataset
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.prepare import prepare
+from SIFATrainingLib.volume_checks import VolumeChecks
 
 CPU = torch.device("cpu")
 
@@ -107,6 +108,21 @@ def test_a_segmentation_that_slicer_cropped_is_put_back_into_place(
     prepare(cropped / "mr", cropped / "ct", tmp_path / "out", size=32, report=silent)
     whole, put_back = (PreparedDataset(folder).labels("source") for folder in (prepared, tmp_path / "out"))
     assert np.array_equal(put_back, whole)
+
+
+def test_a_grid_that_holds_no_body_is_told(cohort: Path, tmp_path: Path) -> None:
+    """As where somebody gives the spacing that another program resamples to."""
+    told: list[Finding] = []
+    prepare(cohort / "mr", cohort / "ct", tmp_path / "out", size=32, spacing=1.0, report=silent, warn=told.append)
+    assert [(one.subject, one.message.split(",")[0]) for one in told if "grid" in one.message] == [
+        (name, "2 of 2 fields of view are larger than the grid of 32 mm") for name in ("source", "target")
+    ]
+    checks = VolumeChecks(preparation(cohort, spacing=1.0), silent)
+    checks.run()
+    assert sum("larger than the grid" in finding.message for finding in checks.findings) == 2
+    for spacing in (1e-320, 1e6):
+        with pytest.raises(InputError, match=f"The spacing {spacing} can't be used"):
+            preparation(cohort, spacing=spacing)
 
 
 def test_labels_on_another_grid_are_refused_by_name(cohort: Path, tmp_path: Path) -> None:

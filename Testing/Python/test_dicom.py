@@ -268,3 +268,28 @@ def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
     further = [{"0020|0032": f"10\\{20 + 0.5 * k}\\{5 * k}"} for k in range(6)]
     with pytest.raises(InputError, match="singular or sheared"):
         read_volume(write_series(tmp_path / "ct", range(6), further=further))
+
+
+def test_slices_of_numbers_with_a_sign_and_without(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5, 10], value=-1000)
+    image = sitk.ReadImage(str(sorted(folder.iterdir())[-1]))
+    unsigned = sitk.Cast(image + 1005, sitk.sitkUInt16)
+    for key in image.GetMetaDataKeys():
+        if not key.startswith("0028|01"):
+            unsigned.SetMetaData(key, image.GetMetaData(key))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(sorted(folder.iterdir())[-1]))
+    writer.Execute(unsigned)
+    assert read_volume(folder).array[:, 0, 0].tolist() == [5, -999, -998]
+
+
+def test_a_slice_alone_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "ct", [0], further=[{"0018|0050": "14.36"}])
+    assert read_volume(folder).geometry.spacing[2] == 14.36
+
+
+def test_a_series_where_one_works_has_its_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_series(tmp_path / "ct", [0, 5])
+    monkeypatch.chdir(folder)
+    assert read_volume(".").name == "ct"

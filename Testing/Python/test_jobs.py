@@ -153,6 +153,17 @@ def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
     assert not job.is_alive()
 
 
+def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have looked before either wrote: the other writes last."""
+    other = {"host": "elsewhere", "process": 1, "started": time.time(), "time": time.time()}
+    monkeypatch.setattr(time, "sleep", lambda _: (job.folder / "heartbeat.json").write_text(json.dumps(other)))
+    with pytest.raises(InputError, match="Another process is at work"):
+        job.at_work().__enter__()
+    # The other's sign of life stays.
+    assert job.last_beat() == other
+    assert job.state() is State.QUEUED
+
+
 def test_what_a_killed_process_had_begun_to_write_goes(job: Job) -> None:
     (job.folder / "checkpoints").mkdir()
     half = [job.folder / ".0a1b2c3d.partial.job.json", job.folder / "checkpoints" / ".0a1b2c3d.partial.iteration_5.pt"]

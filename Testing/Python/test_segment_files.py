@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from SIFASegmentationLib import examination
+from SIFASegmentationLib import segment_files as segment_files_module
 from SIFASegmentationLib.bundle import Bundle, manifest_json
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.errors import InputError
@@ -96,3 +98,35 @@ def test_a_model_of_anybody_writes_nowhere_else(bundle: Bundle, cohort: Path, tm
 def test_names_that_many_disks_take_for_one(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Two volumes are called P1"):
         segment_files(bundle.path, [tmp_path / "a" / "P1.nii.gz", tmp_path / "b" / "p1.nii.gz"], tmp_path / "out")
+
+
+def test_where_results_go_is_looked_at_before_the_first_volume(
+    bundle: Bundle, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_files_module, "examine", lambda *_: pytest.fail("It was segmented."))
+    (tmp_path / "file").touch()
+    (tmp_path / ESTIMATES_FILE).write_text("volume;structure\n")
+    for out, sentence in ((tmp_path / "file" / "out", "can't be written to"), (tmp_path, "was not written by SIFA")):
+        with pytest.raises(InputError, match=sentence):
+            segment_files(bundle.path, [cohort / "ct"], out, device="cpu")
+
+
+def test_what_is_done_is_told_as_it_is_done(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    images, told = sorted((cohort / "ct").glob("*_image.nii.gz")), list[tuple[str, int]]()
+    segment_files(
+        bundle.path, images, tmp_path, device="cpu",
+        on_outputs=lambda one: told.append((one.volume, len(list(tmp_path.glob("*_segmentation.nii.gz"))))),
+    )  # fmt: skip
+    assert told == [(images[0].name, 1), (images[1].name, 2)]
+
+
+def test_a_name_that_is_no_text_ends_no_process(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    """As of an archive that was packed on another system."""
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    try:
+        shutil.copytree(cohort / "ct", folder)
+    except OSError:
+        pytest.skip("this disk has no such names")
+    for volumes, out in (([folder], tmp_path / "out"), ([cohort / "ct"], folder / "out")):
+        with pytest.raises(InputError, match=r"The name of .*M\?ller.* is not in UTF-8: rename the file or folder"):
+            segment_files(bundle.path, volumes, out, device="cpu")

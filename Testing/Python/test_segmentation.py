@@ -212,7 +212,7 @@ def test_volumes_come_one_by_one_into_one_table(bundle: Bundle, cohort: Path, tm
     # As Excel may leave it.
     for spoilt in ("volume;structure\n", "volume,structure,estimated_dice,low,high,doubtful\nM\xfcller,x,1,1,1,no\n"):
         (tmp_path / "estimated_dice.csv").write_text(spoilt, encoding="latin-1")
-        with pytest.raises(InputError, match="is no table of SIFA's any more: move it away"):
+        with pytest.raises(InputError, match="was not written by SIFA, or was edited since: move it away"):
             segment_files(bundle.path, [first], tmp_path, device="cpu")
     (tmp_path / "estimated_dice.csv").write_text("")
     segment_files(bundle.path, [first], tmp_path, device="cpu")

@@ -190,6 +190,17 @@ def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepare
     )
 
 
+def test_a_finished_job_is_left_as_it_is(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "job", export=True)
+    train(job)
+    shutil.rmtree(job.folder / "checkpoints")
+    shutil.rmtree(job.folder / "prepared")
+    before = {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()}
+    assert train(job) is State.FINISHED
+    assert {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()} == before
+    assert sifa("resume", job.folder).returncode == 0
+
+
 def test_to_stop_the_baseline_stops_the_job(prepared: Path, tmp_path: Path) -> None:
     job = create_job(prepared, tmp_path / "job", quick_config(), "cpu", baseline_iterations=4)
 
