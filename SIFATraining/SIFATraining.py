@@ -921,7 +921,7 @@ def _settings_help() -> str:
 
 def _describe(task: Any | None, choice: TaskChoice) -> str:
     if task is not None:
-        return ", ".join(structure.name for structure in task.structures)
+        return ", ".join(task.names)
     if choice is TaskChoice.own:
         return _("Add a labelled source volume, then press My structures.")
     return _("Its structures are shown once the Python packages are installed (Check everything).")

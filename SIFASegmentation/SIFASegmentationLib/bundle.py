@@ -131,7 +131,7 @@ class BundleManifest(Frozen):
     @property
     def classes(self) -> int:
         """K: the structures and the background."""
-        return len(self.task.structures) + 1
+        return self.task.classes
 
     @property
     def usual(self) -> Usual:

@@ -45,7 +45,7 @@ def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> Contr
         task: Gives the structures their order.
     """
     ranges: ContrastRanges = {}
-    for one, other in itertools.combinations((structure.name for structure in task.structures), 2):
+    for one, other in itertools.combinations(task.names, 2):
         differences = [volume[one] - volume[other] for volume in volumes if one in volume and other in volume]
         if len(differences) >= _FEWEST:
             low, high = np.percentile(differences, USUAL_PERCENTILES).tolist()

@@ -77,7 +77,7 @@ def evaluate(
                 for what, count in (("prediction", in_prediction), ("reference", in_reference))
                 if count
             ]
-            names = {structure.value: structure.name for structure in task.structures}
+            names = task.names_by_value
             tolerances = task.tolerances_mm if not legacy else {}
         else:
             predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)

@@ -239,10 +239,10 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
     if coding is None:
         return task.own_coding
     if isinstance(coding, LabelCoding):
-        if strangers := sorted(set(coding.codes) - {structure.name for structure in task.structures}):
+        if strangers := sorted(set(coding.codes) - set(task.names)):
             raise InputError(
                 f"The coding for {path} names '{strangers[0]}', which is not in the task {task.name}",
-                f"leave it out, or name it {', '.join(structure.name for structure in task.structures)}",
+                f"leave it out, or name it {', '.join(task.names)}",
             )
         return coding
     return coding_named(coding, task)
@@ -295,7 +295,7 @@ def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
         names = ", ".join(name for name, numbers in values if numbers != [0])
         raise InputError(
             f"{file} names {names}, none of which is in the task {task.name}",
-            f"choose another task, give a coding, or name them {', '.join(s.name for s in task.structures)}",
+            f"choose another task, give a coding, or name them {', '.join(task.names)}",
         )
     return coding
 
@@ -343,7 +343,7 @@ def _from_segments(image: sitk.Image, segments: dict[int, str], task: Task, path
     if not any(structures.values()):
         raise InputError(
             f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}",
-            f"name them {', '.join(structure.name for structure in task.structures)}",
+            f"name them {', '.join(task.names)}",
         )
     layers, geometry = _layers(image, path)
     labels, overlapping = np.zeros(geometry.shape, np.uint8), 0

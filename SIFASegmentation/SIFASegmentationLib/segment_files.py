@@ -120,11 +120,10 @@ def segment_files(
     if suffix not in FORMATS:
         raise InputError(f"The format '{suffix}' can't be written", f"choose {', '.join(FORMATS)}")
     opened = read_bundle(bundle)
-    structures = opened.manifest.task.structures
-    if task is not None and [s.name for s in task.structures] != [s.name for s in structures]:
+    own = opened.manifest.task
+    if task is not None and task.names != own.names:
         raise InputError(
-            f"The bundle {bundle} segments {', '.join(s.name for s in structures)}, not the structures of the task "
-            f"{task.name}",
+            f"The bundle {bundle} segments {', '.join(own.names)}, not the structures of the task {task.name}",
             "choose another bundle",
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
@@ -137,7 +136,7 @@ def segment_files(
     check_can_write(Path(out))
     _lines_of(Path(out) / ESTIMATES_FILE)
     models = Models.load(opened, device, threads, baseline=baseline)
-    writer = _Writer(Path(out), opened.manifest.task, suffix, confidence)
+    writer = _Writer(Path(out), own, suffix, confidence)
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
     for name, path in zip(called, paths, strict=True):

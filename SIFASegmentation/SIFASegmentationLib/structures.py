@@ -145,11 +145,26 @@ class Task(Frozen):
         for name in (MEAN_OF_STRUCTURES, HIGHEST):
             if any(normal_name(structure.name) == name for structure in self.structures):
                 raise ValueError(f"no structure can be called {name!r}, which tables and maps have a use for")
-        own = {structure.name for structure in self.structures}
+        own = set(self.names)
         for coding_name, coding in self.label_codes.items():
             if unknown := sorted(set(coding.codes) - own):
                 raise ValueError(f"the coding {coding_name!r} names the unknown structure {unknown[0]!r}")
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the structures, in the order of their values."""
+        return tuple(structure.name for structure in self.structures)
+
+    @property
+    def names_by_value(self) -> dict[int, str]:
+        """The structures' names, by their values in labelmaps."""
+        return {structure.value: structure.name for structure in self.structures}
+
+    @property
+    def classes(self) -> int:
+        """K, channels of the networks' output: the background and the structures."""
+        return 1 + len(self.structures)
 
     @property
     def parts(self) -> dict[int, int]:

@@ -128,7 +128,7 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
             _("{name} has the parts {names}, none of which is a structure of the task").format(
                 name=node.GetName(), names=names
             ),
-            _("name them {wanted}").format(wanted=", ".join(structure.name for structure in task.structures)),
+            _("name them {wanted}").format(wanted=", ".join(task.names)),
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
     overlap, resampled, outside = 0, False, []
@@ -153,7 +153,7 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
             note = _("{name} resampled to the grid of {volume}")
             notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))
     of_segments = {structure.name for structure in matched.values() if structure is not None}
-    drawn = of_segments if is_segmentation(node) else {structure.name for structure in task.structures}
+    drawn = of_segments if is_segmentation(node) else set(task.names)
     return Labels(labels, tuple(notes), frozenset(drawn))
 
 

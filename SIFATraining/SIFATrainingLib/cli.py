@@ -175,7 +175,7 @@ def check(
     else:
         task, size = grid_of(volumes)
         findings = check_computer(
-            config, device, out, structures=len(task.structures), size=size, slices=more_slices,
+            config, device, out, classes=task.classes, size=size, slices=more_slices,
             baseline_iterations=baseline_iterations, more_bytes=more_bytes,
         )  # fmt: skip
     if as_json:
@@ -470,7 +470,7 @@ def bench_machine(
 
     chosen, grid = grid_of({name: value for name, value in (("task", task), ("size", size)) if value is not None})
     found = run(
-        config, classes=len(chosen.structures) + 1, size=grid, device=device, seconds=seconds,
+        config, classes=chosen.classes, size=grid, device=device, seconds=seconds,
         report=lambda text: print(f"measuring {text}", file=sys.stderr),
     )  # fmt: skip
     if as_json:

@@ -440,7 +440,7 @@ def _score(
         # Images of several patients may have one file name, in a folder of each patient.
         names={case.image: file_name(subject) for case, subject in zip(cases, subjects_of(cases), strict=True)},
     )
-    names = {structure.value: structure.name for structure in task.structures}
+    names = task.names_by_value
     rows = []
     for case, subject, outputs in zip(cases, subjects_of(cases), written, strict=True):
         predicted = read_labelmap(outputs.labelmap, task, task.own_coding, allow_empty=True)

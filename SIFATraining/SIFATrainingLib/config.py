@@ -1,7 +1,7 @@
 """Every setting of a training, once: type, bounds, default, and where the default comes from.
 
 "Paper" is Chen et al., IEEE TMI 2020; "code" is the authors' public TensorFlow program. The defaults are the preset
-`recommended`, but for what that adds (`PRESETS`); the preset `paper` takes the authors' choice wherever the two differ.
+`recommended`; the preset `paper` takes the authors' choice wherever the two differ.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LossWeights(Frozen):
         0.0, ge=0, description="Edges of translated source slices stay in place (`structure.py`; paper: none)."
     )
     random_contrast: float = Field(
-        0.0, ge=0, description="Segmentation in contrasts that no scanner has (`random_contrast.py`; paper: none)."
+        1.0, ge=0, description="Segmentation in contrasts that no scanner has (`random_contrast.py`; paper: none)."
     )
 
 
@@ -96,14 +96,14 @@ class SelfTrainingSettings(IntensitySettings):
     The intensities are those of the slices that the networks are shown; the moving average sees them as they are.
     """
 
-    share: float = Field(0.25, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
+    share: float = Field(0.3, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
     weight: float = Field(1.0, ge=0, description="Weight of the target's loss beside the source's.")
     confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
     kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
     labellings: int = Field(
-        0, ge=0, description="Times that whole volumes are labelled (`pseudo_labels.py`); 0: each batch as it comes."
+        6, ge=0, description="Times that whole volumes are labelled (`pseudo_labels.py`); 0: each batch as it comes."
     )
-    random_contrast: float = Field(0.0, ge=0, le=1, description="Share of slices shown in another contrast.")
+    random_contrast: float = Field(0.5, ge=0, le=1, description="Share of slices shown in another contrast.")
     gamma: Gamma = 0.6
     contrast: Contrast = 0.3
     brightness: Brightness = 0.2
@@ -189,11 +189,7 @@ NOTHING_NEW: dict[str, Any] = {
 """What `recommended` adds to the losses and the course of a training, left out again."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Not by default: jobs and bundles of before these say nothing of them, and had none.
-    "recommended": {
-        "loss_weights": {"random_contrast": 1.0},
-        "self_training": {"share": 0.3, "labellings": 6, "random_contrast": 0.5},
-    },
+    "recommended": {},
     "paper": {
         **NOTHING_NEW,
         "schedule": "sequential",

@@ -109,7 +109,7 @@ class PreparedDataset:
     @property
     def classes(self) -> int:
         """K: the task's structures and the background."""
-        return len(self.manifest.task.structures) + 1
+        return self.manifest.task.classes
 
     def entry(self, name: SetName) -> DomainEntry:
         """The manifest's entry of a set.

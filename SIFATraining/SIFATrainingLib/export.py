@@ -310,10 +310,10 @@ def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
 
 def _check_alike(first: _Trained, other: _Trained) -> None:
     """Of one bundle: they must be asked about the same slices, for the same structures."""
-    if _structures(other) != _structures(first):
+    own, others = (trained.dataset.manifest.task.names for trained in (first, other))
+    if own != others:
         raise InputError(
-            f"{other.job.folder} segments {', '.join(_structures(other))}, {first.job.folder} "
-            f"{', '.join(_structures(first))}",
+            f"{other.job.folder} segments {', '.join(others)}, {first.job.folder} {', '.join(own)}",
             "give jobs that were trained on the same task",
         )
     for domain in DOMAINS:
@@ -324,10 +324,6 @@ def _check_alike(first: _Trained, other: _Trained) -> None:
                 f"{domain} has another {' and '.join(unlike)}",
                 "give jobs that were trained on the same prepared data set",
             )
-
-
-def _structures(trained: _Trained) -> list[str]:
-    return [structure.name for structure in trained.dataset.manifest.task.structures]
 
 
 def _spread(total: int, count: int) -> NDArray[np.int64]:

@@ -58,16 +58,17 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
         findings.append(Finding("warning", subject, message, fix))
     if labels.unmatched:
         there = set(np.unique(labels.labelmap.array).tolist())
-        names = [structure.name for structure in task.structures]
         missing = [structure.name for structure in task.structures if structure.value not in there]
         message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
-        findings.append(Finding("warning", subject, message, f"if they are, name them {', '.join(missing or names)}"))
+        findings.append(
+            Finding("warning", subject, message, f"if they are, name them {', '.join(missing or task.names)}")
+        )
     return findings
 
 
 def never_labelled(subject: str, labelled: Collection[str], task: Task, level: Level) -> list[Finding]:
     """Structures that no labelmap of a set has."""
-    never = [structure.name for structure in task.structures if structure.name not in labelled]
+    never = [name for name in task.names if name not in labelled]
     fix = "label it in some volume, or choose a task without it"
     return [Finding(level, subject, f"never labelled: {', '.join(never)}", fix)] if never else []
 

@@ -19,7 +19,7 @@ def read_initial(folder: Path, task: Task, config: TrainingConfig) -> tuple[str,
     """
     bundle = read_bundle(folder)
     trained = bundle.manifest.training.settings.get("width")
-    structures, wanted = ([s.name for s in some.structures] for some in (bundle.manifest.task, task))
+    structures, wanted = (some.names for some in (bundle.manifest.task, task))
     if structures != wanted:
         raise InputError(
             f"The bundle {folder} segments {', '.join(structures)}, this training {', '.join(wanted)}",

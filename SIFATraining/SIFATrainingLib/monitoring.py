@@ -27,7 +27,7 @@ class Monitor:
         """
         self._slices, self._labels = dataset.slices("monitor"), dataset.labels("monitor")
         self._volumes = dataset.entry("monitor").volumes
-        self._names = [structure.name for structure in dataset.manifest.task.structures]
+        self._names = dataset.manifest.task.names
         self._batch, self._device = batch, device
 
     @torch.no_grad()

@@ -76,7 +76,7 @@ def preflight(
         config,
         device,
         out,
-        structures=len(preparation.loaded_task().structures),
+        classes=preparation.loaded_task().classes,
         size=preparation.size,
         slices=sum(volumes.slices.values()) + more_slices,
         target_slices=volumes.slices.get("target", 0) + more_slices,
@@ -91,7 +91,7 @@ def check_computer(
     device: str = "auto",
     out: Path = Path(),
     *,
-    structures: int,
+    classes: int,
     size: int,
     slices: int = 0,
     target_slices: int | None = None,
@@ -104,7 +104,7 @@ def check_computer(
         config: How to train.
         device: auto, cuda, mps or cpu.
         out: Where the job will be written.
-        structures: Number of structures.
+        classes: K, the structures and the background.
         size: Rows and columns of the slices.
         slices: Slices of all sets together, which the job stores.
         target_slices: How many of these may be the target's; all unless given.
@@ -133,7 +133,7 @@ def check_computer(
         # On a GPU that others have filled even this fails.
         free = free_bytes(torch.device(chosen))
         findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
-        estimates = [measure(training, structures + 1, size, chosen, labelled) for training in trainings]
+        estimates = [measure(training, classes, size, chosen, labelled) for training in trainings]
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -90,11 +90,11 @@ def label_volume(
     """Labels (n, H, W) of the slices of one volume, `IGNORED` where they are in doubt.
 
     Args:
-        probabilities, images, spacing, parts: As of `as_segmented`; the teacher's probabilities.
+        probabilities, images, spacing, parts: As of `as_segmented`; the teacher's probabilities, used up.
         settings: Confidence and share, see `confident_labels`.
     """
-    believed = as_segmented(probabilities, images, spacing, parts)
-    confident = confident_labels(torch.from_numpy(probabilities), settings).numpy()
+    believed, decided = as_segmented(probabilities, images, spacing, parts)
+    confident = confident_labels(torch.from_numpy(decided), settings).numpy()
     labels: NDArray[np.uint8] = np.where(confident == IGNORED, np.uint8(IGNORED), believed)
     return labels
 

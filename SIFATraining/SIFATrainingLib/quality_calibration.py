@@ -62,8 +62,8 @@ def calibrate_quality(
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
-            found = as_segmented(probabilities, images, spacing, task.parts)
-            expected = _expected_dice(probabilities)
+            found, decided = as_segmented(probabilities, images, spacing, task.parts)
+            expected = _expected_dice(decided)
             overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
             for structure in task.structures:
                 value = structure.value

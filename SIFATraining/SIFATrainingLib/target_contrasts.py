@@ -43,5 +43,6 @@ def measure_contrasts(
         shown = [as_slices(torch.from_numpy(np.array(slices[part]))) for part in parts]
         probabilities = np.concatenate([segmentor(some.to(device)).cpu().numpy() for some in shown])
         images = torch.cat(shown)[:, 0].numpy()
-        volumes.append(brightness(images, as_segmented(probabilities, images, spacing, task.parts), task))
+        labels, _decided = as_segmented(probabilities, images, spacing, task.parts)
+        volumes.append(brightness(images, labels, task))
     return contrast_ranges(volumes, task)

@@ -16,19 +16,23 @@ _ACROSS_MM = 384.0  # A field of view, where slices are stretched to the grid an
 
 def as_segmented(
     probabilities: NDArray[np.float32], images: NDArray[np.float32], spacing: float, parts: Mapping[int, int]
-) -> NDArray[np.uint8]:
-    """Labels (n, H, W) as a volume gets them: with its intensities' say, and the largest parts alone.
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What a volume is segmented to.
 
     Args:
-        probabilities: (n, K, H, W), which the intensities change in place.
+        probabilities: (n, K, H, W) of the network; used up.
         images: The slices, (n, H, W) in [-1, 1].
         spacing: Of their pixels, in mm.
         parts: How many each structure has at most, by value (`keep_largest_components`).
+
+    Returns:
+        Labels (n, H, W), the largest parts alone, and the probabilities (n, K, H, W) that they come from: with the
+        intensities' say.
     """
     decide_volume(probabilities, images, (spacing, spacing))
     labels: NDArray[np.uint8] = probabilities.argmax(1).astype(np.uint8)
     keep_largest_components(labels, parts)
-    return labels
+    return labels, probabilities
 
 
 def grid_spacing(preprocessing: Preprocessing) -> float:

@@ -115,7 +115,7 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
     given = [*((row.labels, of_source) for row in source), *((row.reference, of_target) for row in target)]
     for node, advice in given:
         if node is not None and not found_structures(node, task):
-            names = ", ".join(structure.name for structure in task.structures)
+            names = ", ".join(task.names)
             raise InputError(_("{name} has none of {names}").format(name=node.GetName(), names=names), advice)
 
 

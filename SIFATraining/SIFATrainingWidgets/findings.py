@@ -146,7 +146,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
             continue
         found = found_structures(row.labels, task)
         seen |= set(found)
-        missing = [structure.name for structure in task.structures if structure.name not in found]
+        missing = [name for name in task.names if name not in found]
         count = _("{n} of {all} structures").format(n=len(found), all=len(task.structures))
         if not found:
             fix = _("say above, in the table of segments, which segment is which structure")
@@ -156,7 +156,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
             fix = _("where it is in the picture, an unlabelled structure teaches that it is background")
             findings.append(Finding("warning", row.labels.GetName(), message, fix))
         findings += _check_place(row.volume, row.labels)
-    never = [structure.name for structure in task.structures if structure.name not in seen]
+    never = [name for name in task.names if name not in seen]
     if rows and seen and never:
         fix = _("label it in some source volume, or choose another task")
         findings.append(Finding("error", _("task"), _("never labelled: {names}").format(names=", ".join(never)), fix))

@@ -37,7 +37,7 @@ class MappingTable:
         for node in label_nodes if task is not None else ():
             mapping = shown_mapping(node, task)
             content += [(node, part, mapping.get(part.key, "")) for part in parts_of(node)]
-        names = [] if task is None else [structure.name for structure in task.structures]
+        names = [] if task is None else list(task.names)
         signature = ([(node.GetID(), node.GetName(), part, said) for node, part, said in content], names)
         if signature == self._shown:
             return

@@ -17,7 +17,7 @@ from quick import preparation, quick_config, sifa
 from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib.batches import spread_batches
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
@@ -215,6 +215,7 @@ def test_a_checkpoint_of_other_networks_is_told_in_one_sentence(prepared: Path, 
     content = json.loads((job.folder / "job.json").read_text(encoding="utf-8"))
     content["specification"]["config"] |= {"width": 0.125, "iterations": 4}
     (job.folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
+    job.emit_state(State.STOPPED)
     for attempt in (lambda: export(job.folder, tmp_path / "bundle"), lambda: train(Job(job.folder))):
         with pytest.raises(InputError, match="is no checkpoint of the networks that the job's settings make"):
             attempt()

@@ -227,7 +227,7 @@ def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch) ->
         return original(name)
 
     monkeypatch.setattr(module.importlib, "import_module", load)
-    findings = check_computer(quick_config(), structures=4, size=32)
+    findings = check_computer(quick_config(), classes=5, size=32)
     assert [(f.level, f.subject) for f in findings] == [("error", "torch"), ("error", "onnxscript")]
     assert "libcudart" in findings[0].message
     assert findings[1].fix == "install it: pip install onnxscript"
@@ -237,7 +237,7 @@ def test_a_torch_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.metadata.version
     old = "2.4.1+cu121"
     monkeypatch.setattr(module.importlib.metadata, "version", lambda name: old if name == "torch" else original(name))
-    (finding,) = check_computer(quick_config(), structures=4, size=32)
+    (finding,) = check_computer(quick_config(), classes=5, size=32)
     assert (finding.level, finding.message) == ("error", "version 2.4.1+cu121 is too old")
     assert finding.fix == "install 2.6 or later"
     # As the package itself asks for.
@@ -247,7 +247,7 @@ def test_a_torch_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_computer(**settings: Any) -> dict[str, Finding]:
     config = quick_config(**settings.pop("config", {}))
-    return {finding.subject: finding for finding in check_computer(config, "cpu", structures=4, size=32, **settings)}
+    return {finding.subject: finding for finding in check_computer(config, "cpu", classes=5, size=32, **settings)}
 
 
 def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_a_training_of_weeks_is_warned_of() -> None:
 
 
 def test_an_unknown_device() -> None:
-    (finding,) = [f for f in check_computer(quick_config(), "tpu", structures=4, size=32) if f.level == "error"]
+    (finding,) = [f for f in check_computer(quick_config(), "tpu", classes=5, size=32) if f.level == "error"]
     assert finding.subject == "device"
 
 
