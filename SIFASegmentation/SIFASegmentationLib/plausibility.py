@@ -52,7 +52,7 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
             f"{volume.name} has no voxel below {_CT_AIR_HU}, the model expects CT in Hounsfield units: check that it "
             "is the right modality and rescaled."
         )
-    low, high = np.percentile(sample_z_scores(volume, preprocessing, region), (0.1, 99.9))
+    low, high = np.percentile(sample_z_scores(volume, placement, intensity), (0.1, 99.9))
     tolerance = _RANGE_TOLERANCE * (intensity.z_high - intensity.z_low)
     if max(abs(low - intensity.z_low), abs(high - intensity.z_high)) > tolerance:
         sentences.append(

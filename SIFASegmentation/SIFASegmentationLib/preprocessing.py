@@ -226,10 +226,18 @@ def prepare_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM |
     return PreparedVolume(voxels, statistics, preprocessing.intensity, placement)
 
 
-def sample_z_scores(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> Float32Array:
-    """A volume's share for `estimate_intensity_range`; arguments and errors are those of `prepare_volume`."""
-    placement = place_volume(volume, preprocessing, region)
-    return z_score_sample(placement.view(volume.array), preprocessing.intensity, volume.name)
+def sample_z_scores(volume: Volume, placement: Placement, settings: IntensitySettings) -> Float32Array:
+    """A volume's share for `estimate_intensity_range`.
+
+    Args:
+        volume: The image.
+        placement: Of it, which has the field of view.
+        settings: Of its domain's intensities.
+
+    Raises:
+        InputError: The field of view is constant.
+    """
+    return z_score_sample(placement.view(volume.array), settings, volume.name)
 
 
 def check_size(size: int) -> None:

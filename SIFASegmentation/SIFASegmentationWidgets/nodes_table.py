@@ -85,7 +85,7 @@ class NodesTable:
     def _append(self) -> None:
         row = self._table.rowCount
         self._table.insertRow(row)
-        for column, (title, classes, tip) in enumerate(self._columns):
+        for column, (_title, classes, tip) in enumerate(self._columns):
             selector = slicer.qMRMLNodeComboBox()
             selector.nodeTypes = list(classes)
             # A labelmap is a scalar volume for MRML, and no image for us.
@@ -93,7 +93,7 @@ class NodesTable:
             selector.addEnabled = False
             selector.removeEnabled = False
             selector.noneEnabled = True
-            selector.noneDisplay = _("choose a {title}").format(title=title.lower()) if column == 0 else "-"
+            selector.noneDisplay = _("choose a volume") if column == 0 else "-"
             selector.toolTip = tip
             selector.setMRMLScene(slicer.mrmlScene)
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._changed)

@@ -294,9 +294,9 @@ def _measure(
 ) -> _Measured:
     placements, samples = [], []
     for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
-        region = case.region or roi
-        placements.append(place_volume(volume, preprocessing, region))
-        samples.append(sample_z_scores(volume, preprocessing, region))
+        placement = place_volume(volume, preprocessing, case.region or roi)
+        placements.append(placement)
+        samples.append(sample_z_scores(volume, placement, preprocessing.intensity))
     low, high = estimate_intensity_range(samples)
     of_slices = [placement.spacings[0] for placement in placements]
     of_pixels = [spacing for placement in placements for spacing in placement.spacings[1:]]

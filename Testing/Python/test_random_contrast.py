@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quick import quick_config
 from SIFATrainingLib import random_contrast
-from SIFATrainingLib.config import TrainingConfig, baseline_config, make_config
+from SIFATrainingLib.config import baseline_config, make_config
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.losses import segmentation_loss
 from SIFATrainingLib.methods import make_iteration
@@ -128,13 +128,6 @@ def test_the_bounds_do_without_unless_asked() -> None:
     assert asked.loss_weights.random_contrast == 2
     paper = make_config("paper")
     assert (paper.loss_weights.random_contrast, paper.self_training.share, paper.decay_share) == (0, 0, 0)
-
-
-def test_a_job_of_before_goes_on_without() -> None:
-    old = make_config("recommended").model_dump()
-    del old["loss_weights"]["random_contrast"], old["self_training"]["random_contrast"]
-    read = TrainingConfig.model_validate(old)
-    assert (read.loss_weights.random_contrast, read.self_training.random_contrast) == (0, 0)
 
 
 @pytest.mark.parametrize("method", ["without_adaptation", "output_alignment", "sifa", "prior_sifa"])

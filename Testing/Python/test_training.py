@@ -204,6 +204,7 @@ def test_a_gpu_without_room_for_a_checkpoint_does_not_damage_it(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(checkpoints.torch, "load", load)
+    job.emit_state(State.STOPPED)
     with pytest.raises(InputError, match="memory of cpu does not hold the networks"):
         train(job)
     assert checkpoint_paths(job.folder / "checkpoints") == kept
@@ -399,6 +400,7 @@ def test_a_damaged_checkpoint_is_passed_over(prepared: Path, tmp_path: Path) -> 
     train(job)
     last = checkpoint_paths(job.folder / "checkpoints")[-1]
     last.write_bytes(last.read_bytes()[:5000])
+    job.emit_state(State.STOPPED)
     seen = []
     assert train(job, report=lambda kind, data: seen.append((kind, data))) is State.FINISHED
     assert any(kind == "warning" and "is damaged" in data["message"] for kind, data in seen)
@@ -418,7 +420,7 @@ def test_a_changed_data_set_is_refused(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [({"batch": 0}, "setting 'batch' is not usable"), ({"loss_weights": {"cycles": 1}}, r"loss_weights\.cycles"),
-     ({"preset": "best"}, "preset 'best' is unknown"), ({"method": "magic"}, "setting 'method'")],
+     ({"method": "magic"}, "setting 'method'")],
 )  # fmt: skip
 def test_settings_out_of_bounds_are_named(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
@@ -449,6 +451,11 @@ def test_the_preset_of_the_paper() -> None:
     assert (weights.encoder_image, weights.auxiliary) == (0.1, 0.1)
     assert (weights.prediction, weights.lower_prediction) == (0.1, 0.01)
     assert (config.learning_rate, config.pool, config.decoder_dropout) == (2e-4, 50, 0.25)
+
+
+def test_a_preset_that_there_is_not() -> None:
+    with pytest.raises(InputError, match="preset 'best' is unknown: choose recommended or paper"):
+        make_config("best")
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "loss_weights.cycle", "self_training.gamma"])

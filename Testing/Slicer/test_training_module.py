@@ -1227,3 +1227,17 @@ def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
     parameters.targetFolder = ""
     assert all(widget.enabled for widget in adding)
     assert ui.targetAddButton.toolTip == "One more target volume."
+
+
+def test_defaults_are_those_of_the_library(module: Any) -> None:
+    """They stand here once more, since the window is there before the packages that the library needs."""
+    from SIFATrainingLib.config import make_config  # noqa: PLC0415
+    from SIFATrainingLib.prepare import Preparation  # noqa: PLC0415
+
+    node, options, config = module.logic.getParameterNode(), module.python.TrainingOptions(), make_config()
+    for name in ("iterations", "batch", "seed"):
+        assert getattr(node, name) == getattr(options, name) == getattr(config, name)
+    assert module.python.WIDTHS[node.width.value] == options.width == config.width
+    prepared = {name: field.default for name, field in Preparation.model_fields.items()}
+    assert node.size == options.size == prepared["size"]
+    assert node.task.value == options.task == prepared["task"]
