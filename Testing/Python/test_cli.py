@@ -276,7 +276,11 @@ def test_a_terminal_that_closes_saves(prepared: Path, tmp_path: Path) -> None:
     if not hasattr(signal, "SIGHUP"):
         pytest.skip("Windows has no such signal")
     folder = tmp_path / "job"
-    command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
+    # Not as where these tests were started by `nohup`.
+    program = (
+        "import signal; from SIFATrainingLib.cli import main\nsignal.signal(signal.SIGHUP, signal.SIG_DFL); main()\n"
+    )
+    command = [sys.executable, "-c", program, "train", prepared, "--out", folder, "--iterations", "100000"]
     process = subprocess.Popen(
         [*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
