@@ -489,10 +489,12 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(reason)
         self._reason = reason
         for widget in (
-            self.ui.modelComboBox, self.ui.modelFolderButton, self.ui.modelFileButton, self.ui.optionsSection,
-            self.ui.volumesTable, self.ui.addAllButton, self.ui.addRowButton, self.ui.removeRowButton,
+            self.ui.modelFolderButton, self.ui.modelFileButton, self.ui.optionsSection, self.ui.volumesTable,
+            self.ui.addAllButton, self.ui.addRowButton, self.ui.removeRowButton,
         ):  # fmt: skip
             allow(widget, under_way if busy else "")
+        # Its tool tip is the path of the model, whatever else is going on.
+        self.ui.modelComboBox.enabled = not busy
         self.ui.progressBar.visible = busy
         running = self.run is not None and self.run.follower.state not in ENDED
         self.ui.cancelButton.visible = running or self._starting

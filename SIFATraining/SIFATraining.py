@@ -892,11 +892,13 @@ def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] 
     if twice is not None:
         return InputError(_("{name} is in the tables twice").format(name=twice.GetName()), _("remove one of its rows"))
     # A patient is known by the name: none may be in both.
-    of_source = {name.casefold() for name in names_of(source or ())}
-    both = next((name for name in names_of(target or ()) if name.casefold() in of_source), None)
-    if both is not None:
-        problem = _("A volume of either table is called {name}, as if they were of one patient")
-        return InputError(problem.format(name=both), _("rename one of the two, or remove one if they are"))
+    of_source = {name.casefold(): row for name, row in zip(names_of(source or ()), source or (), strict=True)}
+    for name, row in zip(names_of(target or ()), target or (), strict=True):
+        if (other := of_source.get(name.casefold())) is not None:
+            problem = _("{one} (source) and {other} (target) would be one patient, by their names").format(
+                one=other.volume.GetName(), other=row.volume.GetName()
+            )
+            return InputError(problem, _("rename one of the volumes, or remove one if they are of one patient"))
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
-from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, LABELMAP_ENDINGS, volumes_in
+from .cohorts import LABELMAP_ENDINGS, MAP_INFIX, volumes_in
 from .errors import InputError
 from .image_files import from_image, read_image
 from .labelmaps import (
@@ -194,6 +194,8 @@ def _read_prediction(path: Path, task: Task) -> Labels:
     try:
         return read_labels(path, task, coding, allow_empty=True)
     except UnknownCodesError as error:
+        if nnunet:
+            raise InputError(error.problem, f"see {beside}, which says what its values are") from error
         advice = f"predictions have the values of {task.name}: recode it, or score without --task"
         raise InputError(error.problem, advice) from error
 
@@ -220,25 +222,27 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
     """Labelmaps by subject; images and probability maps beside them are left out."""
-    volumes = [path for path in volumes_in(folder) if not path.is_dir()]
-    # What is not called a labelmap is one nevertheless, unless it is of the same subject, and so its image.
-    plain, labelled = _partition(volumes, lambda path: volume_name(path).endswith(LABELMAP_ENDINGS))
+    volumes = [path for path in volumes_in(folder) if not path.is_dir() and MAP_INFIX not in volume_name(path)]
+    labelled = [path for path in volumes if volume_name(path).endswith(LABELMAP_ENDINGS)]
     named: dict[str, Path] = {}
     for path in labelled:
         name = _subject(path)
         if name in named:
             raise InputError(f"{named[name]} and {path} are both of the subject {name}", "remove one")
         named[name] = path
-    for path in plain:
-        image_of = volume_name(path).removesuffix(IMAGE_SUFFIX).removesuffix(CHANNEL_SUFFIX)
-        if image_of not in named:
-            named[volume_name(path)] = path
-    return named
+    # What is not called a labelmap may be one nevertheless, or the image of one.
+    plain = [path for path in volumes if path not in labelled]
+    if labelled:
+        plain = [p for p in plain if not volume_name(p).startswith(tuple(named)) and _is_labelmap(p)]
+    return named | {volume_name(path): path for path in plain}
 
 
-def _partition(paths: Sequence[Path], condition: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
-    """Those that do not meet a condition, and those that do."""
-    return [path for path in paths if not condition(path)], [path for path in paths if condition(path)]
+def _is_labelmap(path: Path) -> bool:
+    try:
+        _read_plain(path)
+    except InputError:
+        return False
+    return True
 
 
 def _subject(path: Path) -> str:

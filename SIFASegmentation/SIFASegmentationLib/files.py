@@ -111,7 +111,8 @@ def check_can_write(folder: Path) -> None:
         InputError: They can't, or it is a file.
     """
     try:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        # On Windows a drive may be missing.
+        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         with TemporaryDirectory(dir=there, prefix=".SIFA-"):
             pass
     except OSError as error:

@@ -285,6 +285,7 @@ class Job:
         """
         if self.is_alive():
             raise self._taken()
+        before = self.last_beat()
         started, done = time.time(), threading.Event()
 
         def beat() -> None:
@@ -310,7 +311,9 @@ class Job:
         # Both of two that start at once have seen nobody: of these the one goes on that wrote last.
         time.sleep(_SETTLING_SECONDS)
         last = self.last_beat()
-        if last is not None and (last["host"], last["process"]) != (socket.gethostname(), os.getpid()):
+        own = last is not None and (last["host"], last["process"]) == (socket.gethostname(), os.getpid())
+        # One of before is still there where a full disk keeps this one's out.
+        if last is not None and last != before and not own:
             raise self._taken()
         thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
         thread.start()

@@ -207,7 +207,7 @@ def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding |
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
         if beside is not None:
             raise UnknownCodesError(
-                f"{path} has the label codes {shown}, which its dataset.json does not name, or to ignore",
+                f"{path} has the label codes {shown}, which its dataset.json does not name or says to ignore",
                 "correct one of them",
             )
         raise UnknownCodesError(

@@ -90,7 +90,7 @@ def _voxels_of(path: Path) -> Path:
     """The file of the voxels: beside a header that stands alone (`.hdr`), else the file itself."""
     if path.suffix.lower() != ".hdr":
         return path
-    beside = (path.with_suffix(suffix) for suffix in _VOXEL_SUFFIXES)
+    beside = (path.with_suffix(case(suffix)) for suffix in _VOXEL_SUFFIXES for case in (str.lower, str.upper))
     return next((file for file in beside if file.exists()), path)
 
 

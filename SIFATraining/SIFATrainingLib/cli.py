@@ -495,29 +495,26 @@ def main() -> None:
     _make_output_safe()
     # As Ctrl-C does: what is half written goes.
     for number in _end_signals():
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(number, _end)
     try:
         app()  # Exits by itself, with 2 on bad usage.
     except InputError as error:
         print(f"sifa: {error}", file=sys.stderr)
         _exit(2)
-    except ModuleNotFoundError as error:
-        print(f"sifa: {_not_installed(error)}", file=sys.stderr)
-        _exit(2)
     except Exception as error:
-        if (fault := system_fault(error)) is not None:
+        if (fault := system_fault(error) or _not_installed(error)) is not None:
             print(f"sifa: {fault}", file=sys.stderr)
             _exit(2)
         traceback.print_exc()
         _exit(1)
 
 
-def _not_installed(error: ModuleNotFoundError) -> InputError:
-    """What to do about a package that is not there; of one that nothing here asks for, the error again."""
+def _not_installed(error: Exception) -> InputError | None:
+    """What to do about a package of training that is not there; None for any other error."""
     from .preflight import TRAINING_PACKAGES  # noqa: PLC0415
 
-    if error.name not in TRAINING_PACKAGES:
-        raise error
+    if not isinstance(error, ModuleNotFoundError) or error.name not in TRAINING_PACKAGES:
+        return None
     return InputError(
         f"{TRAINING_PACKAGES[error.name]} is not installed, which training and exporting need",
         "install SIFA with [training], see its README",
@@ -603,6 +600,19 @@ def _stop_comparison(out: Path) -> bool:
     return False
 
 
+def _end(number: int, _frame: Any) -> NoReturn:
+    """End as Ctrl-C does."""
+    _take_once(number)
+    sys.exit(128 + number)
+
+
+def _take_once(number: int) -> None:
+    """Have a signal that comes again end the process; but for that of a terminal that closes: a shell sends it too, and
+    what it is to save would be lost."""
+    again = signal.SIG_IGN if number == getattr(signal, "SIGHUP", None) else signal.SIG_DFL
+    signal.signal(number, again)
+
+
 def _end_signals() -> list[int]:
     """A scheduler's, and that of a terminal that closes, unless `nohup` said that this is to end nothing."""
     closes = getattr(signal, "SIGHUP", None)
@@ -619,7 +629,7 @@ def _stops_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
             sys.exit(128 + number)
         with suppress(OSError):  # Its terminal has gone.
             print("\nstopping after this iteration; again to end at once", file=sys.stderr)
-        signal.signal(number, signal.SIG_DFL)
+        _take_once(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *_end_signals())}
     try:

@@ -358,11 +358,11 @@ def _train(
     # What an earlier program made of a training that was stopped must not pass for that of the whole.
     (folder / _SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
-    remove_remains(folder)
     state = train(job, time_limit_seconds=time_limit_seconds, report=report)
     # A stop that came with its last iteration is one, too.
     if state is State.STOPPED or job.stop_requested:
         return False
+    remove_remains(folder)
     export(
         job.folder,
         folder / "bundle",

@@ -30,7 +30,7 @@ def free_bytes_of_machine() -> float:
     if sys.platform == "linux":
         return min(_available_bytes(), free_bytes_of_control_groups())
     # macOS tells no more than what is there in all.
-    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _half_of_all()
 
 
 def free_bytes_of_control_groups(root: Path = Path("/")) -> float:
@@ -75,4 +75,9 @@ def _memory_groups(root: Path) -> Iterator[tuple[int, Path]]:
 
 def _available_bytes() -> float:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    told = (1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next(told, _half_of_all())
+
+
+def _half_of_all() -> float:
+    return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -143,6 +143,9 @@ def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | No
     """
     specification = TrainingSpecification.of(job)
     if job.state() is State.FINISHED and (not specification.export or is_bundle(job.folder / BUNDLE_FOLDER)):
+        # That was asked of its last iteration, perhaps.
+        if is_first_process():
+            job.withdraw_stop()
         return State.FINISHED
     run = _Run(job, specification, time.monotonic() + time_limit_seconds, report)
     if not is_first_process():

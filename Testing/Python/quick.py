@@ -32,7 +32,7 @@ QUICK = {
 
 
 def quick_config(**settings: object) -> TrainingConfig:
-    """What many tests share: a training of a second, the command line in a process of its own, the weights of a job."""
+    """Settings of a training of a second."""
     return make_config(**{"iterations": 6, **QUICK, **settings})
 
 

@@ -290,7 +290,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
         with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
             read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1}}))
-    with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name, or"):
+    with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name or says"):
         read_labelmap(path, ABDOMEN)
     # Labels of another task must not pass for this one's.
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "bone": 1, "skin": [1, 2]}}))
@@ -303,7 +303,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
             read_labelmap(path, ABDOMEN)
     # nnU-Net leaves these voxels out of its loss; background they are not.
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1, "ignore": 9, "x": 2}}))
-    with pytest.raises(InputError, match=r"label codes 9, which its dataset\.json does not name, or to ignore"):
+    with pytest.raises(InputError, match=r"label codes 9, which its dataset\.json does not name or says to ignore"):
         read_labelmap(path, ABDOMEN)
 
 
@@ -517,9 +517,15 @@ def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
         write_volume(values, tmp_path / "predicted" / f"{name}.nii.gz")
     for name in ("P1_label", "P1_image", "P2", "heart_seg"):
         write_volume(values, tmp_path / "references" / f"{name}.nii.gz")
-    table = evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
-    assert {row.subject for row in table.rows} == {"P1", "P2", "heart"}
-    assert table.unmatched == ()
+    # Beside them lie images, whatever they are called, and maps of probabilities.
+    image = replace(values, array=values.array.astype(np.float32) + 0.5)
+    for name in ("P1_t1", "P3", "P1_segmentation_probability_liver"):
+        for folder in ("predicted", "references"):
+            write_volume(image, tmp_path / folder / f"{name}.nii.gz")
+    for task in (ABDOMEN, None):
+        table = evaluate(tmp_path / "predicted", tmp_path / "references", task)
+        assert {row.subject for row in table.rows} == {"P1", "P2", "heart"}
+        assert table.unmatched == ()
 
 
 @pytest.mark.parametrize("error", [1e-6, 5e-4])

@@ -164,6 +164,19 @@ def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.Mon
     assert job.state() is State.QUEUED
 
 
+def test_of_a_process_that_is_gone_the_last_beat_keeps_nobody_out(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a full disk keeps the new one's out."""
+    old = {"host": "elsewhere", "process": 1, "started": 1.0, "time": 2.0}
+    (job.folder / "heartbeat.json").write_text(json.dumps(old))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jobs, "write_atomically", full)
+    with job.heartbeat():
+        assert job.last_beat() == old
+
+
 def test_what_a_killed_process_had_begun_to_write_goes(job: Job) -> None:
     (job.folder / "checkpoints").mkdir()
     half = [job.folder / ".0a1b2c3d.partial.job.json", job.folder / "checkpoints" / ".0a1b2c3d.partial.iteration_5.pt"]

@@ -56,3 +56,10 @@ def test_this_machine_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("SIFATrainingLib.machine_memory.free_bytes_of_control_groups", lambda: 5.0)
     monkeypatch.setattr("SIFATrainingLib.machine_memory._available_bytes", lambda: 7.0)
     assert free_bytes_of_machine() == 5.0
+
+
+def test_a_system_that_does_not_tell_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 5 kB\nMemFree: 3 kB\n")
+    monkeypatch.setattr("SIFATrainingLib.machine_memory.free_bytes_of_control_groups", lambda: math.inf)
+    assert 2**20 < free_bytes_of_machine() < 2**50

@@ -199,6 +199,10 @@ def test_a_finished_job_is_left_as_it_is(cohort: Path, tmp_path: Path) -> None:
     assert train(job) is State.FINISHED
     assert {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()} == before
     assert sifa("resume", job.folder).returncode == 0
+    # What was asked of its last iteration, to whoever made it.
+    job.request_stop()
+    assert train(job) is State.FINISHED
+    assert not job.stop_requested
 
 
 def test_to_stop_the_baseline_stops_the_job(prepared: Path, tmp_path: Path) -> None:

@@ -749,6 +749,7 @@ def test_a_model_in_one_file(
 
     path = pack_bundle(sample_model, tmp_path / "Modell für alle.zip").path
     module.widget.use_model(path)
+    assert module.ui.modelComboBox.toolTip == str(path)
     ui = module.widget.ui
     assert ui.modelComboBox.currentData == str(path)
     assert "liver" in ui.cardLabel.text

@@ -1216,7 +1216,7 @@ def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
     # By its name a patient is known.
     ct.SetName(mr.GetName().lower())
     module.widget._refresh()
-    assert f"A volume of either table is called {ct.GetName()}" in ui.startButton.toolTip
+    assert f"{mr.GetName()} (source) and {ct.GetName()} (target) would be one patient" in ui.startButton.toolTip
     ct.SetName("another")
     module.widget._refresh()
     assert ui.startButton.enabled
