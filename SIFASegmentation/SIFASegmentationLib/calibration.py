@@ -26,7 +26,7 @@ class QualityCalibration(Frozen):
         high: Upper end.
         offsets: Of structures, by name: the borders of a small one are seen less surely than they are found. Empty in
             bundles of before.
-        volumes: Number of volumes, in all damages, that it was found on.
+        volumes: Number of volumes, in all corruptions, that it was found on.
         of_decided: Whether it is of probabilities that the intensities have had their say in. In bundles of before it
             was of the model's own, and then nothing is estimated.
     """
@@ -47,12 +47,12 @@ class QualityCalibration(Frozen):
 
 
 @dataclass(frozen=True)
-class Known:
+class CalibrationCase:
     """A structure in a volume whose labels are known.
 
     Attributes:
         structure: Its name.
-        group: Of the volume: what is of one group is not told apart from chance, such as the damages of one kind.
+        group: Number of the volume: what its corruptions have in common is no news.
         expected: What the probabilities let expect, in [0, 1].
         true: Its Dice, in [0, 1].
     """
@@ -63,13 +63,13 @@ class Known:
     true: float
 
 
-def fit_calibration(known: Sequence[Known], volumes: int) -> QualityCalibration:
+def fit_calibration(known: Sequence[CalibrationCase], volumes: int) -> QualityCalibration:
     """The calibration that expected and true Dice come to: by least squares one slope, and an offset of each structure.
 
     Where the expected values hardly differ, the slope is 1; it is never negative. The band is that of the residuals
-    which each group has from the line of all others: it has to hold for what no group was like. One group alone is
+    which each group has from the line of all others: it has to hold for volumes that were not there. One group alone is
     measured by its own line. It holds nine of ten of them, to hold four of five on the target, which is farther from
-    the source than damages are from one another.
+    the source than corruptions are from one another.
 
     Args:
         known: At least one.

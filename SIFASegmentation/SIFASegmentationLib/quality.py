@@ -3,7 +3,7 @@
 If the probabilities from which a segmentation is made were right, its Dice would be expected to be 2 sum(p over the
 predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are those that the volume's intensities
 have had their say in (`appearance`): a border in doubt that these decide is in doubt no more. They are not quite right:
-what the expectation is worth is found at the export, on the labelled slices drawn in the target's look and damaged in
+what the expectation is worth is found at the export, on the labelled slices drawn in the target's look and corrupted in
 several ways, and stands in the bundle as a `calibration.QualityCalibration`. No label of the target has a part in it.
 """
 

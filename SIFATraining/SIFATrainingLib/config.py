@@ -181,7 +181,7 @@ def segmented_domain(config: TrainingConfig) -> Domain:
     return "source" if config.method == "without_adaptation" else "target"
 
 
-NOTHING_NEW: dict[str, Any] = {
+WITHOUT_ADDITIONS: dict[str, Any] = {
     "decay_share": 0.0,
     "loss_weights": {"random_contrast": 0.0},
     "self_training": {"share": 0.0, "labellings": 0, "random_contrast": 0.0},
@@ -191,7 +191,7 @@ NOTHING_NEW: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "recommended": {},
     "paper": {
-        **NOTHING_NEW,
+        **WITHOUT_ADDITIONS,
         "schedule": "sequential",
         "probability_floor": 0.005,
         "batch_norm_statistics": "mixed",
@@ -203,8 +203,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     # The bounds are the paper's.
-    "without_adaptation": NOTHING_NEW,
-    "supervised": NOTHING_NEW,
+    "without_adaptation": WITHOUT_ADDITIONS,
+    "supervised": WITHOUT_ADDITIONS,
     # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
     "image_alignment": {"loss_weights": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0}},
     "image_and_prediction_alignment": {"loss_weights": {"auxiliary": 0.0}},

@@ -1,7 +1,7 @@
 """What the probabilities behind a segmentation say about its Dice, found where labels are known: on the source.
 
-The source's slices are drawn in the target's look, as the model saw them in training, and damaged, so that the model
-is good on some and bad on others (`damages.py`); expected and true Dice of each structure in each volume give the
+The source's slices are drawn in the target's look, as the model saw them in training, and corrupted, so that the model
+is good on some and bad on others (`corruptions.py`); expected and true Dice of each structure in each volume give the
 calibration. All is done as a volume is segmented, but on the networks' grid: a volume's own, which is finer, is not in
 a prepared data set. So what is told is rather too low than too high where a volume's intensities say much.
 """
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
+from SIFASegmentationLib.calibration import CalibrationCase, QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
 from SIFASegmentationLib.segmentation_options import Domain
 
 from .batches import as_slices
-from .damages import damaged
+from .corruptions import corrupted
 from .dataset import PreparedDataset
 from .steps import Report, Step, say_nothing
 from .volume_samples import sample_volumes
@@ -49,16 +49,16 @@ def calibrate_quality(
     slices, labels = dataset.slices(labelled), dataset.labels(labelled)
     samples = sample_volumes(dataset.entry(labelled).volumes)
     task, spacing = dataset.manifest.task, grid_spacing(dataset.entry(labelled).preprocessing)
-    known: list[Known] = []
+    known: list[CalibrationCase] = []
     for number, parts in enumerate(samples):
         report(Step(number, len(samples), f"calibrating the estimates, volume {number + 1} of {len(samples)}"))
         given = [as_slices(torch.from_numpy(np.array(slices[part]))).to(device) for part in parts]
         drawn = given if generator is None else [generator(some) for some in given]
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
-        # A damage for each volume in turn, and each in another strength.
+        # A corruption for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
-            shown = _damaged(drawn, labelled_as, number, strength)
-            seen = shown if generator is None else _damaged(given, labelled_as, number, strength)
+            shown = _corrupted(drawn, labelled_as, number, strength)
+            seen = shown if generator is None else _corrupted(given, labelled_as, number, strength)
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
@@ -69,7 +69,9 @@ def calibrate_quality(
                 value = structure.value
                 if size := predicted[value] + truth[value]:
                     known.append(
-                        Known(structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size))
+                        CalibrationCase(
+                            structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size)
+                        )
                     )
     return fit_calibration(known, len(samples) * len(_STRENGTHS)) if known else None
 
@@ -81,9 +83,9 @@ def _expected_dice(decided: NDArray[np.float32]) -> NDArray[np.float64]:
     return gathered.of_structures()
 
 
-def _damaged(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:
-    """Batches of slices, damaged alike (`damages.damaged`)."""
-    return [damaged(one, own, kind, strength) for one, own in zip(batches, labels, strict=True)]
+def _corrupted(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:
+    """Batches of slices, corrupted alike."""
+    return [corrupted(one, own, kind, strength) for one, own in zip(batches, labels, strict=True)]
 
 
 def _counts(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:

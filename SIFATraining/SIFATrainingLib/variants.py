@@ -9,7 +9,7 @@ from typing import Any
 
 from SIFASegmentationLib.errors import InputError
 
-from .config import NOTHING_NEW, SEGMENTATION_METHODS, TrainingConfig, make_config, merge, with_settings
+from .config import SEGMENTATION_METHODS, WITHOUT_ADDITIONS, TrainingConfig, make_config, merge, with_settings
 
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
 """Between these two lies the gap that adaptation can close."""
@@ -65,14 +65,18 @@ VARIANTS = (
         {"method": LOWER_BOUND, "loss_weights": {"random_contrast": 1.0}},
     ),
     Variant(
-        "output_alignment", "alignment of predictions, no translation", {"method": "output_alignment", **NOTHING_NEW}
+        "output_alignment",
+        "alignment of predictions, no translation",
+        {"method": "output_alignment", **WITHOUT_ADDITIONS},
     ),
-    Variant("image_alignment", "image alignment", {"method": "image_alignment", **NOTHING_NEW}),
+    Variant("image_alignment", "image alignment", {"method": "image_alignment", **WITHOUT_ADDITIONS}),
     Variant(
-        "image_and_prediction_alignment", "+ FA-P1, FA-P2", {"method": "image_and_prediction_alignment", **NOTHING_NEW}
+        "image_and_prediction_alignment",
+        "+ FA-P1, FA-P2",
+        {"method": "image_and_prediction_alignment", **WITHOUT_ADDITIONS},
     ),
-    Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **NOTHING_NEW}),
-    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **NOTHING_NEW}),
+    Variant("sifa_plain", "+ FA-I = SIFA, plain", {"method": "sifa", **WITHOUT_ADDITIONS}),
+    Variant("prior_sifa", "prior SIFA (no C2, no D_p2)", {"method": "prior_sifa", **WITHOUT_ADDITIONS}),
     Variant("sifa_paper", "SIFA, paper", {"method": "sifa"}, preset="paper"),
     Variant("without_translation", "as recommended, but no translation", {"method": "output_alignment"}),
     Variant("sifa", "SIFA, recommended", {"method": "sifa"}),

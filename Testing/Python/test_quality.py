@@ -16,7 +16,7 @@ import torch
 from quick import quick_config
 from SIFASegmentationLib.appearance import Appearance
 from SIFASegmentationLib.bundle import Bundle
-from SIFASegmentationLib.calibration import Known, QualityCalibration, fit_calibration
+from SIFASegmentationLib.calibration import CalibrationCase, QualityCalibration, fit_calibration
 from SIFASegmentationLib.doubts import Found, Usual, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
@@ -27,7 +27,7 @@ from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import load_task
-from SIFATrainingLib.damages import KINDS, damaged
+from SIFATrainingLib.corruptions import KINDS, corrupted
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
 from SIFATrainingLib.prepare import prepare
@@ -64,10 +64,10 @@ def test_where_probabilities_are_right_so_is_the_expectation() -> None:
     assert expected.of_structures()[0] == pytest.approx(dice, abs=0.005)
 
 
-def known(structure: str, group: int, expected: np.ndarray, true: np.ndarray) -> list[Known]:
+def known(structure: str, group: int, expected: np.ndarray, true: np.ndarray) -> list[CalibrationCase]:
     """From logits."""
     return [
-        Known(structure, group, float(1 / (1 + np.exp(-x))), float(1 / (1 + np.exp(-y))))
+        CalibrationCase(structure, group, float(1 / (1 + np.exp(-x))), float(1 / (1 + np.exp(-y))))
         for x, y in zip(expected, true, strict=True)
     ]
 
@@ -107,7 +107,7 @@ def test_the_band_is_that_of_groups_that_the_line_does_not_know() -> None:
 def test_the_band_holds_its_share_of_what_comes_later() -> None:
     rng = np.random.default_rng(3)
 
-    def cases(groups: int, cases: int) -> list[Known]:
+    def cases(groups: int, cases: int) -> list[CalibrationCase]:
         shifts, pairs = rng.normal(0, 0.6, groups), []
         for group, shift in enumerate(shifts):
             x = rng.normal(1, 1, cases)
@@ -126,7 +126,7 @@ def test_the_band_holds_its_share_of_what_comes_later() -> None:
 
 
 def test_without_a_spread_the_slope_stays_one() -> None:
-    found = fit_calibration([Known("liver", 0, 0.8, 0.7)] * 2, 2)
+    found = fit_calibration([CalibrationCase("liver", 0, 0.8, 0.7)] * 2, 2)
     assert found.slope == 1.0
     assert found.estimate(0.8, "liver").dice == pytest.approx(0.7)
 
@@ -187,23 +187,23 @@ def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displac
     assert doubts_about_structures(found, Usual()) == {}
 
 
-def test_damages_grow_from_nothing() -> None:
+def test_corruptions_grow_from_nothing() -> None:
     torch.manual_seed(0)
     slices = torch.rand(2, 1, 16, 16) * 2 - 1
     labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
     labels[:, 4:9, 3:12], labels[:, 11:, 8:] = 1, 3
     for kind in range(2 * KINDS):
-        assert torch.equal(damaged(slices, labels, kind, 0.0), slices)
-        changes = [float((damaged(slices, labels, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
+        assert torch.equal(corrupted(slices, labels, kind, 0.0), slices)
+        changes = [float((corrupted(slices, labels, kind, s) - slices).abs().mean()) for s in (0.3, 1.0)]
         assert 0 < changes[0] < changes[1]
-        assert damaged(slices, labels, kind, 1.0).abs().max() <= 1
-        assert torch.equal(damaged(slices, labels, kind, 1.0), damaged(slices, labels, kind, 1.0))
+        assert corrupted(slices, labels, kind, 1.0).abs().max() <= 1
+        assert torch.equal(corrupted(slices, labels, kind, 1.0), corrupted(slices, labels, kind, 1.0))
 
 
 def test_a_structure_changes_by_itself() -> None:
     slices, labels = torch.zeros(1, 1, 16, 16), torch.zeros(1, 16, 16, dtype=torch.uint8)
     labels[:, 2:8, 2:8], labels[:, 10:, 10:] = 1, 2
-    changed = damaged(slices, labels, 2, 1.0)[0, 0]
+    changed = corrupted(slices, labels, 2, 1.0)[0, 0]
     assert changed[5, 5] != changed[13, 13]
     assert (changed[5, 5] != 0, changed[13, 13] != 0) == (True, True)
     assert (changed[:9, 9] == 0).all()
@@ -250,9 +250,9 @@ def test_the_calibration_scores_what_would_be_segmented(
     # As bright as the liver, and apart from it.
     bright[:, 28:, 28:] = True
     np.save(copy / "source_slices.npy", np.where(bright, 16000, -16000).astype(np.int16))
-    scored: list[Known] = []
+    scored: list[CalibrationCase] = []
 
-    def keep(known: list[Known], volumes: int) -> QualityCalibration:
+    def keep(known: list[CalibrationCase], volumes: int) -> QualityCalibration:
         scored.extend(known)
         return fit_calibration(known, volumes)
 

@@ -18,11 +18,11 @@ _EDGE = 3  # Pixels over which a shift fades.
 _SHADES, _SHADING = 4, 1.2  # Random factors along a side, and their greatest logarithm.
 _NOISE = 0.2
 
-_Damage = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
+_Corruption = Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
 """Slices (b, 1, H, W) in [0, 1], their labels (b, H, W), the strength in (0, 1], a generator of the CPU; slices."""
 
 
-def damaged(slices: Tensor, labels: Tensor, kind: int, strength: float) -> Tensor:
+def corrupted(slices: Tensor, labels: Tensor, kind: int, strength: float) -> Tensor:
     """Slices as they are for strength 0, hardly to be known for 1: the kind says how, and all slices get the same.
 
     Args:
@@ -33,11 +33,11 @@ def damaged(slices: Tensor, labels: Tensor, kind: int, strength: float) -> Tenso
     """
     if strength == 0:
         return slices
-    # Of the CPU, whatever the device: the same damages everywhere.
+    # Of the CPU, whatever the device: the same corruptions everywhere.
     generator = torch.Generator().manual_seed(kind)
     shown = (slices.clamp(-1, 1) + 1) / 2
-    for damage in _DAMAGES[kind % KINDS]:
-        shown = damage(shown, labels, strength, generator)
+    for corruption in _CORRUPTIONS[kind % KINDS]:
+        shown = corruption(shown, labels, strength, generator)
     return 2 * shown.clamp(0, 1) - 1
 
 
@@ -76,7 +76,7 @@ def _mean_around(values: Tensor, size: int) -> Tensor:
     return functional.avg_pool2d(values, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
-_DAMAGES: tuple[tuple[_Damage, ...], ...] = (
+_CORRUPTIONS: tuple[tuple[_Corruption, ...], ...] = (
     (_blur,),
     (_remap,),
     (_shift_structures,),
@@ -84,5 +84,5 @@ _DAMAGES: tuple[tuple[_Damage, ...], ...] = (
     (_remap, _shift_structures),
     (_shade, _shift_structures),
 )
-KINDS = len(_DAMAGES)
-"""Ways in which slices are damaged."""
+KINDS = len(_CORRUPTIONS)
+"""Ways in which slices are corrupted."""
