@@ -105,7 +105,8 @@ def segment_files(
         threads: Of the CPU; 0 for all cores.
         region: Field of view of every volume, mm, LPS; found automatically unless given.
         regions: Of volumes that have one of their own, by file.
-        names: What a volume and its outputs are called, by file; after the file unless given.
+        names: What a volume and its outputs are called, by file; after the file unless given, and its folder where
+            several files are called alike.
         confidence: Write the confidence of each slice.
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.
@@ -127,11 +128,7 @@ def segment_files(
             "choose another bundle",
         )
     paths = [path for given in volumes for path in _expand(Path(given))]
-    called = [(names or {}).get(path) or output_name(path) for path in paths]
-    # On many disks names that differ in capital letters alone are one.
-    times = Counter(name.casefold() for name in called)
-    if repeated := [name for name in called if times[name.casefold()] > 1]:
-        raise InputError(f"Two volumes are called {repeated[0]}", "segment them into different folders")
+    called, shown_as = _names_of(paths, names or {})
     # Before the first volume is segmented.
     check_can_write(Path(out))
     _lines_of(Path(out) / ESTIMATES_FILE)
@@ -139,9 +136,8 @@ def segment_files(
     writer = _Writer(Path(out), own, suffix, confidence)
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
-    for name, path in zip(called, paths, strict=True):
+    for name, shown, path in zip(called, shown_as, paths, strict=True):
         warnings: list[str] = []
-        shown = (names or {}).get(path, path.name)
         try:
             examination = examine(
                 models,
@@ -217,6 +213,31 @@ def output_name(image: Path) -> str:
     """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
     name = volume_name(image).removesuffix(IMAGE_SUFFIX)
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
+
+
+def _names_of(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[list[str], list[str]]:
+    """What the outputs of each volume are called, and what is said of it.
+
+    Raises:
+        InputError: Two of them would have one name.
+    """
+    own = [names.get(path) or output_name(path) for path in paths]
+    alike = _alike(own)
+    # As in data sets that have a folder of each patient, with the same files in each.
+    folders = [f"{path.absolute().parent.name}" if name in alike and path not in names else ""
+               for name, path in zip(own, paths, strict=True)]  # fmt: skip
+    called = [f"{folder}_{name}" if folder else name for folder, name in zip(folders, own, strict=True)]
+    if repeated := _alike(called):
+        raise InputError(f"Two volumes are called {min(repeated)}", "segment them into different folders")
+    said = [names.get(path, f"{folder}/{path.name}" if folder else path.name)
+            for folder, path in zip(folders, paths, strict=True)]  # fmt: skip
+    return called, said
+
+
+def _alike(names: Sequence[str]) -> set[str]:
+    """Those that others have too; on many disks capital letters make no difference."""
+    times = Counter(name.casefold() for name in names)
+    return {name for name in names if times[name.casefold()] > 1}
 
 
 def _expand(path: Path) -> list[Path]:

@@ -57,6 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -513,10 +514,11 @@ def _not_installed(error: Exception) -> InputError | None:
     """What to do about a package of training that is not there; None for any other error."""
     from .preflight import TRAINING_PACKAGES  # noqa: PLC0415
 
-    if not isinstance(error, ModuleNotFoundError) or error.name not in TRAINING_PACKAGES:
+    packages = {**TRAINING_PACKAGES, "matplotlib": "matplotlib"}  # Of reports alone.
+    if not isinstance(error, ModuleNotFoundError) or error.name not in packages:
         return None
     return InputError(
-        f"{TRAINING_PACKAGES[error.name]} is not installed, which training and exporting need",
+        f"{packages[error.name]} is not installed, which training and exporting need",
         "install SIFA with [training], see its README",
     )
 

@@ -8,12 +8,9 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from SIFASegmentationLib.files import write_atomically
-
-mpl.use("Agg")
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }

@@ -29,7 +29,7 @@ from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.estimate import measure
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.loop import Model
-from SIFATrainingLib.preflight import check_computer, preflight
+from SIFATrainingLib.preflight import TRAINING_PACKAGES, check_computer, preflight
 from SIFATrainingLib.prepare import Preparation, make_preparation
 from SIFATrainingLib.steps import Step
 from SIFATrainingLib.training import create_job, train
@@ -243,6 +243,17 @@ def test_a_torch_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     # As the package itself asks for.
     requirements = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert "torch>=2.6" in requirements["optional-dependencies"]["training"]
+
+
+def test_what_is_installed_stands_the_same_everywhere() -> None:
+    """For pip, for either module of Slicer, and for the checks before a training."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    of_pip = {*project["dependencies"], *project["optional-dependencies"]["training"]}
+    for file in ("SIFASegmentation/Resources/requirements.txt", "SIFATraining/Resources/requirements-training.txt"):
+        assert set((root / file).read_text().split()) <= of_pip
+    names = {requirement.partition(">")[0] for requirement in of_pip}
+    assert set(TRAINING_PACKAGES.values()) <= names
 
 
 def of_computer(**settings: Any) -> dict[str, Finding]:

@@ -230,8 +230,11 @@ def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: P
     for path in folders:
         path.parent.mkdir()
         shutil.copy(image, path)
-    with pytest.raises(InputError, match="Two volumes are called ct"):
-        segment_files(bundle.path, folders, tmp_path / "out", device="cpu")
+    alike = segment_files(bundle.path, folders, tmp_path / "alike", device="cpu")
+    assert [one.labelmap.name for one in alike] == ["a_ct_segmentation.nii.gz", "b_ct_segmentation.nii.gz"]
+    assert [one.volume for one in alike] == ["a/ct.nii.gz", "b/ct.nii.gz"]
+    with pytest.raises(InputError, match="Two volumes are called a_ct"):
+        segment_files(bundle.path, [folders[0]] * 2, tmp_path / "out", device="cpu")
     names = dict(zip(folders, "ab", strict=True))
     named = segment_files(bundle.path, folders, tmp_path / "out", device="cpu", names=names)
     assert [one.labelmap.name for one in named] == ["a_segmentation.nii.gz", "b_segmentation.nii.gz"]
