@@ -219,8 +219,10 @@ def _names_of(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[list[st
     """What the outputs of each volume are called, and what is said of it.
 
     Raises:
-        InputError: Two of them would have one name.
+        InputError: Two of them are one, or would have one name.
     """
+    if twice := next((path for path, count in Counter(paths).items() if count > 1), None):
+        raise InputError(f"{twice} is given twice", "name it once")
     own = [names.get(path) or output_name(path) for path in paths]
     alike = _alike(own)
     # As in data sets that have a folder of each patient, with the same files in each.
