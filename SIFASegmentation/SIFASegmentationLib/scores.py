@@ -192,17 +192,19 @@ class ScoreTable:
         parts.append(f"surface Dice at {self.tolerance:g} {unit}" + (", the paper's convention" if self.legacy else ""))
         return "\n".join(parts)
 
-    def _counted(self) -> list[str]:
-        """How many masks were empty, in words; nothing where there was nothing to score."""
-        counts = self.counts()
-        told = [
+    def empty_masks(self) -> list[str]:
+        """A sentence about each structure of which some masks were empty."""
+        return [
             f"{c.structure}{f' ({c.method})' if c.method else ''}: {c.scored} scored, {c.both_empty} with both masks "
             f"empty, {c.one_empty} with one empty"
-            for c in counts
+            for c in self.counts()
             if c.both_empty or c.one_empty
         ]
-        scored = sum(c.scored for c in counts)
-        return told or ([f"{scored} scored, no mask empty"] if scored else [])
+
+    def _counted(self) -> list[str]:
+        """How many masks were empty, in words; nothing where there was nothing to score."""
+        scored = sum(count.scored for count in self.counts())
+        return self.empty_masks() or ([f"{scored} scored, no mask empty"] if scored else [])
 
     def csv(self, delimiter: str = ",") -> str:
         """Rows of subjects and structures, then of the statistics, `subject` being mean, std or median."""

@@ -88,6 +88,7 @@ def summary_text(tables: dict[str, ScoreTable], seconds: float) -> str:
         means = {s.structure: s.scores.dice for s in table.summaries() if s.statistic == "mean"}
         cells = "".join(f"{means[name]:14.3f}" for name in (*structures, "mean"))
         lines.append(f"{method.replace('_', ' '):22}{cells}{table.mean('asd'):14.2f}")
+        lines += [f"    {sentence}" for sentence in table.empty_masks()]
     gain = 100 * (tables["sifa"].mean("dice") - tables["without_adaptation"].mean("dice"))
     return "\n".join([*lines, f"adaptation: {gain:+.1f} Dice points, in {duration(seconds)}"])
 

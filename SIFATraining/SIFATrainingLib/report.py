@@ -71,4 +71,10 @@ def _score_table(tables: dict[str, ScoreTable]) -> str:
         dice = {s.structure: s.scores.dice for s in scores.summaries() if s.statistic == "mean"}
         values = [f"{dice[name]:.3f}" for name in (*structures, "mean")]
         rows.append([_TITLES[method], *values, f"{scores.mean('asd'):.2f}"])
-    return table(["mean Dice of", *structures, "mean Dice", "mean ASD, mm"], rows, best=list(tables).index("sifa"))
+    head = ["mean Dice of", *structures, "mean Dice", "mean ASD, mm"]
+    empty = [
+        f"<p>{_TITLES[method]}, {html.escape(sentence)}.</p>"
+        for method, scores in tables.items()
+        for sentence in scores.empty_masks()
+    ]
+    return table(head, rows, best=list(tables).index("sifa")) + "".join(empty)

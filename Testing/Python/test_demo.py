@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from math import nan
 from pathlib import Path
 
 import pytest
 
 from quick import QUICK
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFATrainingLib import demo as module
+from SIFATrainingLib import report
 from SIFATrainingLib.demo import demo
 
 
@@ -38,3 +41,15 @@ def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((out / "target" / "train").glob("*_label*"))
     with pytest.raises(InputError, match="already exists and is not empty"):
         demo(out)
+
+
+def test_masks_that_were_empty_are_counted() -> None:
+    found = Row("P1", "liver", Scores(0.9, 1.0, 2.0, 0.9, 1500.0, 1500.0, 0.0))
+    missed = Row("P1", "liver", Scores(0.0, nan, nan, nan, 0.0, 1500.0, -1.0))
+    tables = {"without_adaptation": ScoreTable((missed,)), "sifa": ScoreTable((found,))}
+    (counted,) = tables["without_adaptation"].empty_masks()
+    assert counted.endswith("0 with both masks empty, 1 with one empty")
+    text = module.summary_text(tables, 60.0)
+    assert text.count("scored") == 1
+    assert counted in text
+    assert f"without adaptation, {counted}." in report._score_table(tables)
