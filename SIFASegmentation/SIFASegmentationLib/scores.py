@@ -278,11 +278,11 @@ class ScoreTable:
             InputError: Another suffix, or the place can't be written to.
         """
         check_suffix(path)
-        writers: dict[str, Callable[[], str]] = {".csv": self.csv, ".json": self.json}
+        text = self.json() if path.suffix.lower() == ".json" else self.csv()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(path) as partial:
-                partial.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise unwritable(path, error) from error
 

@@ -36,6 +36,7 @@ from .options import (
     Width,
     checked_preparation,
     config_options,
+    given,
     grid_of,
     named_preparation,
     names_volumes,
@@ -404,12 +405,11 @@ def compare_methods(
 
     line = ProgressLine()
     preparation = named_preparation(volumes)
-    given = {name: value for name, value in (("width", width), ("batch", batch)) if value is not None}
     try:
         with _stops_on_signals(partial(_stop_comparison, out)):
             comparison = compare(
                 out, preparation, choose_variants(row or (), also or ()),
-                common=with_settings(given, setting or []), iterations=iterations,
+                common=with_settings(given(width=width, batch=batch), setting or []), iterations=iterations,
                 bound_iterations=bound_iterations or iterations,
                 seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
                 device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
@@ -469,7 +469,7 @@ def bench_machine(
     """
     from .bench import bench as run  # noqa: PLC0415
 
-    chosen, grid = grid_of({name: value for name, value in (("task", task), ("size", size)) if value is not None})
+    chosen, grid = grid_of(given(task=task, size=size))
     found = run(
         config, classes=chosen.classes, size=grid, device=device, seconds=seconds,
         report=lambda text: print(f"measuring {text}", file=sys.stderr),

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
+from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
 
 if TYPE_CHECKING:  # They need packages that a window may have to install first.
@@ -57,7 +56,7 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
         fix = "take them from one of the two in the Segment Editor"
         findings.append(Finding("warning", subject, message, fix))
     if labels.unmatched:
-        there = set(np.unique(labels.labelmap.array).tolist())
+        there = values_in(labels.labelmap.array)
         missing = [structure.name for structure in task.structures if structure.value not in there]
         message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
         findings.append(

@@ -79,6 +79,11 @@ Size = Annotated[
 ]
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Those of a command's options that were given."""
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+
+
 def preparation_options(
     source: Annotated[
         Path | None, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")
@@ -142,7 +147,7 @@ def preparation_options(
         "percentiles": _pair(percentiles, "--percentiles"), "hold_out": tuple(hold_out or ()), "test": test,
         "target_labels": target_labels, "monitor": monitor,
     }  # fmt: skip
-    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    return given(**options)
 
 
 def names_volumes(options: dict[str, Any]) -> bool:
@@ -231,8 +236,7 @@ def config_options(
         "width": width, "iterations": iterations, "batch": batch, "seed": seed, "learning_rate": learning_rate,
         "precision": precision,
     }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None}
-    return make_config(preset, **with_settings({"method": method, **given}, setting or []))
+    return make_config(preset, **with_settings({"method": method, **given(**options)}, setting or []))
 
 
 def parse_seconds(duration: str | None) -> float:
