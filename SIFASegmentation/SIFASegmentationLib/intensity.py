@@ -1,7 +1,7 @@
 """Voxel values to the range of the networks, [-1, 1].
 
-Clip (percentiles of the volume, or a window in HU), z-score, linear map with clip. All statistics are those of the
-field of view. The bounds of the last map belong to the domain: the same for every volume of it.
+Clip (percentiles of the volume, or a window in HU), z-score, linear map, by default with clip. All statistics are
+those of the field of view. The bounds of the last map belong to the domain: the same for every volume of it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from .schema import Frozen
 AIR_HU = -1024
 """What lies below, in CT, is padding around the reconstruction circle."""
 
+ROBUST_RANGE, FULL_RANGE = (0.1, 99.9), (0.0, 100.0)
+"""Percentiles of a domain's z-scores that may become -1 and 1: by default, and in the authors' code."""
+
 _PADDING_SHARE = 0.5  # Of what lies below, of one value: else it is no padding, nor a CT.
 _SAMPLE_VOXELS = 2**21  # Percentiles of so many voxels are those of the volume for all that matters.
 _RANGE_VOXELS = 2**17  # A volume's share of the voxels that set the range of its domain.
@@ -37,12 +40,14 @@ class IntensitySettings(Frozen):
         window: Clip to these values (HU) instead; then `percentiles` has no effect.
         z_low: z-score that becomes -1.
         z_high: z-score that becomes 1.
+        clip: Clip what lies beyond these two to [-1, 1]. The authors' code does not.
     """
 
     percentiles: tuple[float, float] = (0.5, 99.5)
     window: tuple[FiniteFloat, FiniteFloat] | None = None
     z_low: FiniteFloat = -2.0
     z_high: FiniteFloat = 3.0
+    clip: bool = True
 
     @model_validator(mode="after")
     def _are_in_order(self) -> Self:
@@ -73,12 +78,12 @@ class IntensityStatistics:
         return z
 
     def normalize(self, voxels: NDArray[Any], settings: IntensitySettings) -> Float32Array:
-        """Voxels in [-1, 1]."""
+        """Voxels in [-1, 1], or about so where `settings` clip nothing."""
         x = self.z_scores(voxels)
         x -= np.float32(settings.z_low)
         x *= np.float32(2 / (settings.z_high - settings.z_low))
         x -= np.float32(1)
-        return np.clip(x, -1, 1, out=x)
+        return np.clip(x, -1, 1, out=x) if settings.clip else x
 
 
 def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> IntensityStatistics:
@@ -115,13 +120,16 @@ def z_score_sample(voxels: NDArray[Any], settings: IntensitySettings, name: str)
     return measure(voxels, settings, name).z_scores(sample[::step])
 
 
-def estimate_intensity_range(samples: Iterable[NDArray[np.floating[Any]]]) -> tuple[float, float]:
-    """z_low and z_high of a domain: the 0.1 and 99.9 percentiles over its training volumes.
+def estimate_intensity_range(
+    samples: Iterable[NDArray[np.floating[Any]]], percentiles: tuple[float, float] = ROBUST_RANGE
+) -> tuple[float, float]:
+    """z_low and z_high of a domain: percentiles over its training volumes.
 
     Args:
         samples: For each volume its z-scored, clipped voxels, from `z_score_sample`.
+        percentiles: 0 to 100, the lower one first.
     """
-    low, high = np.percentile(np.concatenate([np.ravel(sample) for sample in samples]), (0.1, 99.9))
+    low, high = np.percentile(np.concatenate([np.ravel(sample) for sample in samples]), percentiles)
     return float(low), float(high)
 
 

@@ -40,6 +40,7 @@ class Outputs:
 
     Attributes:
         image: The volume's file.
+        name: What its outputs start with; the table of estimates calls it so, and so does `sifa evaluate`.
         labelmap: Its file.
         probabilities: Files of the probability of each structure, where asked for.
         confidence: File of each slice's confidence, where asked for.
@@ -48,18 +49,17 @@ class Outputs:
         warnings: What makes the result doubtful: how the volume and the structures in it are unlike those of the
             training, and where the model without adaptation seems to be the better one for it.
         doubtful: Structures that a warning is about.
-        volume: What the warnings and the table of estimates call it.
     """
 
     image: Path
+    name: str
     labelmap: Path
     probabilities: tuple[Path, ...]
     confidence: Path | None
     baseline: Path | None
     estimates: dict[str, Estimate]
-    warnings: tuple[str, ...] = ()
-    doubtful: frozenset[str] = frozenset()
-    volume: str = ""
+    warnings: tuple[str, ...]
+    doubtful: frozenset[str]
 
 
 class SomeRefusedError(InputError):
@@ -153,7 +153,7 @@ def segment_files(
             refused[path] = error
             continue
         # Where the folder can't be written to, no volume need be tried any more.
-        outputs.append(writer.write(examination, path, name, shown, warnings))
+        outputs.append(writer.write(examination, path, name, warnings))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
         on_outputs(outputs[-1])
     if refused:
@@ -170,7 +170,7 @@ class _Writer:
     suffix: str
     confidence: bool
 
-    def write(self, made: Examination, image: Path, name: str, volume: str, warnings: Sequence[str]) -> Outputs:
+    def write(self, made: Examination, image: Path, name: str, warnings: Sequence[str]) -> Outputs:
         """What comes of one volume, into files of that name."""
         segmentation = made.segmentation
         labelmap = self._labelmap(segmentation, name, self.out)
@@ -185,6 +185,7 @@ class _Writer:
             _write_confidence(segmentation, table)
         return Outputs(
             image=image,
+            name=name,
             labelmap=labelmap,
             probabilities=tuple(maps),
             confidence=table,
@@ -192,7 +193,6 @@ class _Writer:
             estimates=segmentation.estimates,
             warnings=tuple(warnings),
             doubtful=frozenset(made.doubts),
-            volume=volume,
         )
 
     def _labelmap(self, segmentation: Segmentation, name: str, folder: Path) -> Path:
@@ -254,7 +254,7 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
     model has no calibration."""
     if not path.exists() and not any(one.estimates for one in outputs):
         return
-    made = {one.volume for one in outputs}
+    made = {one.name for one in outputs}
     before = [line for line in _lines_of(path) if line[0] not in made]
     with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -263,7 +263,7 @@ def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
         for one in outputs:
             for structure, estimate in one.estimates.items():
                 values = (f"{value:.4f}" for value in astuple(estimate))
-                writer.writerow([one.volume, structure, *values, "yes" if structure in one.doubtful else "no"])
+                writer.writerow([one.name, structure, *values, "yes" if structure in one.doubtful else "no"])
 
 
 def _lines_of(path: Path) -> list[list[str]]:

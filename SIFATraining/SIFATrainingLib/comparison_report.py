@@ -48,6 +48,9 @@ class Line:
         asd: The same.
         spread: Standard deviation of the mean Dice over the seeds (n - 1), in points; not a number for one seed.
         closed: Share of the gap closed (`share_closed`).
+        masks: Pairs of masks that were compared, of all subjects, structures and seeds.
+        one_empty: Of these, how many had one empty mask: a Dice of 0 and no ASD.
+        both_empty: Of these, how many had two: no Dice either.
     """
 
     title: str
@@ -56,6 +59,9 @@ class Line:
     asd: dict[str, float]
     spread: float
     closed: float
+    masks: int
+    one_empty: int
+    both_empty: int
 
 
 def table_lines(comparison: Comparison) -> list[Line]:
@@ -64,6 +70,8 @@ def table_lines(comparison: Comparison) -> list[Line]:
     for variant in comparison.variants:
         results = comparison.of(variant.name)
         means = [100 * result.table.mean("dice") for result in results]
+        counts = [count for result in results for count in result.table.counts()]
+        one_empty, both_empty = (sum(getattr(c, name) for c in counts) for name in ("one_empty", "both_empty"))
         lines.append(
             Line(
                 title=variant.title,
@@ -72,6 +80,9 @@ def table_lines(comparison: Comparison) -> list[Line]:
                 asd=_means(results, "asd"),
                 spread=float(np.std(means, ddof=1)) if len(means) > 1 else nan,
                 closed=share_closed(comparison, results),
+                masks=sum(count.scored for count in counts) + one_empty + both_empty,
+                one_empty=one_empty,
+                both_empty=both_empty,
             )
         )
     return lines
@@ -164,13 +175,14 @@ def _by_column(lines: Sequence[Line]) -> dict[str, list[str]]:
 
 def _sentences(comparison: Comparison) -> list[str]:
     """What is to be known of the main table."""
-    columns = _by_column(table_lines(comparison))
+    lines = table_lines(comparison)
+    columns = _by_column(lines)
     alike = [f"{name} {texts[0]}" for name, texts in columns.items() if len(set(texts)) == 1]
     mixed = [variant.title for variant in comparison.variants if _is_mixed(comparison.of(variant.name))]
     sentences = [f"All rows: {'; '.join(alike)}."] if alike else []
     if mixed:
         sentences.append(f"Trained with other settings from seed to seed (settings.json): {'; '.join(mixed)}.")
-    return [*sentences, _GAP_CAPTION, *_empty_masks(comparison)]
+    return [*sentences, _GAP_CAPTION, *_empty_masks(lines)]
 
 
 def _is_mixed(results: Sequence[Result]) -> bool:
@@ -179,18 +191,16 @@ def _is_mixed(results: Sequence[Result]) -> bool:
     return any(other != first for other in others)
 
 
-def _empty_masks(comparison: Comparison) -> list[str]:
+def _empty_masks(lines: Sequence[Line]) -> list[str]:
     """How many masks were empty: an ASD there is none, and means are of the others."""
     empty = []
-    for variant in comparison.variants:
-        counts = [count for result in comparison.of(variant.name) for count in result.table.counts()]
-        one, both = sum(count.one_empty for count in counts), sum(count.both_empty for count in counts)
-        if one or both:
-            of_all = one + both + sum(count.scored for count in counts)
-            empty.append(f"{variant.title} {one + both} of {of_all}" + (f" ({both} in both)" if both else ""))
+    for line in lines:
+        if line.one_empty or line.both_empty:
+            both = f" ({line.both_empty} in both)" if line.both_empty else ""
+            empty.append(f"{line.title} {line.one_empty + line.both_empty} of {line.masks}{both}")
     sentence = "Masks that were empty in the prediction or the reference, with a Dice of 0 and no ASD"
     if not empty:
-        return ["No mask was empty, in a prediction or a reference."] if comparison.results else []
+        return ["No mask was empty, in a prediction or a reference."] if lines else []
     return [f"{sentence} (where both are, there is no Dice either): {'; '.join(empty)}."]
 
 
@@ -291,20 +301,21 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def table_csv(comparison: Comparison) -> str:
-    """The main table in plain numbers: Dice, its spread over seeds and the share of the gap in [0, 1], ASD in mm; empty
-    where there is none."""
+    """The main table in plain numbers: Dice, its spread over seeds and the share of the gap in [0, 1], ASD in mm, empty
+    where there is none; then how many pairs of masks were compared, and in how many one or both were empty."""
     lines = table_lines(comparison)
     structures = list(lines[0].dice) if lines else []
     trained = list(lines[0].trained) if lines else []
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     scores = [f"{score} {name}" for score in ("dice", "asd_mm") for name in structures]
-    writer.writerow(["row", *trained, *scores, "dice_spread", "gap_closed"])
+    writer.writerow(["row", *trained, *scores, "dice_spread", "gap_closed", "masks", "one_empty", "both_empty"])
     for line in lines:
         dice = [line.dice[name] / 100 for name in structures]
         values = [*dice, *(line.asd[name] for name in structures), line.spread / 100, line.closed]
         cells = ["" if isnan(value) else f"{value:.6g}" for value in values]
-        writer.writerow([line.title, *line.trained.values(), *cells])
+        counts = line.masks, line.one_empty, line.both_empty
+        writer.writerow([line.title, *line.trained.values(), *cells, *counts])
     return buffer.getvalue()
 
 

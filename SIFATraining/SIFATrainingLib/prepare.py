@@ -24,7 +24,7 @@ from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import check_can_write, write_atomically
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.intensity import estimate_intensity_range
+from SIFASegmentationLib.intensity import FULL_RANGE, ROBUST_RANGE, estimate_intensity_range
 from SIFASegmentationLib.labelmaps import coding_named, match_grid, read_labels, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
@@ -72,6 +72,9 @@ class Preparation(Frozen):
         source_window: Clip the source to this window (HU) instead of percentiles.
         target_window: The same for the target.
         percentiles: Clip each volume to these percentiles of its field of view.
+        fixed_statistics: Map the least and greatest z-score of the domain to -1 and 1, and clip no volume to them, as
+            the authors' code did. Else the 0.1 and 99.9 percentiles, with clip: then no single voxel, of the training
+            or of a volume to segment, decides about the scale.
         hold_out: Patients, of either domain, to leave out.
         test: Folder or CSV of test volumes: none of its patients may be in the data set.
         target_labels: Store the target's labels as well, for `--method supervised`.
@@ -93,6 +96,7 @@ class Preparation(Frozen):
     source_window: tuple[float, float] | None = None
     target_window: tuple[float, float] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
+    fixed_statistics: bool = False
     hold_out: tuple[str, ...] = ()
     test: Path | None = None
     target_labels: bool = False
@@ -124,7 +128,7 @@ class Preparation(Frozen):
             "size": self.size,
             "spacing": self.spacing,
             "field_of_view": "full" if self.full_slice else "body",
-            "intensity": {"percentiles": self.percentiles, "window": window},
+            "intensity": {"percentiles": self.percentiles, "window": window, "clip": not self.fixed_statistics},
         }
         if self.stretch and self.spacing is not None:
             raise InputError("There are a spacing and --stretch, which has none", "give one of the two")
@@ -297,14 +301,15 @@ def _measure(
         placement = place_volume(volume, preprocessing, case.region or roi)
         placements.append(placement)
         samples.append(sample_z_scores(volume, placement, preprocessing.intensity))
-    low, high = estimate_intensity_range(samples)
+    intensity = preprocessing.intensity
+    low, high = estimate_intensity_range(samples, ROBUST_RANGE if intensity.clip else FULL_RANGE)
     of_slices = [placement.spacings[0] for placement in placements]
     of_pixels = [spacing for placement in placements for spacing in placement.spacings[1:]]
     return _Measured(
         sum(len(placement) for placement in placements),
         [placement.extent_mm for placement in placements],
         {
-            "intensity": preprocessing.intensity.model_copy(update={"z_low": low, "z_high": high}),
+            "intensity": intensity.model_copy(update={"z_low": low, "z_high": high}),
             "slice_spacings": (min(of_slices), max(of_slices)),
             "pixel_spacings": (min(of_pixels), max(of_pixels)),
         },
@@ -334,7 +339,8 @@ class _Writer:
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
-            _fill(self.slices, start, np.rint(prepared.slices * FULL_SCALE))
+            # Unclipped, voxels that the range was not measured on, and a monitor's, may lie beyond it.
+            _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
             if self.task is not None and case.label is not None:
                 labels = read_labels(case.label, self.task, coding)
                 for finding in lost_labels(case.label.name, labels, self.task):

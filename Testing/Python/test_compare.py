@@ -397,6 +397,8 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
             assert float(row[f"dice {name}"]) == pytest.approx(line.dice[name] / 100, rel=1e-5)
             assert row[f"asd_mm {name}"] == ("" if isnan(line.asd[name]) else f"{line.asd[name]:.6g}")
         assert row["gap_closed"] == ("" if isnan(line.closed) else f"{line.closed:.6g}")
+        assert int(row["masks"]) == 4  # Of one patient.
+        assert [row["one_empty"], row["both_empty"]] == [str(line.one_empty), str(line.both_empty)]
 
 
 def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp_path: Path) -> None:

@@ -278,6 +278,12 @@ def test_the_papers_preprocessing_is_what_is_asked_for(cohort: Path, tmp_path: P
     papers = prepared_with("papers", stretch=True, full_slice=True, percentiles=(2, 98))
     assert (papers.spacing, papers.field_of_view) == (None, "full")
     assert papers.intensity.percentiles == (2, 98)
+    # The range of all voxels, and no clip to it.
+    robust, fixed = (
+        prepared_with(f"{fixed}", percentiles=(0, 100), fixed_statistics=fixed).intensity for fixed in (False, True)
+    )
+    assert (robust.clip, fixed.clip) == (True, False)
+    assert fixed.z_low <= robust.z_low < robust.z_high < fixed.z_high
 
 
 def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM, body_box, parse_box
-from SIFASegmentationLib.intensity import IntensitySettings, estimate_intensity_range, measure
+from SIFASegmentationLib.intensity import FULL_RANGE, IntensitySettings, estimate_intensity_range, measure
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.preprocessing import (
@@ -209,8 +209,19 @@ def test_the_range_of_a_domain_covers_its_volumes() -> None:
     low, high = estimate_intensity_range([np.linspace(-1, 2, 1000), np.linspace(-2, 1, 1000)])
     assert low == pytest.approx(-2, abs=0.02)
     assert high == pytest.approx(2, abs=0.02)
-    # 1 in 1,000 at either end is left out.
+    # 1 in 1,000 at either end is left out, unless all are asked for.
     assert estimate_intensity_range([np.arange(10001.0)]) == pytest.approx((10, 9990))
+    assert estimate_intensity_range([np.arange(10001.0), np.array([-5.0])], FULL_RANGE) == (-5, 10000)
+
+
+def test_what_lies_beyond_the_range_of_the_domain_is_clipped_unless_it_is_to_be_kept() -> None:
+    ramp = np.linspace(0, 100, 1000).reshape(1, 1, 1000)
+    settings = IntensitySettings(percentiles=FULL_RANGE, z_low=-1, z_high=1)
+    statistics = measure(ramp, settings, "mr")
+    kept = statistics.normalize(ramp, settings.model_copy(update={"clip": False}))
+    # A ramp is uniform: its ends lie the root of 3 standard deviations from the mean.
+    assert (kept.min(), kept.max()) == pytest.approx((-np.sqrt(3), np.sqrt(3)), rel=1e-2)
+    assert np.array_equal(statistics.normalize(ramp, settings), np.clip(kept, -1, 1))
 
 
 def test_intensities_are_measured_within_the_field_of_view() -> None:

@@ -292,7 +292,7 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
     assert outputs.estimates == segmentation.estimates
     lines = (tmp_path / "estimated_dice.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "volume,structure,estimated_dice,low,high,doubtful"
-    assert lines[1].startswith(f"abdomen_ct_000_image.nii.gz,liver,{segmentation.estimates['liver'].dice:.4f},")
+    assert lines[1].startswith(f"abdomen_ct_000,liver,{segmentation.estimates['liver'].dice:.4f},")
     assert len(lines) == 5
 
 
