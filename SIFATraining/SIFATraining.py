@@ -206,7 +206,7 @@ class TrainingOptions:
         name: Of the training and its model.
         settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
         preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, which win too: for the paper's
-            preprocessing of hearts `{"stretch": True, "percentiles": (0, 98), "fixed_statistics": True}`.
+            preprocessing of hearts `{"stretch": True, "percentiles": (0, 98), "min_max": True}`.
     """
 
     task: Any = "abdomen"

@@ -60,6 +60,10 @@ class IntensitySettings(Frozen):
             raise ValueError("z_low must be less than z_high")
         return self
 
+    def bounded(self, x: Float32Array) -> Float32Array:
+        """Network inputs, clipped to [-1, 1] in place where these settings clip."""
+        return np.clip(x, -1, 1, out=x) if self.clip else x
+
 
 @dataclass(frozen=True)
 class IntensityStatistics:
@@ -83,7 +87,7 @@ class IntensityStatistics:
         x -= np.float32(settings.z_low)
         x *= np.float32(2 / (settings.z_high - settings.z_low))
         x -= np.float32(1)
-        return np.clip(x, -1, 1, out=x) if settings.clip else x
+        return settings.bounded(x)
 
 
 def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> IntensityStatistics:
@@ -114,10 +118,16 @@ def _take_padding_for_air(sample: NDArray[np.float64]) -> None:
 
 
 def z_score_sample(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Float32Array:
-    """Some z-scores of a field of view (slice, row, column), for `estimate_intensity_range`; raises as `measure`."""
+    """Some z-scores of a field of view (slice, row, column), for `estimate_intensity_range`; raises as `measure`.
+
+    Where nothing is to be clipped to the domain's range, they are the least and the greatest.
+    """
+    statistics = measure(voxels, settings, name)
+    if not settings.clip:
+        return statistics.z_scores(np.array([statistics.low, statistics.high]))
     sample = _sample(voxels).ravel()
     step = ceil(sample.size / _RANGE_VOXELS)
-    return measure(voxels, settings, name).z_scores(sample[::step])
+    return statistics.z_scores(sample[::step])
 
 
 def estimate_intensity_range(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .field_of_view import BoxMM
+from .intensity import ROBUST_RANGE, IntensitySettings
 from .preprocessing import Placement, Preprocessing, place_volume, sample_z_scores
 from .volumes import Volume
 
@@ -52,14 +53,22 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
             f"{volume.name} has no voxel below {_CT_AIR_HU}, the model expects CT in Hounsfield units: check that it "
             "is the right modality and rescaled."
         )
-    low, high = np.percentile(sample_z_scores(volume, placement, intensity), (0.1, 99.9))
-    tolerance = _RANGE_TOLERANCE * (intensity.z_high - intensity.z_low)
-    if max(abs(low - intensity.z_low), abs(high - intensity.z_high)) > tolerance:
+    if _is_spread_unlike(volume, placement, intensity):
         sentences.append(
             f"{volume.name} has intensities spread unlike those of the training volumes: check its modality and "
             "sequence."
         )
     return sentences
+
+
+def _is_spread_unlike(volume: Volume, placement: Placement, intensity: IntensitySettings) -> bool:
+    """Whether a volume's range of z-scores is another than that of the domain's volumes."""
+    scores = sample_z_scores(volume, placement, intensity)
+    if not intensity.clip:  # The domain's range then is that of its darkest and brightest voxels, which may be few.
+        return False
+    low, high = np.percentile(scores, ROBUST_RANGE)
+    tolerance = _RANGE_TOLERANCE * (intensity.z_high - intensity.z_low)
+    return bool(max(abs(low - intensity.z_low), abs(high - intensity.z_high)) > tolerance)
 
 
 def doubt_about_window(lowest: Sequence[float], window: tuple[float, float] | None) -> str:

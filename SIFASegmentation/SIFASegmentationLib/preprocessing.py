@@ -165,17 +165,20 @@ class PreparedVolume:
         return len(self.placement)
 
     def intensities(self, slab: slice) -> Float32Array:
-        """The field of view in the networks' range, (b, rows, columns) in [-1, 1], in its own pixels."""
+        """The field of view in the networks' range, (b, rows, columns) in its own pixels; see `normalize`."""
         return self.statistics.normalize(self.voxels[slab], self.settings)
 
     def batch(self, start: int, stop: int) -> Float32Array:
-        """Slices from `start` up to and without `stop`: (b, size, size) in [-1, 1], -1 outside the field of view."""
+        """Slices from `start` up to and without `stop`: (b, size, size), -1 outside the field of view.
+
+        In [-1, 1], unless the settings clip nothing.
+        """
         images = self.intensities(slice(start, stop))
         # Zero weights then leave exactly -1.
         images += 1
         slices = self.placement.to_grid(images)
         slices -= 1
-        return np.clip(slices, -1, 1, out=slices)
+        return self.settings.bounded(slices)
 
     @property
     def slices(self) -> Float32Array:

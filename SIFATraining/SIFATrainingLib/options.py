@@ -121,11 +121,9 @@ def preparation_options(
             f"{_prepared_by_default('percentiles')} unless given.",
         ),
     ] = None,
-    fixed_statistics: Annotated[
+    min_max: Annotated[
         bool,
-        typer.Option(
-            "--fixed-statistics", help="Scale by the domain's least and greatest z-score, without clip (paper)."
-        ),
+        typer.Option("--min-max", help="Scale by the domain's least and greatest z-score, without clip (paper)."),
     ] = False,
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="A patient to leave out; can be repeated.")
@@ -150,7 +148,7 @@ def preparation_options(
         "full_slice": full_slice, "source_coding": source_coding, "target_coding": target_coding,
         "source_window": _pair(source_window, "--source-window"),
         "target_window": _pair(target_window, "--target-window"),
-        "percentiles": _pair(percentiles, "--percentiles"), "fixed_statistics": fixed_statistics,
+        "percentiles": _pair(percentiles, "--percentiles"), "min_max": min_max,
         "hold_out": tuple(hold_out or ()), "test": test,
         "target_labels": target_labels, "monitor": monitor,
     }  # fmt: skip

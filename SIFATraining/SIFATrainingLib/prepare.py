@@ -72,9 +72,8 @@ class Preparation(Frozen):
         source_window: Clip the source to this window (HU) instead of percentiles.
         target_window: The same for the target.
         percentiles: Clip each volume to these percentiles of its field of view.
-        fixed_statistics: Map the least and greatest z-score of the domain to -1 and 1, and clip no volume to them, as
-            the authors' code did. Else the 0.1 and 99.9 percentiles, with clip: then no single voxel, of the training
-            or of a volume to segment, decides about the scale.
+        min_max: Map the least and greatest z-score of the domain, after that clip, to -1 and 1, and clip no volume to
+            them, as the authors' code did. Else the 0.1 and 99.9 percentiles, with clip.
         hold_out: Patients, of either domain, to leave out.
         test: Folder or CSV of test volumes: none of its patients may be in the data set.
         target_labels: Store the target's labels as well, for `--method supervised`.
@@ -96,7 +95,7 @@ class Preparation(Frozen):
     source_window: tuple[float, float] | None = None
     target_window: tuple[float, float] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
-    fixed_statistics: bool = False
+    min_max: bool = False
     hold_out: tuple[str, ...] = ()
     test: Path | None = None
     target_labels: bool = False
@@ -128,7 +127,7 @@ class Preparation(Frozen):
             "size": self.size,
             "spacing": self.spacing,
             "field_of_view": "full" if self.full_slice else "body",
-            "intensity": {"percentiles": self.percentiles, "window": window, "clip": not self.fixed_statistics},
+            "intensity": {"percentiles": self.percentiles, "window": window, "clip": not self.min_max},
         }
         if self.stretch and self.spacing is not None:
             raise InputError("There are a spacing and --stretch, which has none", "give one of the two")
@@ -339,7 +338,7 @@ class _Writer:
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
-            # Unclipped, voxels that the range was not measured on, and a monitor's, may lie beyond it.
+            # Where nothing is clipped, a monitor's voxels may lie beyond the range of the target's.
             _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
             if self.task is not None and case.label is not None:
                 labels = read_labels(case.label, self.task, coding)

@@ -13,12 +13,14 @@ import SimpleITK as sitk
 import torch
 
 from quick import QUICK_OPTIONS, preparation, sifa, silent
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, to_image
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.labelmaps import write_slicer_segmentation
-from SIFASegmentationLib.preprocessing import Preprocessing
+from SIFASegmentationLib.plausibility import unlike_training
+from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
@@ -278,12 +280,17 @@ def test_the_papers_preprocessing_is_what_is_asked_for(cohort: Path, tmp_path: P
     papers = prepared_with("papers", stretch=True, full_slice=True, percentiles=(2, 98))
     assert (papers.spacing, papers.field_of_view) == (None, "full")
     assert papers.intensity.percentiles == (2, 98)
-    # The range of all voxels, and no clip to it.
+    # The range of all voxels, and no clip to it; but what is stored lies within.
     robust, fixed = (
-        prepared_with(f"{fixed}", percentiles=(0, 100), fixed_statistics=fixed).intensity for fixed in (False, True)
+        prepared_with(f"{fixed}", percentiles=(0, 100), min_max=fixed).intensity for fixed in (False, True)
     )
     assert (robust.clip, fixed.clip) == (True, False)
     assert fixed.z_low <= robust.z_low < robust.z_high < fixed.z_high
+    for case in find_cases(cohort / "mr", labelled=False):
+        volume, entry = read_volume(case.image), PreparedDataset(tmp_path / "True").entry("source")
+        slices = prepare_volume(volume, entry.preprocessing).slices
+        assert np.abs(slices).max() <= 1
+        assert not unlike_training(volume, entry.preprocessing)
 
 
 def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Path) -> None:

@@ -224,6 +224,17 @@ def test_what_lies_beyond_the_range_of_the_domain_is_clipped_unless_it_is_to_be_
     assert np.array_equal(statistics.normalize(ramp, settings), np.clip(kept, -1, 1))
 
 
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_networks_see_what_lies_beyond_the_range_where_nothing_is_clipped(clip: bool) -> None:
+    geometry = Geometry((32, 32, 4), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
+    volume = Volume(np.random.default_rng(3).normal(0, 100, (4, 32, 32)), geometry, "v")
+    intensity = IntensitySettings(z_low=-1, z_high=1, clip=clip)
+    settings = Preprocessing(size=48, spacing=1.0, field_of_view="full", intensity=intensity)
+    slices = prepare_volume(volume, settings).slices
+    assert (slices.min() == -1, slices.max() == 1) == (clip, clip)
+    assert (slices[:, 0] == -1).all()  # Outside of the field of view.
+
+
 def test_intensities_are_measured_within_the_field_of_view() -> None:
     """What a table or the other arm is like must not move the scale of what is looked at."""
     rng = np.random.default_rng(5)

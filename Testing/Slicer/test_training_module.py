@@ -62,7 +62,7 @@ def test_from_nodes_to_a_bundle_without_a_window(
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
-    as_the_paper = {"stretch": True, "percentiles": (0, 98), "fixed_statistics": True}
+    as_the_paper = {"stretch": True, "percentiles": (0, 98), "min_max": True}
     job = start(module, patients, tmp_path / "job ä", baseline_iterations=2, preparation=as_the_paper)
     process_events_until(lambda: module.logic.process_of(job).poll() is not None, 300)
     assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
