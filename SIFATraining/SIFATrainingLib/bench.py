@@ -19,7 +19,6 @@ from .devices import describe_device, give_back_memory, make_fabric, within_memo
 from .estimate import Estimate, measure, wait
 from .iteration import Batch
 from .loop import Model
-from .networks import Segmentor
 from .onnx_model import fold_batch_norm, to_onnx
 
 _MOST_STEPS = 50
@@ -117,7 +116,7 @@ def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
     networks = model.networks.cpu().eval()
     give_back_memory()
     example = torch.rand(2, 1, size, size) * 2 - 1
-    exported = to_onnx(fold_batch_norm(Segmentor(networks.encoder, networks.classifier)), example)
+    exported = to_onnx(fold_batch_norm(networks.segmentation_network()), example)
     session = start_session(exported, "auto")
     slices = np.random.default_rng(0).uniform(-1, 1, (BATCH, 1, size, size)).astype(np.float32)
     times = []

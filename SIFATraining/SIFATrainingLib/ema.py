@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-class MovingAverage:
+
+class MovingAverage(Generic[Module]):
     """Exponential moving average of modules; what is exported swings less than the weights that train.
 
     The decay grows to `decay` over the first iterations, as (1 + i) / (10 + i), so that the start is soon forgotten.
     Buffers (batch norm's running statistics) are those of the last iteration.
     """
 
-    def __init__(self, modules: nn.ModuleDict, decay: float) -> None:
+    def __init__(self, modules: Module, decay: float) -> None:
         self.decay = decay
-        self.average = copy.deepcopy(modules).requires_grad_(False)
+        self.average: Module = copy.deepcopy(modules).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, modules: nn.Module, iteration: int) -> None:
+    def update(self, modules: Module, iteration: int) -> None:
         """Move towards the weights after `iteration` (from 0)."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         averaged: list[Tensor] = list(self.average.parameters())

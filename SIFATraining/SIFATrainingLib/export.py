@@ -41,8 +41,7 @@ from .checkpoints import checkpoint_paths, load_checkpoint, loading_from
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, segmented_domain
 from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
-from .loop import averaged_modules
-from .networks import MeanOfSegmentors, Networks, Segmentor, reestimate_batch_norm
+from .networks import Ensemble, Networks, reestimate_batch_norm
 from .onnx_model import ExportError, fold_batch_norm, largest_difference, to_onnx
 from .quality_calibration import calibrate_quality
 from .specification import BASELINE_FOLDER, TrainingSpecification
@@ -94,17 +93,17 @@ def export(
     folders = [job_folder, *others]
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise InputError(f"A job is given twice among {', '.join(map(str, folders))}", "give each once")
-    model = _Model(tuple(_Trained.load(Job(folder), weights) for folder in folders), place)
-    trained = model.first
-    for other in model.members[1:]:
+    trained, *others_trained = members = [_Trained.load(Job(folder), weights) for folder in folders]
+    for other in others_trained:
         _check_alike(trained, other)
     own = trained.job.folder / BASELINE_FOLDER
     if baseline is None and checkpoint_paths(own / "checkpoints"):
         baseline = own
-    compared = None
-    if baseline is not None:
-        compared = _Model((_Trained.load(Job(baseline), weights),), place)
-        _check_baseline(compared.first, trained)
+    unadapted = None if baseline is None else _Trained.load(Job(baseline), weights)
+    if unadapted is not None:
+        _check_baseline(unadapted, trained)
+    model = _Model.of(members, place)
+    compared = None if unadapted is None else _Model.of([unadapted], place)
     name = name or f"{trained.dataset.manifest.task.name}, {trained.config.method}, {datetime.now():%d %b %Y}"
     if out.suffix.lower() != ARCHIVE_SUFFIX:
         return _write_bundle(model, compared, out, name, report)
@@ -201,7 +200,7 @@ class _Trained:
             state = checkpoint["model"]
             networks.load_state_dict(state["networks"])
             if weights == "average" and state["average"]:
-                averaged_modules(networks).load_state_dict(state["average"])
+                networks.segmentation_network().load_state_dict(state["average"])
         return cls(job, specification, dataset, networks.eval(), int(checkpoint["done"]))
 
     @property
@@ -214,16 +213,15 @@ class _Trained:
         """Slices (n, size, size), times 32767, of the domain that the model is for."""
         return self.dataset.slices(segmented_domain(self.config))
 
-    def segmentor(self, device: torch.device) -> Segmentor:
-        """E and C1, with their batch norm as it is exported, on the CPU; computed on `device`."""
-        encoder, batch = self.networks.encoder, self.config.batch
+    def reestimate_batch_norm(self, device: torch.device) -> None:
+        """Give E the batch norm that it is exported with, where the training asks for another than its own."""
         if self.config.reestimate_batch_norm:
-            shown = (some.to(device) for some in spread_batches(self.segmented, batch))
-            reestimate_batch_norm(encoder.to(device), shown)
-        return Segmentor(encoder.to("cpu"), self.networks.classifier).eval()
+            encoder, batches = self.networks.encoder.to(device), spread_batches(self.segmented, self.config.batch)
+            reestimate_batch_norm(encoder, (some.to(device) for some in batches))
+            encoder.to("cpu")
 
     def write_weights(self, path: Path) -> None:
-        """Write all networks, with the batch norm of `segmentor` once that was asked for."""
+        """Write all networks."""
         # Not by `save_file`, whose error on a full disk is not the system's.
         path.write_bytes(save({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}))
 
@@ -259,19 +257,31 @@ class _Model:
     def first(self) -> _Trained:
         return self.members[0]
 
+    @classmethod
+    def of(cls, members: Sequence[_Trained], device: torch.device) -> _Model:
+        """With the batch norm that is exported; computed on `device`."""
+        for member in members:
+            member.reestimate_batch_norm(device)
+        return cls(tuple(members), device)
+
     @cached_property
-    def segmentor(self) -> nn.Module:
+    def network(self) -> nn.Module:
         """Slices to class probabilities, in `eval`, on the CPU."""
-        segmentors = [member.segmentor(self.device) for member in self.members]
-        return segmentors[0] if len(segmentors) == 1 else MeanOfSegmentors(segmentors).eval()
+        networks = [member.networks.segmentation_network() for member in self.members]
+        return (networks[0] if len(networks) == 1 else Ensemble(networks)).eval()
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        """The same function, with batch norm in the weights of the convolutions before it."""
+        return fold_batch_norm(self.network)
 
     def write(self, path: Path, report: Report) -> Verification:
         """Write it as ONNX, and compare with torch."""
         report(Step(0, 1, "writing it for ONNX Runtime"))
         slices = self.first.segmented
         shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
-        model = to_onnx(fold_batch_norm(self.segmentor), shown[:2])
-        difference = largest_difference(model, self.segmentor, shown)
+        model = to_onnx(self.folded, shown[:2])
+        difference = largest_difference(model, self.network, shown)
         if not difference < LARGEST_DIFFERENCE:
             raise ExportError(f"the exported model differs from the networks by {difference:g} in a probability")
         path.write_bytes(model)
@@ -282,7 +292,7 @@ class _Model:
         config = self.first.config
         generator = self.first.networks.generator.to(self.device) if config.method in TRANSLATING_METHODS else None
         return calibrate_quality(
-            fold_batch_norm(self.segmentor).to(self.device),
+            self.folded.to(self.device),
             self.first.dataset,
             labelled_domain(config),
             generator,
@@ -295,8 +305,7 @@ class _Model:
         them, and may be wrong about most."""
         if segmented_domain(self.first.config) != "target":
             return {}
-        segmentor = fold_batch_norm(self.segmentor).to(self.device)
-        return measure_contrasts(segmentor, self.first.dataset, self.device, report)
+        return measure_contrasts(self.folded.to(self.device), self.first.dataset, self.device, report)
 
 
 def _check_baseline(baseline: _Trained, trained: _Trained) -> None:

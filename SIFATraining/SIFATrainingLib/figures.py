@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,8 +35,7 @@ def draw_overlays(image: Volume, labelmaps: Sequence[tuple[str, Volume]], refere
     labelled = np.flatnonzero(shown.any(axis=(1, 2)))
     chosen = [int(labelled[round(share * (len(labelled) - 1))]) for share in np.linspace(0.25, 0.75, _SLICES)]
     _, row_mm, column_mm = orientation.reorder(image.geometry.spacing)
-    # From fat to the brightest organs; air and bone may be out of range.
-    low, high = np.percentile(pixels[shown], (0.1, 99.9)) + np.array((-250, 150))
+    low, high = _display_window(pixels[shown])
     shape = row_mm * pixels.shape[1] / (column_mm * pixels.shape[2])
     figure = Figure(figsize=(4.2 * _SLICES, (4.2 * shape + 0.35) * len(labelmaps)), layout="constrained")
     axes = figure.subplots(len(labelmaps), _SLICES, squeeze=False)
@@ -47,6 +47,14 @@ def draw_overlays(image: Volume, labelmaps: Sequence[tuple[str, Volume]], refere
             axis.set_axis_off()
         row[0].set_title(f"{title} (lines) over the reference (filled)", loc="left", fontsize=11)
     return figure
+
+
+def _display_window(structures: NDArray[Any]) -> tuple[float, float]:
+    """Intensities shown as black and as white, from those of the structures: fat around them is darker, bone, vessels
+    and fluid may be brighter. In CT and MR alike a share of their own range, whatever its unit."""
+    low, high = np.percentile(structures, (0.1, 99.9))
+    margin = 0.5 * (high - low)
+    return float(low - margin), float(high + margin)
 
 
 def draw_losses(job_folder: Path) -> Figure:

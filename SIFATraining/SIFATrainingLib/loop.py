@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import State
@@ -40,7 +40,7 @@ from .initial import read_initial
 from .iteration import Batch, Iteration, Losses
 from .methods import make_iteration
 from .monitoring import Monitor
-from .networks import Networks
+from .networks import Networks, SegmentationNetwork
 from .previews import draw_preview, write_preview
 from .pseudo_labels import label_target
 from .reestimation import reestimated
@@ -59,8 +59,8 @@ class Model:
 
     networks: Networks
     iteration: Iteration
-    average: MovingAverage | None
-    last_part: SelfTrainingIteration | None
+    average: MovingAverage[SegmentationNetwork] | None
+    self_training: SelfTrainingIteration | None
 
     @classmethod
     def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
@@ -70,21 +70,21 @@ class Model:
         # Not on MPS, where some of torch's versions get the gradients of such slices wrong.
         order = torch.contiguous_format if device.type == "mps" else torch.channels_last
         networks = networks.to(device).to(memory_format=order)  # type: ignore[call-overload]
-        average = MovingAverage(averaged_modules(networks), config.ema_decay) if config.ema_decay else None
-        iteration, last_part = make_iteration(networks, config), None
+        average = MovingAverage(networks.segmentation_network(), config.ema_decay) if config.ema_decay else None
+        iteration, self_training = make_iteration(networks, config), None
         if average is not None and main_iterations(config) < config.iterations:
-            last_part = SelfTrainingIteration(networks, config, iteration.players()["segmentor"], average.average)
-        return cls(networks, iteration, average, last_part)
+            self_training = SelfTrainingIteration(networks, config, iteration.players()["segmentor"], average.average)
+        return cls(networks, iteration, average, self_training)
 
     def start_from(self, weights: bytes) -> None:
         """Take the weights of all networks (safetensors) in place of random ones, before the first iteration."""
         self.networks.load_state_dict(safetensors.torch.load(weights))
         if self.average:
-            self.average.load_state_dict(averaged_modules(self.networks).state_dict())
+            self.average.load_state_dict(self.networks.segmentation_network().state_dict())
 
-    def exported(self) -> nn.ModuleDict:
+    def exported(self) -> SegmentationNetwork:
         """E and C1 as they are exported: their moving average, where there is one."""
-        return self.average.average if self.average else averaged_modules(self.networks)
+        return self.average.average if self.average else self.networks.segmentation_network()
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
@@ -106,11 +106,6 @@ def learning_rate(config: TrainingConfig, done: int) -> float:
     """Of the iteration after `done` others: constant, then falling to 0 in a straight line."""
     falling = config.decay_share * config.iterations
     return config.learning_rate * min(1.0, (config.iterations - done) / max(falling, 1.0))
-
-
-def averaged_modules(networks: Networks) -> nn.ModuleDict:
-    """E and C1: what is exported, and so what is averaged."""
-    return nn.ModuleDict({"encoder": networks.encoder, "classifier": networks.classifier})
 
 
 @dataclass
@@ -236,8 +231,8 @@ class Loop:
         if config.decay_share:
             for player in model.iteration.players().values():
                 player.set_learning_rate(learning_rate(config, done))
-        if model.last_part is not None and done >= main_iterations(config):
-            step = model.last_part.step
+        if model.self_training is not None and done >= main_iterations(config):
+            step = model.self_training.step
         seed_iteration(config.seed, done, self.fabric.global_rank)
         if model.average is not None and labels_target_at(config, done):
             self._label_target(model.average.average)
@@ -250,10 +245,10 @@ class Loop:
 
         losses = within_memory(learn, lambda: self._batch_too_large(model))
         if model.average:
-            model.average.update(averaged_modules(model.networks), done)
+            model.average.update(model.networks.segmentation_network(), done)
         return losses
 
-    def _label_target(self, teacher: nn.ModuleDict) -> None:
+    def _label_target(self, teacher: SegmentationNetwork) -> None:
         """Have a teacher label the target's slices, which self-training learns from now on."""
 
         def label() -> None:

@@ -31,34 +31,33 @@ class Monitor:
         self._batch, self._device = batch, device
 
     @torch.no_grad()
-    def dice(self, segmentor: nn.ModuleDict) -> dict[str, float]:
+    def dice(self, network: nn.Module) -> dict[str, float]:
         """Dice by structure, of all slices of a volume together, then the mean over volumes; and their `mean`.
 
         A structure that is neither in the reference nor in the prediction of a volume is left out of its mean; one
         for which that is so in all volumes has no entry.
 
         Args:
-            segmentor: `encoder` and `classifier`; given back as it was.
+            network: Slices to class probabilities; given back as it was.
         """
-        was_training = segmentor.training
-        segmentor.eval()
+        was_training = network.training
+        network.eval()
         try:
-            scores = np.stack([self._volume_dice(segmentor, volume.start, volume.stop) for volume in self._volumes])
+            scores = np.stack([self._volume_dice(network, volume.start, volume.stop) for volume in self._volumes])
         finally:
-            segmentor.train(was_training)
+            network.train(was_training)
         columns = zip(self._names, scores.T, strict=True)
         dice = {name: float(np.nanmean(column)) for name, column in columns if not np.isnan(column).all()}
         return {**dice, "mean": float(np.mean(list(dice.values())))} if dice else {}
 
-    def _volume_dice(self, segmentor: nn.ModuleDict, start: int, stop: int) -> NDArray[np.float64]:
+    def _volume_dice(self, network: nn.Module, start: int, stop: int) -> NDArray[np.float64]:
         """Of each structure; not a number where it is in neither."""
         classes = len(self._names) + 1
         counts = np.zeros((classes, classes), np.int64)
         for first in range(start, stop, self._batch):
             part = slice(first, min(first + self._batch, stop))
             slices = as_slices(torch.from_numpy(np.array(self._slices[part])).to(self._device))
-            features, _ = segmentor["encoder"](slices)
-            predicted = segmentor["classifier"](features).argmax(1).cpu().numpy()
+            predicted = network(slices).argmax(1).cpu().numpy()
             pairs = self._labels[part].astype(np.int64) * classes + predicted
             counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
         sizes = (counts.sum(0) + counts.sum(1))[1:]

@@ -242,6 +242,10 @@ class Networks(nn.Module):
         self.prediction_discriminator = Discriminator(classes, 1, width)
         self.lower_prediction_discriminator = Discriminator(classes, 1, width)
 
+    def segmentation_network(self) -> SegmentationNetwork:
+        """E and C1, not copied: what is exported, and so what is averaged."""
+        return SegmentationNetwork(self.encoder, self.classifier)
+
     def segmentor_parameters(self) -> list[nn.Parameter]:
         """Parameters of E, C1 and C2, which one optimiser moves together."""
         return [
@@ -251,8 +255,11 @@ class Networks(nn.Module):
         ]
 
 
-class Segmentor(nn.Module):
-    """E, then C1, then softmax: all that a user of a trained model needs. (B, 1, H, W) -> (B, K, H, W), sum 1."""
+class SegmentationNetwork(nn.Module):
+    """E, then C1, then softmax: all that a user of a trained model needs.
+
+    (B, 1, H, W) -> (B, K, H, W), sum 1, in float32 at least: in bfloat16 no probability near 1 is told from another.
+    """
 
     def __init__(self, encoder: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -261,18 +268,19 @@ class Segmentor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features, _ = self.encoder(x)
-        return torch.softmax(self.classifier(features), 1)
+        logits = self.classifier(features)
+        return torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), 1)
 
 
-class MeanOfSegmentors(nn.Module):
-    """What several segmentors say in the mean: (B, 1, H, W) -> (B, K, H, W), sum 1."""
+class Ensemble(nn.Module):
+    """Several models' probabilities in the mean: (B, 1, H, W) -> (B, K, H, W), sum 1."""
 
-    def __init__(self, segmentors: Iterable[Segmentor]) -> None:
+    def __init__(self, members: Iterable[SegmentationNetwork]) -> None:
         super().__init__()
-        self.segmentors = nn.ModuleList(segmentors)
+        self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([segmentor(x) for segmentor in self.segmentors]).mean(0)
+        return torch.stack([member(x) for member in self.members]).mean(0)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from SIFASegmentationLib.pipeline import in_threads
 
@@ -23,7 +23,7 @@ from .config import SelfTrainingSettings, TrainingConfig
 from .dataset import PreparedDataset
 from .devices import free_bytes, processes_sharing
 from .losses import IGNORED
-from .networks import Segmentor
+from .networks import SegmentationNetwork
 from .reestimation import reestimated
 from .whole_volumes import as_segmented, grid_spacing
 
@@ -36,28 +36,27 @@ _MEMORY_SHARE = 0.5  # Of the free memory, for all threads.
 
 @torch.no_grad()
 def label_target(
-    teacher: nn.ModuleDict, dataset: PreparedDataset, config: TrainingConfig, device: torch.device
+    teacher: SegmentationNetwork, dataset: PreparedDataset, config: TrainingConfig, device: torch.device
 ) -> NDArray[np.uint8]:
     """Labels (n, size, size) of all slices of the target, `IGNORED` where they are in doubt.
 
     Of many processes each labels its share of the volumes, and all get the labels of all.
 
     Args:
-        teacher: `encoder` and `classifier`; only asked.
+        teacher: The moving average; only asked.
         dataset: Its target slices are read, and nothing else of the target.
         config: Its batch and `self_training`.
         device: Of the teacher.
     """
     slices, entry = dataset.slices("target"), dataset.entry("target")
-    asked = reestimated(teacher, slices, config.batch, device)
-    segmentor = Segmentor(asked["encoder"], asked["classifier"]).eval()
+    asked = reestimated(teacher, slices, config.batch, device).eval()
     spacing, parts = grid_spacing(entry.preprocessing), dataset.manifest.task.parts
     mine = entry.volumes[distributed.rank() :: distributed.world_size()]
 
     def predictions() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         for volume in mine:
             images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
-            probable = torch.cat([segmentor(some.to(device)).float().cpu() for some in images.split(config.batch)])
+            probable = torch.cat([asked(some.to(device)).cpu() for some in images.split(config.batch)])
             yield probable.numpy(), images[:, 0].numpy()
 
     def label(predicted: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.uint8]:

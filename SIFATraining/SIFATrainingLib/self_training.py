@@ -28,13 +28,13 @@ from .supervision import supervise
 class SelfTrainingIteration:
     """One iteration of the last part; it moves the same player as the iterations before."""
 
-    def __init__(self, networks: Networks, config: TrainingConfig, segmentor: Player, teacher: nn.ModuleDict) -> None:
+    def __init__(self, networks: Networks, config: TrainingConfig, segmentor: Player, teacher: nn.Module) -> None:
         """
         Args:
             networks: All of them.
             config: How to train.
             segmentor: Of E, C1 and C2, from the main part.
-            teacher: `encoder` and `classifier`, the moving average; only asked.
+            teacher: Slices to class probabilities: the moving average of E and C1. Only asked.
         """
         self.networks, self.config = networks, config
         self.segmentor, self.teacher = segmentor, teacher
@@ -61,9 +61,7 @@ class SelfTrainingIteration:
 
     def _labels(self, target: Tensor) -> Tensor:
         """What the teacher is sure of in slices (B, 1, H, W): (B, H, W)."""
-        features, _ = self.teacher["encoder"](target)
-        probabilities = torch.softmax(self.teacher["classifier"](features).float(), 1)
-        return confident_labels(probabilities, self.config.self_training)
+        return confident_labels(self.teacher(target), self.config.self_training)
 
     def _changed(self, slices: Tensor) -> Tensor:
         """Slices (B, 1, H, W) with other intensities; drawn from torch's global generators."""

@@ -48,8 +48,7 @@ from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFASegmentationLib.winograd import FastModel
 from SIFATrainingLib.devices import describe_device
-from SIFATrainingLib.networks import Classifier, Encoder
-from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+from SIFATrainingLib.networks import Classifier, Encoder, SegmentationNetwork
 from SIFATrainingLib.onnx_model import fold_batch_norm, largest_difference, to_onnx
 
 TASK = load_task("abdomen")
@@ -134,11 +133,11 @@ def plain_convolutions() -> Iterator[None]:
         yield
 
 
-def make_bundle(folder: Path, width: float) -> tuple[TorchSegmentor, Path]:
+def make_bundle(folder: Path, width: float) -> tuple[SegmentationNetwork, Path]:
     """Networks with random weights, and a bundle of them."""
     torch.manual_seed(0)
     encoder = Encoder(width)
-    model = TorchSegmentor(encoder, Classifier(encoder.channels, len(TASK.structures) + 1)).eval()
+    model = SegmentationNetwork(encoder, Classifier(encoder.channels, len(TASK.structures) + 1)).eval()
     onnx = to_onnx(fold_batch_norm(model), torch.rand(2, 1, SIZE, SIZE))
     folder.mkdir()
     (folder / MODEL_FILE).write_bytes(onnx)
@@ -166,7 +165,7 @@ def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
 
 @torch.no_grad()
 def seconds_of_loop(
-    model: TorchSegmentor, volume: Volume, segmentor: Segmentor, arguments: argparse.Namespace
+    model: SegmentationNetwork, volume: Volume, segmentor: Segmentor, arguments: argparse.Namespace
 ) -> float:
     """Seconds that the plain loop takes for all slices, from those that some of them take."""
     prepared = prepare_volume(volume, segmentor.manifest.preprocessing["target"])

@@ -23,8 +23,7 @@ from SIFATrainingLib.batches import spread_batches
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
-from SIFATrainingLib.networks import Classifier, Encoder, Networks, reestimate_batch_norm
-from SIFATrainingLib.networks import Segmentor as TorchSegmentor
+from SIFATrainingLib.networks import Classifier, Encoder, Networks, SegmentationNetwork, reestimate_batch_norm
 from SIFATrainingLib.onnx_model import fold_batch_norm
 from SIFATrainingLib.training import create_job, create_training_job, train
 
@@ -66,7 +65,7 @@ def test_the_model_does_not_tell_where_it_was_made(bundle: Bundle) -> None:
 def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
     networks = Networks(5, width=0.0625)
     networks.load_state_dict(load_file(bundle.path / WEIGHTS_FILE))
-    segmentor = TorchSegmentor(networks.encoder, networks.classifier).eval()
+    segmentor = SegmentationNetwork(networks.encoder, networks.classifier).eval()
     slices = torch.rand(3, 1, 32, 32) * 2 - 1
     with torch.no_grad():
         expected = segmentor(slices).numpy()
@@ -78,7 +77,7 @@ def test_the_model_computes_what_the_networks_do(bundle: Bundle) -> None:
 def test_folding_batch_norm_changes_nothing_but_its_presence() -> None:
     torch.manual_seed(0)
     encoder = Encoder(0.0625)
-    segmentor = TorchSegmentor(encoder, Classifier(encoder.channels, 3))
+    segmentor = SegmentationNetwork(encoder, Classifier(encoder.channels, 3))
     reestimate_batch_norm(encoder, [torch.rand(4, 1, 32, 32)])
     folded = fold_batch_norm(segmentor.eval())
     assert not [m for m in folded.modules() if "BatchNorm" in type(m).__name__]

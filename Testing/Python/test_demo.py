@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quick import QUICK
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
+from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib import demo as module
 from SIFATrainingLib import report
 from SIFATrainingLib.demo import demo
+from SIFATrainingLib.figures import draw_overlays
 
 
 def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +46,22 @@ def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list((out / "target" / "train").glob("*_label*"))
     with pytest.raises(InputError, match="already exists and is not empty"):
         demo(out)
+
+
+def test_slices_are_shown_alike_in_any_unit_of_intensity(cohort: Path) -> None:
+    task = load_task("abdomen")
+    image, labelmap = (read_volume(cohort / "mr" / f"abdomen_mr_000_{kind}.nii.gz") for kind in ("image", "label"))
+    labelmap = replace(labelmap, array=labelmap.array.astype(np.uint8))
+    scaled = replace(image, array=image.array / 1000)
+    shown = []
+    for volume in (image, scaled):
+        axes = draw_overlays(volume, [("SIFA", labelmap)], labelmap, task).axes
+        shown.append(np.array([axis.images[0].get_clim() for axis in axes]))
+    assert np.allclose(shown[0], 1000 * shown[1])
+    low, high = np.percentile(image.array[labelmap.array > 0], (1, 99))
+    assert (shown[0][:, 0] < low).all()
+    assert (shown[0][:, 1] > high).all()
+    assert (shown[0] < 3 * image.array.max()).all()  # Not lost in a window of CT.
 
 
 def test_masks_that_were_empty_are_counted() -> None:

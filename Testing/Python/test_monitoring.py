@@ -49,16 +49,6 @@ class Fixed(nn.Module):
         return nn.functional.one_hot(part.long(), 5).movedim(-1, 1).float()
 
 
-def segmentor(classes: Tensor) -> nn.ModuleDict:
-    fixed = Fixed(classes)
-    return nn.ModuleDict({"encoder": _Pair(), "classifier": fixed})
-
-
-class _Pair(nn.Module):
-    def forward(self, slices: Tensor) -> tuple[Tensor, Tensor]:
-        return slices, slices
-
-
 def test_the_monitor_set_has_the_targets_preprocessing_and_changes_nothing_else(
     prepared: Path, monitored: Path
 ) -> None:
@@ -79,14 +69,14 @@ def test_dice_is_that_of_whole_volumes(monitored: Path) -> None:
     dataset = PreparedDataset(monitored)
     labels = torch.from_numpy(np.array(dataset.labels("monitor")))
     monitor = Monitor(dataset, 3, CPU)
-    perfect = monitor.dice(segmentor(labels))
+    perfect = monitor.dice(Fixed(labels))
     assert perfect == {"liver": 1, "right kidney": 1, "left kidney": 1, "spleen": 1, "mean": 1}
     wrong = labels.clone()
     wrong[labels == 1] = 0
     wrong[0, 0, :10] = 4
     assert labels[0, 0].sum() == 0
     spleen = int((labels == 4).sum())
-    found = monitor.dice(segmentor(wrong))
+    found = monitor.dice(Fixed(wrong))
     assert found["liver"] == 0
     assert found["spleen"] == pytest.approx(2 * spleen / (2 * spleen + 10))
     assert found["mean"] == pytest.approx((0 + 1 + 1 + found["spleen"]) / 4)
@@ -98,8 +88,8 @@ def test_a_structure_that_is_nowhere_has_no_dice(monitored: Path, tmp_path: Path
     labels[labels == 4] = 0
     np.save(folder / "monitor_labels.npy", labels)
     monitor = Monitor(PreparedDataset(folder), 8, CPU)
-    assert sorted(monitor.dice(segmentor(torch.from_numpy(labels)))) == ["left kidney", "liver", "mean", "right kidney"]
-    assert monitor.dice(segmentor(torch.from_numpy(np.where(labels == 0, 4, labels))))["spleen"] == 0
+    assert sorted(monitor.dice(Fixed(torch.from_numpy(labels)))) == ["left kidney", "liver", "mean", "right kidney"]
+    assert monitor.dice(Fixed(torch.from_numpy(np.where(labels == 0, 4, labels))))["spleen"] == 0
 
 
 def watched(data: Path, folder: Path, **settings: Any) -> Job:
@@ -132,13 +122,12 @@ def test_the_weights_do_not_depend_on_being_watched_nor_on_what_the_labels_say(
 @pytest.mark.parametrize("settings", [{}, {"method": "without_adaptation"}, {"reestimate_batch_norm": False}])
 def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     from SIFATrainingLib.batches import spread_batches  # noqa: PLC0415
-    from SIFATrainingLib.loop import averaged_modules  # noqa: PLC0415
     from SIFATrainingLib.networks import Networks, reestimate_batch_norm  # noqa: PLC0415
 
     job = watched(monitored, tmp_path / "job", **settings)
     networks = Networks(5, 0.0625)
     state = final_state(job)["model"]
-    averaged_modules(networks).load_state_dict(state["average"])
+    networks.segmentation_network().load_state_dict(state["average"])
     networks.eval()
     dataset = PreparedDataset(monitored)
     with torch.no_grad():
@@ -148,9 +137,9 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
             before, batch = networks.encoder.state_dict()["lower.1.running_mean"].clone(), quick_config().batch
             reestimate_batch_norm(networks.encoder, spread_batches(shown, batch, 16 * batch))
             assert not torch.equal(before, networks.encoder.state_dict()["lower.1.running_mean"])
-        features, _ = networks.encoder(as_slices(torch.from_numpy(np.array(dataset.slices("monitor")))))
-        predicted = networks.classifier(features).argmax(1)
-    expected = Monitor(dataset, 7, CPU).dice(segmentor(predicted))
+        slices = as_slices(torch.from_numpy(np.array(dataset.slices("monitor"))))
+        predicted = networks.segmentation_network()(slices).argmax(1)
+    expected = Monitor(dataset, 7, CPU).dice(Fixed(predicted))
     last = job.last("monitor")
     assert last is not None
     assert last.data["dice"] == pytest.approx(expected)

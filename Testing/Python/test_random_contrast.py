@@ -107,7 +107,7 @@ def test_self_training_shows_a_share_of_the_slices_so(monkeypatch: pytest.Monkey
         config = quick_config(self_training={"random_contrast": share, **quiet})
         networks = Networks(3, config.width, 0.0)
         alignment = PredictionAlignment(networks, config)
-        last_part = SelfTrainingIteration(networks, config, alignment.segmentor, torch.nn.ModuleDict())
+        last_part = SelfTrainingIteration(networks, config, alignment.segmentor, networks.segmentation_network())
         slices = torch.zeros(32, 1, 16, 16)
         moved = (last_part._changed(slices)[:, 0, 0, 0] > 5).int()
         assert set(moved.tolist()) == expected

@@ -23,6 +23,7 @@ from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
+from SIFATrainingLib.networks import SegmentationNetwork
 from SIFATrainingLib.players import Player
 from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
 from SIFATrainingLib.self_training import SelfTrainingIteration
@@ -105,7 +106,7 @@ def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_i
     assert labels.shape == dataset.slices("target").shape
     assert set(np.unique(labels)) <= {*range(dataset.classes), IGNORED}
     assert (labels != IGNORED).mean() > 0.5
-    assert teacher["encoder"].training
+    assert teacher.encoder.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
@@ -114,7 +115,7 @@ def test_where_slices_are_stretched_their_spacing_is_about_that_of_a_field_of_vi
     assert grid_spacing(Preprocessing(size=128)) == 2 * grid_spacing(Preprocessing(size=256)) == 3.0
 
 
-def teacher_of(prepared: Path) -> torch.nn.ModuleDict:
+def teacher_of(prepared: Path) -> SegmentationNetwork:
     """Random networks' moving average."""
     model = Model.create(PreparedDataset(prepared).classes, quick_config(), torch.device("cpu"))
     assert model.average is not None
@@ -179,11 +180,11 @@ def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
     torch.manual_seed(3)
     config = quick_config(self_training={"share": 0.5})
     model = Model.create(3, config, torch.device("cpu"))
-    assert model.last_part is not None
+    assert model.self_training is not None
     assert model.average is not None
     before, teacher = copy.deepcopy(model.networks), copy.deepcopy(model.average.average)
     slices = torch.rand(2, 1, 32, 32) * 2 - 1
-    losses = model.last_part.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
+    losses = model.self_training.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
     assert list(losses) == ["segmentation", "lower_segmentation", "self_training", "lower_self_training"]
     for name, after in model.networks.named_parameters():
         moved = not torch.equal(after, before.get_parameter(name))
@@ -196,14 +197,14 @@ def test_the_last_part_moves_the_segmentor_alone_and_asks_the_average() -> None:
 def test_what_translates_nothing_learns_the_labelled_slices_as_they_are(method: str, translated: bool) -> None:
     config = quick_config(method=method, self_training={"share": 0.5})
     model = Model.create(3, config, torch.device("cpu"))
-    assert model.last_part is not None
+    assert model.self_training is not None
     asked: list[torch.Tensor] = []
     model.networks.generator.register_forward_hook(lambda _module, given, _made: asked.append(given[0]))
     shown: list[torch.Tensor] = []
     model.networks.encoder.register_forward_hook(lambda _module, given, _made: shown.append(given[0]))
     slices = torch.rand(2, 1, 32, 32) * 2 - 1
     with patch.object(SelfTrainingIteration, "_changed", lambda _self, given: given):
-        model.last_part.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
+        model.self_training.step(Batch(slices, torch.randint(0, 3, (2, 32, 32)), slices.flip(3)))
     assert bool(asked) == translated
     assert torch.equal(shown[0], slices) != translated
     assert torch.equal(shown[1], slices.flip(3))
@@ -240,13 +241,13 @@ def test_a_training_without_self_training_labels_nothing() -> None:
 def test_the_last_part_learns_the_labels_that_the_batch_brings() -> None:
     torch.manual_seed(5)
     model = Model.create(3, quick_config(self_training={"share": 0.5}), torch.device("cpu"))
-    assert model.last_part is not None
+    assert model.self_training is not None
     slices, labels = torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 32, 32))
     nothing = torch.full_like(labels, IGNORED)
-    losses = model.last_part.step(Batch(slices, labels, slices.flip(3), nothing))
+    losses = model.self_training.step(Batch(slices, labels, slices.flip(3), nothing))
     # Of no pixel that counts the cross-entropy is 0, and no class overlaps.
     assert float(losses["self_training"]) == 1
-    losses = model.last_part.step(Batch(slices, labels, slices.flip(3), labels))
+    losses = model.self_training.step(Batch(slices, labels, slices.flip(3), labels))
     assert float(losses["self_training"]) > 1
 
 
@@ -277,10 +278,10 @@ def test_the_last_part_is_moved_by_x_st_and_by_weighted_x_t(monkeypatch: pytest.
     chosen = quick_config(self_training={"share": 0.5, "weight": 3.0, **quiet})
     moved: list[torch.Tensor] = []
     model = Model.create(3, chosen, torch.device("cpu"))
-    assert model.last_part is not None
+    assert model.self_training is not None
     n, x, (y, pseudo) = model.networks, torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 2, 32, 32))
     monkeypatch.setattr(Player, "move", lambda _player, gradients: moved.extend(gradients))
-    model.last_part.step(Batch(x, y, x.flip(3), pseudo))
+    model.self_training.step(Batch(x, y, x.flip(3), pseudo))
     own, *_ = supervise(n, chosen, n.encoder(n.generator(x)), y)
     taught, *_ = supervise(n, chosen, n.encoder(x.flip(3)), pseudo)
     expected = torch.autograd.grad(own + 3 * taught, n.segmentor_parameters())

@@ -20,11 +20,10 @@ from torch import nn
 from SIFASegmentationLib import winograd
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.phantoms import make_patient
-from SIFASegmentationLib.segmentation import Segmentor as BundleSegmentor
-from SIFASegmentationLib.segmentation import open_session
+from SIFASegmentationLib.segmentation import Segmentor, open_session
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.winograd import minimal_filter, tiling, transformed_filters, with_fast_convolutions
-from SIFATrainingLib.networks import Classifier, Encoder, Segmentor, reestimate_batch_norm
+from SIFATrainingLib.networks import Classifier, Encoder, SegmentationNetwork, reestimate_batch_norm
 from SIFATrainingLib.onnx_model import fold_batch_norm, to_onnx
 
 FRACTIONS = st.fractions(min_value=-3, max_value=3, max_denominator=4)
@@ -168,7 +167,7 @@ def test_a_model_of_full_width_says_the_same_and_is_rewritten_where_it_counts() 
     nn.init.normal_(classifier.convolution.weight, std=0.5)
     slices = torch.rand(2, 1, 64, 64) * 2 - 1
     reestimate_batch_norm(encoder, [slices])
-    segmentor = Segmentor(encoder, classifier).eval()
+    segmentor = SegmentationNetwork(encoder, classifier).eval()
     model = to_onnx(fold_batch_norm(segmentor), slices)
     assert len(with_fast_convolutions(model).filters) == 18
     with torch.no_grad():
@@ -182,10 +181,10 @@ def test_a_trained_model_draws_the_same_labelmap(monkeypatch: pytest.MonkeyPatch
     bundle = read_bundle(SAMPLE_MODEL)
     volume, _ = make_patient("abdomen", "ct", 900)
     options = SegmentationOptions(probabilities=True, largest_component=False)
-    plain = BundleSegmentor(bundle, "cpu").segment(volume, options)
+    plain = Segmentor(bundle, "cpu").segment(volume, options)
     monkeypatch.setattr(winograd, "_LEAST_GAIN", 0)
     assert len(with_fast_convolutions(bundle.read("model.onnx")).filters) == 30
-    fast = BundleSegmentor(bundle, "cpu").segment(volume, options)
+    fast = Segmentor(bundle, "cpu").segment(volume, options)
     for value in range(1, 5):
         one, other = plain.labelmap.array == value, fast.labelmap.array == value
         assert 2 * (one & other).sum() > 0.9999 * (one.sum() + other.sum()) > 0
