@@ -59,6 +59,7 @@ from SIFASegmentationWidgets.processes import kill_process, start_fault, start_p
 from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREMENTS
 from SIFASegmentationWidgets.sample_data import load_patient
 from SIFATrainingLib.findings import Finding
+from SIFATrainingWidgets import further_preparation
 from SIFATrainingWidgets.cohorts_of_nodes import (
     Progress,
     SourceRow,
@@ -523,13 +524,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What the window says.
 
         Raises:
-            InputError: A further setting is not NAME=VALUE.
+            InputError: A further setting is not NAME=VALUE, or one of the preparation is unknown or out of bounds.
         """
         from SIFATrainingLib.config import with_settings  # noqa: PLC0415
 
         p, task = self._parameters, self.task()
         assert p is not None
         # What was chosen for another task is not meant for this one.
+        settings, preparation = further_preparation.split(p.settings.split())
         coded = bool(p.sourceFolder) and task is not None and p.sourceCoding in task.label_codes
         return TrainingOptions(
             task=task,
@@ -548,7 +550,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             baseline_iterations=max(1, p.iterations // 4) if p.baseline else 0,
             initial=Path(p.initial) if p.initial else None,
             name=p.name,
-            settings=with_settings({}, p.settings.split()),
+            settings=with_settings({}, settings),
+            preparation=preparation,
         )
 
     def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
@@ -842,6 +845,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             problem = _("The grid or a CT window of {folder} is beyond what this window offers")
             raise InputError(problem.format(folder=job.folder), _("fine-tune its model by `sifa train`")) from error
         self._parameters.plane = Plane(preparation.plane or Plane.task.value)
+        self._parameters.settings = further_preparation.joined(self._parameters.settings.split(), preparation)
         if task.name in preset_names() and task == load_task(task.name):
             self._parameters.task = TaskChoice(task.name)
         else:
@@ -918,7 +922,11 @@ def _settings_help() -> str:
     from SIFATrainingLib.config import describe, make_config  # noqa: PLC0415
 
     names = "<br>".join(f"{name}={default}" for name, default, _about in describe(make_config()))
-    return _("Any further settings, NAME=VALUE with spaces between. They are, by default:") + f"<br><br>{names}"
+    prepared = "<br>".join(f"preparation.{name}" for name in further_preparation.NAMES)
+    return (
+        _("Any further settings, NAME=VALUE with spaces between. They are, by default:") + f"<br><br>{names}<br><br>"
+        + _("And of how volumes are prepared (sifa prepare --help):") + f"<br><br>{prepared}"
+    )  # fmt: skip
 
 
 def _describe(task: Any | None, choice: TaskChoice) -> str:

@@ -19,6 +19,7 @@ from SIFASegmentationWidgets.follower import ignore
 from SIFASegmentationWidgets.processes import kill_process, start_program
 from SIFATrainingLib.findings import Finding
 
+from . import further_preparation
 from .cohorts_of_nodes import region_text
 
 POLL_MS = 200
@@ -114,6 +115,7 @@ def _arguments(options: Any, task: Path, output: Path, source: str, target: str)
     }  # fmt: skip
     # With "=", since a window may start with a minus.
     arguments = [f"--{name}={value}" for name, value in given.items() if value not in (None, "")]
+    arguments += further_preparation.command_line(options.preparation or {})
     return ["check", "--json", *arguments, *(f"--set={text}" for text in _settings_texts(options.settings or {}))]
 
 

@@ -219,12 +219,19 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
 
 
 def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+    from SIFATrainingWidgets import device_probe  # noqa: PLC0415
+
     ui = module.widget.ui
     assert "loss_weights.cycle=10.0" in ui.settingsEdit.toolTip
     for column, node in enumerate(patients["mr"][0]):
         ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
     ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
-    for text, words in (("ema_decay", "is not NAME=VALUE"), ("ema=0", "The setting 'ema'"), ("width.x=1", "'width'")):
+    for text, words in (
+        ("ema_decay", "is not NAME=VALUE"), ("ema=0", "The setting 'ema'"), ("width.x=1", "'width'"),
+        ("preparation.size=64", "The setting 'preparation.size=64' is unknown: choose from preparation.spacing, "),
+        ("preparation.spacing=wide", "The setting 'spacing' of the preparation is not usable"),
+        ("preparation.percentiles=98,0", "The percentiles (98.0, 0.0) can't be used"),
+    ):  # fmt: skip
         ui.settingsEdit.setText(text)
         ui.startButton.click()
         assert words in ui.statusLabel.text
@@ -234,6 +241,14 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
     assert options.settings == {"ema_decay": "0.9", "loss_weights": {"cycle": "5"}, "width": "0.25"}
     config = start(module, patients, tmp_path / "job", settings=options.settings).specification["config"]
     assert (config["ema_decay"], config["loss_weights"]["cycle"], config["width"]) == (0.9, 5.0, 0.25)
+    ui.settingsEdit.setText("preparation.percentiles=0,98 preparation.stretch=true preparation.min_max=no seed=3")
+    options = module.widget.options()
+    assert options.settings == {"seed": "3"}
+    assert options.preparation == {"percentiles": (0.0, 98.0), "stretch": True, "min_max": False}
+    # The checks are of the same.
+    arguments = device_probe._arguments(options, Path("task.json"), tmp_path, "", "")
+    assert {"--percentiles=0,98", "--stretch"} < set(arguments)
+    assert "--min-max" not in arguments
 
 
 def test_what_the_rows_hold_that_is_odd_is_said(
@@ -521,6 +536,15 @@ def test_fine_tuning_takes_up_what_must_be_the_same(module: Any, patients: dict[
         assert (parameters.sourceWindow, parameters.targetWindow) == (False, window is not None)
         assert (parameters.targetWindowLow, parameters.targetWindowHigh) == (-200, 400)
     assert module.widget.task().name == "abdomen"
+    module.ui.settingsEdit.setText("seed=3 preparation.spacing=2")
+    odd = {"stretch": True, "percentiles": (0, 98)}
+    job = start(module, patients, tmp_path / "odd", width=0.125, preparation=odd)
+    module.logic.kill(job)
+    shutil.copytree(SAMPLE_MODEL, job.folder / "result" / "bundle")
+    module.widget.training.show(job)
+    module.widget._fine_tune()
+    assert parameters.settings == "seed=3 preparation.stretch=true preparation.percentiles=0,98"
+    assert module.widget.options().preparation == odd
 
 
 def test_torch_is_installed_before_what_would_bring_one_of_its_own(
