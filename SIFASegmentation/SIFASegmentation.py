@@ -86,7 +86,7 @@ class SIFASegmentation(ScriptedLoadableModule):
         self.parent.dependencies = ["Segmentations", "SubjectHierarchy", "Markups", "Tables", "Plots"]
         self.parent.contributors = [_("SIFA contributors")]
         self.parent.helpText = _(
-            "Segments CT and MR volumes with a model that was adapted to their modality without labels of it, and "
+            "Segments CT and MR volumes with a model that was adapted to their modality without labels from it, and "
             "scores segmentations against references. 1. Choose a model. 2. Choose volumes. 3. Segment."
         )
         self.parent.acknowledgementText = _(
@@ -330,8 +330,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._link = ParameterLink(self, self.ui, self._refresh)
         self.logic = SIFASegmentationLogic()
         region_tip = _(
-            "Optional box: only what lies in it is segmented (of a turned one, what lies in the upright box around "
-            "it). Else the body is found."
+            "Optional box: only what lies inside it is segmented (for a rotated box, inside the axis-aligned box "
+            "around it). If empty, the body is found automatically."
         )
         self.volumes = NodesTable(
             self.ui.volumesTable,
@@ -454,7 +454,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _card(self, chosen: str) -> str:
         if not chosen:
-            return _("Open a model to begin: made by SIFA Training, or received from somebody.")
+            return _("Open a model to begin, made by SIFA Training or received from a colleague.")
         if missing_packages(PACKAGES):
             return _("Press Segment: Slicer will first ask to install {packages}.").format(packages=", ".join(PACKAGES))
         try:
@@ -627,7 +627,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.run is None:
             return
         if not again:
-            self._say(_("Cancelling after the slices at hand..."))
+            self._say(_("Cancelling after the current slices..."))
             self.run.cancel()
         elif time.monotonic() - self._cancelled > _DOUBLE_CLICK_SECONDS:
             # The process hangs, or takes too long over the slices at hand.
@@ -667,7 +667,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(f"{how_many} {reason}" if asked > 1 else reason, error=True)
         left = next((result for result in run.results if result.files is not None), None)
         if left is not None:
-            kept = _("A result is not in the scene: {reason}. Its labelmap is kept in {folder}.")
+            kept = _("A result could not be added to the scene: {reason}. Its labelmap is kept in {folder}.")
             said = self.ui.statusLabel.text
             self._say(f"{said} {kept.format(reason=left.why_files, folder=left.files)}", error=True)
         self.ui.progressBar.setRange(0, 0)
@@ -706,7 +706,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if first is None or second is None or first.GetID() == second.GetID():
             reason = _("Choose two different segmentations.")
         elif self._comparing:
-            reason = _("Scores are being measured: wait for them.")
+            reason = _("Scores are being computed: please wait.")
         allow(self.ui.compareButton, reason)
 
     def _compare(self) -> None:
@@ -745,7 +745,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             scores = yield from work
             if still_wanted():
                 alone = ", ".join(scores.unmatched)
-                only = _("{told}; only one has: {alone}.").format(told=told, alone=alone)
+                only = _("{told}; present in only one of the two: {alone}.").format(told=told, alone=alone)
                 self._say(only if alone else f"{told}.")
                 self.results.show_scores(scores, name)
         except InputError as error:
@@ -791,7 +791,7 @@ def _output_fault(output: Any | None, rows: Sequence[InputRow]) -> InputError | 
         return None
     advice = _("choose another output, or a new one")
     if any(row.reference is not None and row.reference.GetID() == output.GetID() for row in rows):
-        problem = _("The output {name} is a reference as well, and would be lost")
+        problem = _("The output {name} is also used as a reference, which would be overwritten")
         return InputError(problem.format(name=output.GetName()), advice)
     volume = nodes.drawn_on(output)
     if volume is not None and volume.GetID() != rows[0].volume.GetID():

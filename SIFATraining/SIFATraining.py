@@ -392,8 +392,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SIFATrainingLogic()
         volume = (_("Volume"), VOLUMES, _("A volume of this modality."))
         region_tip = _(
-            "Optional box: only what lies in it is used (of a turned one, what lies in the upright box around it). "
-            "Else the body is found."
+            "Optional box: only what lies inside it is used (for a rotated box, inside the axis-aligned box around "
+            "it). If empty, the body is found automatically."
         )
         region = (_("Region"), REGIONS, region_tip)
         self.source = NodesTable(
@@ -594,7 +594,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if [box.itemData(index) for index in range(box.count)] != codings:
             box.clear()
             for coding in codings:
-                box.addItem(coding or _("those of the task, or names of segments"), coding)
+                box.addItem(coding or _("the task's own, or segment names"), coding)
         box.setCurrentIndex(max(0, box.findData(self._parameters.sourceCoding)))
 
     def _select_coding(self, index: int) -> None:
@@ -617,7 +617,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         elif (p.sourceWindow and p.sourceWindowLow >= p.sourceWindowHigh) or (
             p.targetWindow and p.targetWindowLow >= p.targetWindowHigh
         ):
-            reason = _("A CT window begins above its end: put the lower value first.")
+            reason = _("A CT window must begin below its end: put the lower value first.")
         elif not Path(p.outputFolder).is_absolute():
             reason = _("Choose an output folder under Advanced.")
         elif p.size % 8:
@@ -656,10 +656,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._store_rows()
         alone = [node.GetName() for node in label_nodes() if node not in labels.values()]
         if not labels:
-            none = _("No segmentation or labelmap lies on a volume here: load the labels too, or add rows by hand.")
+            none = _("No segmentation or labelmap belongs to a volume in the scene: load labels, or add rows by hand.")
             self._say(none, error=True)
         elif alone:
-            some = _("Add by hand what {names} are drawn on: nothing tells, or another is taken already.")
+            some = _("Add by hand the volumes of {names}: they are unknown, or already have other labels.")
             self._say(some.format(names=", ".join(alone)), error=True)
 
     def _own_task(self) -> None:
@@ -842,8 +842,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             for domain in DOMAINS:
                 self._take_up_window(domain, getattr(preparation, f"{domain}_window"))
         except ValueError as error:
-            problem = _("The grid or a CT window of {folder} is beyond what this window offers")
-            raise InputError(problem.format(folder=job.folder), _("fine-tune its model by `sifa train`")) from error
+            problem = _("The grid or a CT window of {folder} is outside the range of this module")
+            raise InputError(problem.format(folder=job.folder), _("fine-tune its model with `sifa train`")) from error
         self._parameters.plane = Plane(preparation.plane or Plane.task.value)
         self._parameters.settings = further_preparation.joined(self._parameters.settings.split(), preparation)
         if task.name in preset_names() and task == load_task(task.name):
@@ -899,7 +899,7 @@ def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] 
     of_source = {name.casefold(): row for name, row in zip(names_of(source or ()), source or (), strict=True)}
     for name, row in zip(names_of(target or ()), target or (), strict=True):
         if (other := of_source.get(name.casefold())) is not None:
-            problem = _("{one} (source) and {other} (target) would be one patient, by their names").format(
+            problem = _("{one} (source) and {other} (target) would count as one patient because of their names").format(
                 one=other.volume.GetName(), other=row.volume.GetName()
             )
             return InputError(problem, _("rename one of the volumes, or remove one if they are of one patient"))

@@ -1,10 +1,11 @@
-"""What each structure looks like in the volume at hand: its intensities decide where the networks are in doubt.
+"""Intensity-based correction: a volume's own intensities decide where the networks are uncertain.
 
-To the networks every volume is new, and one of a modality without labels most of all. What they say is right in the
-main, and enough to learn from which intensities each structure has in this volume; these then say where it ends. It is
-the expectation-maximisation of Van Leemput et al., "Automated model-based tissue classification of MR images of the
-brain", IEEE TMI 1999, with the networks' probabilities for the atlas, and histograms for the normal distributions.
-Nothing is known of the modality, so the result is the same in any contrast (Puonti et al., NeuroImage 2016).
+What the networks predict for a new volume, even one of a modality without labels, is mostly right: enough to estimate
+the intensity distribution of each structure in this volume, which then decides where the structure ends. This is the
+expectation-maximisation of Van Leemput et al., "Automated model-based tissue classification of MR images of the
+brain", IEEE TMI 1999, with the networks' probabilities in place of the atlas, and histograms in place of normal
+distributions. Nothing is assumed about the modality, so the result is the same in any contrast (Puonti et al.,
+NeuroImage 2016).
 """
 
 from __future__ import annotations

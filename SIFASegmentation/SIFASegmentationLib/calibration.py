@@ -1,4 +1,4 @@
-"""From the Dice that probabilities let expect (`quality.ExpectedDice`) to an estimate with a band."""
+"""Calibration: from the expected Dice (`quality.ExpectedDice`) to an estimate with an interval (the band)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CalibrationCase:
 
     Attributes:
         structure: Its name.
-        group: Number of the volume: what its corruptions have in common is no news.
+        group: Number of the volume: its corruptions are not independent of one another.
         expected: What the probabilities let expect, in [0, 1].
         true: Its Dice, in [0, 1].
     """
@@ -64,12 +64,12 @@ class CalibrationCase:
 
 
 def fit_calibration(known: Sequence[CalibrationCase], volumes: int) -> QualityCalibration:
-    """The calibration that expected and true Dice come to: by least squares one slope, and an offset of each structure.
+    """Fit a calibration to expected and true Dice by least squares: one slope, and an offset for each structure.
 
-    Where the expected values hardly differ, the slope is 1; it is never negative. The band is that of the residuals
-    which each group has from the line of all others: it has to hold for volumes that were not there. One group alone is
-    measured by its own line. It holds nine of ten of them, to hold four of five on the target, which is farther from
-    the source than corruptions are from one another.
+    Where the expected values hardly differ, the slope is 1; it is never negative. The band comes from the residuals of
+    each group from the line fitted to all other groups, since it has to hold for unseen volumes; a single group is
+    measured against its own line. The band contains nine of ten residuals, in order to contain four of five on the
+    target, which is farther from the source than corruptions are from one another.
 
     Args:
         known: At least one.

@@ -1,4 +1,4 @@
-"""What speaks against a segmentation that has no reference: sentences for who has to look at it."""
+"""Warnings about a segmentation that has no reference: sentences for whoever has to check it."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def as_sentences(name: str, doubts: Mapping[str, str]) -> list[str]:
 
 def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
     if found.kept < _IN_PIECES:
-        return f"{1 - found.kept:.0%} of what was found lay apart, in smaller parts that were left out"
+        return f"{1 - found.kept:.0%} of its voxels lay in smaller, separate parts, which were removed"
     if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
         return None
     usual = f"most labelled volumes had {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
-    return f"nothing was found, {usual}" if found.ml == 0 else f"{_rounded(found.ml)} ml were found, {usual}"
+    return f"nothing was found, but {usual}" if found.ml == 0 else f"{_rounded(found.ml)} ml were found, but {usual}"
 
 
 def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -> dict[str, str]:
@@ -95,7 +95,7 @@ def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -
     }
     furthest = max(away.values(), default=0.0)
     return {
-        structure: f"its centre lies {mm:.0f} mm from where labelled volumes have it, as seen from the other structures"
+        structure: f"its centre lies {mm:.0f} mm from where labelled volumes have it, relative to the other structures"
         for structure, mm in away.items()
         if mm > max(_FAR_MM, _MISPLACED * float(np.linalg.norm(np.mean(usual[structure], 0))))
         and mm >= _DISPLACING * furthest
@@ -121,8 +121,8 @@ def _unlike(found: Mapping[str, Found], usual: ContrastRanges) -> dict[str, str]
         other, beyond = max(others.items(), key=lambda one: abs(one[1]))
         if abs(beyond) > _UNLIKE and total[structure] >= _OUTSHINING * most:
             doubts[structure] = (
-                f"it is {'brighter' if beyond > 0 else 'darker'} beside the {other} than in the volumes that the model "
-                "was made for"
+                f"compared with the {other}, it is {'brighter' if beyond > 0 else 'darker'} than in the volumes that "
+                "the model was trained for"
             )
     return doubts
 
@@ -145,6 +145,6 @@ def doubts_about_adaptation(name: str, adapted: Mapping[str, Estimate], unadapte
     if means[1] - means[0] < WORSE:
         return []
     return [
-        f"{name}: adaptation seems to have made it worse, the estimated Dice is {means[0]:.2f} with and {means[1]:.2f} "
-        "without: compare the two segmentations."
+        f"{name}: adaptation seems to have made the result worse (estimated Dice {means[0]:.2f} with it, "
+        f"{means[1]:.2f} without): compare the two segmentations."
     ]

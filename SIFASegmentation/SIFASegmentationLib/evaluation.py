@@ -45,7 +45,7 @@ def evaluate(
     """Score a labelmap against its reference, or a folder of labelmaps against one of references, matched by name.
 
     Names match without `_segmentation`, `_label`, `_seg`. A reference on another grid is resampled to the
-    prediction's by nearest neighbour, which is widened where it does not hold all of the reference, and the table
+    prediction's grid by nearest neighbour; that grid is extended if it does not contain the whole reference. The table
     says so.
 
     Args:
@@ -73,7 +73,7 @@ def evaluate(
             predicted, in_prediction, _ = _read_prediction(predicted_path, task)
             referred, in_reference, _ = read_labels(reference_path, task, coding, allow_empty=True)
             notes = [
-                f"segments of the {what} overlap in {count} voxels, the later one has them"
+                f"segments of the {what} overlap in {count} voxels, which go to the later one"
                 for what, count in (("prediction", in_prediction), ("reference", in_reference))
                 if count
             ]
@@ -177,7 +177,7 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     there = tuple(slice(part.start - at, part.stop - at) for part, at in zip(own, first[::-1].tolist(), strict=True))
     array[there] = prediction.array[own]
     widened = Volume(array, replace(geometry, size=(i, j, k), origin=(x, y, z)), prediction.name)
-    return widened, ["the prediction's grid does not hold all of the reference, and was widened"]
+    return widened, ["the prediction's grid does not cover all of the reference, and was extended"]
 
 
 def _read_prediction(path: Path, task: Task) -> Labels:

@@ -191,7 +191,7 @@ def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generi
     if voxels.dtype.kind != "f":
         return voxels
     if not all((np.abs(plane - np.rint(plane)) <= _NEARLY).all() for plane in voxels):
-        raise InputError(f"{source} is an image, with voxels that are no whole numbers", "give its labelmap")
+        raise InputError(f"{source} is an image: its voxels are not whole numbers", "give its labelmap")
     rounded: NDArray[np.generic] = np.rint(voxels)
     return rounded
 
@@ -290,7 +290,7 @@ def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
         coding = LabelCoding(codes=matched, ignored=tuple(sorted(named - {0, *matched.values()})))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_fault(error)[1] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise InputError(f"{file} has no readable labels ({reason})", "mend it, or give a coding") from error
+        raise InputError(f"{file} has no readable labels ({reason})", "correct it, or give a coding") from error
     if not matched:
         names = ", ".join(name for name, numbers in values if numbers != [0])
         raise InputError(

@@ -51,11 +51,11 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
     if intensity.window is not None and float(volume.array.min()) > _CT_AIR_HU:
         sentences.append(
             f"{volume.name} has no voxel below {_CT_AIR_HU}, the model expects CT in Hounsfield units: check that it "
-            "is the right modality and rescaled."
+            "has the right modality and is rescaled to HU."
         )
     if _is_spread_unlike(volume, placement, intensity):
         sentences.append(
-            f"{volume.name} has intensities spread unlike those of the training volumes: check its modality and "
+            f"{volume.name} has intensities distributed unlike those of the training volumes: check its modality and "
             "sequence."
         )
     return sentences
@@ -79,10 +79,10 @@ def doubt_about_window(lowest: Sequence[float], window: tuple[float, float] | No
         window: In Hounsfield units; None for percentiles of each volume.
     """
     if window is None and 2 * sum(value < _CT_AIR_HU for value in lowest) > len(lowest):
-        return f"most volumes go below {_CT_AIR_HU}, as CT in Hounsfield units does, but get no window"
+        return f"most volumes go below {_CT_AIR_HU}, as CT in Hounsfield units does, but no CT window is set"
     # CT that somebody has clipped already may have no air any more, but fat lies below 0 too.
     if window is not None and 2 * sum(value >= 0 for value in lowest) > len(lowest):
-        return "most volumes have no value below 0, as CT in Hounsfield units has, but get a window of CT"
+        return "most volumes have no value below 0, unlike CT in Hounsfield units, but a CT window is set"
     return ""
 
 

@@ -1,10 +1,11 @@
 """How good a segmentation probably is, when there is no reference to score it against.
 
-If the probabilities from which a segmentation is made were right, its Dice would be expected to be 2 sum(p over the
-predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are those that the volume's intensities
-have had their say in (`appearance`): a border in doubt that these decide is in doubt no more. They are not quite right:
-what the expectation is worth is found at the export, on the labelled slices drawn in the target's look and corrupted in
-several ways, and stands in the bundle as a `calibration.QualityCalibration`. No label of the target has a part in it.
+If the class probabilities behind a segmentation were perfectly calibrated, its expected Dice would be 2 sum(p over the
+predicted pixels) / (number of predicted pixels + sum(p over all pixels)). They are the probabilities after the
+correction by the volume's intensities (`appearance`), which resolves uncertain borders. They are not perfectly
+calibrated: how the expected Dice relates to the true one is fitted at export, on the labelled slices translated to the
+target's appearance and corrupted in several ways, and stored in the bundle as a `calibration.QualityCalibration`. No
+target labels are used.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Segmentor:
                 raise
             raise InputError(
                 f"The GPU's memory does not hold {len(slices)} slices",
-                "end what else uses it, or choose the device cpu",
+                "close other programs that use it, or choose the device cpu",
             ) from error
         result: Float32Array = probabilities
         return result
@@ -242,7 +242,7 @@ class Segmentor:
     def _decided(
         self, prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
     ) -> Iterator[tuple[slice, Float32Array]]:
-        """The same, with what the intensities of the whole volume say: learned on the grid, told in its own pixels."""
+        """The same, corrected by the whole volume's intensities: learned on the grid, applied to its own pixels."""
         placement = prepared.placement
         classes, size = self.manifest.classes, placement.size
         step = sampling_step(len(prepared), classes, size)

@@ -30,8 +30,8 @@ class SegmentationOptions:
 
     @property
     def calibrated(self) -> bool:
-        """Whether a bundle's calibration holds: it is of both, without them the same would be told of something
-        worse."""
+        """Whether a bundle's calibration applies: it was fitted with both steps, and is too optimistic without
+        one of them."""
         return self.appearance and self.largest_component
 
 

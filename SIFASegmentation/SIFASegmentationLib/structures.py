@@ -210,7 +210,7 @@ def load_task(name_or_path: str | Path) -> Task:
     except ValidationError as error:
         field, message = first_fault(error)
         reason = f"{field}, {message}" if field else message
-        raise InputError(f"{path} is no valid task ({reason})", "mend the file") from error
+        raise InputError(f"{path} is not a valid task ({reason})", "correct the file") from error
 
 
 def normal_name(name: str) -> str:

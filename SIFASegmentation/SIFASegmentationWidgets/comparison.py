@@ -40,7 +40,7 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = DEFAULT_TOL
     pairs = match_pairs(ours, theirs)
     if not pairs:
         raise InputError(
-            _("No part of {first} ({ours}) has a counterpart of its terminology or name in {second} ({theirs})").format(
+            _("No segment of {first} ({ours}) matches one of {second} ({theirs}) by terminology or name").format(
                 first=first.GetName(), ours=_names(ours), second=second.GetName(), theirs=_names(theirs)
             ),
             _("rename the segments"),
@@ -149,7 +149,7 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
     made = _remembered_grid(first) or _remembered_grid(second)
     if made is None:
         raise InputError(
-            _("Neither {first} nor {second} knows the volume that it was drawn on").format(
+            _("Neither {first} nor {second} has a source volume").format(
                 first=first.GetName(), second=second.GetName()
             ),
             _("set a source volume in the Segment Editor"),
@@ -180,7 +180,7 @@ def _wide_enough(grid: Any, reached: Reach | None) -> Iterator[tuple[Any, str]]:
     voxels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     made = _grid_node(grid.GetName(), matrix, voxels, grid.GetTransformNodeID())
     with _in_scene(made):
-        yield made, _("{name} does not hold all that is compared, and was widened").format(name=grid.GetName())
+        yield made, _("{name} does not cover all that is compared, and was extended").format(name=grid.GetName())
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
             needs = _("{requester} needs the Python packages {packages}")
             raise InputError(
                 needs.format(requester=requester, packages=", ".join(packages)),
-                _("try again, and agree to their installation"),
+                _("try again, and allow their installation"),
             ) from error
         raise _not_installed(packages, names, str(error)) from error
     importlib.invalidate_caches()
@@ -158,8 +158,8 @@ def _may_replace(packages: Sequence[str], constraints: Path, requester: str) -> 
     """Whether pip may try once more, with nothing kept but what is loaded; `constraints` says so then."""
     kept = versions_to_keep(packages, _LOADED)
     question = _(
-        "pip could not install {packages} beside what this Slicer has (its words are in the Python console). If it was "
-        "for want of a network, cancel. Otherwise: may it replace other packages of Slicer? It will not touch {kept}."
+        "pip could not install {packages} alongside the packages of this Slicer (details are in the Python console). "
+        "If there is no internet connection, cancel. Otherwise, may it replace other packages? It won't touch {kept}."
     )
     names = ", ".join(version.partition("==")[0] for version in kept)
     if not slicer.util.confirmOkCancelDisplay(question.format(packages=", ".join(packages), kept=names), requester):
@@ -197,7 +197,7 @@ def _not_installed(packages: Sequence[str], names: Sequence[str], reason: str) -
     first = reason.strip().splitlines()[0] if reason.strip() else "unknown reason"
     by_hand = _(
         "connect to the internet and try again, or on an offline machine run PythonSlicer -m pip install {packages} "
-        "with wheels brought along"
+        "with wheels downloaded elsewhere"
     )
     return InputError(
         _("{names} can't be installed ({reason})").format(names=", ".join(names), reason=first),

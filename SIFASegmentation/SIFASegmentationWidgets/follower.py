@@ -152,9 +152,9 @@ def last_words(job: Job) -> str:
     state = State(told.data["state"]) if told is not None else State.QUEUED
     if state in (State.PREPARING, State.RUNNING, State.EXPORTING):
         # It went without a word: errors, and what else it said, are of before.
-        return _("it was ended from outside: killed, or the computer had no memory left")
+        return _("the process was killed, or the computer ran out of memory")
     if error is not None:
         return str(error.data["message"])
     log = job.folder / LOG_FILE
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1].strip() if lines else _("it ended without a word")
+    return lines[-1].strip() if lines else _("the process ended without an error message")

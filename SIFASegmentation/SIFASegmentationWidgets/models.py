@@ -74,10 +74,10 @@ def _model_card(path: Path, _changed: int) -> str:
         + (f", {grid.spacing:g} mm" if grid.spacing else ""),
     ]
     if manifest.members > 1:
-        lines.append(_("the mean of {count} trainings").format(count=manifest.members))
+        lines.append(_("ensemble of {count} trainings").format(count=manifest.members))
     lines.append(
-        _("carries the unadapted baseline too") if manifest.baseline is not None
-        else _("carries no unadapted baseline to compare with")
+        _("includes an unadapted baseline") if manifest.baseline is not None
+        else _("includes no unadapted baseline to compare with")
     )  # fmt: skip
     return "<br>".join(lines)
 

@@ -28,7 +28,7 @@ _LIBRARIES = ("SIFASegmentationLib", "SIFATrainingLib")
 
 def start_fault() -> str:
     """What a window says until it knows better: errors that nobody foresaw go to Slicer's log."""
-    return _("It could not be started, by a fault of SIFA: see the error log.")
+    return _("It could not be started because of an internal error: see the error log.")
 
 
 def python_executable() -> str:

@@ -139,7 +139,7 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
         if count == 0 and not is_empty(node, key):
             outside.append(matched[key].name)
     if overlap:
-        note = _("segments of {name} overlap in {voxels} voxels, the later one has them")
+        note = _("segments of {name} overlap in {voxels} voxels, which go to the later one")
         notes.append(note.format(name=node.GetName(), voxels=overlap))
     if outside:
         note = _("{parts} of {name} does not lie on {volume}")

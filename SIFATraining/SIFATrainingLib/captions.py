@@ -1,6 +1,6 @@
 """What stands below pictures, on pages and in the window."""
 
 PREVIEW_CAPTION = (
-    "Above: a source slice, drawn in the target's look, reconstructed, and its labels. Below: a target slice, drawn in "
-    "the source's look, reconstructed, and the prediction."
+    "Top: a source slice, translated to the target's appearance, reconstructed, and its labels. Bottom: a target "
+    "slice, translated to the source's appearance, reconstructed, and the prediction."
 )

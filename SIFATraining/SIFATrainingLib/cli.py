@@ -119,13 +119,13 @@ def train(
     ] = None,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Train on a prepared data set, or on volumes, in a job folder to be stopped, resumed, watched and exported."""
+    """Train on a prepared data set or on volumes. The job can be stopped, resumed, watched and exported."""
     from .devices import choose_device  # noqa: PLC0415
     from .training import create_job, create_training_job, is_first_process  # noqa: PLC0415
 
     limit = parse_seconds(time_limit)
     if (prepared is None) != names_volumes(volumes):
-        problem = "Nothing says what to train on" if prepared is None else "There are two things to train on"
+        problem = "No training data was given" if prepared is None else "Two kinds of training data were given"
         raise InputError(problem, "give either a prepared data set, or volumes by --source and --target")
     options: dict[str, Any] = {
         "device": device, "baseline_iterations": baseline_iterations, "export": export, "initial": initial
@@ -155,14 +155,14 @@ def check(
     out: Annotated[Path, typer.Option(help="Where the job would be written.")] = Path(),
     device: Device = "auto",
     baseline_iterations: Annotated[int, typer.Option(min=0, help="As of `train`.")] = 0,
-    more_slices: Annotated[int, typer.Option(min=0, help="Of volumes that are not named, to be stored too.")] = 0,
-    more_bytes: Annotated[int, typer.Option(min=0, help="What else will be written beside the job.")] = 0,
+    more_slices: Annotated[int, typer.Option(min=0, help="Slices of further volumes that will be stored.")] = 0,
+    more_bytes: Annotated[int, typer.Option(min=0, help="Bytes that will be written in addition to the job.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of level, subject, message, fix.")] = False,
 ) -> None:
-    """Look before a training: packages, device, volumes, labels, memory, duration, disk.
+    """Check before a training: packages, device, volumes, labels, memory, duration, disk.
 
-    Takes the options of `prepare`, and those of `train` that say how to train; the volumes of one domain can be
-    checked alone, and without any, what concerns the computer. Exits with 2 if a training could not run.
+    Takes the options of `prepare`, and those of `train` that say how to train. The volumes of one domain can be
+    checked alone; without volumes, only the computer is checked. Exits with 2 if a training could not run.
     """
     from .preflight import check_computer, preflight  # noqa: PLC0415
 
@@ -193,9 +193,9 @@ def check(
 def run_job(
     job: Annotated[Path, typer.Argument(help="Job folder of a training.")],
     time_limit: TimeLimit = None,
-    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt, and nothing here.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt, not to the terminal.")] = False,
 ) -> None:
-    """Do what is still to be done of a job: prepare, train, export."""
+    """Carry out the remaining steps of a job: prepare, train, export."""
     opened = Job(job)
     limit = parse_seconds(time_limit)
     if log:
@@ -219,7 +219,7 @@ def stop(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
     if (state := opened.state()) in ENDED:
         raise InputError(f"The job {job} is {state}, there is nothing to stop")
     opened.request_stop()
-    print(f"{job}: stop requested; it ends after the iteration at hand and can be resumed")
+    print(f"{job}: stop requested; it ends after the current iteration and can be resumed")
 
 
 @app.command()
@@ -243,13 +243,13 @@ def settings(
 def export(
     jobs: Annotated[
         list[Path],
-        typer.Argument(metavar="JOB...", help="Job folder with a checkpoint; of several the model is the mean."),
+        typer.Argument(metavar="JOB...", help="Job folder with a checkpoint; several give an ensemble (their mean)."),
     ],
     out: Annotated[Path, typer.Option(help="Bundle to make or replace: a folder, or a file NAME.zip.")],
     name: Annotated[str | None, typer.Option(help="What lists of models show.")] = None,
     weights: Annotated[str, typer.Option(help="average (moving average of the weights) or raw.")] = "average",
     baseline: Annotated[
-        Path | None, typer.Option(help="Job trained without_adaptation, whose model comes along to compare with.")
+        Path | None, typer.Option(help="Job trained without_adaptation, whose model is included for comparison.")
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -279,25 +279,25 @@ def segment(
     roi: Roi = None,
     domain: Annotated[str, typer.Option(help="Preprocess as the model's target or source volumes.")] = "target",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also a map of each structure, and of the highest.")
+        bool, typer.Option("--probabilities", help="Also write a probability map per structure, and of the highest.")
     ] = False,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also a CSV of each slice's confidence.")] = False,
     no_appearance: Annotated[
         bool,
-        typer.Option("--no-appearance", help="Leave out what each volume's own intensities say; no Dice is estimated."),
+        typer.Option("--no-appearance", help="Skip the correction by each volume's intensities; no estimated Dice."),
     ] = False,
     keep_all: Annotated[
         bool,
         typer.Option("--keep-all", help="Keep all parts of a structure, not only the largest; no Dice is estimated."),
     ] = False,
     holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill the background that a structure encloses on all sides.")
+        bool, typer.Option("--fill-holes", help="Fill background that is completely enclosed by a structure.")
     ] = False,
     refine: Annotated[bool, typer.Option("--refine", help="Finer borders, in twice the time.")] = False,
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",
-    task: Annotated[str | None, typer.Option(help="Refuse a bundle that is for other structures.")] = None,
+    task: Annotated[str | None, typer.Option(help="Reject a bundle that is not for this task's structures.")] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also by the model without adaptation, into OUT/baseline.")
+        bool, typer.Option("--baseline", help="Also segment without adaptation, into OUT/baseline.")
     ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
@@ -374,11 +374,11 @@ def compare_methods(
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Train each row with so many seeds.")] = 1,
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them; the others follow.")] = 0,
     together: Annotated[
-        bool, typer.Option("--together", help="Also the mean of the models of all seeds, of each row.")
+        bool, typer.Option("--together", help="Also add, for each row, the ensemble of its models of all seeds.")
     ] = False,
     odd: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATIENT", help="Scored, known to be odd, and reported apart too. Can be repeated."),
+        typer.Option(metavar="PATIENT", help="Atypical scored patient, also reported apart. Can be repeated."),
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Iterations of the rows that adapt; those of the preset unless given.")
@@ -396,9 +396,9 @@ def compare_methods(
 ) -> None:
     """Compare methods on one task: without adaptation, the ablations, SIFA, supervised; Dice, ASD, gap closed.
 
-    Takes the options of `prepare`. The volumes that are scored are those of --test, or the target's --hold-out; their
-    labels are read for the scores alone. What is done is not done again: a comparison goes on where it ended. Its
-    tables are of all rows that have their scores, those of earlier calls too.
+    Takes the options of `prepare`. The scored volumes are those of --test, or the target's --hold-out; their labels
+    are read for scoring only. Finished work is not repeated: a comparison continues where it left off. Its tables
+    cover all rows that have scores, including those of earlier calls.
     """
     from .compare import StoppedError, compare  # noqa: PLC0415
     from .comparison_report import markdown, write_comparison  # noqa: PLC0415
@@ -518,7 +518,7 @@ def _not_installed(error: Exception) -> InputError | None:
     if not isinstance(error, ModuleNotFoundError) or error.name not in packages:
         return None
     return InputError(
-        f"{packages[error.name]} is not installed, which training and exporting need",
+        f"{packages[error.name]}, which training and exporting need, is not installed",
         "install SIFA with [training], see its README",
     )
 

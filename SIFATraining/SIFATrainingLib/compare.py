@@ -13,10 +13,10 @@ ROW_mean_of_3/seed_0/        where it is asked for: bundle, labelmaps, scores, s
 comparison.md  comparison_table.csv  comparison.csv (every score)  comparison.html
 ```
 
-Whatever of these is there is not made again: a comparison that was stopped or cut off goes on where it was, one that
-has ended can be given further rows and seeds, and several processes can share the rows of one. The tables are of every
-row that has its scores, whoever made it. Of such a row, scores and settings are enough: the rest can be deleted, and is
-missed by the pictures alone.
+Whatever already exists is not made again: a comparison that was stopped or interrupted continues where it left off, a
+finished one can be given further rows and seeds, and several processes can share the rows of one. The tables cover
+every row that has scores, whoever made it. For such a row, scores and settings are enough: the rest can be deleted, and
+then only its pictures are missing.
 """
 
 from __future__ import annotations

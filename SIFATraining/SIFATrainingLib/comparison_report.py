@@ -28,12 +28,12 @@ from .variants import LOWER_BOUND, UPPER_BOUND
 _PICTURED = 3  # Volumes with slices on the page.
 _SMALLEST_GAP = 0.01  # Of Dice: one point.
 _GAP_CAPTION = (
-    "Gap closed: share of the way from the mean Dice without adaptation to the supervised one. Of these two the row's "
-    'own seeds are taken where they are there, else all; "-" where they lie within a point, or the wrong way round.'
+    "Gap closed: share of the difference in mean Dice between no adaptation and supervised training. These bounds are "
+    "those of the row's own seeds if available, else of all; '-' if they differ by less than a point or are reversed."
 )
 _WATCHED_CAPTION = (
-    "Mean Dice (%) of the monitor volumes, on the networks' grid, by what would have been exported there. No training "
-    "learns from it, stops by it or chooses a checkpoint by it: what is exported is the last."
+    "Mean Dice (%) of the monitor volumes, on the networks' grid, of the model that would have been exported then. It "
+    "is not used for training, early stopping or checkpoint selection: the last checkpoint is exported."
 )
 
 

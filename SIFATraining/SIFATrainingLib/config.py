@@ -98,8 +98,8 @@ class SelfTrainingSettings(IntensitySettings):
 
     share: float = Field(0.3, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
     weight: float = Field(1.0, ge=0, description="Weight of the target's loss beside the source's.")
-    confidence: float = Field(0.9, gt=0, le=1, description="Probability from which a pixel counts in any case.")
-    kept: float = Field(0.5, gt=0, le=1, description="Share of the pixels of each class that count in any case.")
+    confidence: float = Field(0.9, gt=0, le=1, description="Pixels with at least this probability are always used.")
+    kept: float = Field(0.5, gt=0, le=1, description="This share of each class, the surest pixels, is always used.")
     labellings: int = Field(
         6, ge=0, description="Times that whole volumes are labelled (`pseudo_labels.py`); 0: each batch as it comes."
     )
@@ -120,7 +120,7 @@ class TrainingConfig(Frozen):
     seed: int = Field(0, ge=0, lt=2**63, description="Everything random follows from it.")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, all networks (paper: 2e-4, constant).")
     decay_share: float = Field(
-        0.25, ge=0, le=1, description="Share of the iterations, at the end, in which rates fall to 0 (paper: 0)."
+        0.25, ge=0, le=1, description="Last share of the iterations, over which learning rates decay to 0 (paper: 0)."
     )
     weight_decay: float = Field(1e-4, ge=0, description="Times half the squared weights of E, C1, C2 (code).")
     decoupled_weight_decay: bool = Field(False, description="AdamW's form in place of L2 in the loss (code: L2).")
@@ -139,7 +139,7 @@ class TrainingConfig(Frozen):
     pool: int = Field(50, ge=0, description="Images in each pool of fakes (code: 50 batches).")
     decoder_dropout: float = Field(0.25, ge=0, lt=1, description="Dropout in U's residual blocks (code: 0.25).")
     batch_norm_statistics: Literal["target", "mixed"] = Field(
-        "target", description="Whose slices move E's running statistics (code: mixed)."
+        "target", description="Whose slices update E's running statistics (code: mixed)."
     )
     reestimate_batch_norm: bool = Field(
         True, description="Average E's statistics over up to 512 slices of its domain before export."

@@ -1,7 +1,8 @@
 """Labelled slices made hard to segment, in ways in which an unknown modality could be: to calibrate estimates.
 
-A model that was taught random contrasts bears a change of all intensities well. What it does not bear is a structure
-that looks like what is beside it: those are moved by themselves too, which takes their labels.
+A model trained with random contrasts tolerates changes of all intensities. What it does not tolerate is a structure
+that looks like its neighbours: so the intensities of single structures are shifted as well, which requires their
+labels.
 """
 
 from __future__ import annotations

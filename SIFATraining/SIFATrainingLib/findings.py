@@ -52,15 +52,15 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
     """What of a file's segments a training does not see."""
     findings = []
     if labels.overlapping:
-        message = f"segments overlap in {labels.overlapping:,} voxels, the later one has them"
+        message = f"segments overlap in {labels.overlapping:,} voxels, which go to the later one"
         fix = "take them from one of the two in the Segment Editor"
         findings.append(Finding("warning", subject, message, fix))
     if labels.unmatched:
         there = values_in(labels.labelmap.array)
         missing = [structure.name for structure in task.structures if structure.value not in there]
-        message = f"the segments {', '.join(labels.unmatched)} are none of the task's, and become background"
+        message = f"the segments {', '.join(labels.unmatched)} match no structure of the task, and become background"
         findings.append(
-            Finding("warning", subject, message, f"if they are, name them {', '.join(missing or task.names)}")
+            Finding("warning", subject, message, f"to use them, rename them to {', '.join(missing or task.names)}")
         )
     return findings
 

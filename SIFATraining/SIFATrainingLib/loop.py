@@ -1,7 +1,8 @@
 """The training loop: from a prepared data set to checkpoints.
 
-Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with
-the weights of one that was not; in one process, that is: of many, only the first one's pools of fakes are kept.
+Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with the
+same weights as an uninterrupted one. This holds for one process: of several, only the first one's pools of fakes are
+saved.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ class Loop:
             start,
             lambda: InputError(
                 f"The memory of {self.fabric.device} does not hold the networks",
-                "end what else uses it and resume, or start a new training with a smaller width",
+                "close other programs that use it and resume, or start a new training with a smaller width",
             ),
         )
 
@@ -260,7 +261,7 @@ class Loop:
             label,
             lambda: InputError(
                 "The memory does not hold the largest of the target volumes while self-training labels it",
-                "free some and resume, or train anew with --set self_training.labellings=0, or on a smaller size",
+                "free some and resume, or start a new training with --set self_training.labellings=0 or a smaller size",
             ),
         )
 
@@ -333,7 +334,7 @@ class Loop:
             # The last checkpoint of a run must be there; until then the disk may be emptied.
             if last:
                 raise InputError(error.problem, f"{error.advice}, then resume the job") from error
-            self._say("warning", message=f"{error} The training goes on, with the checkpoint before kept.")
+            self._say("warning", message=f"{error} Training continues; the previous checkpoint is kept.")
 
     def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
         """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""

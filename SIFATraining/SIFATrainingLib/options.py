@@ -128,13 +128,13 @@ def preparation_options(
     hold_out: Annotated[
         list[str] | None, typer.Option(metavar="PATIENT", help="A patient to leave out; can be repeated.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Test volumes; refuses to share a patient with them.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test volumes; their patients must not be in the data set.")] = None,
     target_labels: Annotated[
         bool, typer.Option("--target-labels", help="Store target labels too, for --method supervised.")
     ] = False,
     monitor: Annotated[
         Path | None,
-        typer.Option(help="Labelled volumes like the target's, to watch the training by; never trained on."),
+        typer.Option(help="Labelled volumes of the target modality to monitor training with; never trained on."),
     ] = None,
 ) -> dict[str, Any]:
     """What to prepare: attributes of `Preparation`, those that were given.
@@ -266,5 +266,5 @@ def _pair(text: str | None, option: str) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} '{text}' is not 2 numbers with a comma between", "give LOW,HIGH") from None
+        raise InputError(f"{option} '{text}' is not two numbers separated by a comma", "give LOW,HIGH") from None
     return low, high

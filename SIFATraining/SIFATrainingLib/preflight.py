@@ -137,8 +137,8 @@ def check_computer(
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        fix = "end what else uses it, or choose a smaller width or size"
-        findings.append(Finding("error", "memory", f"{chosen} has no room for a step of a few slices", fix))
+        fix = "close other programs that use it, or choose a smaller width or size"
+        findings.append(Finding("error", "memory", f"{chosen} lacks the memory for a step with a few slices", fix))
     else:
         seconds = sum(
             training.iterations * estimate.seconds_per_iteration

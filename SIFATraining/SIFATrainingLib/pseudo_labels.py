@@ -1,9 +1,10 @@
-"""Labels of the target's slices to learn from: what the moving average says of each volume as a whole.
+"""Pseudo-labels of the target's slices: what the moving average, the teacher, predicts for each volume as a whole.
 
-A teacher that is asked slice by slice is sure of much that its own volume speaks against: of bowel as bright as liver,
-of a spleen on the right. So it is asked as a model is by `sifa segment`: its batch norm follows the target's slices as
-they are, each volume's intensities decide where it is in doubt (`SIFASegmentationLib.appearance`), and of each
-structure the largest part is believed, or as many as it has. What E and C1 learn of that makes the next labels better.
+A teacher that labels slice by slice is confident about much that the rest of the volume contradicts: bowel as bright
+as liver, or a spleen on the right. So it segments whole volumes, as `sifa segment` does: its batch norm is adapted to
+the target's slices without augmentation, each volume's intensities decide where it is uncertain
+(`SIFASegmentationLib.appearance`), and of each structure only the largest part is kept, or as many as it has. E and
+C1, trained on these labels, make the next ones better.
 """
 
 from __future__ import annotations

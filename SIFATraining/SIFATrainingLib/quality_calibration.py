@@ -1,9 +1,10 @@
-"""What the probabilities behind a segmentation say about its Dice, found where labels are known: on the source.
+"""Fits how the Dice expected from a model's probabilities relates to the true Dice, on the labelled source.
 
-The source's slices are drawn in the target's look, as the model saw them in training, and corrupted, so that the model
-is good on some and bad on others (`corruptions.py`); expected and true Dice of each structure in each volume give the
-calibration. All is done as a volume is segmented, but on the networks' grid: a volume's own, which is finer, is not in
-a prepared data set. So what is told is rather too low than too high where a volume's intensities say much.
+The source's slices are translated to the target's appearance, as the model saw them in training, and corrupted, so that
+the model is good on some and bad on others (`corruptions.py`). The expected and true Dice of each structure in each
+volume give the calibration. Everything is done as when a volume is segmented, but on the networks' grid, since a
+prepared data set does not contain the volume's own, finer grid. So where a volume's intensities help a lot, estimates
+tend to be too low rather than too high.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How bright a model's structures are beside one another in the target's training volumes, which have no labels.
 
-Most of those are segmented well. So a new volume whose structures are unlike them is one that the model is wrong about:
-bowel full of contrast medium that is taken for a kidney is brighter than any kidney beside the other one.
+Most of those volumes are segmented well. So if the structures of a new volume differ from them, the model is probably
+wrong: contrast-filled bowel mistaken for a kidney is brighter, relative to the other kidney, than any kidney is.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class VolumeChecks:
             self._parts[name][value].append(large_parts(parts))
         if missing:
             message = f"{', '.join(found)}; without {', '.join(missing)}"
-            fix = "where it is in the picture, an unlabelled structure teaches that it is background"
+            fix = "if it is visible in the image, leaving it unlabelled teaches the model that it is background"
             self.findings.append(Finding("warning", subject, message, fix))
         else:
             self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
@@ -160,7 +160,7 @@ class VolumeChecks:
         if 0 < structure.parts < usual:
             share = f"{sum(count >= usual for count in counts)} of {len(counts)} labelmaps"
             message = f"{structure.name} has {usual} large parts or more in {share}, {structure.parts} would be kept"
-            fix = f'say "parts": {usual} of it in the task\'s file, or make each part a structure of its own'
+            fix = f'set "parts": {usual} for it in the task file, or make each part a structure of its own'
             self.findings.append(Finding("warning", name, message, fix))
 
     def _compare_extents(self) -> None:
@@ -174,7 +174,7 @@ class VolumeChecks:
             if max(a, b) > OTHER_EXTENT * min(a, b):
                 alike = False
                 message = f"fields of view differ in {direction}: {a:.0f} mm in the source, {b:.0f} mm in the target"
-                fix = "cut both to the same part of the body, by a region of interest or beforehand"
+                fix = "crop both to the same part of the body, with a region of interest or beforehand"
                 self.findings.append(Finding("warning", "part of the body", message, fix))
         if alike:
             message = f"fields of view of about the same size (within a factor of {OTHER_EXTENT})"
@@ -192,7 +192,7 @@ def _describe(subject: str, placement: Placement, plane: Plane) -> Finding:
         return Finding("ok", subject, message)
     thick = max(_PLANES, key=lambda other: nearest_orientation(geometry, other).reorder(geometry.spacing)[0])
     message += f", whose pixels are {rows:.3g} x {columns:.3g} mm"
-    return Finding("warning", subject, message, f"its own slices are {thick}: choose that plane")
+    return Finding("warning", subject, message, f"it was acquired in {thick} slices: choose that plane")
 
 
 def _orientation(geometry: Geometry) -> str:

@@ -110,7 +110,7 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
     Raises:
         InputError: One has none of the structures; names the node.
     """
-    of_source = _("say above which of its segments is which, or choose another")
+    of_source = _("assign its segments to structures above, or choose another")
     of_target = _("choose another reference, or none")
     given = [*((row.labels, of_source) for row in source), *((row.reference, of_target) for row in target)]
     for node, advice in given:
@@ -199,8 +199,8 @@ def task_from_parts(node: Any) -> Any:
         return Task.model_validate({"name": name, "title": node.GetName(), "plane": "axial", "structures": structures})
     except ValidationError as error:
         _field, reason = first_fault(error)
-        problem = _("The segments of {name} make no task ({reason})").format(name=node.GetName(), reason=reason)
-        raise InputError(problem, _("mend them in the Segment Editor")) from error
+        problem = _("The segments of {name} can't be used ({reason})").format(name=node.GetName(), reason=reason)
+        raise InputError(problem, _("correct them in the Segment Editor")) from error
 
 
 def _count_of_parts(node: Any, key: str) -> int:
@@ -227,7 +227,7 @@ def _check_there(row: SourceRow | TargetRow) -> None:
     """
     for node in row:
         if node is not None and if_in_scene(node) is None:
-            problem = _("{name} left the scene while volumes were written, nothing was started")
+            problem = _("{name} was removed from the scene while volumes were being written; nothing was started")
             raise InputError(problem.format(name=node.GetName()))
 
 

@@ -1,4 +1,4 @@
-"""What is to be known before a training starts: one line for each, with a way to mend it."""
+"""What is to be known before a training starts: one line for each, with a way to fix it."""
 
 from __future__ import annotations
 
@@ -149,11 +149,11 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
         missing = [name for name in task.names if name not in found]
         count = _("{n} of {all} structures").format(n=len(found), all=len(task.structures))
         if not found:
-            fix = _("say above, in the table of segments, which segment is which structure")
+            fix = _("assign its segments to structures in the table of segments above")
             findings.append(Finding("error", row.labels.GetName(), _("none of the structures"), fix))
         elif missing:
             message = _("{count}, without {missing}").format(count=count, missing=", ".join(missing))
-            fix = _("where it is in the picture, an unlabelled structure teaches that it is background")
+            fix = _("if it is visible in the image, leaving it unlabelled teaches the model that it is background")
             findings.append(Finding("warning", row.labels.GetName(), message, fix))
         findings += _check_place(row.volume, row.labels)
     never = [name for name in task.names if name not in seen]

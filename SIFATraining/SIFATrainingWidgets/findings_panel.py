@@ -45,7 +45,7 @@ class FindingsPanel:
         """What was found of other inputs must not be taken for something about these."""
         if self._inputs is not None and self._inputs != inputs:
             self.show([])
-            self._ui.checkSection.text = _("4 Before you start: changed since the check")
+            self._ui.checkSection.text = _("4 Before you start: inputs changed, check again")
 
     def abandon_probe(self) -> None:
         """Look for nothing more; what was found stays."""

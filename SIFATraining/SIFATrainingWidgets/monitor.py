@@ -209,7 +209,7 @@ def status_text(latest: dict[str, Any], state: str) -> str:
         left=duration_text(progress["eta_seconds"]),
     )
     if progress["stage"] == "baseline":
-        return _("without adaptation, to compare: {text}").format(text=text)
+        return _("baseline without adaptation: {text}").format(text=text)
     watched = latest.get("monitor", {})
     # The last may still be the baseline's.
     dice = watched.get("dice", {}).get("mean") if watched.get("stage") == progress["stage"] else None

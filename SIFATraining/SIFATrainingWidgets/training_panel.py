@@ -148,7 +148,7 @@ class TrainingPanel:
         self._enable_buttons(state, running=state is not None and state not in ENDED and not waiting, waiting=waiting)
         self._show_model()
         if behind:
-            self._say(_("Reading what it has done so far..."))
+            self._say(_("Reading its progress so far..."))
         if self.job is not None and state is not None:
             self._tell_state(self.job, state)
 
@@ -200,10 +200,10 @@ class TrainingPanel:
             self._resumed = None
         if self._resumed is not None and self._is_at_work(job):
             # Until its new process says something, the last word is that of the one before.
-            self._say(_("Starting again..."))
+            self._say(_("Resuming..."))
         elif self._resumed is not None:
             log = job.folder / LOG_FILE
-            self._say(_("It could not be started again: see {log}.").format(log=log), error=True)
+            self._say(_("It could not be resumed: see {log}.").format(log=log), error=True)
         elif state in (State.FAILED, State.LOST):
             self._say(f"{state}: {last_words(job)}", error=True)
         elif state not in ENDED and _is_to_stop(job):
@@ -251,7 +251,7 @@ class TrainingPanel:
     def _kill(self) -> None:
         if self.job is None:
             return
-        question = _("End {name} at once? What came after its last checkpoint is lost; Stop would save it first.")
+        question = _("End {name} immediately? Progress since its last checkpoint is lost; Stop would save it first.")
         if not slicer.util.confirmOkCancelDisplay(question.format(name=self.job.folder.name)):
             return
         try:
@@ -350,7 +350,7 @@ def _is_to_stop(job: Job) -> bool:
 def _reason_not_to_resume(state: State | None, *, at_work: bool) -> str:
     """Why a training can't go on from its checkpoint; empty if it can."""
     if at_work:
-        return _("Its process is at work.")
+        return _("Its process is still running.")
     if state is None:
         return _("Its state is being read.")
     if state is State.FINISHED:

@@ -85,7 +85,7 @@ def test_what_a_cropped_prediction_leaves_out_is_missed(seed: int) -> None:
     expected = score_pair("one", Volume(whole, geometry, "whole"), reference, names)
     found = score_pair("one", cropped, reference, names)
     assert [repr(row.scores) for row in found] == [repr(row.scores) for row in expected]
-    assert "was widened" in found[0].note
+    assert "was extended" in found[0].note
 
 
 def test_labelmaps_of_two_places_have_nothing_in_common() -> None:

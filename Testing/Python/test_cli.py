@@ -282,7 +282,7 @@ main()
         command = [sys.executable, "-c", program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
         assert done.returncode == 2, done.stderr
-        assert "is not installed, which training and exporting need: install SIFA with [training]" in done.stderr
+        assert "which training and exporting need, is not installed: install SIFA with [training]" in done.stderr
     assert job.state() is State.QUEUED
 
 

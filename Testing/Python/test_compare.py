@@ -311,7 +311,7 @@ def test_a_row_is_held_against_bounds_of_its_own_seeds_where_they_are_there() ->
     # A mean of models is of all their seeds.
     mean = replace(result("sifa", 0, (0.5, 0.5)), seeds=(0, 1))
     assert table_lines(table(*low, mean, *high))[1].closed == pytest.approx(0.25 / 0.6)
-    assert "Of these two the row's own seeds are taken where they are there" in markdown(table(*low, mean, *high))
+    assert "These bounds are those of the row's own seeds if available" in markdown(table(*low, mean, *high))
 
 
 def test_a_structure_that_is_in_no_volume_has_no_scores() -> None:

@@ -53,7 +53,7 @@ def test_a_task_says_how_many_parts_a_structure_has(tmp_path: Path) -> None:
     assert load_task(path).parts == {1: 1, 2: 2, 3: 1, 4: 1}
     content["structures"][1]["parts"] = -1
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"task\.json is no valid task \(structures\.1\.parts, "):
+    with pytest.raises(InputError, match=r"task\.json is not a valid task \(structures\.1\.parts, "):
         load_task(path)
 
 

@@ -45,12 +45,12 @@ def test_structures_unlike_the_usual_are_told_of_and_not_those_beside_them() -> 
     assert doubts_about_structures(of(0.0, 0.5, 0.5, 0.15), usual) == {}
     # Bowel full of contrast medium for the spleen; vessels for the right kidney; a cyst for the left one.
     assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.9), usual) == {
-        "spleen": "it is brighter beside the liver than in the volumes that the model was made for"
+        "spleen": "compared with the liver, it is brighter than in the volumes that the model was trained for"
     }
     assert set(doubts_about_structures(of(0.0, 0.9, 0.15, 0.05), usual)) == {"right kidney"}
     darker = doubts_about_structures(of(0.0, 0.15, -0.5, 0.05), usual)
     assert darker == {
-        "left kidney": "it is darker beside the right kidney than in the volumes that the model was made for"
+        "left kidney": "compared with the right kidney, it is darker than in the volumes that the model was trained for"
     }
     # Where two are unlike, both are told of; where one of two is and it can't be said which, too.
     assert set(doubts_about_structures(of(0.0, 0.6, -0.4, 0.05), usual)) == {"right kidney", "left kidney"}

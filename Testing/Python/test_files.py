@@ -207,7 +207,7 @@ def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     assert read_labelmap(tmp_path / "layered.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == values.tolist()
     table = evaluate(tmp_path / "layered.seg.nrrd", tmp_path / "plain.nii.gz", ABDOMEN)
     assert {row.note for row in table.rows} == {
-        "segments of the prediction overlap in 3 voxels, the later one has them"
+        "segments of the prediction overlap in 3 voxels, which go to the later one"
     }  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     numbers = {"liver": 1, "spleen": 1}, {"liver": "one"}, {"liver": 1.7}, {"right kidney": 2, "kidney_right": 3}
     for bad in (["spleen"], *numbers):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": bad}))
-        with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: mend it, or give a coding"):
+        with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: correct it, or give a coding"):
             read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1}}))
     with pytest.raises(InputError, match=r"label codes 2, 9, which its dataset\.json does not name or says"):

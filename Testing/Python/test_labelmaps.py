@@ -114,5 +114,5 @@ def test_values_of_any_type_are_read_if_they_are_whole(tmp_path: Path, kind: typ
     if np.issubdtype(kind, np.floating):
         labels[3, 4, 5] = 3.5
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
-        with pytest.raises(InputError, match="voxels that are no whole numbers"):
+        with pytest.raises(InputError, match="its voxels are not whole numbers"):
             read_labelmap(path, ABDOMEN)

@@ -133,7 +133,7 @@ def test_labels_that_are_not_the_tasks(copy: Path) -> None:
     findings = found(copy)
     (partly,) = findings["abdomen_mr_000_label.nii.gz"]
     assert (partly.level, partly.message) == ("warning", "liver, right kidney, left kidney; without spleen")
-    assert "teaches that it is background" in partly.fix
+    assert "teaches the model that it is background" in partly.fix
     (unknown,) = findings["abdomen_mr_001_label.nii.gz"]
     assert unknown.level == "error"
     assert "label codes 6" in unknown.message
@@ -173,8 +173,8 @@ def test_segments_that_are_not_the_tasks(copy: Path) -> None:
     assert read_labels(segmentation, task).unmatched == ("tumour",)
     missing, stranger = found(copy)["abdomen_mr_000_label.seg.nrrd"]
     assert "without spleen" in missing.message
-    assert (stranger.level, stranger.fix) == ("warning", "if they are, name them spleen")
-    assert "the segments tumour are none of the task's" in stranger.message
+    assert (stranger.level, stranger.fix) == ("warning", "to use them, rename them to spleen")
+    assert "the segments tumour match no structure of the task" in stranger.message
 
 
 def test_a_volume_of_another_modality_among_the_others(copy: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_volume_taken_in_another_plane_and_an_oblique_one(copy: Path) -> None:
     findings = found(copy)
     (other,) = findings["abdomen_ct_000_image.nii.gz"]
     assert other.level == "warning"
-    assert other.fix == "its own slices are coronal: choose that plane"
+    assert other.fix == "it was acquired in coronal slices: choose that plane"
     assert ", near LPS, " in findings["abdomen_ct_001_image.nii.gz"][0].message
 
 

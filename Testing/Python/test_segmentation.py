@@ -285,7 +285,7 @@ def test_a_full_gpu_is_told_of(message: str, bundle: Bundle, monkeypatch: pytest
     monkeypatch.setattr(segmentor, "_session", SimpleNamespace(run=run, get_inputs=segmentor._session.get_inputs))
     monkeypatch.setattr(Segmentor, "device", "cuda")
     full = message.startswith("Failed")
-    expected = "does not hold 2 slices: end what else uses it" if full else message
+    expected = "does not hold 2 slices: close other programs that use it" if full else message
     with pytest.raises(InputError if full else RuntimeError, match=expected):
         segmentor.predict(np.zeros((2, 32, 32), np.float32))
 

@@ -372,7 +372,7 @@ def test_networks_that_do_not_fit_the_memory(prepared: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(loop.Model, "create", create)
     job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
-    with pytest.raises(InputError, match="does not hold the networks: end what else uses it"):
+    with pytest.raises(InputError, match="does not hold the networks: close other programs that use it"):
         train(job)
 
 

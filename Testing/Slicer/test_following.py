@@ -225,7 +225,7 @@ def test_a_long_training_is_read_in_portions_and_shown_as_it_is(
 ) -> None:
     job, ui = long_job(tmp_path / "long", 500), module.ui
     module.widget.training.open(job.folder)
-    assert ui.statusLabel.text == "Reading what it has done so far..."
+    assert ui.statusLabel.text == "Reading its progress so far..."
     assert not ui.stopButton.enabled
     assert not ui.resumeButton.enabled
     assert ui.jobsComboBox.currentText == "long (finished)"

@@ -86,8 +86,8 @@ def test_an_output_that_is_a_reference_is_refused(module: Any, patient: tuple[An
     choose(module, volume, None, reference)
     module.ui.outputSelector.setCurrentNode(reference)
     assert not module.ui.applyButton.enabled
-    assert "is a reference as well" in module.ui.applyButton.toolTip
-    with pytest.raises(InputError, match="SIFAAbdomenCT reference is a reference as well"):
+    assert "is also used as a reference" in module.ui.applyButton.toolTip
+    with pytest.raises(InputError, match="SIFAAbdomenCT reference is also used as a reference"):
         module.logic.start([module.python.InputRow(volume, None, reference)], sample_model, output=reference)
     module.ui.outputSelector.setCurrentNode(None)
     assert module.ui.applyButton.enabled
@@ -302,7 +302,7 @@ def test_what_lies_outside_of_a_cropped_volume_is_compared_as_well(
         assert row.scores.dice == pytest.approx(2 * 20 / (20 + 30))
         volumes = sorted([row.scores.prediction_ml, row.scores.reference_ml])
         assert volumes == pytest.approx([slices * 8 * 12 * 0.012 for slices in (20, 30)])
-        assert ("was widened" in row.note) == (first is short)
+        assert ("was extended" in row.note) == (first is short)
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
 
@@ -637,7 +637,7 @@ def test_who_declines_is_not_sent_to_the_internet(module: Any, monkeypatch: pyte
 
     monkeypatch.setattr(importlib.import_module("slicer.packaging"), "pip_ensure", decline)
     requirements = module.python.REQUIREMENTS
-    with pytest.raises(InputError, match=r"^a test needs the Python packages .*: try again, and agree"):
+    with pytest.raises(InputError, match=r"^a test needs the Python packages .*: try again, and allow"):
         dependencies.ensure_packages(("no_such_package",), requirements, "a test")
 
 

@@ -187,7 +187,7 @@ def test_of_segments_that_overlap_the_later_one_has_the_voxel(export: Any, order
         expected[masks[name] > 0] = task.structure_named(name).value
     assert np.array_equal(found.array, expected)
     assert overlap > 0
-    assert found.notes == (f"segments of drawn overlap in {overlap} voxels, the later one has them",)
+    assert found.notes == (f"segments of drawn overlap in {overlap} voxels, which go to the later one",)
 
 
 def test_volumes_of_structures_are_counted_in_the_layers(export: Any, module: Any) -> None:

@@ -612,7 +612,10 @@ def test_a_volume_deleted_meanwhile_loses_nothing(
     run = begin(module, patient[0])
     slicer.mrmlScene.RemoveNode(patient[0])
     process_events_until(lambda: module.widget.run is None, 60)
-    assert "A result is not in the scene: its volume is gone or was changed." in module.widget.ui.statusLabel.text
+    assert (
+        "A result could not be added to the scene: its volume is gone or was changed."
+        in module.widget.ui.statusLabel.text
+    )
     assert list((run.job.folder / "result").glob("*_segmentation.mha"))
 
 

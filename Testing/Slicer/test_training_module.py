@@ -390,7 +390,7 @@ def test_jobs_that_are_no_more_what_they_were(
     module.widget.training.open(second.folder)
     process_events_until(lambda: module.ui.resumeButton.enabled)
     module.ui.resumeButton.click()
-    process_events_until(lambda: "could not be started again" in module.ui.statusLabel.text, 30)
+    process_events_until(lambda: "could not be resumed" in module.ui.statusLabel.text, 30)
     assert module.ui.resumeButton.enabled
 
 
@@ -411,7 +411,7 @@ def test_an_old_sign_of_life_is_nobody_to_kill_and_an_old_error_is_no_reason(
     monkeypatch.setattr(module.python, "kill_process", killed.append)
     module.logic.kill(job)
     assert killed == []
-    assert "no memory left" in last_words(job)
+    assert "ran out of memory" in last_words(job)
 
 
 def test_a_folder_that_can_not_be_read_is_waited_for_but_not_for_ever(module: Any, tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ def test_a_scene_without_labels_has_no_source(module: Any, patients: dict[str, A
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         slicer.mrmlScene.RemoveNode(node)
     module.ui.sourceAddAllButton.click()
-    assert "load the labels too" in module.ui.statusLabel.text
+    assert "load labels, or add rows by hand" in module.ui.statusLabel.text
     assert [row[0] for row in module.widget.source.nodes()] == [None]
     module.ui.targetAddAllButton.click()
     assert len(module.widget.target.nodes()) == 4
@@ -510,7 +510,7 @@ def test_a_scene_closed_while_volumes_are_written_starts_nothing(
             slicer.mrmlScene.Clear()
 
     targets = [volume for volume, _reference in patients["ct"]]
-    with pytest.raises(InputError, match="left the scene while volumes were written"):
+    with pytest.raises(InputError, match="was removed from the scene while volumes were being written"):
         module.logic.start(patients["mr"], targets, tmp_path / "job", options(module), progress=close)
     assert not (tmp_path / "job").exists()
 
@@ -678,7 +678,7 @@ def test_a_start_that_fails_by_a_fault_says_so(
     module.widget.training.job = Job.create(tmp_path / "job", "train", {})
     with pytest.raises(ImportError, match="DLL"):
         getattr(module.widget if action == "_start" else module.widget.training, action)()
-    assert module.ui.statusLabel.text == "It could not be started, by a fault of SIFA: see the error log."
+    assert module.ui.statusLabel.text == "It could not be started because of an internal error: see the error log."
     assert not module.widget._starting
 
 
@@ -872,7 +872,7 @@ def test_findings_of_other_inputs_are_forgotten(
         assert "slices" in ui.findingsLabel.text
         change()
         assert ui.findingsLabel.text == ""
-        assert ui.checkSection.text == "4 Before you start: changed since the check"
+        assert ui.checkSection.text == "4 Before you start: inputs changed, check again"
     assert len(abandoned) == 3
 
 
@@ -1083,11 +1083,11 @@ def test_a_failed_training_that_is_resumed_is_said_to_start(
     process_events_until(lambda: ui.resumeButton.enabled)
     assert ui.statusLabel.text == "failed: a disk was full"
     ui.resumeButton.click()
-    assert ui.statusLabel.text == "Starting again..."
+    assert ui.statusLabel.text == "Resuming..."
     process = module.logic.process_of(module.widget.training.job)
     try:
         module.widget.training.show_state()
-        assert ui.statusLabel.text == "Starting again..."
+        assert ui.statusLabel.text == "Resuming..."
         assert not ui.resumeButton.enabled
         job.emit_state(State.PREPARING)
         process_events_until(lambda: ui.statusLabel.text == "preparing")
@@ -1241,7 +1241,7 @@ def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
     # By its name a patient is known.
     ct.SetName(mr.GetName().lower())
     module.widget._refresh()
-    assert f"{mr.GetName()} (source) and {ct.GetName()} (target) would be one patient" in ui.startButton.toolTip
+    assert f"{mr.GetName()} (source) and {ct.GetName()} (target) would count as one patient" in ui.startButton.toolTip
     ct.SetName("another")
     module.widget._refresh()
     assert ui.startButton.enabled
