@@ -244,20 +244,27 @@ class Job:
                 with suppress(OSError):
                     self._reserve()
                     self._remove_remains()
-                yield
-            except BaseException as error:
-                self._free_reserve()
-                told = self._disk_full_error() if is_disk_full(error) else system_fault(error) or error
-                message = str(told) or type(told).__name__
-                with suppress(OSError):
-                    self.log(message if isinstance(told, InputError) else traceback.format_exc())
-                    self.emit("error", message=message)
-                    self.emit_state(State.FAILED)
-                if told is not error:
-                    raise told from error
-                raise
+                with self.failing_with_it():
+                    yield
             finally:
                 self._free_reserve()
+
+    @contextmanager
+    def failing_with_it(self) -> Iterator[None]:
+        """If the block raises, the job is `failed`; see `at_work`. For a process that helps the one at work on it."""
+        try:
+            yield
+        except BaseException as error:
+            self._free_reserve()
+            told = self._disk_full_error() if is_disk_full(error) else system_fault(error) or error
+            message = str(told) or type(told).__name__
+            with suppress(OSError):
+                self.log(message if isinstance(told, InputError) else traceback.format_exc())
+                self.emit("error", message=message)
+                self.emit_state(State.FAILED)
+            if told is not error:
+                raise told from error
+            raise
 
     def _remove_remains(self) -> None:
         """Of a process that was killed: some bytes of a checkpoint are a hundred megabytes."""

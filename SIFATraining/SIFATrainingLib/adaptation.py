@@ -161,12 +161,12 @@ class AdaptationIteration(PredictionAlignment):
             ],
         )
 
-        self.generator.move([a + b for a, b in zip(of_generator, through_target_like, strict=True)])
+        self.generator.move(torch._foreach_add(of_generator, through_target_like))
         further, contrast_terms = loss_in_random_contrast(n, self.config, [x_s, target_like], batch.labels)
         losses |= terms | contrast_terms
-        moves = [*of_encoder, *of_classifiers]
+        moves: tuple[Tensor, ...] = (*of_encoder, *of_classifiers)
         if contrast_terms:
-            moves = [a + b for a, b in zip(moves, self.segmentor.gradients(further), strict=True)]
+            moves = torch._foreach_add(moves, self.segmentor.gradients(further))
         self.segmentor.move(moves)
         self.decoder.move(of_decoder)
         losses |= self._move_target_discriminator(x_t, target_like)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .config import AugmentationSettings, IntensitySettings
+from .transfer import moved
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class IntensityChanges:
     def share(self, start: int, stop: int, device: torch.device) -> IntensityChanges:
         """Those of slices `start` up to and without `stop`, on a device."""
         parts = (self.gamma, self.contrast, self.brightness, self.noise)
-        return IntensityChanges(*(part[start:stop].to(device) for part in parts))
+        return IntensityChanges(*(moved(part[start:stop], device) for part in parts))
 
 
 def draw_affine(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:

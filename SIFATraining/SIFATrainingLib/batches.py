@@ -26,6 +26,7 @@ from .augmentation import (
 from .config import NO_AUGMENTATION, AugmentationSettings
 from .dataset import FULL_SCALE, PreparedDataset
 from .iteration import Batch
+from .transfer import moved
 
 SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
 
@@ -64,13 +65,13 @@ class SliceStore:
     def read(self, indices: NDArray[np.int64]) -> Tensor:
         """Slices (b, size, size) in the array's own type: on the device if resident, else on the host, ready to go."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self.device)]
+            return self._resident[moved(torch.from_numpy(indices), self.device)]
         rows = torch.from_numpy(np.stack([self._array[index] for index in indices]))
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
     def fetch(self, indices: NDArray[np.int64]) -> Tensor:
         """Slices (b, size, size) on the device, in the array's own type."""
-        return self.read(indices).to(self.device, non_blocking=True)
+        return moved(self.read(indices), self.device)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ class _Stored:
     def on(self, device: torch.device) -> _Stored:
         """The same, on a device."""
         return _Stored(
-            self.labelled.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.target.to(device, non_blocking=True),
-            self.pseudo_labels.to(device, non_blocking=True) if self.pseudo_labels is not None else None,
+            moved(self.labelled, device),
+            moved(self.labels, device),
+            moved(self.target, device),
+            moved(self.pseudo_labels, device) if self.pseudo_labels is not None else None,
         )
 
 
@@ -128,7 +129,7 @@ class BatchSource:
         self._labels = SliceStore(labels, device, resident=fits)
         self._target = SliceStore(unlabelled, device, resident=fits)
         self._pseudo_labels: SliceStore | None = None
-        self._resident = fits
+        self.resident = fits
         # Reads the next batch while the device works on this one.
         self._reader = None if fits else ThreadPoolExecutor(1, "SIFA batches")
         self._ahead: dict[int, Future[_Stored]] = {}
@@ -153,7 +154,7 @@ class BatchSource:
 
     def set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """From now on batches have these labels (n, size, size) of the target's slices, see `losses`."""
-        self._pseudo_labels = SliceStore(labels, self._device, resident=self._resident)
+        self._pseudo_labels = SliceStore(labels, self._device, resident=self.resident)
         # What was read ahead has other labels.
         self._ahead = {}
 
@@ -195,7 +196,7 @@ class BatchSource:
     def _augment(self, slices: Tensor, host: torch.Generator) -> tuple[Tensor, Tensor]:
         affine = draw_affine(self._total, self._settings, host)
         changes = draw_intensity_changes(self._total, self._settings, host)
-        grid = sampling_grid(affine[self._start : self._stop].to(self._device), slices.shape)
+        grid = sampling_grid(moved(affine[self._start : self._stop], self._device), slices.shape)
         # Drawn for the whole batch on the device, where it costs little; from a seed that the host drew.
         noise_seed = int(torch.randint(2**62, (), generator=host))
         generator = torch.Generator(self._device).manual_seed(noise_seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,12 +57,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
     Raises:
         InputError: The file is damaged.
+        OSError: The disk does not give it.
         RuntimeError: The device's memory does not hold it, or the device fails.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean this
-        if _is_of_device(error, path.parent):
+        # A place in the file that it does not have is an invalid argument.
+        is_of_disk = isinstance(error, OSError) and error.errno != errno.EINVAL
+        if is_of_disk or _is_of_device(error, path.parent):
             raise
         raise InputError(f"{path} is damaged", "delete it, and the one before it is used") from error
     return state

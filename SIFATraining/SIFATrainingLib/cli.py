@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -555,10 +556,16 @@ def _run(job: Job, limit: float, *, copied: bool = True) -> None:
     from .training import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
 
-    first = is_first_process()
+    first, asked = is_first_process(), threading.Event()
+
+    def stop() -> bool:
+        # Not by the job's file: this process may not be the one at work on it.
+        asked.set()
+        return True
+
     kept = output_copied_to(job.folder / LOG_FILE) if copied and first else nullcontext()
-    with kept, _stops_on_signals(partial(_stop_training, job)):
-        state = run(job, time_limit_seconds=limit, report=ProgressLine().event)
+    with kept, _stops_on_signals(stop):
+        state = run(job, time_limit_seconds=limit, report=ProgressLine().event, must_stop=asked.is_set)
     if not first:
         return
     if state is State.STOPPED:
@@ -582,12 +589,6 @@ def _await_job(folder: Path) -> Job:
     raise InputError(f"{folder} has no job.json after a minute", "is the disk shared by all machines?")
 
 
-def _stop_training(job: Job) -> bool:
-    """Ask a training to save and end."""
-    job.request_stop()
-    return True
-
-
 def _stop_comparison(out: Path) -> bool:
     """Ask the training of a comparison that this process is at to save and end; whether there is one."""
     for path in out.glob("*/seed_*/job/heartbeat.json"):
@@ -598,7 +599,8 @@ def _stop_comparison(out: Path) -> bool:
             continue
         beat = job.last_beat()
         if beat is not None and (beat["host"], beat["process"]) == (socket.gethostname(), os.getpid()):
-            return _stop_training(job)
+            job.request_stop()
+            return True
     return False
 
 
@@ -609,9 +611,9 @@ def _end(number: int, _frame: Any) -> NoReturn:
 
 
 def _take_once(number: int) -> None:
-    """Have a signal that comes again end the process; but for that of a terminal that closes: a shell sends it too, and
-    what it is to save would be lost."""
-    again = signal.SIG_IGN if number == getattr(signal, "SIGHUP", None) else signal.SIG_DFL
+    """Have a signal that comes again end the process, unless it comes twice by itself, and what is to be saved would be
+    lost: a terminal that closes and its shell both send one, a scheduler and `torchrun` each to all processes."""
+    again = signal.SIG_IGN if number == getattr(signal, "SIGHUP", None) or not _is_alone() else signal.SIG_DFL
     signal.signal(number, again)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -27,16 +29,56 @@ def choose_device(device: str) -> str:
     """`auto` -> the best that is there: CUDA, then MPS, then CPU.
 
     Raises:
-        InputError: Unknown, or not on this machine.
+        InputError: Unknown, not on this machine, or there and of no use, with the reason.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if device not in available:
+    if device not in DEVICES:
         raise InputError(f"The device '{device}' is unknown", f"choose {', '.join(DEVICES)}")
+    fault = unusable_gpu()
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name] and not (name == "cuda" and fault))
     if not available[device]:
         raise InputError(f"The device '{device}' is not on this machine", "choose auto or cpu")
+    if device == "cuda" and fault:
+        raise InputError(fault, "update its driver, install another build of PyTorch, or choose the device cpu")
     return device
+
+
+@functools.cache
+def unusable_gpu() -> str:
+    """Why the GPU that is there can't compute; empty where it can, or where there is none.
+
+    `torch.cuda.is_available` may look no further than whether there is one (lightning_fabric has it ask the driver's
+    management library alone): neither whether the driver is as new as torch's build of CUDA wants it, nor whether that
+    build has kernels for so old, or so new, a GPU.
+    """
+    if not torch.cuda.is_available():
+        return ""
+    try:
+        torch.cuda.init()
+        capability, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError) as error:
+        return f"The GPU can't be used: {str(error).strip().splitlines()[0].rstrip('.')}"
+    if has_kernels(capability, kernels):
+        return ""
+    name, version = torch.cuda.get_device_name(), ".".join(map(str, capability))
+    return f"The GPU {name} (compute capability {version}) can't be used: this build of PyTorch has no kernels for it"
+
+
+def has_kernels(capability: tuple[int, int], kernels: Iterable[str]) -> bool:
+    """Whether a build of torch with kernels such as `sm_90` and `compute_90` runs on a GPU of a compute capability.
+
+    Binary code (`sm`) runs on its own major version from its own minor version on, code for a virtual architecture
+    (`compute`) on all later ones (NVIDIA, CUDA C++ Programming Guide, "Application Compatibility"). Of names that are
+    not of this form (ROCm's) nothing is known, and all is taken to be well.
+    """
+    known = [match for kernel in kernels if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", kernel))]
+    major, minor = capability
+    for kind, own_major, own_minor in (match.groups() for match in known):
+        own = int(own_major), int(own_minor)
+        if own <= (major, minor) and (kind == "compute" or own[0] == major):
+            return True
+    return not known
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
@@ -61,6 +103,11 @@ def make_fabric(device: str, precision: str) -> Fabric:
     if accelerator == "cuda" and here > torch.cuda.device_count():
         raise InputError(
             f"There are {here} processes for {torch.cuda.device_count()} GPUs", "start as many as there are GPUs"
+        )
+    if accelerator == "cuda" and processes > 1 and not torch.distributed.is_nccl_available():
+        raise InputError(
+            "This build of PyTorch can't train on several GPUs: it has no NCCL, as on Windows",
+            "train on one, or on Linux",
         )
     if accelerator == "mps" and processes > 1:
         raise InputError("Several processes can't share the device mps", "start one, or choose the device cpu")

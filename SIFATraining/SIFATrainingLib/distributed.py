@@ -91,6 +91,16 @@ def sum_of(parts: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
     return summed
 
 
+def is_same_everywhere(value: float, device: torch.device) -> bool:
+    """Whether all processes have this value."""
+    if world_size() == 1:
+        return True
+    extremes = torch.tensor([value, -value], device=device)
+    torch_distributed.all_reduce(extremes, torch_distributed.ReduceOp.MAX)
+    highest, minus_lowest = extremes.tolist()
+    return bool(highest == -minus_lowest)
+
+
 def any_process(wanted: bool, device: torch.device) -> bool:
     """Whether `wanted` is true in any process, agreed by all, so that they end at the same iteration."""
     if world_size() == 1:

@@ -29,7 +29,9 @@ class MovingAverage(Generic[Module]):
         averaged: list[Tensor] = list(self.average.parameters())
         current: list[Tensor] = list(modules.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
-        torch._foreach_copy_(list(self.average.buffers()), list(modules.buffers()))
+        # Of one type alone they are copied at once. Batch norm counts nothing here, so its counters stay.
+        copied, buffers = ([b for b in some.buffers() if b.is_floating_point()] for some in (self.average, modules))
+        torch._foreach_copy_(copied, buffers)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights, for a checkpoint."""

@@ -165,16 +165,20 @@ class Loop:
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
         self.must_end, self.initial = must_end, initial
         self.pseudo_labels: NDArray[np.uint8] | None = None
-        self.batches = BatchSource(
+        share = DATA_SHARE / processes_sharing(fabric.device)
+        self.batches = within_memory(lambda: self._batches(share * free_bytes(fabric.device)), self._too_full)
+
+    def _batches(self, budget_bytes: float) -> BatchSource:
+        return BatchSource(
             self.dataset,
             labelled_domain(self.config),
             self.config.augmentation,
             batch=self.config.batch,
             seed=self.config.seed,
-            device=fabric.device,
-            processes=fabric.world_size,
-            rank=fabric.global_rank,
-            budget_bytes=DATA_SHARE * free_bytes(fabric.device) / processes_sharing(fabric.device),
+            device=self.fabric.device,
+            processes=self.fabric.world_size,
+            rank=self.fabric.global_rank,
+            budget_bytes=budget_bytes,
         )
 
     def run(self) -> State:
@@ -219,12 +223,18 @@ class Loop:
             model = Model.create(self.dataset.classes, self.config, self.fabric.device)
             return model, self._restore(model)
 
-        return within_memory(
-            start,
-            lambda: InputError(
-                f"The memory of {self.fabric.device} does not hold the networks",
-                "close other programs that use it and resume, or start a new training with a smaller width",
-            ),
+        model, done = within_memory(start, self._too_full)
+        if not distributed.is_same_everywhere(done, self.fabric.device):
+            raise InputError(
+                f"Not all processes can read the last checkpoint in {self.folder / 'checkpoints'}",
+                "check the disk that they share, then resume",
+            )
+        return model, done
+
+    def _too_full(self) -> InputError:
+        return InputError(
+            f"The memory of {self.fabric.device} does not hold the networks",
+            "close other programs that use it and resume, or start a new training with a smaller width",
         )
 
     def _step(self, model: Model, done: int) -> Losses:
@@ -244,10 +254,33 @@ class Loop:
             with self.fabric.autocast():
                 return step(batch)
 
-        losses = within_memory(learn, lambda: self._batch_too_large(model))
+        losses = self._within_memory(learn, model)
         if model.average:
             model.average.update(model.networks.segmentation_network(), done)
         return losses
+
+    def _within_memory(self, learn: Callable[[], Losses], model: Model) -> Losses:
+        """What `learn` gives, from slices that are read from the disk from now on if the device does not hold them and
+        a batch.
+
+        Raises:
+            InputError: It does not hold a batch by itself; names the largest that it would.
+        """
+        try:
+            return learn()
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            error.__traceback__ = None  # It keeps the tensors of what failed alive.
+            failed = error
+        # Of several processes the others would wait, somewhere else in the iteration.
+        if not self.batches.resident or self.fabric.world_size > 1:
+            raise self._batch_too_large(model) from failed
+        self.batches = self._batches(0)
+        if self.pseudo_labels is not None:
+            self.batches.set_pseudo_labels(self.pseudo_labels)
+        self._say("warning", message="The device's memory does not hold all slices: they are read from the disk.")
+        return within_memory(learn, lambda: self._batch_too_large(model))
 
     def _label_target(self, teacher: SegmentationNetwork) -> None:
         """Have a teacher label the target's slices, which self-training learns from now on."""
@@ -375,13 +408,19 @@ class Loop:
 
     def _watch(self, model: Model, monitor: Monitor, done: int) -> None:
         """Tell the Dice that the model would have if it were exported now; all processes take part."""
-        config, segmentor = self.config, model.exported()
-        with self.fabric.autocast():
+        config = self.config
+
+        def dice() -> dict[str, float]:
+            network = model.exported()
             if config.reestimate_batch_norm:
                 slices, count = self.dataset.slices(segmented_domain(config)), _WATCHED_BATCHES * config.batch
-                segmentor = reestimated(segmentor, slices, config.batch, self.fabric.device, count)
-            if self.fabric.global_rank == 0:
-                self._say("monitor", iteration=done, dice=monitor.dice(segmentor))
+                network = reestimated(network, slices, config.batch, self.fabric.device, count)
+            return monitor.dice(network) if self.fabric.global_rank == 0 else {}
+
+        with self.fabric.autocast():
+            told = within_memory(dice, self._too_full)
+        if self.fabric.global_rank == 0:
+            self._say("monitor", iteration=done, dice=told)
 
     def _say(self, kind: str, **data: Any) -> None:
         self.emit(kind, data)

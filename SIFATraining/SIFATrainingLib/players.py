@@ -33,7 +33,7 @@ class Player:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
-    def gradients(self, loss: Tensor) -> Sequence[Tensor]:
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
         """Gradients of `loss` for this player's parameters alone."""
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .transfer import moved
+
 
 class ImagePool:
     """The last `size` fakes, on the device where they were made.
@@ -34,8 +36,8 @@ class ImagePool:
             return fakes
         swapped = room + torch.nonzero(torch.rand(rest) < 0.5).flatten()
         # No image of the pool is taken twice; a batch larger than the pool swaps as many as there are.
-        places = torch.randperm(self.size)[: len(swapped)].to(fakes.device)
-        swapped = swapped[: self.size].to(fakes.device)
+        places = moved(torch.randperm(self.size)[: len(swapped)], fakes.device)
+        swapped = moved(swapped[: self.size], fakes.device)
         shown = fakes.clone()
         shown[swapped] = self.images[places]
         self.images[places] = fakes[swapped]

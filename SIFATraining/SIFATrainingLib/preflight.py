@@ -120,7 +120,7 @@ def check_computer(
         return [*findings, Finding.of("size", error)]
     import torch  # noqa: PLC0415
 
-    from .devices import choose_device, describe_device, free_bytes, out_of_memory  # noqa: PLC0415
+    from .devices import choose_device, describe_device, free_bytes, out_of_memory, unusable_gpu  # noqa: PLC0415
     from .estimate import measure  # noqa: PLC0415
 
     try:
@@ -133,6 +133,9 @@ def check_computer(
         # On a GPU that others have filled even this fails.
         free = free_bytes(torch.device(chosen))
         findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
+        if device == "auto" and (fault := unusable_gpu()):
+            fix = "update its driver, or install another build of PyTorch, to train on it"
+            findings.append(Finding("warning", "device", fault, fix))
         estimates = [measure(training, classes, size, chosen, labelled) for training in trainings]
     except RuntimeError as error:
         if not out_of_memory(error):

@@ -17,6 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,13 +127,20 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | None = None) -> State:
+def train(
+    job: Job,
+    *,
+    time_limit_seconds: float = math.inf,
+    report: Report | None = None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> State:
     """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
 
     Args:
         job: From `create_job` or `create_training_job`. Started by `torchrun`, all processes call this.
         time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
         report: Called with each event's kind and data, in the first process.
+        must_stop: Asked before each iteration whether to save and end, as the job's own request does.
 
     Returns:
         `FINISHED` or `STOPPED`.
@@ -147,7 +155,7 @@ def train(job: Job, *, time_limit_seconds: float = math.inf, report: Report | No
         if is_first_process():
             job.withdraw_stop()
         return State.FINISHED
-    run = _Run(job, specification, time.monotonic() + time_limit_seconds, report)
+    run = _Run(job, specification, time.monotonic() + time_limit_seconds, report, must_stop)
     if not is_first_process():
         return run.follow()
     # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
@@ -168,8 +176,16 @@ class _EndedError(Exception):
 class _Run:
     """One process's part in one run of a job."""
 
-    def __init__(self, job: Job, specification: TrainingSpecification, deadline: float, report: Report | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        specification: TrainingSpecification,
+        deadline: float,
+        report: Report | None,
+        must_stop: Callable[[], bool],
+    ) -> None:
         self.job, self.specification, self.deadline, self.report = job, specification, deadline, report
+        self.must_stop = must_stop
 
     def lead(self) -> State:
         """The first process: everything."""
@@ -207,7 +223,7 @@ class _Run:
 
     def must_end(self) -> bool:
         """Whether a stop was requested or the time is over."""
-        return self.job.stop_requested or time.monotonic() > self.deadline
+        return self.must_stop() or self.job.stop_requested or time.monotonic() > self.deadline
 
     def _must_end_or(self, nested: Job) -> bool:
         """`must_end`, or somebody asked the job within this one to end, which ends both."""
@@ -229,14 +245,18 @@ class _Run:
 
     def _train(self) -> State:
         from . import distributed  # noqa: PLC0415
-        from .devices import give_back_memory, make_fabric  # noqa: PLC0415
+        from .devices import give_back_memory, make_fabric, unusable_gpu  # noqa: PLC0415
 
         specification = self.specification
         dataset = specification.dataset(self.job)
         fabric = make_fabric(specification.device, specification.config.precision)
         if fabric.global_rank == 0:
+            if specification.device == "auto" and (fault := unusable_gpu()):
+                self.emit("warning", {"message": f"{fault}. The training runs on the CPU."})
             self.emit_state(State.RUNNING)
-        state = self._train_stages(dataset, fabric)
+        # Of its group it is sure now that the first process is the one at work on the job, which may not get to tell.
+        with nullcontext() if is_first_process() else self.job.failing_with_it():
+            state = self._train_stages(dataset, fabric)
         # The export is the work of one process.
         distributed.leave()
         give_back_memory()

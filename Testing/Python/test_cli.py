@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -103,14 +104,38 @@ def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tm
     assert sifa("resume", folder, "--time-limit", "1s").returncode == 0
 
 
+def on_two_processes(*arguments: Any) -> list[str]:
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib"]
+    return [*launched, *map(str, arguments)]
+
+
+def test_a_schedulers_signal_to_two_processes_saves_and_ends_nobody_elses_training(
+    prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    command = on_two_processes("train", prepared, "--out", folder, "--iterations", 100000, *QUICK_OPTIONS)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
+        # Started by mistake on a training that runs: the launcher ends its second process by a signal.
+        again = subprocess.run(on_two_processes("resume", folder), env=ENVIRONMENT, capture_output=True, check=False)
+        assert again.returncode != 0
+        assert Job(folder).state() is State.RUNNING
+        # Slurm tells all processes, and `torchrun`, which is told as well, tells them again.
+        beat = Job(folder).last_beat()
+        assert beat is not None
+        os.kill(beat["process"], signal.SIGTERM)
+        process.terminate()
+        process.wait(60)
+        _wait_for(lambda: Job(folder).state() is State.STOPPED)
+    finally:
+        process.kill()
+    assert len(checkpoint_paths(folder / "checkpoints")) == 1
+
+
 def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib",
-        "train", prepared, "--out", tmp_path / "job", "--iterations", "3", *QUICK_OPTIONS,
-    ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=600
-    )
+    command = on_two_processes("train", prepared, "--out", tmp_path / "job", "--iterations", 3, *QUICK_OPTIONS)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     job = Job(tmp_path / "job")
     assert job.state() is State.FINISHED

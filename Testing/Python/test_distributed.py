@@ -17,7 +17,7 @@ from SIFATrainingLib.adaptation import AdaptationIteration
 from SIFATrainingLib.batch_norm import _Normalise
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
-from SIFATrainingLib.distributed import leave
+from SIFATrainingLib.distributed import is_same_everywhere, leave
 from SIFATrainingLib.loop import Model, _LossLog
 from SIFATrainingLib.methods import make_iteration
 from SIFATrainingLib.networks import Networks
@@ -74,6 +74,8 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
 
 def work(rank: int, prepared: str, folder: str, schedule: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    assert is_same_everywhere(3, torch.device("cpu"))
+    assert not is_same_everywhere(rank, torch.device("cpu"))
     both = gradients(prepared, rank, 2, 2, schedule), moved(prepared, rank, 2, 2, schedule)
     torch.save(both, f"{folder}/{rank}.pt")
     group = weakref.ref(distributed.group.WORLD)

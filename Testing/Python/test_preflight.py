@@ -154,7 +154,7 @@ def test_a_structure_that_has_more_parts_than_are_kept(copy: Path) -> None:
     assert (told.level, told.message) == (
         "warning", "kidneys has 2 large parts or more in 2 of 2 labelmaps, 1 would be kept"
     )  # fmt: skip
-    assert told.fix.startswith('say "parts": 2')
+    assert told.fix.startswith('set "parts": 2')
     for parts in (2, 0):
         enough = (liver, kidneys.model_copy(update={"parts": parts}), structures[2])
         findings = found(copy, task=task.model_copy(update={"structures": enough}))["source"]

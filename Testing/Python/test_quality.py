@@ -135,7 +135,7 @@ def test_a_better_unadapted_model_is_told_of() -> None:
     adapted = {"liver": Estimate(0.6, 0.5, 0.7), "spleen": Estimate(0.5, 0.4, 0.6)}
     better = {"liver": Estimate(0.7, 0.6, 0.8), "spleen": Estimate(0.52, 0.4, 0.6)}
     (sentence,) = doubts_about_adaptation("ct_1", adapted, better)
-    assert "0.55 with and 0.61 without" in sentence
+    assert "0.55 with it, 0.61 without" in sentence
     assert doubts_about_adaptation("ct_1", better, adapted) == []
     assert doubts_about_adaptation("ct_1", adapted, adapted) == []
     assert doubts_about_adaptation("ct_1", adapted, {}) == []

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from SIFATrainingLib.config import make_config, with_settings
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.iteration import Batch, Losses
 from SIFATrainingLib.loop import Loop, Model, largest_batch
+from SIFATrainingLib.preflight import check_computer
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, is_first_process, train
 
@@ -270,14 +272,114 @@ def test_moments_that_were_saved_in_another_order_are_the_same(prepared: Path) -
         assert torch.equal(one, other)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As torch tells of them, on a machine without."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(InputError, match="There are 4 processes for 2 GPUs: start as many as there are GPUs"):
-        devices.make_fabric("cuda", "auto")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 3060")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    devices.unusable_gpu.cache_clear()
+    yield
+    devices.unusable_gpu.cache_clear()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.choose_device("auto") == "cuda"
+    for processes, nccl, sentence in (
+        ("4", True, "There are 4 processes for 2 GPUs: start as many as there are GPUs"),
+        ("2", False, "it has no NCCL, as on Windows: train on one, or on Linux"),
+    ):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda nccl=nccl: nccl)
+        with pytest.raises(InputError, match=sentence):
+            devices.make_fabric("cuda", "auto")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("fault", ["an old driver", "an old GPU"])
+def test_a_gpu_that_can_not_compute_is_told_of_and_not_taken(
+    fault: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    if fault == "an old driver":
+        monkeypatch.setattr(torch.cuda, "init", init)
+        reason = r"The GPU can't be used: The NVIDIA driver on your system is too old \(found version 11040\)"
+    else:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
+        reason = r"\(compute capability 6\.1\) can't be used: this build of PyTorch has no kernels for it"
+    with pytest.raises(InputError, match=f"{reason}: update its driver, "):
+        devices.choose_device("cuda")
+    assert devices.choose_device("auto") == "cpu"
+    found = check_computer(quick_config(), "auto", tmp_path, classes=5, size=32)
+    assert [f.level for f in found if f.subject == "device"] == ["ok", "warning"]
+    job = create_job(prepared, tmp_path / "job", quick_config(iterations=1), "auto")
+    assert train(job) is State.FINISHED
+    warning = job.last("warning")
+    assert warning is not None
+    assert warning.data["message"].endswith(". The training runs on the CPU.")
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels", "usable"),
+    [
+        ((8, 6), ["sm_80"], True),
+        ((8, 6), ["sm_89", "sm_90"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),
+        ((7, 5), ["sm_80", "compute_80"], False),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((10, 3), ["sm_100a"], True),
+        ((9, 0), ["gfx90a"], True),  # Of ROCm, which names no versions.
+        ((9, 0), [], True),
+    ],
+)
+def test_which_gpus_a_build_has_kernels_for(capability: tuple[int, int], kernels: list[str], usable: bool) -> None:
+    assert devices.has_kernels(capability, kernels) == usable
+
+
+def test_slices_that_leave_no_room_for_a_batch_are_read_from_the_disk(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = create_job(prepared, tmp_path / "settled", quick_config(), "cpu")
+    train(settled)
+    original = loop.BatchSource.batch
+
+    def batch(self: loop.BatchSource, iteration: int) -> Any:
+        if self.resident and iteration == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, iteration)
+
+    monkeypatch.setattr(loop.BatchSource, "batch", batch)
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    assert train(job) is State.FINISHED
+    warning = job.last("warning")
+    assert warning is not None
+    assert "does not hold all slices: they are read from the disk" in warning.data["message"]
+    own, expected = (final_state(one)["model"]["networks"] for one in (job, settled))
+    assert all(torch.equal(own[name], expected[name]) for name in expected)
+
+
+def test_where_a_process_that_follows_fails_the_job_has_failed(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(loop.Loop, "run", fail)
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train(job)
+    assert job.state() is State.FAILED
+    assert "illegal memory access" in (job.folder / "log.txt").read_text()
 
 
 def test_within_slurm_a_process_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
