@@ -831,7 +831,6 @@ class SIFASegmentationTest(ScriptedLoadableModuleTest):
 
         skip_without(PACKAGES, REQUIREMENTS)
         logic = SIFASegmentationLogic()
-        logic.ensure_dependencies()
         volume, reference = load_patient("SIFAAbdomenCT")
         copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "copy")
         copy.GetSegmentation().DeepCopy(reference.GetSegmentation())

@@ -39,6 +39,7 @@ class ResultsPanel(VTKObservationMixin):
         self.scores: ScoreTable | None = None
         self.results: tuple[ShownResult, ...] = ()
         self._scored: dict[str, Any] = {}  # States of segmentations when they were scored, by ID.
+        self._observed: list[str] = []  # IDs of the segmentations that are watched.
         self._name, self._node_id, self._least_sure = "", "", 0
         for button, method in (
             (ui.copyButton, self._copy), (ui.exportButton, self._export), (ui.plotButton, self._plot_scores),
@@ -56,10 +57,22 @@ class ResultsPanel(VTKObservationMixin):
 
     def take(self, results: tuple[ShownResult, ...]) -> None:
         """The results of a run, in place of those before, without any scores yet."""
-        self.removeObservers()
         self.results, self.scores, self._least_sure = results, None, 0
         self._scored = self._made()
-        for node in self._segmentations():
+        self._observe()
+
+    def _forget_removed(self, _caller: Any = None, _event: Any = None) -> None:
+        if [node.GetID() for node in self._segmentations()] != self._observed:
+            self._observe()
+
+    def _observe(self) -> None:
+        """Watch the segmentations that are in the scene, and nothing else: what is observed stays in memory."""
+        there = self._segmentations()
+        self.removeObservers()
+        self._observed = [node.GetID() for node in there]
+        if there:
+            self.addObserver(slicer.mrmlScene, slicer.vtkMRMLScene.NodeRemovedEvent, self._forget_removed)
+        for node in there:
             for event in (
                 slicer.vtkSegmentation.SourceRepresentationModified,
                 slicer.vtkSegmentation.SegmentAdded,

@@ -92,6 +92,9 @@ class LoadedModule:
             return
         if self.parent.isEntered:
             self.parent.exit()
+        # As a reload does: at its end Slicer would clean up after each window that there ever was.
+        if (unloading := getattr(self.widget, "_onModuleAboutToBeUnloaded", None)) is not None:
+            slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", unloading)
         self.widget.cleanup()
         self.parent.delete()
         if self._before is not None:

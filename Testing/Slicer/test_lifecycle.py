@@ -203,11 +203,10 @@ def test_self_tests_are_skipped_where_nothing_may_be_installed(
     monkeypatch.setattr(python, "skip_without", skip)
     # Called by Slicer outside of unittest, which alone knows what a skip is.
     test.runTest()
-    if slicer.app.testingEnabled():
-        from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
+    from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
 
-        with pytest.raises(unittest.SkipTest, match="not in this Slicer: no_such_package"):
-            dependencies.skip_without(("no_such_package",), python.REQUIREMENTS)
+    with pytest.raises(unittest.SkipTest, match="not in this Slicer: no_such_package"):
+        dependencies.skip_without(("no_such_package",), python.REQUIREMENTS)
 
 
 @pytest.mark.parametrize("name", WINDOWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -846,7 +847,9 @@ def test_a_result_lies_beside_its_volume_and_the_least_sure_slice_is_shown(
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "study")
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), folder)
-    view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
+    # In a main window there is one already, and its layout would make a view for another.
+    view = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceNode")
+    view = view or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
     begin(module, volume)
     process_events_until(lambda: module.widget.run is None, 60)
     made = slicer.util.getNode("SIFAAbdomenCT segmentation")
@@ -855,6 +858,23 @@ def test_a_result_lies_beside_its_volume_and_the_least_sure_slice_is_shown(
     module.ui.leastSureButton.click()
     k = volume.GetOrigin()[2] + index * volume.GetSpacing()[2]
     assert view.GetSliceToRAS().GetElement(2, 3) == pytest.approx(k)
+
+
+def test_a_result_that_is_deleted_lives_on_nowhere(
+    module: Any, patient: tuple[Any, Any], process_events_until: Any
+) -> None:
+    begin(module, patient[0])
+    process_events_until(lambda: module.widget.run is None, 60)
+    gone: list[str] = []
+    for name in ("SIFAAbdomenCT segmentation", "SIFAAbdomenCT segmentation, without adaptation"):
+        node = slicer.mrmlScene.GetFirstNodeByName(name)
+        if node is not None:
+            node.GetSegmentation().AddObserver("DeleteEvent", lambda *_, name=name: gone.append(name))
+            slicer.mrmlScene.RemoveNode(node)
+            del node
+            gc.collect()
+            assert gone[-1:] == [name]
+    assert gone
 
 
 def test_buttons_that_open_a_dialog(

@@ -566,6 +566,13 @@ def test_torch_is_installed_before_what_would_bring_one_of_its_own(
 
     logic = SimpleNamespace(installTorch=install_torch)
     monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+    for tested in (True, False):
+        monkeypatch.setattr(module.python, "asks_nobody", lambda tested=tested: tested)
+        if tested:
+            # There the extension would download it unasked.
+            with pytest.raises(InputError, match="nothing is installed while Slicer is tested"):
+                module.logic.ensure_dependencies()
+            assert installed == []
     module.logic.ensure_dependencies()
     assert installed == ["torch, asking: True", "packages"]
 
