@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,21 @@ FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
 """Gets what the volume is called, the number of slices done and in all, of both models where there is a baseline."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A volume to segment.
+
+    Attributes:
+        image: Its file, or the folder of its DICOM series.
+        name: What its outputs are called; after the file unless given, and its folder where several are called alike.
+        region: Its field of view, mm, LPS; that of all volumes unless given.
+    """
+
+    image: Path
+    name: str | None = None
+    region: BoxMM | None = None
 
 
 @dataclass(frozen=True)
@@ -74,19 +89,17 @@ class SomeRefusedError(InputError):
 
 def segment_files(
     bundle: str | Path,
-    volumes: Sequence[str | Path],
+    volumes: Sequence[str | Path | Request],
     out: str | Path,
     options: SegmentationOptions = DEFAULTS,
     *,
     device: str = "auto",
     threads: int = 0,
     region: BoxMM | None = None,
-    regions: Mapping[Path, BoxMM] | None = None,
-    names: Mapping[Path, str] | None = None,
     confidence: bool = False,
     suffix: str = ".nii.gz",
     task: Task | None = None,
-    baseline: bool = False,
+    baseline: bool | None = None,
     report: Report | None = None,
     on_outputs: Callable[[Outputs], None] = lambda _outputs: None,
 ) -> list[Outputs]:
@@ -96,21 +109,20 @@ def segment_files(
 
     Args:
         bundle: From `sifa export`.
-        volumes: Files, DICOM series folders, and folders of such (`cohorts.find_cases`).
+        volumes: Files, DICOM series folders, folders of such, or CSV files that name some, with their regions
+            (`cohorts.find_cases`); or requests.
         out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
             whether a warning is about it), and on request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of
             1/255) and `NAME_confidence.csv` (slice, confidence).
         options: How; whether the probability of each structure is written as well.
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
-        region: Field of view of every volume, mm, LPS; found automatically unless given.
-        regions: Of volumes that have one of their own, by file.
-        names: What a volume and its outputs are called, by file; after the file unless given, and its folder where
-            several files are called alike.
+        region: Field of view of every volume without one of its own, mm, LPS; found automatically unless given.
         confidence: Write the confidence of each slice.
         suffix: One of `FORMATS`.
         task: The structures that the bundle must have; not checked unless given.
-        baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`.
+        baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`; unless
+            given, where it has one.
         report: Called after each batch of slices.
         on_outputs: Called with what was written for a volume, as soon as it is.
 
@@ -127,33 +139,34 @@ def segment_files(
             f"The bundle {bundle} segments {', '.join(own.names)}, not the structures of the task {task.name}",
             "choose another bundle",
         )
-    paths = [path for given in volumes for path in _expand(Path(given))]
-    called, shown_as = _names_of(paths, names or {})
+    requests = [one for given in volumes for one in ([given] if isinstance(given, Request) else _expand(Path(given)))]
+    called, shown_as = _names_of(requests)
     # Before the first volume is segmented.
     check_can_write(Path(out))
     _lines_of(Path(out) / ESTIMATES_FILE)
-    models = Models.load(opened, device, threads, baseline=baseline)
+    compares = opened.manifest.baseline is not None if baseline is None else baseline
+    models = Models.load(opened, device, threads, baseline=compares)
     writer = _Writer(Path(out), own, suffix, confidence)
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
-    for name, shown, path in zip(called, shown_as, paths, strict=True):
+    for name, shown, request in zip(called, shown_as, requests, strict=True):
         warnings: list[str] = []
         try:
             examination = examine(
                 models,
-                replace(read_volume(path), name=shown),
+                replace(read_volume(request.image), name=shown),
                 options,
-                region=(regions or {}).get(path, region),
+                region=request.region or region,
                 warn=warnings.append,
                 progress=None if report is None else partial(report, shown),
             )
         except InputError as error:
-            if len(paths) == 1:
+            if len(requests) == 1:
                 raise
-            refused[path] = error
+            refused[request.image] = error
             continue
         # Where the folder can't be written to, no volume need be tried any more.
-        outputs.append(writer.write(examination, path, name, warnings))
+        outputs.append(writer.write(examination, request.image, name, warnings))
         _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
         on_outputs(outputs[-1])
     if refused:
@@ -215,24 +228,25 @@ def output_name(image: Path) -> str:
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 
-def _names_of(paths: Sequence[Path], names: Mapping[Path, str]) -> tuple[list[str], list[str]]:
+def _names_of(requests: Sequence[Request]) -> tuple[list[str], list[str]]:
     """What the outputs of each volume are called, and what is said of it.
 
     Raises:
         InputError: Two of them are one, or would have one name.
     """
-    if twice := next((path for path, count in Counter(paths).items() if count > 1), None):
+    images = [request.image for request in requests]
+    if twice := next((image for image, count in Counter(images).items() if count > 1), None):
         raise InputError(f"{twice} is given twice", "name it once")
-    own = [names.get(path) or output_name(path) for path in paths]
+    own = [request.name or output_name(request.image) for request in requests]
     alike = _alike(own)
     # As in data sets that have a folder of each patient, with the same files in each.
-    folders = [f"{path.absolute().parent.name}" if name in alike and path not in names else ""
-               for name, path in zip(own, paths, strict=True)]  # fmt: skip
+    folders = [request.image.absolute().parent.name if name in alike and request.name is None else ""
+               for name, request in zip(own, requests, strict=True)]  # fmt: skip
     called = [f"{folder}_{name}" if folder else name for folder, name in zip(folders, own, strict=True)]
     if repeated := _alike(called):
         raise InputError(f"Two volumes are called {min(repeated)}", "segment them into different folders")
-    said = [names.get(path, f"{folder}/{path.name}" if folder else path.name)
-            for folder, path in zip(folders, paths, strict=True)]  # fmt: skip
+    said = [request.name or (f"{folder}/{request.image.name}" if folder else request.image.name)
+            for folder, request in zip(folders, requests, strict=True)]  # fmt: skip
     return called, said
 
 
@@ -242,11 +256,12 @@ def _alike(names: Sequence[str]) -> set[str]:
     return {name for name in names if times[name.casefold()] > 1}
 
 
-def _expand(path: Path) -> list[Path]:
-    """A file or DICOM series folder is itself; another folder is the images in it."""
-    if not path.is_dir() or (not any(map(is_volume_file, path.iterdir())) and dicom_series(path)):
-        return [path]
-    return [case.image for case in find_cases(path, labelled=False)]
+def _expand(path: Path) -> list[Request]:
+    """A file or DICOM series folder is itself; another folder, or a CSV, is the images in it."""
+    is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
+    if not is_folder and path.suffix.lower() != ".csv":
+        return [Request(path)]
+    return [Request(case.image, region=case.region) for case in find_cases(path, labelled=False)]
 
 
 def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:

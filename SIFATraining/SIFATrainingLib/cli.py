@@ -273,7 +273,9 @@ def export(
 @app.command()
 def segment(
     bundle: Annotated[Path, typer.Argument(help="From `sifa export`: a folder or a zip file.")],
-    volumes: Annotated[list[Path], typer.Argument(metavar="VOLUME...", help="Files, DICOM folders, folders of them.")],
+    volumes: Annotated[
+        list[Path], typer.Argument(metavar="VOLUME...", help="Files, DICOM folders, folders of them, a CSV.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the labelmaps.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, max=1024, help="CPU threads; 0 for all cores.")] = 0,
@@ -298,8 +300,12 @@ def segment(
     suffix: Annotated[str, typer.Option("--format", help=".nii.gz, .nrrd, .mha, or .seg.nrrd for Slicer.")] = ".nii.gz",
     task: Annotated[str | None, typer.Option(help="Reject a bundle that is not for this task's structures.")] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also segment without adaptation, into OUT/baseline.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--baseline/--no-baseline",
+            help="Also segment without adaptation, into OUT/baseline, in twice the time; by default if the bundle can.",
+        ),
+    ] = None,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
     from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415

@@ -42,7 +42,7 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, labelmap_path, segment_files
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
@@ -432,13 +432,14 @@ def _score(
     give_back_memory()
     written = segment_files(
         folder / "bundle",
-        [case.image for case in cases],
+        # Images of several patients may have one file name, in a folder of each patient.
+        [
+            Request(case.image, file_name(subject), case.region)
+            for case, subject in zip(cases, subjects_of(cases), strict=True)
+        ],
         folder / "labelmaps",
         device=inference_device(device),
         region=preparation.roi,
-        regions={case.image: case.region for case in cases if case.region is not None},
-        # Images of several patients may have one file name, in a folder of each patient.
-        names={case.image: file_name(subject) for case, subject in zip(cases, subjects_of(cases), strict=True)},
     )
     names = task.names_by_value
     rows = []

@@ -415,7 +415,7 @@ def test_what_is_said_to_segment_reaches_it(
     assert given == (tmp_path, [tmp_path], tmp_path / "out", SegmentationOptions(**{"domain": "target", **options}))
     usual = {
         "device": "auto", "threads": 0, "region": None, "confidence": False, "suffix": ".nii.gz", "task": None,
-        "baseline": False,
+        "baseline": None,
     }  # fmt: skip
     del named["report"], named["on_outputs"]
     assert named == {**usual, **others}

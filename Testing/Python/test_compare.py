@@ -149,7 +149,9 @@ def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_
     given: list[Any] = []
     original = module.segment_files
     monkeypatch.setattr(
-        module, "segment_files", lambda *paths, **options: (given.append(options), original(*paths, **options))[1]
+        module,
+        "segment_files",
+        lambda *places, **options: (given.append((places[1], options)), original(*places, **options))[1],
     )
     roi = BoxMM(minimum=(-145, -90, -500), maximum=(145, 90, 500))
     comparison = run(
@@ -158,10 +160,11 @@ def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_
     )  # fmt: skip
     assert [case.patient for case in comparison.cases] == names[1:]
     # By the patient: images of several may have one file name.
-    assert list(given[0]["names"].values()) == names[1:]
-    assert given[0]["region"] == roi
+    requests, options = given[0]
+    assert [request.name for request in requests] == names[1:]
+    assert options["region"] == roi
     own = BoxMM(minimum=(-140, -100, -500), maximum=(140, 100, 500))
-    assert given[0]["regions"] == {tmp_path / f"{names[1]}_image.nii.gz": own}
+    assert [request.region for request in requests] == [own, None]
     write_comparison(tmp_path / "out", comparison)
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     # Two box plots, two patients.

@@ -13,7 +13,7 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.dicom_files import _check_places
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.segment_files import _expand
+from SIFASegmentationLib.segment_files import Request, _expand
 
 
 def write_series(
@@ -193,8 +193,8 @@ def test_each_slice_is_rescaled_as_it_says(tmp_path: Path) -> None:
 def test_a_folder_of_slices_is_a_series_whatever_lies_below(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "P1", [0, 3, 6])
     write_series(folder / "scout", [0, 1], series="1.2.9")
-    assert _expand(folder) == [folder]
-    assert _expand(tmp_path) == [folder]
+    assert _expand(folder) == [Request(folder)]
+    assert _expand(tmp_path) == [Request(folder)]
     # Volumes beside slices are not passed over.
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(folder / "P2.nii.gz"))
     with pytest.raises(InputError, match="is a DICOM file beside volumes"):

@@ -18,7 +18,7 @@ from SIFASegmentationLib.bundle import Bundle, manifest_json
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, SomeRefusedError, output_name, segment_files
+from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, SomeRefusedError, output_name, segment_files
 from SIFASegmentationLib.segmentation import Segmentation, Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 
@@ -33,15 +33,15 @@ def test_warnings_call_volumes_as_is_said(
         write_volume(mr, path)
     write_volume(replace(mr, array=np.ones_like(mr.array)), paths[2])
     monkeypatch.setattr(examination, "doubts_about_structures", lambda *_: {"liver": "it is blue"})
-    names = {path: f"patient {path.parent.name}" for path in paths}
+    requests = [Request(path, f"patient {path.parent.name}") for path in paths]
     told: list[str] = []
     with pytest.raises(SomeRefusedError, match="The volume patient c is constant") as caught:
         segment_files(
-            bundle.path, paths, tmp_path / "out", device="cpu", names=names,
+            bundle.path, requests, tmp_path / "out", device="cpu",
             report=lambda name, _done, _total: told.append(name),
         )  # fmt: skip
     for outputs, name in zip(caught.value.outputs, ("patient a", "patient b"), strict=True):
-        assert outputs.volume == name
+        assert outputs.name == name
         assert len(outputs.warnings) > 1  # Of the modality, and of the liver.
         assert all(warning.startswith((f"{name} ", f"{name}, ")) for warning in outputs.warnings)
     assert set(told) == {"patient a", "patient b"}
@@ -59,7 +59,7 @@ def test_estimates_of_before_do_not_outlive_their_labelmap(
             return {row["volume"] for row in csv.DictReader(file)}
 
     segment_files(bundle.path, images, tmp_path, device="cpu")
-    assert volumes() == {path.name for path in images}
+    assert volumes() == {output_name(path) for path in images}
     original = Segmentor.segment
 
     def without_estimates(*args: Any, **settings: Any) -> Segmentation:
@@ -67,7 +67,7 @@ def test_estimates_of_before_do_not_outlive_their_labelmap(
 
     monkeypatch.setattr(Segmentor, "segment", without_estimates)
     segment_files(bundle.path, images[:1], tmp_path, device="cpu")
-    assert volumes() == {images[1].name}
+    assert volumes() == {output_name(images[1])}
     segment_files(bundle.path, images[1:], tmp_path, device="cpu")
     assert volumes() == set()
     shutil.rmtree(tmp_path)
@@ -116,9 +116,9 @@ def test_what_is_done_is_told_as_it_is_done(bundle: Bundle, cohort: Path, tmp_pa
     images, told = sorted((cohort / "ct").glob("*_image.nii.gz")), list[tuple[str, int]]()
     segment_files(
         bundle.path, images, tmp_path, device="cpu",
-        on_outputs=lambda one: told.append((one.volume, len(list(tmp_path.glob("*_segmentation.nii.gz"))))),
+        on_outputs=lambda one: told.append((one.name, len(list(tmp_path.glob("*_segmentation.nii.gz"))))),
     )  # fmt: skip
-    assert told == [(images[0].name, 1), (images[1].name, 2)]
+    assert told == [(output_name(images[0]), 1), (output_name(images[1]), 2)]
 
 
 def test_a_name_that_is_no_text_ends_no_process(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ import pytest
 from SIFASegmentationLib.appearance import learn_appearance
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.preprocessing import prepare_volume
-from SIFASegmentationLib.segment_files import SomeRefusedError, output_name, segment_files
+from SIFASegmentationLib.segment_files import Request, SomeRefusedError, output_name, segment_files
 from SIFASegmentationLib.segmentation import (
     BATCH,
     CancelledError,
@@ -235,11 +236,28 @@ def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: P
     alike = segment_files(bundle.path, folders, tmp_path / "alike", device="cpu")
     assert [one.labelmap.name for one in alike] == ["a_ct_segmentation.nii.gz", "b_ct_segmentation.nii.gz"]
     assert [one.name for one in alike] == ["a_ct", "b_ct"]
-    names = dict(zip(folders, "ab", strict=True))
-    named = segment_files(bundle.path, folders, tmp_path / "out", device="cpu", names=names)
+    requests = [Request(path, name) for path, name in zip(folders, "ab", strict=True)]
+    named = segment_files(bundle.path, requests, tmp_path / "out", device="cpu")
     assert [one.labelmap.name for one in named] == ["a_segmentation.nii.gz", "b_segmentation.nii.gz"]
     table = (tmp_path / "out" / "estimated_dice.csv").read_text()
     assert all(f"\n{name}," in table for name in ("a", "b", "P1"))
+
+
+def test_a_table_names_volumes_and_their_regions(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+    first, second = sorted((cohort / "ct").glob("*_image.nii.gz"))
+    # The lower half of the slices, in a world that reaches further.
+    geometry = read_volume(first).geometry
+    middle = geometry.origin[2] + geometry.spacing[2] * geometry.size[2] / 2
+    half = BoxMM(minimum=(-999, -999, -999), maximum=(999, 999, middle))
+    lines = [f'P1,{first},"-999,999,-999,999,-999,{middle}"', f"P2,{second},"]
+    (tmp_path / "cases.csv").write_text("\n".join(["patient,image,region", *lines]))
+    by_table = segment_files(bundle.path, [tmp_path / "cases.csv"], tmp_path / "table", device="cpu")
+    requests = [Request(first, region=half), Request(second)]
+    by_request = segment_files(bundle.path, requests, tmp_path / "requests", device="cpu")
+    (whole,) = segment_files(bundle.path, [first], tmp_path / "whole", device="cpu")
+    arrays = [[read_volume(one.labelmap).array for one in made] for made in (by_table, by_request)]
+    assert all(np.array_equal(*pair) for pair in zip(*arrays, strict=True))
+    assert not np.array_equal(arrays[0][0], read_volume(whole.labelmap).array)
 
 
 def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
