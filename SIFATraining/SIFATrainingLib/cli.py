@@ -47,10 +47,14 @@ from .options import (
     refuse_preparation,
     takes,
 )
+from .pace import work_of
 from .variants import VARIANTS, choose_variants
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.segment_files import Outputs
+
+STOPPED = 3
+"""Exit code of what was stopped, and saved, before its end."""
 
 app = typer.Typer(
     name="sifa",
@@ -262,12 +266,16 @@ def export(
         jobs[0], out, others=jobs[1:], name=name, weights=weights, baseline=baseline, device=device,
         report=lambda step: line.show(str(step)),
     )  # fmt: skip
-    check = bundle.manifest.verification
+    check, training = bundle.manifest.verification, bundle.manifest.training
     line.show(
         f"{out}: {bundle.manifest.name}; ONNX against torch on {check.slices} slices: probabilities differ by at most "
         f"{check.largest_difference:.1e}",
         last=True,
     )
+    if training.iterations < (planned := training.settings["iterations"]):
+        print(
+            f"The training has not finished: this is its model after {training.iterations:,} of {planned:,} iterations"
+        )
 
 
 @app.command()
@@ -430,6 +438,7 @@ def compare_methods(
         print(f"{out / 'comparison.html'} has pictures")
     if stopped:
         print(stopped)
+        sys.exit(STOPPED)
 
 
 @app.command()
@@ -486,10 +495,11 @@ def bench_machine(
         return
     estimate = found.estimate
     peak = "" if found.peak_bytes is None else f", {found.peak_bytes / 1e9:.2g} GB of its memory"
+    whole = found.seconds_per_iteration * work_of(config, config.iterations)
     print(
         f"training on {found.device}: {found.seconds_per_iteration:.3g} s per iteration of {config.batch} slices of "
         f"{grid} x {grid}, width {config.width:g} (median of {found.steps}){peak}\n"
-        f"{config.iterations:,} iterations: {duration(found.seconds_per_iteration * config.iterations)}\n"
+        f"{config.iterations:,} iterations: {duration(whole)}\n"
         f"the check before a training would say: {estimate.seconds_per_iteration:.3g} s and "
         f"{estimate.memory_bytes(config.batch) / 1e9:.2g} GB (from {estimate.measured})\n"
         f"segmentation on {found.segmentation_device}: {found.slices_per_second:.3g} slices a second, 100 slices in "
@@ -580,6 +590,8 @@ def _run(job: Job, limit: float, *, copied: bool = True) -> None:
             f"{job.folder}: stopped; `sifa resume {job.folder}` goes on"
             + (", `sifa export` uses it as it is" if saved else "")
         )
+        if _is_alone():  # `torchrun` would report a failure.
+            sys.exit(STOPPED)
     elif (result := job.last("result")) is not None:
         print(f"{job.folder}: finished; the model is {job.folder / result.data['bundle']}")
     else:

@@ -7,7 +7,6 @@ saved.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +41,7 @@ from .iteration import Batch, Iteration, Losses
 from .methods import make_iteration
 from .monitoring import Monitor
 from .networks import Networks, SegmentationNetwork
+from .pace import Pace
 from .previews import draw_preview, write_preview
 from .pseudo_labels import label_target
 from .reestimation import reestimated
@@ -194,11 +194,11 @@ class Loop:
             model.start_from(weights)
         preview, monitor = self.batches.preview(), self._monitor()
         losses = _LossLog()
-        started, started_at = time.monotonic(), done
+        pace = Pace(config, done)
         while done < config.iterations:
             if distributed.any_process(self.must_end(), self.fabric.device):
                 # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
-                self._report(losses, done, started, started_at)
+                self._report(losses, done, pace)
                 self._checkpoint(model, done, last=True)
                 return State.STOPPED
             losses.add(self._step(model, done))
@@ -207,7 +207,7 @@ class Loop:
             saves = last or done % config.checkpoint_every == 0
             # The last part has other losses, which can't be averaged with those before.
             if saves or done % config.log_every == 0 or done == main_iterations(config):
-                self._report(losses, done, started, started_at)
+                self._report(losses, done, pace)
             if last or done % config.preview_every == 0:
                 self._preview(model.networks, preview, done)
             if monitor is not None and (last or done % config.monitor_every == 0):
@@ -369,20 +369,20 @@ class Loop:
                 raise InputError(error.problem, f"{error.advice}, then resume the job") from error
             self._say("warning", message=f"{error} Training continues; the previous checkpoint is kept.")
 
-    def _report(self, losses: _LossLog, done: int, started: float, started_at: int) -> None:
-        """Losses and progress after `done` iterations of a run that began at `started` (s) with `started_at` done."""
+    def _report(self, losses: _LossLog, done: int, pace: Pace) -> None:
+        """Losses and progress after `done` iterations."""
         if not losses.rows:
             return
         means = losses.flush(done)
         # After the flush, which waits for the device.
-        seconds = (time.monotonic() - started) / (done - started_at)
+        seconds, left = pace.report(done)
         self._say("losses", iteration=done, losses=means)
         self._say(
             "progress",
             iteration=done,
             iterations=self.config.iterations,
             seconds_per_iteration=seconds,
-            eta_seconds=seconds * (self.config.iterations - done),
+            eta_seconds=left,
         )
 
     def _preview(self, networks: Networks, preview: Batch, done: int) -> None:

@@ -122,6 +122,7 @@ def check_computer(
 
     from .devices import choose_device, describe_device, free_bytes, out_of_memory, unusable_gpu  # noqa: PLC0415
     from .estimate import measure  # noqa: PLC0415
+    from .pace import work_of  # noqa: PLC0415
 
     try:
         chosen = choose_device(device)
@@ -144,7 +145,7 @@ def check_computer(
         findings.append(Finding("error", "memory", f"{chosen} lacks the memory for a step with a few slices", fix))
     else:
         seconds = sum(
-            training.iterations * estimate.seconds_per_iteration
+            work_of(training, training.iterations) * estimate.seconds_per_iteration
             for training, estimate in zip(trainings, estimates, strict=True)
         )
         stored = slices * size**2 * _PIXEL_BYTES

@@ -63,14 +63,14 @@ def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Pa
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 0
+    assert process.returncode == cli.STOPPED
     assert "`sifa export` uses it as it is" in output
     done = load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"]
     watched = sifa("watch", folder)
     assert watched.returncode == 0
     assert f"iteration {done:,} of 100,000" in watched.stdout
     resumed = sifa("resume", folder, "--time-limit", "1s")
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.returncode == cli.STOPPED, resumed.stderr
     assert load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"] >= done
     assert "there is nothing to stop" in sifa("stop", folder).stderr
 
@@ -83,7 +83,7 @@ def test_ctrl_c_and_a_schedulers_signal_save(prepared: Path, tmp_path: Path, num
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
         process.send_signal(number)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == cli.STOPPED
     finally:
         process.kill()
     assert Job(folder).state() is State.STOPPED
@@ -101,7 +101,11 @@ def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tm
     process.wait()
     assert Job(folder).state() is State.LOST
     assert "is gone" in sifa("watch", folder).stderr
-    assert sifa("resume", folder, "--time-limit", "1s").returncode == 0
+    assert sifa("resume", folder, "--time-limit", "1s").returncode == cli.STOPPED
+    exported = sifa("export", folder, "--out", tmp_path / "bundle")
+    done = load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"]
+    words = f"The training has not finished: this is its model after {done:,} of 100,000 iterations"
+    assert words in exported.stdout
 
 
 def on_two_processes(*arguments: Any) -> list[str]:
@@ -328,7 +332,7 @@ def test_a_terminal_that_closes_saves(prepared: Path, tmp_path: Path) -> None:
         # A shell sends it as well as the system.
         for _ in range(3):
             process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 0
+        assert process.wait(60) == cli.STOPPED
     finally:
         process.kill()
     assert Job(folder).state() is State.STOPPED

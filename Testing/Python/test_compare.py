@@ -28,7 +28,7 @@ from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib import compare as module
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
-from SIFATrainingLib.cli import app
+from SIFATrainingLib.cli import STOPPED, app
 from SIFATrainingLib.compare import Comparison, Result, StoppedError, compare, subjects_of
 from SIFATrainingLib.comparison_report import csv_text, markdown, table_lines, write_comparison
 from SIFATrainingLib.config import make_config
@@ -633,7 +633,7 @@ def test_the_rows_before_one_that_was_stopped_have_their_report(
     small = ["--size", "32", "--width", "0.0625", "--batch", "2", "--device", "cpu"]
     given = ["--source", volumes / "mr", "--target", volumes / "ct", "--hold-out", "abdomen_ct_002", "--out", out]
     ended = CliRunner().invoke(app, ["compare", *map(str, given), *small, "--row", "sifa", "--time-limit", "0s"])
-    assert ended.exit_code == 0
+    assert ended.exit_code == STOPPED
     assert ended.output.endswith("seed_0/job was stopped: run compare again to go on.\n")
     text = (out / "comparison.md").read_text(encoding="utf-8")
     assert "| without adaptation |" in text

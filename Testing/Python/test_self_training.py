@@ -24,6 +24,7 @@ from SIFATrainingLib.iteration import Batch
 from SIFATrainingLib.loop import Model, learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
 from SIFATrainingLib.networks import SegmentationNetwork
+from SIFATrainingLib.pace import Pace, work_of
 from SIFATrainingLib.players import Player
 from SIFATrainingLib.pseudo_labels import _fitting, confident_labels, label_target, label_volume
 from SIFATrainingLib.self_training import SelfTrainingIteration
@@ -113,6 +114,25 @@ def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_i
 def test_where_slices_are_stretched_their_spacing_is_about_that_of_a_field_of_view() -> None:
     assert grid_spacing(Preprocessing(size=128, spacing=2.5)) == 2.5
     assert grid_spacing(Preprocessing(size=128)) == 2 * grid_spacing(Preprocessing(size=256)) == 3.0
+
+
+def test_what_is_left_is_told_by_what_each_part_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seconds an iteration, one from the self-training on; once, a computer that was busy."""
+    clock = [0.0]
+    monkeypatch.setattr("SIFATrainingLib.pace.time.monotonic", lambda: clock[0])
+    config = quick_config(iterations=1000, self_training={"share": 0.3})
+    pace, left = Pace(config, 0), {}
+    for done in range(10, 1010, 10):
+        clock[0] += 10 * (3.0 if done <= 700 else 1.0) * (5 if 100 < done <= 150 else 1)
+        _each, left[done] = pace.report(done)
+    assert left[10] == pytest.approx(690 * 3 + 300)
+    assert left[100] == pytest.approx(600 * 3 + 300)
+    assert left[150] > left[100]
+    # What was long ago tells nothing of today's pace.
+    assert left[300] == pytest.approx(400 * 3 + 300)
+    assert left[750] == pytest.approx(250)
+    assert left[1000] == 0
+    assert work_of(quick_config(iterations=9, method="without_adaptation", self_training={"share": 0}), 6) == 6
 
 
 def teacher_of(prepared: Path) -> SegmentationNetwork:
