@@ -61,6 +61,7 @@ from SIFASegmentationWidgets.sample_data import REQUIREMENTS as BUNDLE_REQUIREME
 from SIFASegmentationWidgets.sample_data import load_patient
 from SIFATrainingLib.findings import Finding
 from SIFATrainingWidgets import further_preparation
+from SIFATrainingWidgets.check_process import CheckProcess
 from SIFATrainingWidgets.cohorts_of_nodes import (
     Progress,
     SourceRow,
@@ -73,11 +74,10 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     write_source,
     write_target,
 )
-from SIFATrainingWidgets.device_probe import DeviceProbe
-from SIFATrainingWidgets.findings import check_rows, what_is_written
 from SIFATrainingWidgets.findings_panel import FindingsPanel
 from SIFATrainingWidgets.known_jobs import remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
+from SIFATrainingWidgets.row_checks import check_rows, what_is_written
 from SIFATrainingWidgets.training_panel import TrainingPanel
 
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
@@ -720,7 +720,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.findings.show([*findings, Finding.of(_("settings"), error)], inputs)
             return self.findings.findings
         try:
-            probe = DeviceProbe(
+            probe = CheckProcess(
                 options, Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
                 slices=slices, copied_bytes=copied_bytes,
             )  # fmt: skip

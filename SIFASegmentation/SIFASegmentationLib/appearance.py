@@ -27,7 +27,7 @@ _SURE = 0.9  # Probability from which a pixel tells what its structure looks lik
 _AROUND_MM = 24.0  # The background that a structure is told from lies within so much of one.
 _LEAST_PIXELS = 20  # Fewer tell nothing.
 _SAMPLE = 2**24  # Probabilities, of all classes; more change nothing.
-_SMEARED_MM = 2.0  # Standard deviation of what is averaged in the end, against the noise of single pixels.
+_SMOOTHED_MM = 2.0  # Standard deviation of what is averaged in the end, against the noise of single pixels.
 _SLAB = 16  # Slices of a volume in memory that are decided at a time.
 _DOUBT = 0.01  # Where nothing is more probable, nothing is to be decided.
 
@@ -61,7 +61,7 @@ class Appearance:
         box = doubtful_box(probabilities)
         if box[0].start < box[0].stop:
             told = self.applied(probabilities[..., *box], images[:, *box])
-            probabilities[..., *box] = _smeared(told, spacings)
+            probabilities[..., *box] = _smoothed(told, spacings)
 
 
 def decide_volume(probabilities: Float32Array, images: Float32Array, spacings: tuple[float, float]) -> None:
@@ -103,16 +103,21 @@ def learn_appearance(prior: Float32Array, images: Float32Array, spacings: tuple[
         spacings: Of rows and columns, in mm.
     """
     bins = _bins(images).ravel()
-    around = tuple(2 * round(_AROUND_MM / spacing) + 1 for spacing in spacings)
-    posterior = prior
-    for _ in range(_ITERATIONS):
-        near = ndimage.maximum_filter(posterior[:, 0] < 1 / 2, (3, *around))
-        weights = [np.where(near, posterior[:, 0], 0), *_sure(posterior)]
-        columns = [np.bincount(bins, weight.ravel(), _BINS).astype(np.float64) for weight in weights]
-        columns = [columns[0], *(c if c.sum() >= _LEAST_PIXELS else columns[0] for c in columns[1:])]
-        appearance = Appearance(np.stack([_distribution(column) for column in columns], axis=1))
-        posterior = appearance.applied(prior, images)
+    rows, columns = (2 * round(_AROUND_MM / spacing) + 1 for spacing in spacings)
+    around = rows, columns
+    appearance = _appearance_by(prior, bins, around)
+    for _ in range(_ITERATIONS - 1):
+        appearance = _appearance_by(appearance.applied(prior, images), bins, around)
     return appearance
+
+
+def _appearance_by(posterior: Float32Array, bins: NDArray[np.uint8], around: tuple[int, int]) -> Appearance:
+    """By class probabilities (n, K, H, W) of pixels in these bins; the background counts `around` structures."""
+    near = ndimage.maximum_filter(posterior[:, 0] < 1 / 2, (3, *around))
+    weights = [np.where(near, posterior[:, 0], 0), *_sure(posterior)]
+    columns = [np.bincount(bins, weight.ravel(), _BINS).astype(np.float64) for weight in weights]
+    columns = [columns[0], *(c if c.sum() >= _LEAST_PIXELS else columns[0] for c in columns[1:])]
+    return Appearance(np.stack([_distribution(column) for column in columns], axis=1))
 
 
 def _sure(posterior: Float32Array) -> Iterator[Float32Array]:
@@ -139,8 +144,8 @@ def _distribution(counts: NDArray[np.float64]) -> Float32Array:
     return distribution
 
 
-def _smeared(values: Float32Array, spacings: tuple[float, float]) -> Float32Array:
-    """Images (..., H, W) averaged with the standard deviation `_SMEARED_MM` along either axis."""
+def _smoothed(values: Float32Array, spacings: tuple[float, float]) -> Float32Array:
+    """Images (..., H, W) averaged with the standard deviation `_SMOOTHED_MM` along either axis."""
     for axis, spacing in zip((-2, -1), spacings, strict=True):
         values = ndimage.correlate1d(values, _kernel(spacing), axis=axis, mode="nearest")
     return values
@@ -152,7 +157,7 @@ def _kernel(spacing: float) -> NDArray[np.float64]:
     Two boxes of 2r + 1 and 2r + 3 pixels, with the variances r (r + 1) / 3 and (r + 1) (r + 2) / 3, mixed to the
     variance that is wanted.
     """
-    variance = (_SMEARED_MM / spacing) ** 2
+    variance = (_SMOOTHED_MM / spacing) ** 2
     radius = int((sqrt(12 * variance + 1) - 1) / 2)
     smaller, larger = radius * (radius + 1) / 3, (radius + 1) * (radius + 2) / 3
     share = (variance - smaller) / (larger - smaller)

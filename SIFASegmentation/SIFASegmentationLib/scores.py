@@ -143,6 +143,11 @@ class ScoreTable:
             for statistic, function in statistics.items()
         ]
 
+    def means(self, score: str) -> dict[tuple[str, str], float]:
+        """Mean of a score over the subjects by method and structure, and of their means: `table.means("dice")`."""
+        means = [summary for summary in self.summaries() if summary.statistic == "mean"]
+        return {(summary.method, summary.structure): getattr(summary.scores, score) for summary in means}
+
     def counts(self) -> list[Counts]:
         """For each method and structure, the subjects by which masks were empty; those without a reference are none of
         them."""

@@ -71,7 +71,7 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
     A series for each structure, since Slicer names series in a legend and does not name bars; a group of bars for each
     method.
     """
-    dice = {(s.method, s.structure): s.scores.dice for s in table.summaries() if s.statistic == "mean"}
+    dice = table.means("dice")
     columns = {
         structure: [dice.get((method, structure), nan) for method in table.methods]
         for structure in (*table.structures, MEAN_OF_STRUCTURES)

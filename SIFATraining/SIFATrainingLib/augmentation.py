@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .config import AugmentationSettings, IntensitySettings
+from .config import AugmentationSettings, IntensityAugmentation
 from .transfer import moved
 
 
@@ -57,7 +57,7 @@ def draw_affine(count: int, settings: AugmentationSettings, generator: torch.Gen
     return torch.cat([linear, shift[:, :, None]], 2)
 
 
-def draw_intensity_changes(count: int, settings: IntensitySettings, generator: torch.Generator) -> IntensityChanges:
+def draw_intensity_changes(count: int, settings: IntensityAugmentation, generator: torch.Generator) -> IntensityChanges:
     """Changes of `count` slices, each parameter uniform in its range."""
     return IntensityChanges(
         gamma=_uniform(settings.gamma, count, generator).exp(),

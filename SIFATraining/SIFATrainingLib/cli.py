@@ -28,7 +28,7 @@ from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, check_suffix
 from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig, with_settings
-from .console import ProgressLine, duration, output_copied_to, show_events, write_output_to
+from .console import ProgressLine, duration, output_copied_to, show_events
 from .options import (
     Batch,
     Device,
@@ -198,14 +198,9 @@ def check(
 def run_job(
     job: Annotated[Path, typer.Argument(help="Job folder of a training.")],
     time_limit: TimeLimit = None,
-    log: Annotated[bool, typer.Option("--log", help="Write all output to JOB/log.txt, not to the terminal.")] = False,
 ) -> None:
     """Carry out the remaining steps of a job: prepare, train, export."""
-    opened = Job(job)
-    limit = parse_seconds(time_limit)
-    if log:
-        write_output_to(opened.folder / LOG_FILE)
-    _run(opened, limit, copied=not log)
+    _run(Job(job), parse_seconds(time_limit))
 
 
 @app.command()
@@ -388,8 +383,8 @@ def compare_methods(
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Train each row with so many seeds.")] = 1,
     first_seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first of them; the others follow.")] = 0,
-    together: Annotated[
-        bool, typer.Option("--together", help="Also add, for each row, the ensemble of its models of all seeds.")
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also add, for each row, the ensemble of its models of all seeds.")
     ] = False,
     odd: Annotated[
         list[str] | None,
@@ -426,7 +421,7 @@ def compare_methods(
                 out, preparation, choose_variants(row or (), also or ()),
                 common=with_settings(given(width=width, batch=batch), setting or []), iterations=iterations,
                 bound_iterations=bound_iterations or iterations,
-                seeds=range(first_seed, first_seed + seeds), together=together, odd=odd or (),
+                seeds=range(first_seed, first_seed + seeds), ensemble=ensemble, odd=odd or (),
                 device=device, time_limit_seconds=parse_seconds(time_limit), report=line.event_of,
             )  # fmt: skip
         stopped = ""
@@ -565,7 +560,7 @@ def _is_alone() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
-def _run(job: Job, limit: float, *, copied: bool = True) -> None:
+def _run(job: Job, limit: float) -> None:
     """Do what is still to be done, told here and, as others may ask later, in the job's log."""
     # What is not installed is no failure of the job.
     from . import devices  # noqa: F401, PLC0415
@@ -579,7 +574,7 @@ def _run(job: Job, limit: float, *, copied: bool = True) -> None:
         asked.set()
         return True
 
-    kept = output_copied_to(job.folder / LOG_FILE) if copied and first else nullcontext()
+    kept = output_copied_to(job.folder / LOG_FILE) if first else nullcontext()
     with kept, _stops_on_signals(stop):
         state = run(job, time_limit_seconds=limit, report=ProgressLine().event, must_stop=asked.is_set)
     if not first:

@@ -164,7 +164,7 @@ def compare(
     iterations: int | None = None,
     bound_iterations: int | None = None,
     seeds: Sequence[int] = (0,),
-    together: bool = False,
+    ensemble: bool = False,
     odd: Collection[str] = (),
     device: str = "auto",
     time_limit_seconds: float = math.inf,
@@ -183,7 +183,7 @@ def compare(
         iterations: Of the rows that adapt; those of the preset unless given.
         bound_iterations: Of the rows that train E and C1 on labels alone; those of the preset unless given.
         seeds: Of the trainings; each row is trained once for each.
-        together: After them, of each row the mean of the models of all seeds, a row of its own.
+        ensemble: After them, of each row the mean of the models of all seeds, a row of its own.
         odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
         time_limit_seconds: After this the training at hand is stopped and saved, and another call goes on with it.
@@ -220,7 +220,7 @@ def compare(
     for seed in seeds:
         for variant in variants:
             rows.train(variant, configs[variant.name, seed])
-    if together and len(seeds) > 1:
+    if ensemble and len(seeds) > 1:
         for variant in variants:
             rows.make_mean(variant, [configs[variant.name, seed] for seed in seeds])
     return rows.comparison()
@@ -388,7 +388,7 @@ def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) ->
         if not (job / "job.json").exists():
             raise InputError(
                 f"{job} is gone, and with it the model that has part in '{title}'",
-                f"leave out --together, or delete {job.parent} to train it again",
+                f"leave out --ensemble, or delete {job.parent} to train it again",
             )
     export(jobs[0], folder / "bundle", others=jobs[1:], name=title, device=device)
 

@@ -121,10 +121,7 @@ def _trained(results: Sequence[Result]) -> dict[str, str]:
 
 def _means(results: Sequence[Result], score: str) -> dict[str, float]:
     """By structure, and of the subjects' means: the mean over the seeds."""
-    by_seed = [
-        {s.structure: getattr(s.scores, score) for s in result.table.summaries() if s.statistic == "mean"}
-        for result in results
-    ]
+    by_seed = [{name: mean for (_, name), mean in result.table.means(score).items()} for result in results]
     return {name: float(np.mean([values[name] for values in by_seed])) for name in by_seed[0]}
 
 

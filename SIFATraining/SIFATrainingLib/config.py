@@ -64,7 +64,7 @@ Brightness = Annotated[float, Field(ge=0, le=1, description="Random offset on th
 Noise = Annotated[float, Field(ge=0, le=1, description="Largest standard deviation of Gaussian noise.")]
 
 
-class IntensitySettings(Frozen):
+class IntensityAugmentation(Frozen):
     """Random changes of intensities, drawn anew for every slice at every iteration."""
 
     gamma: Gamma = 0.2
@@ -73,7 +73,7 @@ class IntensitySettings(Frozen):
     noise: Noise = 0.02
 
 
-class AugmentationSettings(IntensitySettings):
+class AugmentationSettings(IntensityAugmentation):
     """Random transforms, drawn anew for every slice at every iteration (the authors baked a few offline)."""
 
     enabled: bool = Field(True, description="false: slices are shown as they are, whatever else stands here.")
@@ -90,7 +90,7 @@ NO_AUGMENTATION = AugmentationSettings(
 """What `augmentation.enabled=false` comes to."""
 
 
-class SelfTrainingSettings(IntensitySettings):
+class SelfTrainingSettings(IntensityAugmentation):
     """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`).
 
     The intensities are those of the slices that the networks are shown; the moving average sees them as they are.
@@ -122,8 +122,14 @@ class TrainingConfig(Frozen):
     decay_share: float = Field(
         0.25, ge=0, le=1, description="Last share of the iterations, over which learning rates decay to 0 (paper: 0)."
     )
-    weight_decay: float = Field(1e-4, ge=0, description="Times half the squared weights of E, C1, C2 (code).")
-    decoupled_weight_decay: bool = Field(False, description="AdamW's form in place of L2 in the loss (code: L2).")
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        description="Times half the squared weights of the convolutions of E, C1, C2 (code: of its norms as well).",
+    )
+    decoupled_weight_decay: bool = Field(
+        False, description="AdamW's form in place of L2 in the loss (code: L2): all but none at these rates."
+    )
     schedule: Literal["sequential", "simultaneous"] = Field(
         "simultaneous",
         description="Networks updated one after the other (paper, III-C), or all from one forward pass.",
@@ -139,16 +145,22 @@ class TrainingConfig(Frozen):
     pool: int = Field(50, ge=0, description="Images in each pool of fakes (code: 50 batches).")
     decoder_dropout: float = Field(0.25, ge=0, lt=1, description="Dropout in U's residual blocks (code: 0.25).")
     batch_norm_statistics: Literal["target", "mixed"] = Field(
-        "target", description="Whose slices update E's running statistics (code: mixed)."
+        "target", description="Whose slices update E's running statistics (code: mixed, at every pass of E)."
     )
     reestimate_batch_norm: bool = Field(
         True, description="Average E's statistics over up to 512 slices of its domain before export."
     )
-    ema_decay: float = Field(0.998, ge=0, lt=1, description="Moving average of E and C1 that is exported; 0: raw.")
+    ema_decay: float = Field(
+        0.998,
+        ge=0,
+        lt=1,
+        description="Moving average of E and C1: exported, and teacher of the self-training; 0: raw weights, and none.",
+    )
     augmentation: AugmentationSettings = AugmentationSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the forward passes; auto: bfloat16 on GPUs and CPUs that have it."
+        "auto",
+        description="Arithmetic of the forward passes; auto: bfloat16 on GPUs and CPUs that have it (code: float32).",
     )
     log_every: int = Field(20, ge=1, description="Iterations between two reports of the losses.")
     monitor_every: int = Field(500, ge=1, description="Iterations between two Dice of the monitor volumes.")
@@ -202,7 +214,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
-    # The bounds are the paper's.
+    # The bounds are the paper's, but for C2, which learns beside C1 in them as in all others.
     "without_adaptation": WITHOUT_ADDITIONS,
     "supervised": WITHOUT_ADDITIONS,
     # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.

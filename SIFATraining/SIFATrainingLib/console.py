@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import time
@@ -179,18 +178,6 @@ class _Copied:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._shown, name)
-
-
-def write_output_to(path: Path) -> None:
-    """Append all that this process prints from here on to a file, line by line; what libraries in C print as well."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", line_buffering=True)
 
 
 def duration(seconds: float) -> str:

@@ -17,10 +17,10 @@ from SIFASegmentationLib.structures import load_task
 
 from .config import make_config
 from .console import ProgressLine, duration
+from .demo_report import SEGMENTATIONS, write_report
 from .devices import give_back_memory, inference_device
 from .export import export
 from .prepare import prepare
-from .report import SEGMENTATIONS, write_report
 from .training import create_job, train
 
 SIZE = 96
@@ -85,7 +85,7 @@ def summary_text(tables: dict[str, ScoreTable], seconds: float) -> str:
     structures = tables["sifa"].structures
     lines = [f"{'mean Dice':22}" + "".join(f"{name:>14}" for name in (*structures, "mean", "ASD mm"))]
     for method, table in tables.items():
-        means = {s.structure: s.scores.dice for s in table.summaries() if s.statistic == "mean"}
+        means = {name: mean for (_, name), mean in table.means("dice").items()}
         cells = "".join(f"{means[name]:14.3f}" for name in (*structures, "mean"))
         lines.append(f"{method.replace('_', ' '):22}{cells}{table.mean('asd'):14.2f}")
         lines += [f"    {sentence}" for sentence in table.empty_masks()]

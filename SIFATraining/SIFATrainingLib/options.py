@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task, load_task
 
-from .config import TrainingConfig, make_config, with_settings
+from .config import Method, TrainingConfig, make_config, with_settings
 from .dataset import DOMAINS
 from .prepare import Preparation, make_preparation
 
@@ -209,10 +209,7 @@ def config_options(
     preset: Annotated[str, typer.Option(help="recommended, or paper: the authors' choices.")] = "recommended",
     method: Annotated[
         str,
-        typer.Option(
-            help="sifa, without_adaptation, supervised, image_alignment, image_and_prediction_alignment, prior_sifa, "
-            "output_alignment."
-        ),
+        typer.Option(help=f"{', '.join(get_args(Method))}."),
     ] = "sifa",
     width: Width = None,
     iterations: Annotated[

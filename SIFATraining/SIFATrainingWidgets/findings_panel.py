@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
 from slicer.i18n import tr as _
 
+from SIFASegmentationWidgets.colors import color_of
 from SIFATrainingLib.findings import Finding
 
-from .device_probe import DeviceProbe
-from .findings import findings_html
+from .check_process import CheckProcess
+
+_SIGNS = {"ok": "&#10003;", "warning": "!", "error": "&#10007;"}
 
 
 class FindingsPanel:
@@ -21,9 +24,9 @@ class FindingsPanel:
         self._ui = ui
         self.findings: list[Finding] = []
         self._inputs: object = None
-        self._probe: DeviceProbe | None = None
+        self._probe: CheckProcess | None = None
 
-    def show(self, findings: Sequence[Finding], inputs: object = None, probe: DeviceProbe | None = None) -> None:
+    def show(self, findings: Sequence[Finding], inputs: object = None, probe: CheckProcess | None = None) -> None:
         """Show what was found.
 
         Args:
@@ -61,3 +64,17 @@ class FindingsPanel:
             title = _("4 Before you start: still checking...")
         self._ui.checkSection.text = title.format(checks=len(self.findings), errors=errors, warnings=warnings)
         self._ui.findingsLabel.text = findings_html(self.findings)
+
+
+def findings_html(findings: Sequence[Finding]) -> str:
+    """Findings as lines of a label, the worst first, those that are fine last."""
+    order = ["error", "warning", "ok"]
+    lines = []
+    for finding in sorted(findings, key=lambda f: order.index(f.level)):
+        color, sign = color_of(finding.level), _SIGNS[finding.level]
+        fix = f" <i>{html.escape(finding.fix)}</i>" if finding.fix else ""
+        lines.append(
+            f'<span style="color:{color}"><b>{sign}</b></span> {html.escape(finding.subject)}: '
+            f"{html.escape(finding.message)}{'.' if fix else ''}{fix}"
+        )
+    return "<br>".join(lines)

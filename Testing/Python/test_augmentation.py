@@ -16,7 +16,7 @@ from SIFATrainingLib.augmentation import (
     warp_labels,
     warp_slices,
 )
-from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings, IntensitySettings
+from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings, IntensityAugmentation
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -69,7 +69,7 @@ def test_parameters_stay_in_their_ranges() -> None:
 
 def test_intensities_stay_in_the_range_of_the_networks() -> None:
     slices = torch.rand(50, 1, 8, 8) * 2 - 1
-    changes = draw_intensity_changes(50, IntensitySettings(noise=0.5), seeded())
+    changes = draw_intensity_changes(50, IntensityAugmentation(noise=0.5), seeded())
     changed = change_intensities(slices, changes, torch.randn(slices.shape))
     assert changed.min() >= -1
     assert changed.max() <= 1

@@ -501,7 +501,7 @@ def test_scores_and_settings_of_a_row_are_enough(
 
 
 def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Path) -> None:
-    comparison = run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True)
+    comparison = run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), ensemble=True)
     assert [(result.variant.name, result.seed) for result in comparison.results] == [
         ("sifa", 0), ("sifa", 1), ("sifa_mean_of_2", 0)
     ]  # fmt: skip
@@ -511,12 +511,12 @@ def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Pat
     assert "| SIFA, recommended: mean of 2 models |" in markdown(comparison)
     write_comparison(tmp_path / "out", comparison)
     shutil.rmtree(mean.folder / "bundle")
-    assert run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True).results == comparison.results
+    assert run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), ensemble=True).results == comparison.results
     # Scores alone make no model.
     shutil.rmtree(tmp_path / "out" / "sifa" / "seed_1" / "job")
     shutil.rmtree(mean.folder)
-    with pytest.raises(InputError, match=r"seed_1.job is gone, .*leave out --together"):
-        run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), together=True)
+    with pytest.raises(InputError, match=r"seed_1.job is gone, .*leave out --ensemble"):
+        run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), ensemble=True)
 
 
 def test_a_training_that_is_watched_shows_what_the_last_weights_lost(volumes: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib import demo as module
-from SIFATrainingLib import report
+from SIFATrainingLib import demo_report
 from SIFATrainingLib.demo import demo
 from SIFATrainingLib.figures import draw_overlays
 
@@ -73,4 +73,4 @@ def test_masks_that_were_empty_are_counted() -> None:
     text = module.summary_text(tables, 60.0)
     assert text.count("scored") == 1
     assert counted in text
-    assert f"without adaptation, {counted}." in report._score_table(tables)
+    assert f"without adaptation, {counted}." in demo_report._score_table(tables)

@@ -378,7 +378,7 @@ def test_statistics_are_of_one_method_each() -> None:
         return Row(subject, "liver", Scores(dice, 1.0, 2.0, 0.5, 0.0 if dice == 0 else 9.0, 9.0, 0.0), method=method)
 
     table = ScoreTable((row("a", 0.9, "adapted"), row("a", 0.0, "not"), row("b", 0.7, "adapted"), row("b", 0.2, "not")))
-    means = {(s.method, s.structure): s.scores.dice for s in table.summaries() if s.statistic == "mean"}
+    means = table.means("dice")
     assert means == pytest.approx(
         {("adapted", "liver"): 0.8, ("adapted", "mean"): 0.8, ("not", "liver"): 0.1, ("not", "mean"): 0.1}
     )

@@ -219,7 +219,7 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
 
 
 def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
-    from SIFATrainingWidgets import device_probe  # noqa: PLC0415
+    from SIFATrainingWidgets import check_process  # noqa: PLC0415
 
     ui = module.widget.ui
     assert "loss_weights.cycle=10.0" in ui.settingsEdit.toolTip
@@ -246,7 +246,7 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
     assert options.settings == {"seed": "3"}
     assert options.preparation == {"percentiles": (0.0, 98.0), "stretch": True, "min_max": False}
     # The checks are of the same.
-    arguments = device_probe._arguments(options, Path("task.json"), tmp_path, "", "")
+    arguments = check_process._arguments(options, Path("task.json"), tmp_path, "", "")
     assert {"--percentiles=0,98", "--stretch"} < set(arguments)
     assert "--min-max" not in arguments
 
@@ -256,7 +256,7 @@ def test_what_the_rows_hold_that_is_odd_is_said(
 ) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow  # noqa: PLC0415
-    from SIFATrainingWidgets.findings import check_rows  # noqa: PLC0415
+    from SIFATrainingWidgets.row_checks import check_rows  # noqa: PLC0415
 
     ui, (volume, labels) = module.ui, patients["mr"][0]
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "away")
@@ -626,7 +626,7 @@ def test_while_packages_are_installed_nothing_else_can_be_pressed(
         slicer.app.processEvents()
 
     monkeypatch.setattr(module.logic, "ensure_dependencies", install)
-    monkeypatch.setattr(module.python, "DeviceProbe", lambda *_arguments, **_more: None)
+    monkeypatch.setattr(module.python, "CheckProcess", lambda *_arguments, **_more: None)
     ui.checkButton.click()
     assert installed == ["Looking for the Python packages..."]
     assert ui.checkButton.enabled
@@ -796,9 +796,9 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
 def test_a_check_that_finds_no_room_is_one_finding(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from SIFATrainingWidgets import device_probe  # noqa: PLC0415
+    from SIFATrainingWidgets import check_process  # noqa: PLC0415
 
-    monkeypatch.setattr(device_probe.tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(check_process.tempfile, "tempdir", str(tmp_path / "gone"))
     found = [(finding.level, finding.subject) for finding in module.widget.check()]
     assert found.count(("error", "device")) == 1
     (finding,) = [finding for finding in module.widget.findings.findings if finding.subject == "device"]
@@ -809,7 +809,7 @@ def test_a_check_that_finds_no_room_is_one_finding(
     def refuse(*_arguments: Any, **_named: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(device_probe.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(check_process.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Path, "write_text", refuse)
     assert [f.subject for f in module.widget.check()].count("device") == 1
     assert list(tmp_path.glob("SIFA-check-*")) == []
@@ -818,7 +818,8 @@ def test_a_check_that_finds_no_room_is_one_finding(
 def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow  # noqa: PLC0415
-    from SIFATrainingWidgets.findings import check_rows, findings_html  # noqa: PLC0415
+    from SIFATrainingWidgets.findings_panel import findings_html  # noqa: PLC0415
+    from SIFATrainingWidgets.row_checks import check_rows  # noqa: PLC0415
 
     (volume, labels), (other, _labels) = patients["mr"]
     labels.GetSegmentation().RemoveSegment(labels.GetSegmentation().GetNthSegmentID(3))
@@ -863,7 +864,7 @@ def test_findings_of_other_inputs_are_forgotten(
         def abandon(self) -> None:
             abandoned.append(True)
 
-    monkeypatch.setattr(module.python, "DeviceProbe", Probe)
+    monkeypatch.setattr(module.python, "CheckProcess", Probe)
     ui, parameters = module.ui, module.logic.getParameterNode()
     for column, node in enumerate(patients["mr"][0]):
         ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
@@ -885,7 +886,7 @@ def test_findings_of_other_inputs_are_forgotten(
 
 def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str, Any]) -> None:
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow, TargetRow, names_of  # noqa: PLC0415
-    from SIFATrainingWidgets.findings import what_is_written  # noqa: PLC0415
+    from SIFATrainingWidgets.row_checks import what_is_written  # noqa: PLC0415
 
     (mr, labels), (ct, reference) = patients["mr"][0], patients["ct"][0]
     arrays = [slicer.util.arrayFromVolume(volume) for volume in (mr, ct)]

@@ -1,8 +1,7 @@
-"""What is to be known before a training starts: one line for each, with a way to fix it."""
+"""What is wrong or odd about the rows of a training's tables, before it starts."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,14 +11,10 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.volumes import Geometry
-from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.nodes import geometry_from_node, lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
-
-_SIGNS = {"ok": "&#10003;", "warning": "!", "error": "&#10007;"}
-
 
 Window = tuple[float, float] | None
 """In HU, or None for percentiles."""
@@ -77,20 +72,6 @@ def what_is_written(
             labels = row.labels if isinstance(row, SourceRow) else row.reference
             copied_bytes += image.GetNumberOfPoints() * (image.GetScalarSize() + (labels is not None))
     return slices, copied_bytes
-
-
-def findings_html(findings: Sequence[Finding]) -> str:
-    """Findings as lines of a label, the worst first, those that are fine last."""
-    order = ["error", "warning", "ok"]
-    lines = []
-    for finding in sorted(findings, key=lambda f: order.index(f.level)):
-        color, sign = color_of(finding.level), _SIGNS[finding.level]
-        fix = f" <i>{html.escape(finding.fix)}</i>" if finding.fix else ""
-        lines.append(
-            f'<span style="color:{color}"><b>{sign}</b></span> {html.escape(finding.subject)}: '
-            f"{html.escape(finding.message)}{'.' if fix else ''}{fix}"
-        )
-    return "<br>".join(lines)
 
 
 def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding], int]:

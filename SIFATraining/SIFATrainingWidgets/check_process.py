@@ -25,7 +25,7 @@ from .cohorts_of_nodes import region_text
 POLL_MS = 200
 
 
-class DeviceProbe:
+class CheckProcess:
     """Runs `sifa check` and gives its findings to a callable, once, from the event loop."""
 
     def __init__(

@@ -68,7 +68,7 @@ def _score_table(tables: dict[str, ScoreTable]) -> str:
     structures = next(iter(tables.values())).structures
     rows = []
     for method, scores in tables.items():
-        dice = {s.structure: s.scores.dice for s in scores.summaries() if s.statistic == "mean"}
+        dice = {name: mean for (_, name), mean in scores.means("dice").items()}
         values = [f"{dice[name]:.3f}" for name in (*structures, "mean")]
         rows.append([_TITLES[method], *values, f"{scores.mean('asd'):.2f}"])
     head = ["mean Dice of", *structures, "mean Dice", "mean ASD, mm"]
