@@ -54,7 +54,7 @@ class ReferenceStep:
         x_s, y_s, x_t = batch.source, batch.labels, batch.target
 
         # G_t
-        target_like, source_like, cycles = self._translate(x_s, x_t, tracking=True)
+        target_like, source_like, cycles, *_ = self._translate(x_s, x_t, tracking=True)
         move(self.generator, cycles + gan.generator(n.target_discriminator(target_like)))
 
         # D_t
@@ -62,9 +62,7 @@ class ReferenceStep:
         move(self.target_discriminator, gan.discriminator(n.target_discriminator(x_t), n.target_discriminator(fakes)))
 
         # E, C1, C2
-        target_like, source_like, cycles = self._translate(x_s, x_t)
-        features_st, lower_st = n.encoder(target_like.detach())
-        features_t, lower_t = n.encoder(x_t)
+        target_like, source_like, cycles, (features_st, lower_st), (features_t, lower_t) = self._translate(x_s, x_t)
         scores = n.source_discriminator(source_like)
         segmentation = segmentation_loss(n.classifier(features_st), y_s)
         lower_segmentation = segmentation_loss(n.lower_classifier(lower_st), y_s)
@@ -79,7 +77,7 @@ class ReferenceStep:
         )
 
         # U
-        _, source_like, cycles = self._translate(x_s, x_t)
+        _, source_like, cycles, *_ = self._translate(x_s, x_t)
         move(self.decoder, cycles + gan.generator(n.source_discriminator(source_like)[:, :1]))
 
         # D_s, and its auxiliary task
@@ -103,14 +101,19 @@ class ReferenceStep:
         judge = n.lower_prediction_discriminator
         move(self.lower_prediction_discriminator, gan.discriminator(judge(st), judge(t)))
 
-    def _translate(self, x_s: Tensor, x_t: Tensor, *, tracking: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """x_st, x_ts, and the weighted cycle losses."""
+    def _translate(
+        self, x_s: Tensor, x_t: Tensor, *, tracking: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """x_st, x_ts, the weighted cycle losses, and both taps of E for x_st and for x_t."""
         n = self.n
-        source_like = n.decoder(n.encoder(x_t, tracking=tracking)[0], x_t)
+        encoded_t = n.encoder(x_t, tracking=tracking)
+        source_like = n.decoder(encoded_t[0], x_t)
         target_like = n.generator(x_s)
-        source_cycle = n.decoder(n.encoder(target_like)[0], target_like)
+        encoded_st = n.encoder(target_like)
+        source_cycle = n.decoder(encoded_st[0], target_like)
         target_cycle = n.generator(source_like)
-        return target_like, source_like, self.w.cycle * (cycle_loss(source_cycle, x_s) + cycle_loss(target_cycle, x_t))
+        cycles = self.w.cycle * (cycle_loss(source_cycle, x_s) + cycle_loss(target_cycle, x_t))
+        return target_like, source_like, cycles, encoded_st, encoded_t
 
 
 def move(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -54,6 +54,25 @@ def test_the_sequential_schedule_gives_the_weights_of_seven_separate_passes(
         torch.testing.assert_close(mine, its, rtol=tolerance, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "passes"), [("reference", (9, 11, 7)), ("sequential", (5, 5, 6)), ("simultaneous", (2, 2, 2))]
+)
+def test_how_often_the_networks_are_asked(schedule: str, passes: tuple[int, int, int]) -> None:
+    """G_t, E and U, in one iteration."""
+    settings = {} if schedule == "reference" else {"schedule": schedule}
+    config = make_config("paper", width=0.125, batch=2, **settings)
+    own, asked = networks(), [0, 0, 0]
+    for index, network in enumerate((own.generator, own.encoder, own.decoder)):
+
+        def count(*_: object, index: int = index) -> None:
+            asked[index] += 1
+
+        network.register_forward_hook(count)
+    step = ReferenceStep(own, config).step if schedule == "reference" else AdaptationIteration(own, config).step
+    step(batches(1)[0])
+    assert tuple(asked) == passes
+
+
 def warm(optimisers: list[torch.optim.Optimizer]) -> None:
     """Adam as after many iterations. Its first step is as long for a gradient that is nothing but rounding as for any
     other, so that in float32 two ways to compute the same part; a warm one follows the gradient."""
