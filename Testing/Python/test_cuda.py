@@ -16,6 +16,7 @@ from SIFATrainingLib.batch_norm import BatchNorm
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.checkpoints import checkpoint_paths
 from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.devices import choose_device, unusable_gpu
 from SIFATrainingLib.distributed import leave
 from SIFATrainingLib.export import export
 from SIFATrainingLib.iteration import Batch, Losses
@@ -58,6 +59,28 @@ def test_slices_are_augmented_as_on_a_processor(prepared: Path) -> None:
     assert (on_gpu.labels.cpu() != on_cpu.labels).float().mean() < 0.01
 
 
+def test_the_gpu_is_of_use() -> None:
+    assert unusable_gpu() == ""
+    assert choose_device("auto") == "cuda"
+
+
+def test_slices_that_are_read_from_the_disk_are_those_on_the_gpu(prepared: Path) -> None:
+    """The reader's memory is pinned, and copied while the GPU works on the batch before."""
+    config, dataset = quick_config(), PreparedDataset(prepared)
+    kept, read = (
+        BatchSource(
+            dataset, "source", config.augmentation, batch=4, seed=1, device=torch.device("cuda"), budget_bytes=budget
+        )
+        for budget in (float("inf"), 0)
+    )
+    assert (kept.resident, read.resident) == (True, False)
+    for iteration in range(6):
+        one, other = kept.batch(iteration), read.batch(iteration)
+        assert torch.equal(one.source, other.source)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.target, other.target)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_resumed_and_exported(prepared: Path, tmp_path: Path, method: str, precision: str) -> None:
@@ -76,6 +99,7 @@ def test_stopped_resumed_and_exported(prepared: Path, tmp_path: Path, method: st
     assert 0 <= export(job.folder, tmp_path / "bundle", device="cuda").manifest.verification.largest_difference < 1e-4
 
 
+@pytest.mark.skipif(not distributed.is_nccl_available(), reason="this build of torch has no NCCL")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_batch_norm_over_processes_is_batch_norm(dtype: torch.dtype, tmp_path: Path) -> None:
     distributed.init_process_group("nccl", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)

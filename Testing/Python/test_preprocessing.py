@@ -102,6 +102,17 @@ def test_labels_survive_the_round_trip(
     assert_kept(labels, round_trip(labels, geometry, spaced), geometry)
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_every_order_and_direction_of_the_axes(plane: Plane) -> None:
+    across = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    base = Preprocessing(plane=plane, size=96, spacing=1.0, field_of_view="full")
+    for axes, flips in product(AXES, FLIPS):
+        i, j, k = (6 if axis == across else 72 for axis in axes)
+        labels = blobs((k, j, i))
+        geometry = Geometry((i, j, k), (1.0, 1.0, 1.0), (11.0, -7.0, 3.0), direction(axes, flips))
+        assert_kept(labels, round_trip(labels, geometry, base), geometry)
+
+
 @pytest.mark.parametrize("pixels", [64, 257, 512, 1024])
 @pytest.mark.parametrize("slices", [1, 4])
 def test_sizes_up_to_1024_and_a_single_slice(pixels: int, slices: int) -> None:
