@@ -32,7 +32,8 @@ class Bench:
         device: That trained, in words.
         steps: Iterations of the training's own size that were timed, after one that was not.
         seconds_per_iteration: Their median.
-        peak_bytes: Memory of the GPU at their peak; None elsewhere.
+        peak_bytes: Memory of the GPU that torch had taken at their peak, which is more than what its tensors fill; None
+            elsewhere.
         estimate: What the check before a training says, from one small step.
         segmentation_device: cpu or cuda, where ONNX Runtime ran.
         slices_per_second: That E and C1 segment.
@@ -105,7 +106,7 @@ def _bench(
     times = [step()]
     while sum(times) < seconds and len(times) < _MOST_STEPS:
         times.append(step())
-    peak = torch.cuda.max_memory_allocated(fabric.device) if fabric.device.type == "cuda" else None
+    peak = torch.cuda.max_memory_reserved(fabric.device) if fabric.device.type == "cuda" else None
     report("segmentation")
     where, slices = _segmentation_speed(model, size)
     return Bench(describe_device(fabric.device.type), len(times), median(times), peak, estimate, where, slices)

@@ -75,7 +75,7 @@ def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Pa
     assert "there is nothing to stop" in sifa("stop", folder).stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)])
 def test_ctrl_c_and_a_schedulers_signal_save(prepared: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
