@@ -631,8 +631,8 @@ def _take_once(number: int) -> None:
 
 
 def _end_signals() -> list[int]:
-    """A scheduler's, which warns by SIGUSR1 if it is told to, and that of a terminal that closes, unless `nohup` said that
-    this is to end nothing. Windows has but the first."""
+    """A scheduler's, which may warn by SIGUSR1, and that of a terminal that closes, unless `nohup` said that this is to
+    end nothing. Windows has but the first."""
     others = [getattr(signal, name) for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name)]
     return [signal.SIGTERM, *(number for number in others if signal.getsignal(number) != signal.SIG_IGN)]
 
