@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from SIFASegmentationLib.boxes import values_in
@@ -18,6 +19,7 @@ Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 
+_SHOWN = 8  # Names of a list that can be long.
 _MANY = 0.1  # Share of volumes that are no exceptions any more.
 
 
@@ -46,6 +48,18 @@ Warn = Callable[[Finding], None]
 def print_warning(finding: Finding) -> None:
     """For those who read a terminal."""
     print(f"warning: {finding}", file=sys.stderr)
+
+
+def unused_volumes(subject: str, path: Path) -> list[Finding]:
+    """Volumes in folders below that of a set, which are not looked for there."""
+    from SIFASegmentationLib.cohorts import unused_folders  # noqa: PLC0415  needs packages, see above
+
+    folders = [folder.name for folder in unused_folders(path)]
+    if not folders:
+        return []
+    shown = ", ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
+    fix = f"to use them, put them directly into {path}, or list all volumes in a CSV file"
+    return [Finding("warning", subject, f"volumes in subfolders are not used ({shown})", fix)]
 
 
 def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:

@@ -49,7 +49,7 @@ from .dataset import (
     VolumeEntry,
     domain_of,
 )
-from .findings import Warn, beyond_grid, lost_labels, never_labelled, print_warning
+from .findings import Warn, beyond_grid, lost_labels, never_labelled, print_warning, unused_volumes
 from .steps import Report, Step
 
 
@@ -221,7 +221,7 @@ def prepare(
         out: Folder to make.
         task: The structures.
         report: Told of each volume.
-        warn: Told of labels that a training will not see, and of structures without any.
+        warn: Told of volumes and labels that a training will not see, and of structures without any.
         settings: Any other attribute of `Preparation`.
 
     Raises:
@@ -240,6 +240,9 @@ def run_preparation(
     cases = preparation.cases()
     # Before the volumes are read.
     check_can_write(out.parent)
+    for name in preparation.sets:
+        for finding in unused_volumes(name, getattr(preparation, name)):
+            warn(finding)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}

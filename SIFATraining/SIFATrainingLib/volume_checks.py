@@ -21,7 +21,7 @@ from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, SetName, domain_of
-from .findings import FEW_SLICES, Finding, Level, beyond_grid, lost_labels, never_labelled
+from .findings import FEW_SLICES, Finding, Level, beyond_grid, lost_labels, never_labelled, unused_volumes
 from .prepare import Preparation
 from .steps import Report, Step
 
@@ -131,6 +131,7 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, message, fix))
         else:
             self.findings.append(Finding("ok", name, message))
+        self.findings += unused_volumes(name, getattr(self._preparation, name))
         if name in DOMAINS:
             self._check_window(name)
         if self._preparation.spacing is not None:
