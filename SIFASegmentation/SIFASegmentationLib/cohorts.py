@@ -273,8 +273,8 @@ def _is_made_from(stems: set[str], path: Path) -> bool:
 
 
 def _check_names(images: dict[str, Path]) -> None:
-    """Refuse volumes that would be images, but are named like labelmaps or after another image, as its labelmap, a
-    further scan of the same patient or a copy would be. After a number, `P1_2`, an image may be called.
+    """Refuse volumes that would be images, but are named like labelmaps, or after another image as its labelmap, a copy
+    or a further scan of the same patient is. `P1_2` beside `P1` is a name of its own.
 
     Raises:
         InputError: Names the first of them.
@@ -296,8 +296,8 @@ def _check_names(images: dict[str, Path]) -> None:
 
 
 def _check_no_channels(images: dict[str, Path]) -> None:
-    """Refuse what are channels of one volume rather than volumes: `P1_0000` with `P1_0001`. Names of one kind without a
-    number, `patient_0000` with `patient_0001`, are numbered patients.
+    """Refuse channels of one volume, `P1_0000` and `P1_0001`. If all names are alike but for that number, and have no
+    other, `patient_0000` and `patient_0001`, they number patients.
 
     Raises:
         InputError: Names two channels.

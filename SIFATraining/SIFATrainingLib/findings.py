@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
 
 if TYPE_CHECKING:  # They need packages that a window may have to install first.
     from SIFASegmentationLib.labelmaps import Labels
     from SIFASegmentationLib.structures import Task
+    from SIFASegmentationLib.volumes import Volume
 
 Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 
 _SHOWN = 8  # Names of a list that can be long.
+_FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
 _MANY = 0.1  # Share of volumes that are no exceptions any more.
 
 
@@ -60,6 +64,15 @@ def unused_volumes(subject: str, path: Path) -> list[Finding]:
     shown = ", ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
     fix = f"to use them, put them directly into {path}, or list all volumes in a CSV file"
     return [Finding("warning", subject, f"volumes in subfolders are not used ({shown})", fix)]
+
+
+def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
+    """Whether an image has as few values in its middle slice as labels are: it may be one, whatever it is called."""
+    values = np.unique(image.array[len(image.array) // 2]).size
+    if not 2 <= values <= _FEW_VALUES:
+        return []
+    message = f"has only {values} different values in its middle slice, as a labelmap does"
+    return [Finding("warning", subject, message, "if it is a labelmap, take it out of the images")]
 
 
 def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
