@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
@@ -13,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
-from .cohorts import MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject, volumes_in
+from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject, volumes_in
 from .errors import InputError
 from .image_files import from_image, read_image
 from .labelmaps import (
@@ -38,7 +37,6 @@ Report = Callable[[str, int, int], None]
 """Gets the subject, the number of pairs done and that of all."""
 
 _BOTH_EMPTY = "both empty"
-_CHANNEL = re.compile(r"_\d{4}$")
 
 
 class SomePairsRefusedError(InputError):
@@ -293,7 +291,7 @@ def _labelmaps_in(folder: Path) -> dict[str, Path]:
 def _is_image_of(subjects: set[str], name: str) -> bool:
     """Whether a volume beside the labelmaps of these subjects is, by its name, the image of one: `P1`, `P1_image`,
     `P1_0000`."""
-    return bool({name, image_subject(name), _CHANNEL.sub("", name)} & subjects)
+    return bool({name, image_subject(name), name.removesuffix(CHANNEL_SUFFIX)} & subjects)
 
 
 def _is_image(path: Path) -> bool:
@@ -316,6 +314,7 @@ def _read_plain(path: Path) -> Volume:
 
 
 def _without_task(image: sitk.Image, path: Path) -> Volume:
+    """The same from an image that was read from the file."""
     if names := segment_names(image):
         # In each file they have the values in which they were drawn.
         raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")

@@ -571,14 +571,14 @@ def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
 
 def test_subjects_whose_names_begin_like_another_are_scored(tmp_path: Path) -> None:
     values = labelmap([[1, 2], [3, 4]])
-    for name in ("P1_seg", "P10", "P1_2"):
+    for name in ("P1_seg", "P10", "P1_2021"):
         write_volume(values, tmp_path / "predicted" / f"{name}.nii.gz")
     write_slicer_segmentation(values, ABDOMEN, tmp_path / "predicted" / "P3.seg.nrrd")
-    for name in ("P1-Label", "P10_GT", "P1_2", "P3.mask"):
+    for name in ("P1-Label", "P10_GT", "P1_2021", "P3.mask"):
         write_volume(values, tmp_path / "references" / f"{name}.nii.gz")
     write_volume(values, tmp_path / "references" / "P1_0000.nii.gz")
     table = evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
-    assert list(dict.fromkeys(row.subject for row in table.rows)) == ["P1", "P10", "P1_2", "P3"]
+    assert list(dict.fromkeys(row.subject for row in table.rows)) == ["P1", "P10", "P1_2021", "P3"]
     assert table.unmatched == ()
 
 
