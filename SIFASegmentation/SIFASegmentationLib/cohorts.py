@@ -4,9 +4,14 @@
 |---------------|-----------------------------|----------------------------|------------|
 | a folder      | `NAME_image.*`              | `NAME_label.*`             | NAME       |
 | nnU-Net       | `imagesTr/NAME_0000.*`      | `labelsTr/NAME.*`          | NAME       |
+| Decathlon     | `imagesTr/NAME.*`           | `labelsTr/NAME.*`          | NAME       |
 | a folder      | any volumes, DICOM folders  | none (unlabelled only)     | file name  |
-| `images...`   | `NAME_0000.*`               | none (unlabelled only)     | NAME       |
+| `images...`   | `NAME_0000.*` or `NAME.*`   | none (unlabelled only)     | NAME       |
 | a CSV file    | column `image`              | column `label`             | `patient`  |
+
+In `_image` and `_label`, case does not matter, and a hyphen, a dot or a space separates as well. Labelmaps beside
+unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are left alone; a name that leaves open whether the
+file is a labelmap is refused.
 
 The CSV alone can give a patient several images, and an image a region of interest of its own: column `region`,
 `"X0,X1,Y0,Y1,Z0,Z1"` in mm, LPS, in quotes, empty where there is none.
@@ -15,7 +20,10 @@ The CSV alone can give a patient several images, and an image a region of intere
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -27,12 +35,23 @@ from .field_of_view import BoxMM, parse_box
 from .files import check_name
 from .volumes import VOLUME_SUFFIXES, volume_name
 
-IMAGE_SUFFIX, LABEL_SUFFIX, CHANNEL_SUFFIX = "_image", "_label", "_0000"
-LABELMAP_ENDINGS = ("_segmentation", LABEL_SUFFIX, "_labels", "_seg")
-"""How labelmaps are called after their images; the first is what SIFA writes itself."""
+CHANNEL_SUFFIX = "_0000"
+"""Of nnU-Net's images: the first channel."""
+
+OWN_ENDING = "_segmentation"
+"""Of the labelmaps that SIFA writes."""
 
 MAP_INFIX = "_probability_"
 """In the names of the maps that SIFA writes beside its labelmaps."""
+
+_SEPARATOR = r"[-_. ]+"
+_LABELMAP_WORDS = "(?:segmentations?|segs?|labels?|labelmaps?|masks?|gt|roi|annotations?)"
+_IMAGE = re.compile(rf"(.+?){_SEPARATOR}image", re.IGNORECASE)
+_LABEL = re.compile(rf"(.+?){_SEPARATOR}label", re.IGNORECASE)
+_LABELMAP = re.compile(rf"(.+?){_SEPARATOR}{_LABELMAP_WORDS}", re.IGNORECASE)
+# As a word of its own: `P1mask`, `label0001`, `P1_seg_2`, but not `segovia_1`.
+_LABELMAP_WORD = re.compile(rf"(?<![^\W\d_]){_LABELMAP_WORDS}(?![^\W\d_])", re.IGNORECASE)
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 _DICOM_SUFFIXES = ("", *SUFFIXES)
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
@@ -61,8 +80,9 @@ def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | 
     Raises:
         InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, something of
             a patient that would be left out (a broken link, a volume beside `*_image` files that is none and was not
-            made from one, DICOM files elsewhere than in a folder of each series), or a line of the CSV that is
-            incomplete or names a missing file.
+            made from one, DICOM files elsewhere than in a folder of each series), a volume whose name leaves open
+            whether it is a labelmap or a channel of another, or a line of the CSV that is incomplete, names a missing
+            file or one that another line names.
     """
     path = Path(path)
     if path.is_file():
@@ -103,6 +123,28 @@ def holds_channels(folder: Path) -> bool:
     return folder.name.startswith("images")
 
 
+def unused_folders(path: Path) -> list[Path]:
+    """Folders that hold images, at any depth, which `find_cases` leaves out because it looks for volumes, and series in
+    folders of their own, directly in the folder `path` alone; none where that is a file."""
+    folder = path / "imagesTr" if (path / "imagesTr").is_dir() else path
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".") and _holds_images(entry)]
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether there are volumes not named like labelmaps or maps, or DICOM files further down, for a series directly in
+    the folder is found."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        if Path(place) != folder and any(map(is_dicom, files[:_LOOKED_AT])):
+            return True
+        volumes = filter(is_volume_file, files)
+        if any(labelmap_subject(path) is None and MAP_INFIX not in volume_name(path) for path in volumes):
+            return True
+    return False
+
+
 def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: str, second_name: str) -> None:
     """Refuse two sets of cases that share a patient or a file.
 
@@ -119,28 +161,56 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
         )
 
 
+def image_subject(name: str) -> str | None:
+    """Whose image a volume is by its name, `P1` of `P1_image`; None where it is not named so."""
+    match = _IMAGE.fullmatch(name)
+    return match[1] if match else None
+
+
+def labelmap_subject(path: Path) -> str | None:
+    """Whose labelmap a file is by its name, `P1` of `P1_seg.nii.gz` or `P1.seg.nrrd`; None where it is not named so."""
+    name = volume_name(path)
+    if match := _LABELMAP.fullmatch(name):
+        return match[1]
+    return name if path.name.lower().endswith(_SEGMENTATION_SUFFIX) else None
+
+
+def by_name(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by what they are called.
+
+    Raises:
+        InputError: Two are called alike.
+    """
+    files: dict[str, Path] = {}
+    for name, path in named:
+        if name in files:
+            raise InputError(f"{files[name]} and {path} are both called {name}", "remove or rename one")
+        files[name] = path
+    return files
+
+
 def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
     if (folder / "imagesTr").is_dir():
         volumes = volumes_in(folder / "imagesTr")
-        images = _by_name(_images(volumes), CHANNEL_SUFFIX)
+        images = _named_in(folder / "imagesTr", volumes)
         labels_folder = folder / "labelsTr"
-        labels = _by_name(volumes_in(labels_folder), "") if labelled and labels_folder.is_dir() else {}
+        labels = _plainly_named(volumes_in(labels_folder)) if labelled and labels_folder.is_dir() else {}
         images, labels = _of(patients, images), _of(patients, labels)
-        cases = _paired(images, labels, folder, "imagesTr/{}_0000", "labelsTr/{}", labelled)
+        ending = "" if volumes and not _has_channels(volumes) else CHANNEL_SUFFIX
+        cases = _paired(images, labels, folder, f"imagesTr/{{}}{ending}", "labelsTr/{}", labelled)
         _check_nothing_is_missed(folder / "imagesTr", volumes)
         return cases
     volumes = volumes_in(folder)
-    images = _by_name([path for path in _images(volumes) if volume_name(path).endswith(IMAGE_SUFFIX)], IMAGE_SUFFIX)
+    images = _matching(_IMAGE, _images(volumes))
     if labelled or images:
-        found = [path for path in volumes if volume_name(path).endswith(LABEL_SUFFIX)]
-        labels = _by_name(found, LABEL_SUFFIX) if labelled else {}
+        labels = _matching(_LABEL, volumes) if labelled else {}
         images, labels = _of(patients, images), _of(patients, labels)
         cases = _paired(images, labels, folder, "{}_image", "{}_label", labelled)
         _check_nothing_is_missed(folder, volumes)
         _check_all_are_images(volumes)
         return cases
     _check_nothing_is_missed(folder, volumes)
-    plain = _of(patients, _by_name(_images(volumes), CHANNEL_SUFFIX if holds_channels(folder) else ""))
+    plain = _of(patients, _named_in(folder, volumes))
     if not plain:
         raise InputError(
             f"{folder} holds no volumes",
@@ -153,20 +223,95 @@ def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, P
     return {name: path for name, path in named.items() if patients is None or name in patients}
 
 
+def _matching(pattern: re.Pattern[str], volumes: Iterable[Path]) -> dict[str, Path]:
+    """The volumes that are named so, by the pattern's first group."""
+    matches = ((pattern.fullmatch(volume_name(path)), path) for path in volumes)
+    return by_name((match[1], path) for match, path in matches if match)
+
+
+def _plainly_named(volumes: Iterable[Path]) -> dict[str, Path]:
+    return by_name((volume_name(path), path) for path in volumes)
+
+
+def _named_in(folder: Path, volumes: list[Path]) -> dict[str, Path]:
+    """The images in a folder whose names have no ending, or nnU-Net's where the folder is one of its.
+
+    Raises:
+        InputError: One of several channels, two of one name, or a name that leaves open what a file is.
+    """
+    images = _images(volumes)
+    if not (holds_channels(folder) and _has_channels(images)):
+        named = _plainly_named(images)
+        _check_names(named)
+        _check_no_channels(named)
+        return named
+    if other := next((path for path in images if not volume_name(path).endswith(CHANNEL_SUFFIX)), None):
+        raise InputError(
+            f"{other} does not end in {CHANNEL_SUFFIX}", "give volumes of one channel, in the nnU-Net layout"
+        )
+    return by_name((volume_name(path).removesuffix(CHANNEL_SUFFIX), path) for path in images)
+
+
+def _has_channels(volumes: Iterable[Path]) -> bool:
+    """Whether volumes in a folder of nnU-Net's have its names; those of the Medical Decathlon have no ending."""
+    return any(volume_name(path).endswith(CHANNEL_SUFFIX) for path in volumes)
+
+
 def _images(volumes: list[Path]) -> list[Path]:
     """Those that are not labelmaps or maps by their names, such as `P1_seg.nii.gz` beside `P1.nii.gz`."""
     names = {volume_name(path) for path in volumes}
-    stems = {name.removesuffix(suffix) for name in names for suffix in ("", IMAGE_SUFFIX, CHANNEL_SUFFIX)}
+    stems = {stem for name in names for stem in (name, image_subject(name), name.removesuffix(CHANNEL_SUFFIX)) if stem}
     return [path for path in volumes if not _is_made_from(stems, path)]
 
 
 def _is_made_from(stems: set[str], path: Path) -> bool:
     """Whether a file is a labelmap or a map of one of the volumes that are called so."""
     name = volume_name(path)
-    if name.endswith(LABEL_SUFFIX) or path.name.lower().endswith(_SEGMENTATION_SUFFIX):
+    if _LABEL.fullmatch(name) or path.name.lower().endswith(_SEGMENTATION_SUFFIX):
         return True
-    made_from = {name.removesuffix(ending) for ending in LABELMAP_ENDINGS} | {name.partition(MAP_INFIX)[0]}
-    return bool((made_from - {name}) & stems)
+    return labelmap_subject(path) in stems or name.partition(MAP_INFIX)[0] in stems - {name}
+
+
+def _check_names(images: dict[str, Path]) -> None:
+    """Refuse volumes that would be images, but are named like labelmaps, or after another image as its labelmap, a copy
+    or a further scan of the same patient is. `P1_2` beside `P1` is a name of its own.
+
+    Raises:
+        InputError: Names the first of them.
+    """
+    owners = {name.removesuffix(CHANNEL_SUFFIX): path for name, path in images.items()} | images
+    for name, path in images.items():
+        if _LABELMAP_WORD.search(name):
+            raise InputError(
+                f"{path} is named like a labelmap, but not like that of an image beside it",
+                "take it away; if it is an image, rename it or list the images in a CSV file",
+            )
+        for separator in re.finditer(_SEPARATOR, name):
+            owner, rest = owners.get(name[: separator.start()], path), name[separator.start() :]
+            if owner != path and (re.search(r"[^\W\d_]", rest) or rest == CHANNEL_SUFFIX):
+                raise InputError(
+                    f"{path} may be a labelmap of {owner.name}, or another image of the same patient",
+                    "take it away, or list the images in a CSV file",
+                )
+
+
+def _check_no_channels(images: dict[str, Path]) -> None:
+    """Refuse channels of one volume, `P1_0000` and `P1_0001`. If all names are alike but for that number, and have no
+    other, `patient_0000` and `patient_0001`, they number patients.
+
+    Raises:
+        InputError: Names two channels.
+    """
+    matches = [match for match in map(_CHANNEL.fullmatch, images) if match]
+    first = {match[1]: match[0] for match in matches if match[2] == CHANNEL_SUFFIX[1:]}
+    others = [match for match in matches if match[1] in first and match[0] != first[match[1]]]
+    several = len({match[1] for match in others}) > 1
+    for other in others:
+        if several or re.search(r"\d", other[1]):
+            raise InputError(
+                f"{images[other[0]]} and {images[first[other[1]]].name} are named like channels of one volume",
+                "keep one channel of each volume; if they are patients, list the images in a CSV file",
+            )
 
 
 def _check_all_are_images(volumes: list[Path]) -> None:
@@ -177,9 +322,9 @@ def _check_all_are_images(volumes: list[Path]) -> None:
     """
     for path in _images(volumes):
         # A DICOM series can be what an image was made of.
-        if not path.is_dir() and not volume_name(path).endswith(IMAGE_SUFFIX):
+        if not path.is_dir() and image_subject(volume_name(path)) is None:
             raise InputError(
-                f"{path} lies beside files called NAME{IMAGE_SUFFIX} and is neither one nor a labelmap of one",
+                f"{path} lies beside files called NAME_image and is neither one nor a labelmap of one",
                 "rename it, or take it away",
             )
 
@@ -225,21 +370,6 @@ def _deeper_dicom(folder: Path) -> Path | None:
     return None
 
 
-def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for path in paths:
-        name = volume_name(path)
-        if suffix == CHANNEL_SUFFIX and not name.endswith(suffix):
-            raise InputError(
-                f"{path} does not end in {CHANNEL_SUFFIX}", "give volumes of one channel, in the nnU-Net layout"
-            )
-        name = name.removesuffix(suffix)
-        if name in named:
-            raise InputError(f"{named[name]} and {path} are both called {name}", "remove or rename one")
-        named[name] = path
-    return named
-
-
 def _paired(
     images: dict[str, Path], labels: dict[str, Path], folder: Path, image: str, label: str, labelled: bool
 ) -> list[Case]:
@@ -259,9 +389,10 @@ def _paired(
 def _from_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
     wanted = ["patient", "image", *(["label"] if labelled else [])]
     cases: list[Case] = []
-    lines: dict[Path, int] = {}
+    lines: dict[Path, int] = {}  # On which each file is named.
     for line, row in _csv_rows(path, wanted):
-        if patients is not None and row["patient"] not in patients:
+        patient = unicodedata.normalize("NFC", row["patient"])
+        if patients is not None and patient not in patients:
             continue
         for column in wanted:
             if not row[column]:
@@ -272,12 +403,15 @@ def _from_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> l
                 raise InputError(
                     f"{path}, line {line}, names {file}, which does not exist", "give paths relative to the CSV file"
                 )
-        first = lines.setdefault(files[0].resolve(), line)
-        if first != line:
-            raise InputError(f"{path}, line {line}, names {files[0]}, as line {first} does", "remove one of the two")
+        for file in files:
+            first = lines.setdefault(file.resolve(), line)
+            if first != line:
+                raise InputError(f"{path}, line {line}, names {file}, as line {first} does", "remove one of the two")
+        if len({file.resolve() for file in files}) < len(files):
+            raise InputError(f"{path}, line {line}, gives {files[0]} as image and label", "correct one of them")
         text = row.get("region", "")
         region = parse_box(text, f"In {path}, line {line}, the region") if text else None
-        cases.append(Case(row["patient"], files[0], files[1] if labelled else None, region))
+        cases.append(Case(patient, files[0], files[1] if labelled else None, region))
     if not cases:
         raise InputError(f"{path} has no row below its header", "add one for each image")
     return cases
@@ -287,8 +421,10 @@ def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]
     """Line number and stripped values by column of each row."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if any(row)]
+            text = file.read()
+        delimiter = _delimiter(text)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV text file", "give a folder, or a CSV with patient, image, label") from error
     header = [column.lower() for column in rows[0][1]] if rows else []
@@ -297,9 +433,18 @@ def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]
     if any(column not in header for column in wanted):
         raise InputError(
             f"{path} lacks the columns of a table of volumes",
-            f"put {', '.join(wanted)}, with commas between them, into its first line",
+            f"put {', '.join(wanted)}, with commas or semicolons between them, into its first line",
         )
     for line, row in rows[1:]:
         if len(row) > len(header):
-            raise InputError(f"{path}, line {line}, has more values than columns", "put quotes around what has a comma")
+            separator = "semicolon" if delimiter == ";" else "comma"
+            raise InputError(
+                f"{path}, line {line}, has more values than columns", f"put quotes around what has a {separator}"
+            )
     return [(line, dict(zip_longest(header, row, fillvalue=""))) for line, row in rows[1:]]
+
+
+def _delimiter(text: str) -> str:
+    """A comma; or the semicolon that Excel writes where numbers have decimal commas, if only that is in the header."""
+    header = next((line for line in text.splitlines() if line.strip(" ,;")), "")
+    return ";" if ";" in header and "," not in header else ","

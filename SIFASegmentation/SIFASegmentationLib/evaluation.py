@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
-from .cohorts import LABELMAP_ENDINGS, MAP_INFIX, volumes_in
+from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject, volumes_in
 from .errors import InputError
 from .image_files import from_image, read_image
 from .labelmaps import (
     NNUNET_FILE,
     Labels,
     UnknownCodesError,
+    coding_named,
     coding_of_nnunet,
     grid_difference,
     read_labels,
@@ -27,70 +29,119 @@ from .labelmaps import (
 )
 from .metrics import score_labelmaps_in_pieces
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
-from .structures import Task
+from .structures import Task, load_task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
 
+Report = Callable[[str, int, int], None]
+"""Gets the subject, the number of pairs done and that of all."""
+
 _BOTH_EMPTY = "both empty"
+
+
+class SomePairsRefusedError(InputError):
+    """Some pairs could not be scored; `table` has those of the others."""
+
+    def __init__(self, refused: Sequence[InputError], pairs: int, table: ScoreTable) -> None:
+        self.table = table
+        reasons = "\n".join(map(str, refused))
+        super().__init__(f"{len(refused)} of {pairs} pairs could not be scored:\n{reasons}")
 
 
 def evaluate(
     prediction: str | Path,
     reference: str | Path,
-    task: Task | None = None,
+    task: Task | str | Path | None = None,
     coding: str | None = None,
     legacy: bool = False,
     tolerance: float = DEFAULT_TOLERANCE_MM,
+    *,
+    report: Report | None = None,
 ) -> ScoreTable:
     """Score a labelmap against its reference, or a folder of labelmaps against one of references, matched by name.
 
-    Names match without `_segmentation`, `_label`, `_seg`. A reference on another grid is resampled to the
-    prediction's grid by nearest neighbour; that grid is extended if it does not contain the whole reference. The table
-    says so.
+    Names match without `_segmentation`, `_label`, `_seg` and the like (`cohorts.labelmap_subject`). A reference on
+    another grid is resampled to the prediction's grid by nearest neighbour; that grid is extended if it does not
+    contain the whole reference. The table says so. A pair that can't be used does not end those after it.
 
     Args:
         prediction: A file or a folder.
         reference: The same kind.
-        task: The structures; unless given, all values in the files, as `label 1`, ...
+        task: The structures, or the name of a preset or a file that has them; unless given, all values in the files,
+            as `label 1`, ...
         coding: Name of the task's coding that the references use.
         legacy: The paper's convention (`metrics.score_labelmaps`).
         tolerance: Of surface Dice, in mm, for structures of which the task says none.
+        report: Called after each pair.
 
     Raises:
-        InputError: A file, a folder, the coding or the tolerance can't be used, or no two names match.
+        SomePairsRefusedError: Pairs among others can't be used; raised when the others are scored.
+        InputError: A folder, the only pair, the task, the coding or the tolerance can't be used, two files are of one
+            subject, or no two names match.
     """
     if coding is not None and task is None:
         raise InputError(f"The coding '{coding}' is one of a task's", "say which, by --task")
     if not 0 <= tolerance < inf:
         raise InputError(f"The tolerance {tolerance:g} is not usable", "give a number of mm, 0 or more")
+    if isinstance(task, str | Path):
+        task = load_task(task)
+    if coding is not None and task is not None:
+        # An unknown one would have every pair refused.
+        coding_named(coding, task)
     pairs, unmatched = _pairs(Path(prediction), Path(reference))
     rows: list[Row] = []
+    scored: list[str] = []
     labels: set[int] = set()
-    for subject, predicted_path, reference_path in pairs:
-        notes: list[str] = []
-        tolerances: dict[int, float] = {}
-        if task is not None:
-            predicted, in_prediction, _ = _read_prediction(predicted_path, task)
-            referred, in_reference, _ = read_labels(reference_path, task, coding, allow_empty=True)
-            notes = [
-                f"segments of the {what} overlap in {count} voxels, which go to the later one"
-                for what, count in (("prediction", in_prediction), ("reference", in_reference))
-                if count
-            ]
-            names = task.names_by_value
-            tolerances = task.tolerances_mm if not legacy else {}
+    refused: list[InputError] = []
+    for done, (subject, predicted_path, reference_path) in enumerate(pairs, 1):
+        try:
+            pair = _read_pair(predicted_path, reference_path, task, coding)
+            rows += score_pair(
+                subject, pair.prediction, pair.reference, pair.names, legacy=legacy, tolerance=tolerance,
+                tolerances={} if task is None or legacy else task.tolerances_mm, notes=pair.notes,
+            )  # fmt: skip
+        except InputError as error:
+            if len(pairs) == 1:
+                raise
+            refused.append(error)
         else:
-            predicted, referred = _read_plain(predicted_path), _read_plain(reference_path)
-            values = {*values_in(predicted.array), *values_in(referred.array)} - {0}
-            names = {value: f"label {value}" for value in sorted(values)}
-            labels |= values
-        rows += score_pair(
-            subject, predicted, referred, names, legacy=legacy, tolerance=tolerance, tolerances=tolerances, notes=notes
-        )
+            scored.append(subject)
+            labels |= set(pair.names)
+        if report is not None:
+            report(subject, done, len(pairs))
     if task is None:
         # Of a task every subject has a row of each structure, be it empty.
-        rows = _with_empty_rows(rows, [pair[0] for pair in pairs], [f"label {value}" for value in sorted(labels)])
-    return ScoreTable(tuple(rows), legacy, tolerance, unmatched)
+        rows = _with_empty_rows(rows, scored, [f"label {value}" for value in sorted(labels)])
+    table = ScoreTable(tuple(rows), legacy, tolerance, unmatched)
+    if refused:
+        raise SomePairsRefusedError(refused, len(pairs), table)
+    return table
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two labelmaps with the same values, the structures that these mean, and what is to be known of them."""
+
+    prediction: Volume
+    reference: Volume
+    names: dict[int, str]
+    notes: tuple[str, ...] = ()
+
+
+def _read_pair(prediction: Path, reference: Path, task: Task | None, coding: str | None) -> _Pair:
+    """Both labelmaps: with a task's values, or with whatever values they have."""
+    if task is None:
+        predicted, referred = _read_plain(prediction), _read_plain(reference)
+        values = sorted({*values_in(predicted.array), *values_in(referred.array)} - {0})
+        return _Pair(predicted, referred, {value: f"label {value}" for value in values})
+    predicted, in_prediction, _ = _read_prediction(prediction, task)
+    referred, in_reference, _ = read_labels(reference, task, coding, allow_empty=True)
+    notes = tuple(
+        f"segments of the {what} overlap in {count} voxels, which go to the later one"
+        for what, count in (("prediction", in_prediction), ("reference", in_reference))
+        if count
+    )
+    return _Pair(predicted, referred, task.names_by_value, notes)
 
 
 def _with_empty_rows(rows: Sequence[Row], subjects: Sequence[str], structures: Sequence[str]) -> list[Row]:
@@ -189,7 +240,7 @@ def _read_prediction(path: Path, task: Task) -> Labels:
     """
     beside = path.parent / NNUNET_FILE
     # What SIFA writes there has the task's own.
-    nnunet = beside.is_file() and not volume_name(path).endswith(LABELMAP_ENDINGS)
+    nnunet = beside.is_file() and not volume_name(path).endswith(OWN_ENDING)
     coding = coding_of_nnunet(beside, task) if nnunet else task.own_coding
     try:
         return read_labels(path, task, coding, allow_empty=True)
@@ -207,13 +258,13 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
     if prediction.is_dir() != reference.is_dir():
         raise InputError(f"{prediction} and {reference} are a file and a folder", "give two files or two folders")
     if prediction.is_file():
-        return [(_subject(prediction), prediction, reference)], ()
+        return [(labelmap_subject(prediction) or volume_name(prediction), prediction, reference)], ()
     predicted, referred = _labelmaps_in(prediction), _labelmaps_in(reference)
     matched = sorted(predicted.keys() & referred.keys())
     if not matched:
         raise InputError(
             f"No file in {prediction} has a reference of its name in {reference}",
-            f"let names match but for {', '.join(LABELMAP_ENDINGS)}",
+            f"give both the same name; endings such as {OWN_ENDING}, _label and _seg may differ",
         )
     alone = [path for some, others in ((predicted, referred), (referred, predicted))
              for name, path in some.items() if name not in others]  # fmt: skip
@@ -221,38 +272,49 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 
 
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
-    """Labelmaps by subject; images and probability maps beside them are left out."""
+    """Labelmaps by subject; images and probability maps beside them are left out.
+
+    Raises:
+        InputError: Two are of one subject.
+    """
     volumes = [path for path in volumes_in(folder) if not path.is_dir() and MAP_INFIX not in volume_name(path)]
-    labelled = [path for path in volumes if volume_name(path).endswith(LABELMAP_ENDINGS)]
-    named: dict[str, Path] = {}
-    for path in labelled:
-        name = _subject(path)
-        if name in named:
-            raise InputError(f"{named[name]} and {path} are both of the subject {name}", "remove one")
-        named[name] = path
-    # What is not called a labelmap may be one nevertheless, or the image of one.
-    plain = [path for path in volumes if path not in labelled]
-    if labelled:
-        plain = [p for p in plain if not volume_name(p).startswith(tuple(named)) and _is_labelmap(p)]
-    return named | {volume_name(path): path for path in plain}
+    subjects = {path: labelmap_subject(path) for path in volumes}
+    labelled = {subject for subject in subjects.values() if subject}
+    # What is not named like a labelmap may be one nevertheless, or the image of one.
+    return by_name(
+        (subject or volume_name(path), path)
+        for path, subject in subjects.items()
+        if subject or not labelled or not (_is_image_of(labelled, volume_name(path)) or _is_image(path))
+    )
 
 
-def _is_labelmap(path: Path) -> bool:
+def _is_image_of(subjects: set[str], name: str) -> bool:
+    """Whether a volume beside the labelmaps of these subjects is, by its name, the image of one: `P1`, `P1_image`,
+    `P1_0000`."""
+    return bool({name, image_subject(name), name.removesuffix(CHANNEL_SUFFIX)} & subjects)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file has voxels that no labelmap has; what can't be read is not known to be an image."""
     try:
-        _read_plain(path)
+        image = read_image(path)
     except InputError:
+        # Its pair says so.
         return False
-    return True
-
-
-def _subject(path: Path) -> str:
-    name = volume_name(path)
-    return next((name.removesuffix(ending) for ending in LABELMAP_ENDINGS if name.endswith(ending)), name)
+    try:
+        _without_task(image, path)
+    except InputError:
+        return True
+    return False
 
 
 def _read_plain(path: Path) -> Volume:
     """A labelmap with whatever values it has, 0 to 255."""
-    image = read_image(path)
+    return _without_task(read_image(path), path)
+
+
+def _without_task(image: sitk.Image, path: Path) -> Volume:
+    """The same from an image that was read from the file."""
     if names := segment_names(image):
         # In each file they have the values in which they were drawn.
         raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")

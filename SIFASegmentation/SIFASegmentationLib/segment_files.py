@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import read_bundle
-from .cohorts import CHANNEL_SUFFIX, IMAGE_SUFFIX, MAP_INFIX, find_cases, holds_channels, is_volume_file
+from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, find_cases, holds_channels, image_subject, is_volume_file
 from .dicom_files import dicom_series
 from .errors import InputError
 from .examination import Examination, Models, examine
@@ -224,7 +224,8 @@ def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
 
 def output_name(image: Path) -> str:
     """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
-    name = volume_name(image).removesuffix(IMAGE_SUFFIX)
+    name = volume_name(image)
+    name = image_subject(name) or name
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 

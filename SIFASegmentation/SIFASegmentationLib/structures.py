@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -215,7 +216,9 @@ def load_task(name_or_path: str | Path) -> Task:
 
 def normal_name(name: str) -> str:
     """`RightKidney`, `kidney_right`, `Kidney (right)` -> `kidney right`."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    # An accent that is a character of its own, as macOS writes it, would end a word.
+    composed = unicodedata.normalize("NFC", name)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed).casefold()
     return " ".join(sorted(re.findall(r"[^\W_]+", words)))
 
 

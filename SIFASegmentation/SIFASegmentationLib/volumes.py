@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,14 @@ class Volume:
 
 
 def volume_name(path: str | Path) -> str:
-    """The file's (or folder's) name without the suffixes of a volume: `ct_1.5mm.nii.gz` -> `ct_1.5mm`."""
-    path = Path(path)
+    """The file's (or folder's) name without the suffixes of a volume: `ct_1.5mm.nii.gz` -> `ct_1.5mm`.
+
+    Accented letters are composed (NFC): macOS writes them as a letter and an accent, other systems as one character.
+    """
+    return unicodedata.normalize("NFC", _without_suffix(Path(path)))
+
+
+def _without_suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]

@@ -22,13 +22,14 @@ import typer
 
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError, system_fault
-from SIFASegmentationLib.files import take_names_as_utf8
+from SIFASegmentationLib.files import check_can_write, take_names_as_utf8
 from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Job, State
-from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, check_suffix
+from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, ScoreTable, check_suffix
 from SIFASegmentationLib.structures import load_task
 
 from .config import TrainingConfig, with_settings
 from .console import ProgressLine, duration, output_copied_to, show_events
+from .findings import print_warning, unused_volumes
 from .options import (
     Batch,
     Device,
@@ -324,6 +325,9 @@ def segment(
         refine=refine,
         probabilities=probabilities,
     )
+    for path in volumes:
+        for finding in unused_volumes(str(path), path):
+            print_warning(finding)
     line = ProgressLine()
     segment_files(
         bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi), confidence=confidence,
@@ -355,11 +359,28 @@ def evaluate(
     tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.")] = DEFAULT_TOLERANCE_MM,
 ) -> None:
     """Score labelmaps against references: Dice, ASD, HD95, surface Dice, volumes."""
+    from SIFASegmentationLib.evaluation import SomePairsRefusedError  # noqa: PLC0415
     from SIFASegmentationLib.evaluation import evaluate as run  # noqa: PLC0415
 
     if out is not None:
         check_suffix(out)
-    table = run(prediction, reference, load_task(task) if task else None, coding, legacy, tolerance)
+        check_can_write(out.parent)
+    line = ProgressLine()
+
+    def report(subject: str, done: int, pairs: int) -> None:
+        if pairs > 1:
+            line.show(f"{subject}: pair {done} of {pairs}", last=done == pairs)
+
+    try:
+        table = run(prediction, reference, task, coding, legacy, tolerance, report=report)
+    except SomePairsRefusedError as error:
+        if error.table.rows:
+            _show_scores(error.table, out)
+        raise
+    _show_scores(table, out)
+
+
+def _show_scores(table: ScoreTable, out: Path | None) -> None:
     print(table.text())
     if out is not None:
         table.write(out)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
@@ -13,11 +16,14 @@ from SIFASegmentationLib.errors import InputError
 if TYPE_CHECKING:  # They need packages that a window may have to install first.
     from SIFASegmentationLib.labelmaps import Labels
     from SIFASegmentationLib.structures import Task
+    from SIFASegmentationLib.volumes import Volume
 
 Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 
+_SHOWN = 8  # Names of a list that can be long.
+_FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
 _MANY = 0.1  # Share of volumes that are no exceptions any more.
 
 
@@ -46,6 +52,27 @@ Warn = Callable[[Finding], None]
 def print_warning(finding: Finding) -> None:
     """For those who read a terminal."""
     print(f"warning: {finding}", file=sys.stderr)
+
+
+def unused_volumes(subject: str, path: Path) -> list[Finding]:
+    """Volumes in folders below that of a set, which are not looked for there."""
+    from SIFASegmentationLib.cohorts import unused_folders  # noqa: PLC0415  needs packages, see above
+
+    folders = [folder.name for folder in unused_folders(path)]
+    if not folders:
+        return []
+    shown = ", ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
+    fix = f"to use them, put them directly into {path}, or list all volumes in a CSV file"
+    return [Finding("warning", subject, f"volumes in subfolders are not used ({shown})", fix)]
+
+
+def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
+    """Whether an image has as few values in its middle slice as labels are: it may be one, whatever it is called."""
+    values = np.unique(image.array[len(image.array) // 2]).size
+    if not 2 <= values <= _FEW_VALUES:
+        return []
+    message = f"has only {values} different values in its middle slice, as a labelmap does"
+    return [Finding("warning", subject, message, "if it is a labelmap, take it out of the images")]
 
 
 def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:

@@ -49,7 +49,15 @@ from .dataset import (
     VolumeEntry,
     domain_of,
 )
-from .findings import Warn, beyond_grid, lost_labels, never_labelled, print_warning
+from .findings import (
+    Warn,
+    beyond_grid,
+    looks_like_labelmap,
+    lost_labels,
+    never_labelled,
+    print_warning,
+    unused_volumes,
+)
 from .steps import Report, Step
 
 
@@ -221,7 +229,8 @@ def prepare(
         out: Folder to make.
         task: The structures.
         report: Told of each volume.
-        warn: Told of labels that a training will not see, and of structures without any.
+        warn: Told of volumes and labels that a training will not see, of images that may be labelmaps, and of
+            structures without labels.
         settings: Any other attribute of `Preparation`.
 
     Raises:
@@ -240,6 +249,9 @@ def run_preparation(
     cases = preparation.cases()
     # Before the volumes are read.
     check_can_write(out.parent)
+    for name in preparation.sets:
+        for finding in unused_volumes(name, getattr(preparation, name)):
+            warn(finding)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
@@ -336,6 +348,8 @@ class _Writer:
         positions: list[dict[str, Triple]] = []
         start = 0
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
+            for finding in looks_like_labelmap(case.image.name, volume):
+                self.warn(finding)
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
             # Where nothing is clipped, a monitor's voxels may lie beyond the range of the target's.

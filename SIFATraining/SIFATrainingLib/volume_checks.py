@@ -21,7 +21,16 @@ from SIFASegmentationLib.structures import Structure
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 from .dataset import DOMAINS, SetName, domain_of
-from .findings import FEW_SLICES, Finding, Level, beyond_grid, lost_labels, never_labelled
+from .findings import (
+    FEW_SLICES,
+    Finding,
+    Level,
+    beyond_grid,
+    looks_like_labelmap,
+    lost_labels,
+    never_labelled,
+    unused_volumes,
+)
 from .prepare import Preparation
 from .steps import Report, Step
 
@@ -97,6 +106,7 @@ class VolumeChecks:
         self._lowest[name].append((case.image.name, float(volume.array.min())))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
         self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
+        self.findings += looks_like_labelmap(case.image.name, volume)
         if case.label is not None:
             self._check_label(name, case.label, volume)
 
@@ -131,6 +141,7 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, message, fix))
         else:
             self.findings.append(Finding("ok", name, message))
+        self.findings += unused_volumes(name, getattr(self._preparation, name))
         if name in DOMAINS:
             self._check_window(name)
         if self._preparation.spacing is not None:

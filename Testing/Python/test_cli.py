@@ -17,6 +17,8 @@ import pytest
 from quick import ENVIRONMENT, QUICK_OPTIONS, quick_config, sifa
 from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.evaluation import SomePairsRefusedError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.scores import ScoreTable
@@ -434,7 +436,8 @@ def test_what_is_said_to_evaluate_reaches_it(
 ) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def evaluate(*given: Any) -> ScoreTable:
+    def evaluate(*given: Any, report: object) -> ScoreTable:
+        assert callable(report)
         asked.append(given)
         return ScoreTable(())
 
@@ -442,3 +445,33 @@ def test_what_is_said_to_evaluate_reaches_it(
     here = ["--prediction", str(tmp_path), "--reference", str(tmp_path)]
     app(["evaluate", *here, *arguments], standalone_mode=False)
     assert asked == [(tmp_path, tmp_path, None, *expected)]
+
+
+def test_scores_of_pairs_are_written_though_others_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cohort: Path
+) -> None:
+    for folder in ("predicted", "references"):
+        (tmp_path / folder).mkdir()
+        for name in ("P1", "P2"):
+            shutil.copyfile(cohort / "ct" / "abdomen_ct_000_label.nii.gz", tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "predicted" / "P2.nii.gz").write_bytes(b"")
+    folders = ["--prediction", str(tmp_path / "predicted"), "--reference", str(tmp_path / "references")]
+    with pytest.raises(SomePairsRefusedError, match="1 of 2 pairs"):
+        app(["evaluate", *folders, "--out", str(tmp_path / "scores.csv")], standalone_mode=False)
+    assert "P2: pair 2 of 2" in capsys.readouterr().out
+    assert "\nP1,label 1,1.0" in (tmp_path / "scores.csv").read_text()
+    # Told before anything is scored.
+    with pytest.raises(InputError, match="can't be written to"):
+        app(["evaluate", *folders, "--out", str(tmp_path / "scores.csv" / "x.csv")], standalone_mode=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_volumes_in_subfolders_that_are_not_segmented_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_files, "segment_files", lambda *_, **__: [])
+    for name in ("P1.nii.gz", "more/P2.nii.gz", "baseline/P1_segmentation.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    app(["segment", "bundle", str(tmp_path), "--out", "x"], standalone_mode=False)
+    assert f"warning: {tmp_path}: volumes in subfolders are not used (more); " in capsys.readouterr().err

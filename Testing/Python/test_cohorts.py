@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from SIFASegmentationLib.cohorts import find_cases
+from SIFASegmentationLib.cohorts import find_cases, unused_folders
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.segment_files import output_name
 
 FOLDER = ("{}_image.nii.gz", "{}_label.nii.gz")
 NNUNET = ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")
@@ -92,3 +93,79 @@ def test_a_labelmap_that_was_not_fetched_is_not_scored_without_a_word(tmp_path: 
     (tmp_path / "truth" / "P2_label.nii.gz").unlink()
     table = evaluate(tmp_path / "predicted", tmp_path / "truth")
     assert [Path(name).name for name in table.unmatched] == ["P2_segmentation.nii.gz", "P3_label.nii.gz"]
+
+
+LABELMAPS = (
+    "P1_mask", "P1-label", "P1_gt", "P1_roi", "P1.label", "P1_Segmentation", "P1_SEG", "P1_LABEL", "P1_annotation",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELMAPS)
+def test_labelmaps_beside_images_are_no_images_however_they_are_called(tmp_path: Path, name: str) -> None:
+    files(tmp_path / "plain", "P1.nii.gz", "P1_2.nii.gz", "P2.nii.gz", f"{name}.nii.gz")
+    assert patients(tmp_path / "plain", labelled=False) == ["P1", "P1_2", "P2"]
+    # Beside images with endings, too.
+    files(tmp_path / "named", "P1_image.nii.gz", f"{name}.nii.gz")
+    assert patients(tmp_path / "named", labelled=False) == ["P1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        *((f"{name}.nii.gz", "is named like a labelmap, but not like that of an image beside it: take it away")
+          for name in ("P2_mask", "P2-Label_1", "label0001", "GT_P1", "P1_seg_2", "P1mask")),
+        *((f"{name}.nii.gz", r"may be a labelmap of P1\.nii\.gz, or another image of the same patient: take it away")
+          for name in ("P1_liver", "P1-tumour_2", "P1_0000", "P1 manual")),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_labelmap_is_not_trained_on_without_a_word(tmp_path: Path, name: str, sentence: str) -> None:
+    files(tmp_path, "P1.nii.gz", name)
+    with pytest.raises(InputError, match=sentence):
+        find_cases(tmp_path, labelled=False)
+
+
+def test_images_named_alike_are_images(tmp_path: Path) -> None:
+    names = ["P1", "P1-2", "P10", "P1_2021-03-04", "segovia", "unmasked_1"]
+    files(tmp_path, *(f"{name}.nii.gz" for name in names))
+    assert patients(tmp_path, labelled=False) == sorted(names)
+
+
+@pytest.mark.parametrize("names", [("P1_0000", "P1_0001"), ("a_0000", "a_0001", "b_0000", "b_0001")])
+def test_channels_are_no_patients(tmp_path: Path, names: tuple[str, ...]) -> None:
+    files(tmp_path, *(f"{name}.nii.gz" for name in names))
+    with pytest.raises(InputError, match=r"_0001.* and .*_0000.* are named like channels of one volume: keep one"):
+        find_cases(tmp_path, labelled=False)
+
+
+def test_endings_of_pairs_in_capitals_or_after_another_separator(tmp_path: Path) -> None:
+    files(tmp_path, "A_Image.nii.gz", "A_Label.nii.gz", "B-image.nii.gz", "B.label.nii.gz")
+    for labelled in (True, False):
+        assert patients(tmp_path, labelled=labelled) == ["A", "B"]
+    # So are their outputs, which are scored against these labels.
+    assert output_name(tmp_path / "A_Image.nii.gz") == "A"
+
+
+def test_the_layout_of_the_medical_decathlon(tmp_path: Path) -> None:
+    files(tmp_path, *(f"{folder}/liver_{number}.nii.gz" for folder in ("imagesTr", "labelsTr") for number in (1, 10)))
+    files(tmp_path, "imagesTs/liver_3.nii.gz")
+    (tmp_path / "imagesTr" / "._liver_1.nii.gz").touch()
+    for labelled in (True, False):
+        assert patients(tmp_path, labelled=labelled) == ["liver_1", "liver_10"]
+    assert patients(tmp_path / "imagesTs", labelled=False) == ["liver_3"]
+    (tmp_path / "labelsTr" / "liver_10.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"imagesTr/liver_10\.nii\.gz has no labelmap: add .*labelsTr/liver_10"):
+        find_cases(tmp_path, labelled=True)
+
+
+def test_subfolders_with_images_that_are_not_used(tmp_path: Path) -> None:
+    files(
+        tmp_path, "P1.nii.gz", "more/P2.nii.gz", "deep/er/P3.nrrd", "baseline/P1_segmentation.nii.gz",
+        "maps/P1_probability_liver.nii.gz", ".trash/P4.nii.gz",
+    )  # fmt: skip
+    for name in ("P5/1.dcm", "series/P6/1.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    assert [folder.name for folder in unused_folders(tmp_path)] == ["deep", "more", "series"]
+    assert unused_folders(tmp_path / "P1.nii.gz") == []
+    files(tmp_path / "nnunet", "imagesTr/P1_0000.nii.gz", "labelsTr/P1.nii.gz", "imagesTr/old/P1_0000.nii.gz")
+    assert unused_folders(tmp_path / "nnunet") == [tmp_path / "nnunet" / "imagesTr" / "old"]

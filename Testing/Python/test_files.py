@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -14,7 +15,7 @@ import SimpleITK as sitk
 
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.evaluation import SomePairsRefusedError, evaluate
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
 from SIFASegmentationLib.labelmaps import (
@@ -25,7 +26,7 @@ from SIFASegmentationLib.labelmaps import (
     write_slicer_segmentation,
 )
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
-from SIFASegmentationLib.structures import load_task, preset_names
+from SIFASegmentationLib.structures import load_task, normal_name, preset_names
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 
 ABDOMEN = load_task("abdomen")
@@ -253,8 +254,12 @@ def test_cases_by_name_in_the_nnunet_layout_and_from_a_csv(tmp_path: Path) -> No
 
 def test_labelmaps_beside_their_images_are_no_images(tmp_path: Path) -> None:
     made = ("P1_seg", "P1_segmentation", "P1_labels", "P1_probability_right_kidney", "P1_label")
-    files(tmp_path / "plain", "P1.nii.gz", "P2.mha", "lone_seg.nii.gz", *(f"{name}.nii.gz" for name in made))
-    assert [c.patient for c in find_cases(tmp_path / "plain", labelled=False)] == ["P1", "P2", "lone_seg"]
+    files(tmp_path / "plain", "P1.nii.gz", "P2.mha", *(f"{name}.nii.gz" for name in made))
+    assert [c.patient for c in find_cases(tmp_path / "plain", labelled=False)] == ["P1", "P2"]
+    # Neither trained on nor left out without a word.
+    files(tmp_path / "plain", "lone_seg.nii.gz")
+    with pytest.raises(InputError, match=r"lone_seg\.nii\.gz is named like a labelmap, but not like that of an image"):
+        find_cases(tmp_path / "plain", labelled=False)
     files(tmp_path / "imagesTs", "c1_0000.nii.gz", "c2_0000.nii.gz", "c1_segmentation.nii.gz")
     assert [c.patient for c in find_cases(tmp_path / "imagesTs", labelled=False)] == ["c1", "c2"]
     files(tmp_path / "imagesTs", "c1_0001.nii.gz")
@@ -473,6 +478,33 @@ def test_statistics_by_hand() -> None:
         assert told == pytest.approx({"mean": 0.4, "std": np.std(values, ddof=degrees), "median": 0.2})
 
 
+def test_a_csv_with_semicolons_as_excel_writes_them(tmp_path: Path) -> None:
+    files(tmp_path, "a.nii.gz", "a,b.nii.gz")
+    table = tmp_path / "list.csv"
+    table.write_text("\ufeff;;\r\nPatient;Image;Region\r\nx;a.nii.gz;-1,2.5,0,4,-30,20\r\ny;a,b.nii.gz;\r\n")
+    first, second = find_cases(table, labelled=False)
+    assert first.region == BoxMM(minimum=(-1, 0, -30), maximum=(2.5, 4, 20))
+    assert (second.patient, second.image.name) == ("y", "a,b.nii.gz")
+    table.write_text("patient;image\nx;a;b.nii.gz\n")
+    with pytest.raises(InputError, match="put quotes around what has a semicolon"):
+        find_cases(table, labelled=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (["x,a.nii.gz,c.nii.gz", "y,b.nii.gz,./c.nii.gz"], r"line 3, names .*c\.nii\.gz, as line 2 does"),
+        (["x,a.nii.gz,b.nii.gz", "y,b.nii.gz,c.nii.gz"], r"line 3, names .*b\.nii\.gz, as line 2 does"),
+        (["x,a.nii.gz,./a.nii.gz"], r"line 2, gives .*a\.nii\.gz as image and label"),
+    ],
+)
+def test_a_csv_that_gives_a_file_to_two(tmp_path: Path, rows: list[str], sentence: str) -> None:
+    files(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz")
+    (tmp_path / "list.csv").write_text("\n".join(["patient,image,label", *rows]))
+    with pytest.raises(InputError, match=sentence):
+        find_cases(tmp_path / "list.csv", labelled=True)
+
+
 def test_a_csv_with_a_column_twice(tmp_path: Path) -> None:
     files(tmp_path, "a.nii.gz", "b.nii.gz")
     (tmp_path / "list.csv").write_text("patient,image,image\nx,a.nii.gz,b.nii.gz\n")
@@ -501,6 +533,15 @@ def test_what_nnunet_predicted_has_the_values_that_it_says(tmp_path: Path) -> No
     assert evaluate(*folders, ABDOMEN).mean("dice") == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("case", ["p1_seg", "p1_label", "p1_labels"])
+def test_cases_of_nnunet_may_be_called_like_labelmaps(tmp_path: Path, case: str) -> None:
+    write_volume(labelmap([[4, 1], [2, 3]]), tmp_path / "predicted" / f"{case}.nii.gz")
+    write_volume(labelmap([[1, 4], [2, 3]]), tmp_path / "references" / f"{case}.nii.gz")
+    names = {"background": 0, "spleen": 1, "liver": 4, "right kidney": 2, "left kidney": 3}
+    (tmp_path / "predicted" / "dataset.json").write_text(json.dumps({"labels": names}))
+    assert evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN).mean("dice") == 1
+
+
 def test_segments_have_names_whatever_their_values(tmp_path: Path) -> None:
     write_slicer_segmentation(labelmap([[1, 2], [3, 4]]), ABDOMEN, tmp_path / "a.seg.nrrd")
     write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "b.nii.gz")
@@ -526,6 +567,70 @@ def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
         table = evaluate(tmp_path / "predicted", tmp_path / "references", task)
         assert {row.subject for row in table.rows} == {"P1", "P2", "heart"}
         assert table.unmatched == ()
+
+
+def test_subjects_whose_names_begin_like_another_are_scored(tmp_path: Path) -> None:
+    values = labelmap([[1, 2], [3, 4]])
+    for name in ("P1_seg", "P10", "P1_2021"):
+        write_volume(values, tmp_path / "predicted" / f"{name}.nii.gz")
+    write_slicer_segmentation(values, ABDOMEN, tmp_path / "predicted" / "P3.seg.nrrd")
+    for name in ("P1-Label", "P10_GT", "P1_2021", "P3.mask"):
+        write_volume(values, tmp_path / "references" / f"{name}.nii.gz")
+    write_volume(values, tmp_path / "references" / "P1_0000.nii.gz")
+    table = evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
+    assert list(dict.fromkeys(row.subject for row in table.rows)) == ["P1", "P10", "P1_2021", "P3"]
+    assert table.unmatched == ()
+
+
+@pytest.mark.parametrize("names", [("P1.nii.gz", "P1.nrrd"), ("P1_seg.nii.gz", "P1_label.nii.gz")])
+def test_a_subject_in_two_files_is_not_scored_by_one_of_them(tmp_path: Path, names: tuple[str, str]) -> None:
+    files(tmp_path / "predicted", *names)
+    files(tmp_path / "references", "P1.nii.gz")
+    with pytest.raises(InputError, match="are both called P1: remove or rename one"):
+        evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
+
+
+@pytest.mark.parametrize("task", ["abdomen", None])
+def test_a_damaged_pair_does_not_lose_the_others(tmp_path: Path, task: str | None) -> None:
+    predicted, references = tmp_path / "predicted", tmp_path / "references"
+    for folder in (predicted, references):
+        files(folder, "P1_seg.nii.gz", "P3_seg.nii.gz")
+    # The one that can't be read might as well be an image.
+    (predicted / "P2.nii.gz").write_bytes((predicted / "P1_seg.nii.gz").read_bytes()[:100])
+    files(references, "P2_seg.nii.gz")
+    told: list[tuple[str, int, int]] = []
+    with pytest.raises(SomePairsRefusedError, match=r"^1 of 3 pairs could not be scored:\n.*P2\.nii\.gz") as raised:
+        evaluate(predicted, references, task, report=lambda *step: told.append(step))
+    assert {row.subject for row in raised.value.table.rows} == {"P1", "P3"}
+    assert told == [("P1", 1, 3), ("P2", 2, 3), ("P3", 3, 3)]
+    # Of a single pair there is nothing else to tell.
+    with pytest.raises(InputError, match=r"P2\.nii\.gz") as raised_alone:
+        evaluate(predicted / "P2.nii.gz", references / "P2_seg.nii.gz", task)
+    assert not isinstance(raised_alone.value, SomePairsRefusedError)
+
+
+def test_an_unknown_coding_is_told_once(tmp_path: Path) -> None:
+    for folder in ("predicted", "references"):
+        files(tmp_path / folder, "P1.nii.gz", "P2.nii.gz")
+    with pytest.raises(InputError, match=r"^The coding 'BTVC' is not in the task abdomen"):
+        evaluate(tmp_path / "predicted", tmp_path / "references", "abdomen", "BTVC")
+
+
+def test_accents_match_however_a_system_writes_them(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller")
+                            for form in ("NFC", "NFD"))  # fmt: skip
+    files(tmp_path / "predicted", f"{composed}.nii.gz")
+    files(tmp_path / "references", f"{decomposed}.nii.gz")
+    table = evaluate(tmp_path / "predicted", tmp_path / "references", ABDOMEN)
+    assert {row.subject for row in table.rows} == {composed}
+    files(tmp_path / "cases", f"{composed}_image.nii.gz", f"{decomposed}_label.nii.gz")
+    (tmp_path / "list.csv").write_text(
+        f"patient,image,label\n{decomposed},cases/{composed}_image.nii.gz,cases/{decomposed}_label.nii.gz\n",
+        encoding="utf-8",
+    )
+    for path in (tmp_path / "cases", tmp_path / "list.csv"):
+        assert [case.patient for case in find_cases(path, labelled=True)] == [composed]
+    assert normal_name(f"{decomposed} links") == normal_name(f"links_{composed}")
 
 
 @pytest.mark.parametrize("error", [1e-6, 5e-4])

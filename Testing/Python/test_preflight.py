@@ -30,7 +30,7 @@ from SIFATrainingLib.estimate import measure
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.loop import Model
 from SIFATrainingLib.preflight import TRAINING_PACKAGES, check_computer, preflight
-from SIFATrainingLib.prepare import Preparation, make_preparation
+from SIFATrainingLib.prepare import Preparation, make_preparation, prepare
 from SIFATrainingLib.steps import Step
 from SIFATrainingLib.training import create_job, train
 from SIFATrainingLib.volume_checks import VolumeChecks
@@ -204,6 +204,23 @@ def test_a_volume_taken_in_another_plane_and_an_oblique_one(copy: Path) -> None:
     assert other.level == "warning"
     assert other.fix == "it was acquired in coronal slices: choose that plane"
     assert ", near LPS, " in findings["abdomen_ct_001_image.nii.gz"][0].message
+
+
+def test_volumes_that_may_be_labelmaps_and_those_that_are_not_used(cohort: Path, tmp_path: Path) -> None:
+    target, ct = tmp_path / "target", cohort / "ct"
+    (target / "more").mkdir(parents=True)
+    # Of these names none says that it is a labelmap.
+    for name, place in (("image", "P1_ct"), ("label", "P1_liver"), ("image", "more/P2")):
+        shutil.copyfile(ct / f"abdomen_ct_000_{name}.nii.gz", target / f"{place}.nii.gz")
+    checked = found(cohort, target=target)
+    prepared: list[Finding] = []
+    prepare(cohort / "mr", target, tmp_path / "set", size=32, report=lambda _: None, warn=prepared.append)
+    assert [finding.level for finding in checked["P1_ct.nii.gz"]] == ["ok"]
+    (labelmap,) = (finding for finding in checked["P1_liver.nii.gz"] if finding.level == "warning")
+    (unused,) = (finding for finding in checked["target"] if "subfolders" in finding.message)
+    assert "different values in its middle slice, as a labelmap does" in labelmap.message
+    assert unused.message == "volumes in subfolders are not used (more)"
+    assert [finding for finding in prepared if finding.subject != "source"] == [unused, labelmap]
 
 
 def test_domains_that_show_other_parts_of_the_body(copy: Path) -> None:
