@@ -6,11 +6,9 @@ numbers by 0, and reports a file as written that a full disk has cut off.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import math
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -66,19 +64,17 @@ def check_nifti(path: Path) -> None:
     _check(path, tuple((file, status.st_size, status.st_mtime_ns) for file, status in stamps))
 
 
-def check_written(path: Path) -> None:
-    """Look whether all is there of a NIfTI file that was written just now, which ITK does not.
+def is_whole_nifti(path: Path) -> bool:
+    """Whether all is there of a NIfTI file that was written just now.
 
     Raises:
-        OSError: It is not, as a full disk leaves it.
+        OSError: It can't be read.
     """
     try:
         _look_through(path, finite=False)
-        whole = path.stat().st_size > 0
     except InputError:
-        whole = False
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return False
+    return path.stat().st_size > 0
 
 
 @lru_cache(maxsize=_KNOWN)
