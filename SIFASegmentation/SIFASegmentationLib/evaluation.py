@@ -18,8 +18,8 @@ from .labelmaps import (
     NNUNET_FILE,
     Labels,
     UnknownCodesError,
-    coding_of_nnunet,
     grid_difference,
+    nnunet_labels,
     read_labels,
     resample_labelmap,
     segment_names,
@@ -190,7 +190,7 @@ def _read_prediction(path: Path, task: Task) -> Labels:
     beside = path.parent / NNUNET_FILE
     # What SIFA writes there has the task's own.
     nnunet = beside.is_file() and not volume_name(path).endswith(LABELMAP_ENDINGS)
-    coding = coding_of_nnunet(beside, task) if nnunet else task.own_coding
+    coding = nnunet_labels(beside, task).coding if nnunet else task.own_coding
     try:
         return read_labels(path, task, coding, allow_empty=True)
     except UnknownCodesError as error:

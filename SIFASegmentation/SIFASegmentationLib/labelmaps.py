@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from .boxes import values_in
 from .errors import InputError, first_fault
 from .image_files import check_grid, from_image, image_geometry, read_image, to_image, write_image
-from .structures import LabelCoding, Task
+from .structures import LabelCoding, Task, normal_name
 from .volumes import Geometry, Volume, volume_name
 
 # Of a voxel, at the outer corners, where errors of spacing and direction have added up: far more than NIfTI's 32-bit
@@ -69,7 +69,8 @@ class Labels(NamedTuple):
     Attributes:
         labelmap: As `read_labelmap` gives it.
         overlapping: Voxels that two segments share, each of which the later one has; 0 in a plain labelmap.
-        unmatched: Names of the segments that are no structure of the task; none in a plain labelmap.
+        unmatched: Names of the segments, or of the labels of an nnU-Net data set that the file has, that are no
+            structure of the task; none in another labelmap.
     """
 
     labelmap: Volume
@@ -87,7 +88,8 @@ def read_labels(
         labels = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
-        labels = Labels(Volume(_recode(volume.array, task, coding, path), volume.geometry, volume.name))
+        array, unmatched = _recode(volume.array, task, coding, path)
+        labels = Labels(Volume(array, volume.geometry, volume.name), unmatched=unmatched)
     if not allow_empty and not labels.labelmap.array.any():
         raise InputError(f"{path} is empty, no voxel is labelled", "leave it out, or check that it is the right file")
     return labels
@@ -196,12 +198,15 @@ def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generi
     return rounded
 
 
-def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path) -> NDArray[np.uint8]:
+def _recode(
+    voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The task's values of a file's, and the `unmatched` of `Labels`."""
     voxels = whole_numbers(voxels, str(path))
     found = [code for code in values_in(voxels) if code != 0]
-    beside = _coding_beside(path, task) if coding is None else None
-    chosen = beside or _coding(task, coding, path)
-    known = {*chosen.codes.values(), *chosen.ignored}
+    beside = _labels_beside(path, task) if coding is None else None
+    chosen = beside.coding if beside is not None else _coding(task, coding, path)
+    known = {*chosen.names_by_value, *chosen.ignored}
     if unknown := [code for code in found if code not in known]:
         shown = ", ".join(map(str, unknown[:_SHOWN_CODES])) + (", ..." if len(unknown) > _SHOWN_CODES else "")
         where = f"the coding '{coding}'" if isinstance(coding, str) else f"the task {task.name}"
@@ -214,14 +219,15 @@ def _recode(voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding |
             f"{path} has the label codes {shown}, which are not in {where}", _coding_advice(task, found)
         )
     values = {structure.name: structure.value for structure in task.structures}
-    return _map_values(voxels, {code: values[name] for name, code in chosen.codes.items()})
+    recoded = _map_values(voxels, {code: values[name] for code, name in chosen.names_by_value.items()})
+    return recoded, beside.lost(found) if beside is not None else ()
 
 
 def _coding_advice(task: Task, found: list[int]) -> str:
     fitting = [f"'{name}'" for name, coding in task.label_codes.items() if coding.fits(found)]
     if task.own_coding.fits(found):
         return "they are the task's own values, give no coding"
-    if set(task.own_coding.codes.values()) <= set(found):
+    if set(task.own_coding.names_by_value) <= set(found):
         # Some data set's list of a hundred would fit, too, and mean other structures.
         return "the others are the task's own values: take these out, or give the coding that has all of them"
     return f"they fit {' and '.join(fitting)}, choose that coding" if fitting else "give a coding that has them"
@@ -262,23 +268,39 @@ def coding_named(coding: str, task: Task) -> LabelCoding:
     return task.label_codes[coding]
 
 
-def _coding_beside(path: Path, task: Task) -> LabelCoding | None:
+class NnunetLabels(NamedTuple):
+    """What a `dataset.json` of nnU-Net, or of the Medical Decathlon, says of label values.
+
+    Attributes:
+        coding: Of a task. Values that are no structure's are background, but for what nnU-Net is told to ignore, which
+            is nothing.
+        others: Name and values of each label, or region of labels, that is no structure of the task.
+    """
+
+    coding: LabelCoding
+    others: tuple[tuple[str, list[int]], ...]
+
+    def lost(self, found: Iterable[int]) -> tuple[str, ...]:
+        """Names of what becomes background of the values `found` in a file."""
+        lost = {*found} & {*self.coding.ignored}
+        return tuple(name for name, values in self.others if lost & {*values})
+
+
+def _labels_beside(path: Path, task: Task) -> NnunetLabels | None:
     """What the `dataset.json` of an nnU-Net data set says of its labels; None where there is none.
 
     Raises:
-        InputError: As `coding_of_nnunet`.
+        InputError: As `nnunet_labels`.
     """
     file = path.parent.parent / NNUNET_FILE
-    return coding_of_nnunet(file, task) if path.parent.name in _NNUNET_LABELS and file.is_file() else None
+    return nnunet_labels(file, task) if path.parent.name in _NNUNET_LABELS and file.is_file() else None
 
 
-def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
-    """What a `dataset.json` of nnU-Net, or of the Medical Decathlon, says of label values, which are in its own order.
-
-    Values that are no structure's are background, but for what nnU-Net is told to ignore, which is nothing.
+def nnunet_labels(file: Path, task: Task) -> NnunetLabels:
+    """What a `dataset.json` says of label values, which are in its own order.
 
     Raises:
-        InputError: It can't be read, names no structure of the task, or gives one several values.
+        InputError: It can't be read, names no structure of the task, names one twice, or gives two the same value.
     """
     try:
         labels = json.loads(file.read_text(encoding="utf-8-sig"))["labels"]
@@ -287,7 +309,8 @@ def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
         values = [(str(name), _whole_numbers(value)) for name, value in pairs]
         matched = _values_of_structures(values, task)
         named = {number for name, numbers in values if name != "ignore" for number in numbers}
-        coding = LabelCoding(codes=matched, ignored=tuple(sorted(named - {0, *matched.values()})))
+        ignored = named - {0, *itertools.chain(*matched.values())}
+        coding = LabelCoding(codes=matched, ignored=tuple(sorted(ignored)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_fault(error)[1] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise InputError(f"{file} has no readable labels ({reason})", "correct it, or give a coding") from error
@@ -297,7 +320,7 @@ def coding_of_nnunet(file: Path, task: Task) -> LabelCoding:
             f"{file} names {names}, none of which is in the task {task.name}",
             f"choose another task, give a coding, or name them {', '.join(task.names)}",
         )
-    return coding
+    return NnunetLabels(coding, tuple((name, some) for name, some in values if task.structure_named(name) is None))
 
 
 def _whole_numbers(value: Any) -> list[int]:
@@ -313,22 +336,24 @@ def _whole_numbers(value: Any) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _values_of_structures(values: Iterable[tuple[str, list[int]]], task: Task) -> dict[str, int]:
-    """By structure, of names and values those that are the task's.
+def _values_of_structures(values: Iterable[tuple[str, list[int]]], task: Task) -> dict[str, tuple[int, ...]]:
+    """By structure, of names and values those that are the task's: all of its labels, which may be regions.
 
     Raises:
-        ValueError: Two names are one structure, or one is a region of several values.
+        ValueError: Two names are one.
     """
-    matched: dict[str, int] = {}
+    matched: dict[str, set[int]] = {}
+    seen: set[str] = set()
     for name, numbers in values:
         structure = task.structure_named(name)
         if structure is None or numbers == [0]:
             continue
-        both = [*numbers, *([matched[structure.name]] if structure.name in matched else [])]
-        if len(both) != 1:
-            raise ValueError(f"{structure.name} has the values {' and '.join(map(str, sorted(both)))}")
-        matched[structure.name] = both[0]
-    return matched
+        # Two aliases are two parts of it, such as both kidneys; one name twice is an error.
+        if normal_name(name) in seen:
+            raise ValueError(f"{name} is there twice")
+        seen.add(normal_name(name))
+        matched.setdefault(structure.name, set()).update(numbers)
+    return {name: tuple(sorted(numbers)) for name, numbers in matched.items()}
 
 
 def segment_names(image: sitk.Image) -> dict[int, str]:

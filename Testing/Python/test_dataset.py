@@ -312,7 +312,7 @@ def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Pa
     told: list[Finding] = []
     prepare(copy / "mr", copy / "ct", tmp_path / "out", task, size=32, report=silent, warn=told.append)
     first, second = sorted(path.name for path in (copy / "mr").glob("*.seg.nrrd"))
-    unknown = "the segments tumour match no structure of the task, and become background"
+    unknown = "the labels tumour match no structure of the task, and become background"
     assert [(finding.subject, finding.message.split(" in ")[0]) for finding in told] == [
         (first, "segments overlap"), (first, unknown), (second, "segments overlap"), (second, unknown),
         ("source", "never labelled: liver, left kidney"),
