@@ -18,6 +18,7 @@ from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
 from .files import check_name, write_atomically
 from .nifti_files import check_nifti, is_nifti, is_whole_nifti
+from .nifti_orientation import check_orientation
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
 _ADDRESS = re.compile(r"\w+\(0x[0-9a-f]+\): ")  # Which object of ITK says something.
@@ -60,6 +61,7 @@ def read_image(path: Path) -> sitk.Image:
                 return read_series(path)
             if is_nifti(path):
                 check_nifti(path)
+                check_orientation(path)
             image: sitk.Image = sitk.ReadImage(str(path))
     except OSError as error:
         raise InputError(
