@@ -257,6 +257,7 @@ def _read_plain(path: Path) -> Volume:
         # In each file they have the values in which they were drawn.
         raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")
     volume = from_image(image, volume_name(path), source=str(path))
+    del image  # As large as what is made of it.
     values = whole_numbers(volume.array, str(path))
     if values.min() < 0 or values.max() > 255:
         raise InputError(f"{path} has label values below 0 or above 255", "give a task and its coding")

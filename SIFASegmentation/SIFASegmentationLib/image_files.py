@@ -139,7 +139,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
-    """A volume from a SimpleITK image; the voxels are copied.
+    """A volume from a SimpleITK image; the voxels are copied, 64-bit floats as 32-bit ones, with which all is computed.
+
+    An image of four dimensions with one step of the last is one of three.
 
     Args:
         image: Any image.
@@ -150,9 +152,13 @@ def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volum
         InputError: It is not one 3D scalar image with at least one slice, finite voxels and orthonormal directions.
     """
     source = source or name
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        # Of NIfTI the reader itself leaves the fourth out.
+        image = image[..., 0]
     check_grid(image, source)
-    array = sitk.GetArrayFromImage(image)
-    check_voxels(array, source)
+    voxels = sitk.GetArrayViewFromImage(image)
+    check_voxels(voxels, source)
+    array = voxels.astype(np.float32 if voxels.dtype == np.float64 else voxels.dtype)
     return Volume(array, image_geometry(image), name)
 
 

@@ -28,6 +28,7 @@ _SAME_VOXEL = 0.05
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 _NNUNET_LABELS = ("labelsTr", "labelsTs")
 _NEARLY = 1e-3  # What scaling and single precision leave of a whole number.
+_LARGEST_LABEL = np.iinfo(np.int32).max
 _SHOWN_CODES = 8  # A wrong file can have thousands.
 
 
@@ -88,6 +89,7 @@ def read_labels(
         labels = _from_segments(image, segments, task, path)
     else:
         volume = from_image(image, volume_name(path), source=str(path))
+        del image  # As large as what is made of it.
         array, unmatched = _recode(volume.array, task, coding, path)
         labels = Labels(Volume(array, volume.geometry, volume.name), unmatched=unmatched)
     if not allow_empty and not labels.labelmap.array.any():
@@ -188,13 +190,19 @@ def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generi
     """Labels (k, j, i) that a program stored as floats, or scaled, as the whole numbers that they are nearly.
 
     Raises:
-        InputError: They are none; names the `source`.
+        InputError: They are none, or larger than any label; names the `source`.
     """
     if voxels.dtype.kind != "f":
         return voxels
-    if not all((np.abs(plane - np.rint(plane)) <= _NEARLY).all() for plane in voxels):
-        raise InputError(f"{source} is an image: its voxels are not whole numbers", "give its labelmap")
-    rounded: NDArray[np.generic] = np.rint(voxels)
+    rounded = np.empty(voxels.shape, np.int32)
+    # By planes: floats of the whole would need as much memory again.
+    for plane, whole in zip(voxels, rounded, strict=True):
+        nearest = np.rint(plane)
+        if not (np.abs(plane - nearest) <= _NEARLY).all():
+            raise InputError(f"{source} is an image: its voxels are not whole numbers", "give its labelmap")
+        if (largest := float(np.abs(nearest).max(initial=0))) > _LARGEST_LABEL:
+            raise InputError(f"{source} has a voxel of {largest:g}, which is no label", "check that it is a labelmap")
+        whole[...] = nearest
     return rounded
 
 

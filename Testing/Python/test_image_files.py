@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from SIFASegmentationLib import image_files
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 GEOMETRY = Geometry((30, 20, 10), (1.0, 1.5, 3.0), (5.0, -7.0, 2.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -43,3 +43,24 @@ def test_a_disk_that_takes_only_part_of_a_file(
         write_volume(volume(np.int16), path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_floats_of_64_bits_are_read_as_those_of_32(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(0, 1000, GEOMETRY.shape)
+    write_volume(Volume(array, GEOMETRY, "v"), tmp_path / "v.nrrd")
+    read = read_volume(tmp_path / "v.nrrd").array
+    assert read.dtype == np.float32
+    assert np.array_equal(read, array.astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
+def test_a_fourth_axis_of_one_step_is_none_in_any_format(tmp_path: Path, suffix: str) -> None:
+    one = volume(np.int16)
+    image = image_files.to_image(one)
+    sitk.WriteImage(sitk.JoinSeries([image]), str(tmp_path / f"one{suffix}"))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / f"two{suffix}"))
+    read = read_volume(tmp_path / f"one{suffix}")
+    assert np.array_equal(read.array, one.array)
+    assert read.geometry == GEOMETRY
+    with pytest.raises(InputError, match=r"two.* is a 4D image: give one 3D volume"):
+        read_volume(tmp_path / f"two{suffix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import image_geometry
 from SIFASegmentationLib.labelmaps import grid_difference, match_grid, read_labelmap, same_grid
 from SIFASegmentationLib.phantom_shapes import rotation
@@ -116,3 +118,33 @@ def test_values_of_any_type_are_read_if_they_are_whole(tmp_path: Path, kind: typ
         sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
         with pytest.raises(InputError, match="its voxels are not whole numbers"):
             read_labelmap(path, ABDOMEN)
+
+
+@pytest.mark.parametrize("value", [1e20, -1e20, 2.0**31])
+def test_a_value_that_no_label_has(tmp_path: Path, value: float) -> None:
+    labels = np.ones((4, 5, 6))
+    labels[1, 2, 3] = value
+    path = tmp_path / "labels.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(path))
+    for read in (lambda: read_labelmap(path, ABDOMEN), lambda: evaluate(path, path)):
+        with pytest.raises(InputError, match=r"labels\.nrrd has a voxel of (1e\+20|2\.1\d+e\+09), which is no label"):
+            read()
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 5, 6), 2**64 - 1, np.uint64)), str(path))
+    with pytest.raises(InputError, match="label codes 18446744073709551615, which are not in the task"):
+        read_labelmap(path, ABDOMEN)
+
+
+def test_labels_stored_as_floats_of_64_bits_need_little_memory(tmp_path: Path) -> None:
+    labels = np.zeros((60, 100, 100))
+    labels[10:20, 30:50, 30:50] = 2
+    path = tmp_path / "labels.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(path), useCompression=True)
+    tracemalloc.start()
+    try:
+        read = read_labelmap(path, ABDOMEN)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(read.array, labels)
+    # Floats of 32 bits, whole numbers of 32 bits, the result, and where it is one value.
+    assert peak < 11 * labels.size
