@@ -130,13 +130,19 @@ def check_same_grid(labelmap: Volume, image: Volume) -> None:
 
 
 def match_grid(labelmap: Volume, image: Volume) -> Volume:
-    """A labelmap on its image's grid: itself, or put back into place if it was cropped, as Slicer saves segmentations.
+    """A labelmap on its image's grid: itself, with its axes in the image's order and directions, or put back into place
+    if it was cropped, as Slicer saves segmentations.
 
     Raises:
         InputError: Its voxels are not those of the image, or some with a label lie outside it; names both.
     """
-    if not same_grid(labelmap.geometry, image.geometry) and _is_cropped(labelmap, image.geometry):
-        return resample_labelmap(labelmap, image.geometry)
+    if same_grid(labelmap.geometry, image.geometry):
+        return labelmap
+    turned = _turned(labelmap, image.geometry)
+    if same_grid(turned.geometry, image.geometry):
+        return turned
+    if _is_cropped(turned, image.geometry):
+        return resample_labelmap(turned, image.geometry)
     check_same_grid(labelmap, image)
     return labelmap
 
@@ -415,6 +421,18 @@ def _segment_number(image: sitk.Image, key: str, default: int, path: Path) -> in
     if not text.strip().isdecimal():
         raise InputError(f"{path} has the {key} '{text}', no number", "save the segmentation from Slicer again")
     return int(text)
+
+
+def _turned(volume: Volume, other: Geometry) -> Volume:
+    """The same voxels in the same places, with the axes in the order and the directions that come nearest to those of
+    another grid; itself where two of its axes come nearest to one."""
+    own = volume.geometry
+    cosines = other.direction_matrix.T @ own.direction_matrix
+    axes = np.abs(cosines).argmax(axis=1).tolist()
+    if sorted(axes) != [0, 1, 2]:
+        return volume
+    flips = (cosines[range(3), axes] < 0).tolist()
+    return from_image(sitk.Flip(sitk.PermuteAxes(to_image(volume), axes), flips), volume.name)
 
 
 def _is_cropped(labelmap: Volume, whole: Geometry) -> bool:

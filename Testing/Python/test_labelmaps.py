@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
-from SIFASegmentationLib.image_files import image_geometry
+from SIFASegmentationLib.image_files import from_image, image_geometry, to_image
 from SIFASegmentationLib.labelmaps import grid_difference, match_grid, read_labelmap, same_grid
 from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.structures import load_task
@@ -75,9 +76,10 @@ def test_a_far_corner_that_moved_is_another_grid(grid: Geometry, axis: int, sign
         ),
         ({"direction": tuple(rotation([0.01, 0, 0]).ravel().tolist())}, "direction"),
         ({"origin": (-179.9, -160.5, 1020.25)}, r"origin \(-179\.9, -160\.5, 1020\.25\) and \(-180"),
-        ({"direction": (1, 0, 0, 0, 1, 0, 0, 0, -1), "origin": (-180.0, -160.5, 1515.25)}, "direction"),
+        ({"direction": (1, 0, 0, 0, 1, 0, 0, 0, -1)}, "direction"),
+        ({"direction": (1, 0, 0, 0, 1, 0, 0, 0, -1), "origin": (-180.0, -160.5, 1515.75)}, "direction"),
     ],
-    ids=["half a voxel at the far corner", "turned", "tilted", "moved", "flipped"],
+    ids=["half a voxel at the far corner", "turned", "tilted", "moved", "flipped in place", "flipped and moved"],
 )
 def test_a_labelmap_of_another_grid_is_refused(changes: dict[str, tuple[float, ...]], difference: str) -> None:
     # Both without memory for their voxels.
@@ -85,6 +87,25 @@ def test_a_labelmap_of_another_grid_is_refused(changes: dict[str, tuple[float, .
     labelmap = Volume(np.broadcast_to(np.uint8(1), CT.shape), replace(CT, **changes), "label")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf"label and the image ct lie on different grids \({difference}"):
         match_grid(labelmap, image)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("cropped", [False, True])
+def test_a_labelmap_whose_axes_run_otherwise_is_put_in_order(
+    axes: tuple[int, int, int], flips: tuple[bool, bool, bool], cropped: bool
+) -> None:
+    """ITK's own filters turn it, and keep each voxel where it lies in the patient."""
+    whole = geometry((6, 5, 4), [0.7, 0.8, 5.0], [-180.0, -160.5, 1020.25], [10.0, -20.0, 30.0])
+    labels = np.zeros(whole.shape, np.uint8)
+    labels[1:3, 1:4, 1:5] = np.random.default_rng(0).integers(0, 5, (2, 3, 4))
+    turned = to_image(Volume(labels, whole, "label"))
+    if cropped:
+        turned = turned[1:, 1:4, :3]
+    turned = sitk.Flip(sitk.PermuteAxes(turned, axes), flips)
+    matched = match_grid(from_image(turned, "label"), Volume(np.zeros(whole.shape), whole, "ct"))
+    assert np.array_equal(matched.array, labels)
+    assert same_grid(matched.geometry, whole)
 
 
 def test_a_crop_of_another_spacing_is_refused() -> None:
