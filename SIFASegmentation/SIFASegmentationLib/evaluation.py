@@ -13,20 +13,13 @@ import numpy as np
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import LABELMAP_ENDINGS, MAP_INFIX, volumes_in
 from .errors import InputError
+from .grids import grid_difference, resample_labelmap
 from .image_files import from_image, read_image
-from .labelmaps import (
-    NNUNET_FILE,
-    Labels,
-    UnknownCodesError,
-    grid_difference,
-    nnunet_labels,
-    read_labels,
-    resample_labelmap,
-    segment_names,
-    whole_numbers,
-)
+from .labelmaps import Labels, UnknownCodesError, read_labels, whole_numbers
 from .metrics import score_labelmaps_in_pieces
+from .nnunet_labels import NNUNET_FILE, nnunet_labels
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
+from .slicer_segmentations import segment_names
 from .structures import Task
 from .volumes import Volume, volume_name
 from .work import Work, at_once

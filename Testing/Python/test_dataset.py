@@ -18,9 +18,9 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, to_image
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationLib.labelmaps import write_slicer_segmentation
 from SIFASegmentationLib.plausibility import unlike_training
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
+from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder

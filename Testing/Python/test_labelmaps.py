@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.grids import grid_difference, match_grid, same_grid
 from SIFASegmentationLib.image_files import from_image, image_geometry, to_image
-from SIFASegmentationLib.labelmaps import grid_difference, match_grid, read_labelmap, same_grid
+from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume

@@ -18,8 +18,9 @@ import SimpleITK as sitk
 
 from quick import quick_config, sifa
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.labelmaps import read_labels, write_slicer_segmentation
+from SIFASegmentationLib.labelmaps import read_labels
 from SIFASegmentationLib.plausibility import doubt_about_mixture
+from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib import devices, estimate
