@@ -59,7 +59,7 @@ def first_fault(error: ValidationError) -> tuple[str, str]:
     part of a sentence."""
     fault = error.errors()[0]
     # Of a field that can be one of several types, pydantic says which of them it tried.
-    where = ".".join(str(part) for part in fault["loc"] if part != "str" and "[" not in str(part))
+    where = ".".join(str(part) for part in fault["loc"] if part not in ("str", "int") and "[" not in str(part))
     if fault["type"] == "extra_forbidden":
         return where, "there is nothing of that name"
     message = fault["msg"].removeprefix("Value error, ")

@@ -14,21 +14,13 @@ import SimpleITK as sitk
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
 from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject, volumes_in
 from .errors import InputError
+from .grids import grid_difference, resample_labelmap
 from .image_files import from_image, read_image
-from .labelmaps import (
-    NNUNET_FILE,
-    Labels,
-    UnknownCodesError,
-    coding_named,
-    coding_of_nnunet,
-    grid_difference,
-    read_labels,
-    resample_labelmap,
-    segment_names,
-    whole_numbers,
-)
+from .labelmaps import Labels, UnknownCodesError, coding_named, read_labels, whole_numbers
 from .metrics import score_labelmaps_in_pieces
+from .nnunet_labels import NNUNET_FILE, nnunet_labels
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
+from .slicer_segmentations import segment_names
 from .structures import Task, load_task
 from .volumes import Volume, volume_name
 from .work import Work, at_once
@@ -241,7 +233,7 @@ def _read_prediction(path: Path, task: Task) -> Labels:
     beside = path.parent / NNUNET_FILE
     # What SIFA writes there has the task's own.
     nnunet = beside.is_file() and not volume_name(path).endswith(OWN_ENDING)
-    coding = coding_of_nnunet(beside, task) if nnunet else task.own_coding
+    coding = nnunet_labels(beside, task).coding if nnunet else task.own_coding
     try:
         return read_labels(path, task, coding, allow_empty=True)
     except UnknownCodesError as error:
@@ -319,6 +311,7 @@ def _without_task(image: sitk.Image, path: Path) -> Volume:
         # In each file they have the values in which they were drawn.
         raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")
     volume = from_image(image, volume_name(path), source=str(path))
+    del image  # As large as what is made of it.
     values = whole_numbers(volume.array, str(path))
     if values.min() < 0 or values.max() > 255:
         raise InputError(f"{path} has label values below 0 or above 255", "give a task and its coding")

@@ -5,7 +5,10 @@ SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,15 @@ import SimpleITK as sitk
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
 from .files import check_name, write_atomically
-from .nifti_files import check_nifti, check_written, is_nifti
+from .nifti_files import check_nifti, is_nifti, is_whole_nifti
+from .nifti_orientation import check_orientation
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
 _ADDRESS = re.compile(r"\w+\(0x[0-9a-f]+\): ")  # Which object of ITK says something.
+
+# Of the headers of NRRD and MetaImage, as ITK writes them: what follows is one compressed stream.
+_LAST_LINES = (b"\n", b"ElementDataFile = LOCAL\n")
+_PORTION = 2**16  # Bytes decompressed together, which can become a thousand times as many.
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
 """Formats that are one file, so that a finished file can be renamed into place."""
@@ -53,6 +61,7 @@ def read_image(path: Path) -> sitk.Image:
                 return read_series(path)
             if is_nifti(path):
                 check_nifti(path)
+                check_orientation(path)
             image: sitk.Image = sitk.ReadImage(str(path))
     except OSError as error:
         raise InputError(
@@ -99,14 +108,40 @@ def write_image(image: sitk.Image, path: Path) -> None:
             # ITK's writers print what is in their way; Python says it.
             partial.touch()
             sitk.WriteImage(image, str(partial), useCompression=True)
-            if is_nifti(partial):
-                check_written(partial)
+            _check_written(partial)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from error
 
 
+def _check_written(path: Path) -> None:
+    """Look whether all is there of a file that was written just now: ITK says nothing of what a full disk cuts off.
+
+    Raises:
+        OSError: It is not.
+    """
+    if not (is_whole_nifti(path) if is_nifti(path) else _is_whole(path)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a NRRD or MetaImage file that ITK has written goes on to the end of its stream, where a checksum is."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # Of zlib or gzip.
+    with path.open("rb") as file:
+        for line in file:
+            if line in _LAST_LINES:
+                break
+        try:
+            while portion := file.read(_PORTION):
+                stream.decompress(portion)
+        except zlib.error:
+            return False
+    return stream.eof
+
+
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
-    """A volume from a SimpleITK image; the voxels are copied.
+    """A volume from a SimpleITK image; the voxels are copied, 64-bit floats as 32-bit ones, with which all is computed.
+
+    An image of four dimensions with one step of the last is one of three.
 
     Args:
         image: Any image.
@@ -117,9 +152,13 @@ def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volum
         InputError: It is not one 3D scalar image with at least one slice, finite voxels and orthonormal directions.
     """
     source = source or name
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        # Of NIfTI the reader itself leaves the fourth out.
+        image = image[..., 0]
     check_grid(image, source)
-    array = sitk.GetArrayFromImage(image)
-    check_voxels(array, source)
+    voxels = sitk.GetArrayViewFromImage(image)
+    check_voxels(voxels, source)
+    array = voxels.astype(np.float32 if voxels.dtype == np.float64 else voxels.dtype)
     return Volume(array, image_geometry(image), name)
 
 

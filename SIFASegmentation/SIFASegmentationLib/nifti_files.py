@@ -6,11 +6,9 @@ numbers by 0, and reports a file as written that a full disk has cut off.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import math
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,7 +24,9 @@ from .volumes import not_finite
 _SUFFIXES = (".nii", ".nii.gz", ".hdr")
 _VOXEL_SUFFIXES = (".img", ".img.gz")  # Of the file beside a header that stands alone.
 _GZIP = b"\x1f\x8b"
-_HEADER_BYTES = {348: 352, 540: 544}  # By what the header says of itself: where voxels begin at the earliest.
+HEADER_BYTES = {348: 352, 540: 544}
+"""By what a header says of its size: where voxels begin at the earliest."""
+
 _PORTION = 2**22  # Bytes looked at together.
 _FARTHEST = 2**31  # That voxels may begin.
 _KNOWN = 4096  # Files that were looked at lately, and have not changed since.
@@ -66,19 +66,17 @@ def check_nifti(path: Path) -> None:
     _check(path, tuple((file, status.st_size, status.st_mtime_ns) for file, status in stamps))
 
 
-def check_written(path: Path) -> None:
-    """Look whether all is there of a NIfTI file that was written just now, which ITK does not.
+def is_whole_nifti(path: Path) -> bool:
+    """Whether all is there of a NIfTI file that was written just now.
 
     Raises:
-        OSError: It is not, as a full disk leaves it.
+        OSError: It can't be read.
     """
     try:
         _look_through(path, finite=False)
-        whole = path.stat().st_size > 0
     except InputError:
-        whole = False
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return False
+    return path.stat().st_size > 0
 
 
 @lru_cache(maxsize=_KNOWN)
@@ -97,9 +95,9 @@ def _voxels_of(path: Path) -> Path:
 def _look_through(path: Path, *, finite: bool) -> None:
     """See `check_nifti`; whether voxels are finite is asked only if so said."""
     voxels = _voxels_of(path)
-    with _opened(path) as first, _opened(voxels) as file:
+    with opened(path) as first, opened(voxels) as file:
         try:
-            header = _header(first.read(max(_HEADER_BYTES)), alone=voxels != path)
+            header = _header(first.read(max(HEADER_BYTES)), alone=voxels != path)
             if header is None:
                 return
             file.seek(header.offset)
@@ -124,7 +122,16 @@ def _read_to_the_end(file: io.BufferedIOBase) -> None:
             raise
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
+def header_layout(content: bytes) -> tuple[str, int] | None:
+    """The order of bytes, `<` or `>`, and the size of the header that a file begins with; None if it is no NIfTI."""
+    for order in "<>":
+        own_size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
+        if own_size in HEADER_BYTES:
+            return order, own_size
+    return None
+
+
+def opened(path: Path) -> io.BufferedIOBase:
     """A file, decompressed where it is compressed, whatever it is called: as ITK reads it."""
     with path.open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
@@ -153,12 +160,10 @@ def _header(content: bytes, *, alone: bool) -> _Header | None:
     Raises:
         EOFError: They end within it.
     """
-    for order in "<>":
-        own_size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
-        if own_size in _HEADER_BYTES:
-            break
-    else:
+    layout = header_layout(content)
+    if layout is None:
         return None
+    order, own_size = layout
     if len(content) < own_size:
         raise EOFError
     if own_size == 540:
@@ -172,7 +177,7 @@ def _header(content: bytes, *, alone: bool) -> _Header | None:
     if not 1 <= count <= len(sizes) or code not in _VOXEL_BYTES:
         return None
     # Readers take the least for whatever makes no sense.
-    least = 0 if alone else _HEADER_BYTES[own_size]
+    least = 0 if alone else HEADER_BYTES[own_size]
     starts = int(offset) if (0 if alone else own_size) <= offset < _FARTHEST else least
     voxels = math.prod(max(size, 1) for size in sizes[:count])
     floats = np.dtype(f"{order}{_FLOATS[code]}") if code in _FLOATS else None

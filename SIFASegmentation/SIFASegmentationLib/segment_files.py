@@ -19,10 +19,10 @@ from .examination import Examination, Models, examine
 from .field_of_view import BoxMM
 from .files import check_can_write, file_names, write_atomically
 from .image_files import read_volume, write_volume
-from .labelmaps import write_slicer_segmentation
 from .quality import Estimate
 from .segmentation import Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
+from .slicer_segmentations import write_slicer_segmentation
 from .structures import Task
 from .volumes import Volume, volume_name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -94,24 +95,33 @@ class LabelCoding(Frozen):
     """The label values of a public data set.
 
     Attributes:
-        codes: Structure name -> value in its files. A structure that it has not labelled is left out.
+        codes: Structure name -> value in its files, or several, which are one structure for the task: both kidneys. A
+            structure that it has not labelled is left out.
         ignored: Values of its files that are background for the task.
     """
 
-    codes: dict[str, Annotated[int, Field(ge=1)]]
+    codes: dict[str, int | tuple[int, ...]]
     ignored: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _codes_are_distinct(self) -> Self:
-        if repeated := _repeated([*self.codes.values(), *self.ignored]):
+        for name, codes in self.codes.items():
+            if min(_each(codes), default=0) < 1:
+                raise ValueError(f"give {name!r} a code of 1 or more, or a list of such codes")
+        if repeated := _repeated([*itertools.chain(*map(_each, self.codes.values())), *self.ignored]):
             raise ValueError(f"the code {repeated} is given twice")
         return self
 
     def fits(self, found: Iterable[int]) -> bool:
         """Whether values found in a file (without 0) can come from this coding."""
         values = set(found)
-        structures = set(self.codes.values())
+        structures = set(self.names_by_value)
         return bool(values & structures) and values <= structures | set(self.ignored)
+
+    @property
+    def names_by_value(self) -> dict[int, str]:
+        """The structure of each value in its files, but for those ignored."""
+        return {value: name for name, codes in self.codes.items() for value in _each(codes)}
 
 
 class Task(Frozen):
@@ -224,6 +234,10 @@ def normal_name(name: str) -> str:
 
 def _normal_names(structure: Structure) -> set[str]:
     return {normal_name(name) for name in (structure.name, *structure.aliases)}
+
+
+def _each(codes: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (codes,) if isinstance(codes, int) else codes
 
 
 def _repeated(items: Iterable[_T]) -> _T | None:

@@ -105,7 +105,7 @@ def is_empty(node: Any, key: str) -> bool:
 
 def _labels_on_grid(node: Any, volume_node: Any) -> tuple[np.ndarray, bool]:
     """The array (k, j, i) of a labelmap node, and whether it was resampled (by nearest neighbour) from another grid."""
-    from SIFASegmentationLib.labelmaps import resample_labelmap, same_grid  # noqa: PLC0415  pydantic comes from pip
+    from SIFASegmentationLib.grids import resample_labelmap, same_grid  # noqa: PLC0415  not every Slicer has SimpleITK
 
     labels = Volume(array_of(node), geometry_from_node(node), node.GetName())
     wanted = geometry_from_node(volume_node)

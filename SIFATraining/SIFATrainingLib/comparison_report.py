@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from SIFASegmentationLib.files import write_atomically
+from SIFASegmentationLib.grids import resample_labelmap
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import read_labelmap, resample_labelmap
+from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
 from .captions import PREVIEW_CAPTION

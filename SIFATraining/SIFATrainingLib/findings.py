@@ -22,7 +22,7 @@ Level = Literal["ok", "warning", "error"]
 
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 
-_SHOWN = 8  # Names of a list that can be long.
+_SHOWN = 12  # Names of a list that can have a hundred.
 _FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
 _MANY = 0.1  # Share of volumes that are no exceptions any more.
 
@@ -76,7 +76,7 @@ def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
 
 
 def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
-    """What of a file's segments a training does not see."""
+    """What of a file's segments, or labels with names, a training does not see."""
     findings = []
     if labels.overlapping:
         message = f"segments overlap in {labels.overlapping:,} voxels, which go to the later one"
@@ -85,7 +85,9 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
     if labels.unmatched:
         there = values_in(labels.labelmap.array)
         missing = [structure.name for structure in task.structures if structure.value not in there]
-        message = f"the segments {', '.join(labels.unmatched)} match no structure of the task, and become background"
+        more = len(labels.unmatched) - _SHOWN
+        names = ", ".join(labels.unmatched[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        message = f"the labels {names} match no structure of the task, and become background"
         findings.append(
             Finding("warning", subject, message, f"to use them, rename them to {', '.join(missing or task.names)}")
         )

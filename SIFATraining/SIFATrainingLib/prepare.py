@@ -23,9 +23,10 @@ from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import check_can_write, write_atomically
+from SIFASegmentationLib.grids import match_grid
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import FULL_RANGE, ROBUST_RANGE, estimate_intensity_range
-from SIFASegmentationLib.labelmaps import coding_named, match_grid, read_labels, structures_ml
+from SIFASegmentationLib.labelmaps import coding_named, read_labels, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,

@@ -11,8 +11,9 @@ import numpy as np
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.grids import match_grid
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import match_grid, read_labels
+from SIFASegmentationLib.labelmaps import read_labels
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume

@@ -18,9 +18,9 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, to_image
 from SIFASegmentationLib.jobs import Job
-from SIFASegmentationLib.labelmaps import write_slicer_segmentation
 from SIFASegmentationLib.plausibility import unlike_training
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
+from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
@@ -312,7 +312,7 @@ def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Pa
     told: list[Finding] = []
     prepare(copy / "mr", copy / "ct", tmp_path / "out", task, size=32, report=silent, warn=told.append)
     first, second = sorted(path.name for path in (copy / "mr").glob("*.seg.nrrd"))
-    unknown = "the segments tumour match no structure of the task, and become background"
+    unknown = "the labels tumour match no structure of the task, and become background"
     assert [(finding.subject, finding.message.split(" in ")[0]) for finding in told] == [
         (first, "segments overlap"), (first, unknown), (second, "segments overlap"), (second, unknown),
         ("source", "never labelled: liver, left kidney"),

@@ -17,16 +17,12 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import SomePairsRefusedError, evaluate
 from SIFASegmentationLib.field_of_view import BoxMM, parse_box
+from SIFASegmentationLib.grids import check_same_grid, resample_labelmap
 from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
-from SIFASegmentationLib.labelmaps import (
-    check_same_grid,
-    read_labelmap,
-    read_labels,
-    resample_labelmap,
-    write_slicer_segmentation,
-)
+from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
-from SIFASegmentationLib.structures import load_task, normal_name, preset_names
+from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
+from SIFASegmentationLib.structures import LabelCoding, Task, load_task, normal_name, preset_names
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 
 ABDOMEN = load_task("abdomen")
@@ -290,7 +286,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "labelsPr" / "p1.nii.gz")
     assert read_labelmap(tmp_path / "labelsPr" / "p1.nii.gz", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
     numbers = {"liver": 1, "spleen": 1}, {"liver": "one"}, {"liver": 1.7}, {"right kidney": 2, "kidney_right": 3}
-    for bad in (["spleen"], *numbers):
+    for bad in (["spleen"], *numbers, {"1": "spleen", "2": "spleen"}):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": bad}))
         with pytest.raises(InputError, match=r"dataset\.json has no readable labels .*: correct it, or give a coding"):
             read_labelmap(path, ABDOMEN)
@@ -301,15 +297,65 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "bone": 1, "skin": [1, 2]}}))
     with pytest.raises(InputError, match=r"dataset\.json names bone, skin, none of which is in the task abdomen"):
         read_labelmap(path, ABDOMEN)
-    # Of a region some of whose values are others', nobody knows which are meant.
-    for region in ([1, 2], [2, 1]):
-        (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": region, "tumour": 2}}))
-        with pytest.raises(InputError, match="liver has the values 1 and 2"):
-            read_labelmap(path, ABDOMEN)
+    # Regions that overlap can't both have their voxels.
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": [1, 2], "spleen": [2, 4]}}))
+    with pytest.raises(InputError, match="the code 2 is given twice"):
+        read_labelmap(path, ABDOMEN)
     # nnU-Net leaves these voxels out of its loss; background they are not.
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1, "ignore": 9, "x": 2}}))
     with pytest.raises(InputError, match=r"label codes 9, which its dataset\.json does not name or says to ignore"):
         read_labelmap(path, ABDOMEN)
+
+
+BOTH_KIDNEYS = Task.model_validate_json(
+    ABDOMEN.model_copy(
+        update={
+            "structures": (
+                ABDOMEN.structures[0],
+                ABDOMEN.structures[1].model_copy(
+                    update={"name": "kidneys", "parts": 2, "aliases": ("right kidney", "left kidney")}
+                ),
+            ),
+            "label_codes": {"BTCV": LabelCoding(codes={"liver": 6, "kidneys": (2, 3)}, ignored=(1,))},
+        }
+    ).model_dump_json()
+)
+
+
+def test_several_codes_of_a_data_set_are_one_structure(tmp_path: Path) -> None:
+    """Both kidneys, with the labels of one that tells them apart."""
+    values = labelmap([[6, 2], [3, 1]])
+    path = tmp_path / "labelsTr" / "x.nii.gz"
+    write_volume(values, path)
+    assert read_labelmap(path, BOTH_KIDNEYS, "BTCV").array[1, 1:3, 1:3].tolist() == [[1, 2], [2, 0]]
+    assert read_labels(path, BOTH_KIDNEYS, "BTCV").unmatched == ()
+    parts = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
+    region = {"spleen": 1, "right": 2, "left": 3, "kidneys": [2, 3], "liver": 6}
+    both = {"spleen": 1, "right kidney": 2, "left kidney": 3, "kidneys": [2, 3], "liver": 6, "bone": 7}
+    for labels in (parts, region, both):
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+        read = read_labels(path, BOTH_KIDNEYS)
+        assert read.labelmap.array[1, 1:3, 1:3].tolist() == [[1, 2], [2, 0]]
+        assert read.unmatched == ("spleen",)
+    coding = BOTH_KIDNEYS.label_codes["BTCV"]
+    assert coding.fits([2, 3, 6])
+    assert not coding.fits([2, 3, 6, 9])
+
+
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        ({"liver": 0}, "give 'liver' a code of 1 or more, or a list of such codes"),
+        ({"liver": []}, "give 'liver' a code of 1 or more, or a list of such codes"),
+        ({"liver": [3, 2], "spleen": 2}, "the code 2 is given twice"),
+        ({"liver": [1.5]}, r"label_codes\.mine\.codes\.liver, input should be a valid integer"),
+    ],
+)
+def test_codes_that_are_none(tmp_path: Path, codes: dict[str, Any], reason: str) -> None:
+    content = json.loads(ABDOMEN.model_dump_json()) | {"label_codes": {"mine": {"codes": codes}}}
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=reason):
+        load_task(tmp_path / "task.json")
 
 
 def test_cohorts_that_are_none(tmp_path: Path) -> None:

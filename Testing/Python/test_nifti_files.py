@@ -136,28 +136,6 @@ def test_a_file_that_is_not_compressed_may_be_called_so(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(tmp_path / "v.nii.gz").array, volume(np.int16).array)
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("kept", [0, 100, 2000])
-def test_a_disk_that_takes_only_part_of_a_file(
-    tmp_path: Path, suffix: str, kept: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ITK's writer says nothing then."""
-    path = tmp_path / f"v{suffix}"
-    path.write_bytes(b"before")
-    write = sitk.WriteImage
-
-    def write_part(image: sitk.Image, name: str, **options: bool) -> None:
-        write(image, name, **options)
-        with Path(name).open("r+b") as file:
-            file.truncate(kept)
-
-    monkeypatch.setattr(sitk, "WriteImage", write_part)
-    with pytest.raises(InputError, match=rf"v\{suffix} can't be written to \(No space left on device\)"):
-        write_volume(volume(np.int16), path)
-    assert path.read_bytes() == b"before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_header_and_its_voxels_in_two_files(tmp_path: Path) -> None:
     path, voxels = tmp_path / "pair.hdr", tmp_path / "pair.img"
     one = volume(np.int16)

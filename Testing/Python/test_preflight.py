@@ -18,8 +18,9 @@ import SimpleITK as sitk
 
 from quick import quick_config, sifa
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.labelmaps import read_labels, write_slicer_segmentation
+from SIFASegmentationLib.labelmaps import read_labels
 from SIFASegmentationLib.plausibility import doubt_about_mixture
+from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib import devices, estimate
@@ -174,7 +175,26 @@ def test_segments_that_are_not_the_tasks(copy: Path) -> None:
     missing, stranger = found(copy)["abdomen_mr_000_label.seg.nrrd"]
     assert "without spleen" in missing.message
     assert (stranger.level, stranger.fix) == ("warning", "to use them, rename them to spleen")
-    assert "the segments tumour match no structure of the task" in stranger.message
+    assert "the labels tumour match no structure of the task" in stranger.message
+
+
+def test_labels_of_an_nnunet_data_set_that_are_not_the_tasks(copy: Path) -> None:
+    """A tumour that the task lacks would be a hole in the liver."""
+    source = copy / "mr"
+    for path in source.glob("*_image.nii.gz"):
+        label = path.with_name(path.name.replace("_image", "_label"))
+        tumour = read_volume(label)
+        tumour.array[tumour.array == 4] = 5
+        write_volume(tumour, source / "labelsTr" / path.name.replace("_image", ""))
+        (source / "imagesTr").mkdir(exist_ok=True)
+        path.rename(source / "imagesTr" / path.name.replace("_image", "_0000"))
+        label.unlink()
+    names = {"background": 0, "liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4, "liver tumour": 5, "x": 6}
+    (source / "dataset.json").write_text(json.dumps({"labels": names}))
+    missing, stranger = found(copy)["abdomen_mr_000.nii.gz"]
+    assert "without spleen" in missing.message
+    assert (stranger.level, stranger.fix) == ("warning", "to use them, rename them to spleen")
+    assert stranger.message == "the labels liver tumour match no structure of the task, and become background"
 
 
 def test_a_volume_of_another_modality_among_the_others(copy: Path) -> None:
