@@ -42,7 +42,7 @@ from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import Request, labelmap_path, segment_files
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
@@ -427,8 +427,8 @@ def _score(
     folder: Path, record: _Record, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
     """Segment, in the regions of interest that volumes of the training are given as well, and score."""
-    # Of a scoring that was cut off, perhaps by another program.
-    (folder / "labelmaps" / ESTIMATES_FILE).unlink(missing_ok=True)
+    # Of a scoring that was cut off, perhaps by another program, or of volumes that lay elsewhere.
+    shutil.rmtree(folder / "labelmaps", ignore_errors=True)
     give_back_memory()
     written = segment_files(
         folder / "bundle",
