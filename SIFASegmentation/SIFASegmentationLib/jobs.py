@@ -46,7 +46,7 @@ class Job:
     >>> job.emit("progress", iteration=1, iterations=100)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         """Open an existing job folder.
 
         Raises:
@@ -73,7 +73,7 @@ class Job:
             )
 
     @classmethod
-    def create(cls, folder: Path, kind: str, specification: dict[str, Any]) -> Job:
+    def create(cls, folder: str | Path, kind: str, specification: dict[str, Any]) -> Job:
         """Make the folder and its job.json.
 
         Raises:

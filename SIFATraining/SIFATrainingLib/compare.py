@@ -156,7 +156,7 @@ class StoppedError(InputError):
 
 
 def compare(
-    out: Path,
+    out: str | Path,
     preparation: Preparation,
     variants: Sequence[Variant],
     *,
@@ -215,7 +215,7 @@ def compare(
     for case in cases:
         read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
-    rows = _Rows(out, preparation, task, cases, frozenset(odd), device, deadline, report)
+    rows = _Rows(Path(out), preparation, task, cases, frozenset(odd), device, deadline, report)
     rows.comparison()  # The same: a row of before that can't stand in one table with these.
     for seed in seeds:
         for variant in variants:

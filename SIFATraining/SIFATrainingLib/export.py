@@ -55,13 +55,13 @@ _FILES = (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, BASELINE_FILE)  # Of a bundle
 
 
 def export(
-    job_folder: Path,
-    out: Path,
+    job_folder: str | Path,
+    out: str | Path,
     *,
-    others: Sequence[Path] = (),
+    others: Sequence[str | Path] = (),
     name: str | None = None,
     weights: str = "average",
-    baseline: Path | None = None,
+    baseline: str | Path | None = None,
     device: str = "cpu",
     report: Report = say_nothing,
 ) -> Bundle:
@@ -87,7 +87,7 @@ def export(
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown", "choose average or raw")
-    out = out.resolve()
+    out = Path(out).resolve()
     _check_place(out)
     place = torch.device(choose_device(device))
     folders = [job_folder, *others]
