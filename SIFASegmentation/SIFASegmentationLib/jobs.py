@@ -32,11 +32,22 @@ from .event_log import ENDED, Event, State, append_event, last_event, read_event
 from .files import is_disk_full, remove_remains, write_atomically
 from .heartbeat import HEARTBEAT_SECONDS, heartbeat, is_alive, last_beat, process_exists
 
-__all__ = ["ENDED", "HEARTBEAT_SECONDS", "LOG_FILE", "Event", "Job", "State", "process_exists"]
+__all__ = ["BUNDLE_FOLDER", "CHECKPOINTS_FOLDER", "ENDED", "HEARTBEAT_SECONDS", "LOG_FILE", "PREVIEWS_FOLDER", "Event",
+           "Job", "State", "is_job", "process_exists"]  # fmt: skip
 
 SCHEMA_VERSION = 1
+_JOB_FILE, _EVENTS_FILE, _RESERVE_FILE, _STOP_FILE = "job.json", "events.jsonl", "reserve", "stop"
 LOG_FILE = "log.txt"
+CHECKPOINTS_FOLDER, PREVIEWS_FOLDER = "checkpoints", "previews"
+BUNDLE_FOLDER = "result/bundle"
+"""Of a training that makes one."""
+
 RESERVE_BYTES = 64 * 1024  # Traceback, error and state, each in a block of the disk of its own.
+
+
+def is_job(folder: Path) -> bool:
+    """Whether a folder is a job's, be it readable or not."""
+    return (folder / _JOB_FILE).exists()
 
 
 class Job:
@@ -54,11 +65,11 @@ class Job:
         """
         self.folder = Path(folder)
         try:
-            content = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            content = json.loads((self.folder / _JOB_FILE).read_text(encoding="utf-8"))
             version, self.kind, self.specification = content["schema"], content["kind"], content["specification"]
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(
-                f"{self.folder} is not a job folder (it has no job.json)", "give the folder that `sifa train` made"
+                f"{self.folder} is not a job folder (it has no {_JOB_FILE})", "give the folder that `sifa train` made"
             ) from None
         except OSError as error:
             raise InputError(
@@ -91,7 +102,7 @@ class Job:
         content = {"schema": SCHEMA_VERSION, "kind": kind, "specification": specification}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with write_atomically(folder / "job.json") as partial:
+            with write_atomically(folder / _JOB_FILE) as partial:
                 partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             job = cls(folder)
             job._reserve()
@@ -104,7 +115,7 @@ class Job:
     @property
     def events_path(self) -> Path:
         """The events file."""
-        return self.folder / "events.jsonl"
+        return self.folder / _EVENTS_FILE
 
     def emit(self, kind: str, **data: Any) -> None:
         """Append one event. A line goes out in a single write, so that readers see whole lines or a cut last one."""
@@ -198,12 +209,12 @@ class Job:
 
     def _reserve(self) -> None:
         """Take the room that the last words need."""
-        (self.folder / "reserve").write_bytes(bytes(RESERVE_BYTES))
+        (self.folder / _RESERVE_FILE).write_bytes(bytes(RESERVE_BYTES))
 
     def _free_reserve(self) -> None:
         # Where the folder may not be written to any more, there is something else to tell.
         with suppress(OSError):
-            (self.folder / "reserve").unlink(missing_ok=True)
+            (self.folder / _RESERVE_FILE).unlink(missing_ok=True)
 
     def _disk_full_error(self) -> InputError:
         return InputError(f"The disk of {self.folder} is full", "free space on it, then try again")
@@ -221,12 +232,12 @@ class Job:
     @property
     def stop_requested(self) -> bool:
         """Whether somebody asked the job to end after the iteration at hand."""
-        return (self.folder / "stop").exists()
+        return (self.folder / _STOP_FILE).exists()
 
     def request_stop(self) -> None:
         """Ask the job to finish its iteration, save, and end as `stopped`."""
-        (self.folder / "stop").touch()
+        (self.folder / _STOP_FILE).touch()
 
     def withdraw_stop(self) -> None:
         """Take the request back, as a resumed job does first."""
-        (self.folder / "stop").unlink(missing_ok=True)
+        (self.folder / _STOP_FILE).unlink(missing_ok=True)

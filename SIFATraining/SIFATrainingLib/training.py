@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.jobs import BUNDLE_FOLDER, Job, State, is_job
 from SIFASegmentationLib.structures import Task
 
 from .config import TrainingConfig, baseline_config, labelled_domain
@@ -32,7 +32,7 @@ from .dataset import DOMAINS, PreparedDataset
 from .findings import Finding
 from .initial import read_initial
 from .prepare import Preparation, run_preparation
-from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
+from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
 from .steps import Step
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def _relative(path: Path, folder: Path) -> str | None:
 
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     """The job within a job, made unless it is there."""
-    if (folder / "job.json").exists():
+    if is_job(folder):
         return Job(folder)
     own = specification.preparation is not None
     nested = TrainingSpecification(
