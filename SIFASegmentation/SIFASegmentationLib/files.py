@@ -142,6 +142,11 @@ def remove_remains(
                 _remove(path)
 
 
+def is_remains(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` is at work on, or left when its process was killed."""
+    return _REMAINS.fullmatch(path.name) is not None
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from .errors import InputError
-from .files import write_atomically
+from .files import is_remains, write_atomically
 from .schema import Frozen
 
 ESTIMATES_FILE = "estimated_dice.csv"
@@ -56,11 +56,12 @@ class SegmentedFolder:
     def __init__(self, out: Path) -> None:
         """
         Raises:
-            InputError: There is a table of that name which SIFA did not write.
+            InputError: There is a table of that name which SIFA did not write, or a record is damaged.
         """
         self.out = out
         self._read: dict[str, tuple[tuple[int, int], Record]] = {}
         _lines_of(self._table)
+        self._records(self._signatures())
 
     def has(self, name: str, image: Path, made_by: str) -> bool:
         """Whether all results of that name are there, of the image, and made like that."""
@@ -121,7 +122,9 @@ class SegmentedFolder:
     def _signatures(self) -> dict[str, tuple[int, int]]:
         """What tells each record from the one before, by name."""
         found = {}
-        for path in (self.out / _RECORDS_FOLDER).glob("[!.]*.json"):
+        for path in (self.out / _RECORDS_FOLDER).glob("*.json"):
+            if is_remains(path):
+                continue
             try:
                 status = path.stat()
             except FileNotFoundError:  # Of a volume that failed.
