@@ -17,9 +17,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
@@ -128,6 +128,13 @@ class BundleManifest(Frozen):
     baseline: BaselineSummary | None = None
     files: dict[str, str]
 
+    @field_validator("preprocessing")
+    @classmethod
+    def _of_both(cls, preprocessing: dict[Domain, Preprocessing]) -> dict[Domain, Preprocessing]:
+        if missing := set(get_args(Domain)) - preprocessing.keys():
+            raise ValueError(f"there is none of the {missing.pop()}")
+        return preprocessing
+
     @property
     def classes(self) -> int:
         """K: the structures and the background."""
@@ -203,7 +210,7 @@ def read_bundle(path: str | Path) -> Bundle:
     manifest = path / MANIFEST_FILE
     try:
         content = json.loads(read_bundle_file(path, MANIFEST_FILE))
-        checksum = content.pop("checksum")
+        checksum, found = content.pop("checksum"), _checksum(content)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} is not a bundle (it has no {MANIFEST_FILE})", "give a folder or a zip file that `sifa export` made"
@@ -215,12 +222,12 @@ def read_bundle(path: str | Path) -> Bundle:
         ) from error
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{manifest} is not the manifest of a bundle, or damaged", "copy the bundle again") from error
     version = content.get("schema_version")
     if version != 1:
         raise InputError(f"{manifest} has schema version {version}, this program reads version 1", "update the program")
-    if checksum != _checksum(content):
+    if checksum != found:
         raise InputError(f"{manifest} was changed since the export (its checksum differs)", "copy the bundle again")
     try:
         return Bundle(path, BundleManifest.model_validate(content))

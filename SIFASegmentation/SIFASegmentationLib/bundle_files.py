@@ -13,7 +13,8 @@ from .files import write_atomically
 MANIFEST_FILE = "manifest.json"
 ARCHIVE_SUFFIX = ".zip"
 _OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by who looks into a folder.
-_LARGEST = 2**31  # Bytes; no ONNX file can be larger. A small archive could otherwise fill the memory.
+# Bytes. No ONNX file can be larger, and no manifest comes near; a small archive could otherwise fill the memory.
+_LARGEST, _LARGEST_MANIFEST = 2**31, 2**23
 
 
 def is_bundle(path: Path) -> bool:
@@ -41,23 +42,29 @@ def read_bundle_file(path: Path, name: str) -> bytes:
 
     Raises:
         OSError: It is not there.
-        InputError: The archive is damaged, or the file in it is larger than any model can be.
+        InputError: The archive is damaged, or the file is larger than any model or manifest can be.
     """
     if path.suffix.lower() != ARCHIVE_SUFFIX or path.is_dir():
+        _check_size(path / name, (path / name).stat().st_size)
         return (path / name).read_bytes()
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(_folder_inside(archive) + name)
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InputError(f"{path} is compressed in an unusual way", "pack it as a plain zip file")
-            if entry.file_size > _LARGEST:
-                raise InputError(f"{path / name} is larger than any model", "get the bundle anew from where it came")
+            _check_size(path / name, entry.file_size)
             return archive.read(entry)
     except KeyError:
         raise FileNotFoundError(f"{path} has no {name}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError: encrypted; NotImplementedError: needs a later zip version.
         raise InputError(f"{path} is damaged or no plain zip file ({error})", "copy it again") from error
+
+
+def _check_size(path: Path, size: int) -> None:
+    kind, largest = ("manifest", _LARGEST_MANIFEST) if path.name == MANIFEST_FILE else ("model", _LARGEST)
+    if size > largest:
+        raise InputError(f"{path} is larger than any {kind}", "get the bundle anew from where it came")
 
 
 def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:

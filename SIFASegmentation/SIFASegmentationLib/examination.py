@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from .bundle import Bundle
 from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
+from .errors import InputError
 from .field_of_view import BoxMM
 from .plausibility import unlike_training
 from .segmentation import Progress, Segmentation, Segmentor
@@ -93,6 +95,22 @@ def examine(
     for sentence in doubts_about_adaptation(volume.name, segmentation.estimates, baseline.estimates):
         warn(sentence)
     return Examination(segmentation, baseline, doubts)
+
+
+@contextmanager
+def in_memory(name: str) -> Iterator[None]:
+    """In the block, a volume of that name is read and examined.
+
+    Raises:
+        InputError: The memory does not suffice.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError(
+            f"The memory of this machine does not suffice for {name}",
+            "close other programs, give a smaller region of interest, or use a machine with more",
+        ) from error
 
 
 def _of_steps(progress: Progress | None, step: int, steps: int) -> Progress | None:

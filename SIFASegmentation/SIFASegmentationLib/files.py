@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,13 +119,20 @@ def check_can_write(folder: Path) -> None:
         raise unwritable(folder, error) from error
 
 
-def remove_remains(folder: Path) -> None:
-    """Clear a folder of what processes that were killed within `write_atomically` left; for one that nobody writes to.
+def remove_remains(
+    folder: Path, of: str | None = None, *, in_use: Callable[[Path], bool] = lambda _path: False
+) -> None:
+    """Clear a folder of what processes that were killed within `write_atomically` left.
 
     What was put aside, and never replaced, comes back.
+
+    Args:
+        folder: Where nobody else writes, or only to what is `in_use`.
+        of: What was being written; of everything unless given.
+        in_use: Asked of what is there: whether somebody is still writing to it.
     """
     for path in folder.iterdir():
-        if (remains := _REMAINS.fullmatch(path.name)) is None:
+        if (remains := _REMAINS.fullmatch(path.name)) is None or of not in (None, remains[2]) or in_use(path):
             continue
         place = path.with_name(remains[2])
         with suppress(OSError):
@@ -133,6 +140,11 @@ def remove_remains(folder: Path) -> None:
                 path.replace(place)
             else:
                 _remove(path)
+
+
+def is_remains(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` is at work on, or left when its process was killed."""
+    return _REMAINS.fullmatch(path.name) is not None
 
 
 def sha256(path: Path) -> str:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .bundle import read_bundle
+from .bundle import BundleManifest, manifest_json, read_bundle
 from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, find_cases, holds_channels, image_subject, is_volume_file
 from .dicom_files import dicom_series
+from .doubts import as_sentences
 from .errors import InputError
-from .examination import Examination, Models, examine
+from .examination import Examination, Models, examine, in_memory
 from .field_of_view import BoxMM
 from .files import check_can_write, file_names, write_atomically
 from .image_files import read_volume, write_volume
 from .quality import Estimate
 from .segmentation import Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
+from .segmented_folder import ESTIMATES_FILE, Row, SegmentedFolder, record_of
 from .slicer_segmentations import write_slicer_segmentation
 from .structures import Task
 from .volumes import Volume, volume_name
 
-ESTIMATES_FILE = "estimated_dice.csv"
-_ESTIMATES_HEAD = ["volume", "structure", "estimated_dice", "low", "high", "doubtful"]
+__all__ = ["ESTIMATES_FILE", "FORMATS", "Outputs", "Report", "Request", "SomeRefusedError", "labelmap_path",
+           "output_name", "segment_files"]  # fmt: skip
+
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 Report = Callable[[str, int, int], None]
@@ -89,7 +94,7 @@ class SomeRefusedError(InputError):
 
 def segment_files(
     bundle: str | Path,
-    volumes: Sequence[str | Path | Request],
+    volumes: str | Path | Request | Sequence[str | Path | Request],
     out: str | Path,
     options: SegmentationOptions = DEFAULTS,
     *,
@@ -100,20 +105,25 @@ def segment_files(
     suffix: str = ".nii.gz",
     task: Task | None = None,
     baseline: bool | None = None,
+    skip_existing: bool = False,
     report: Report | None = None,
+    on_volume: Callable[[int, int], None] = lambda _number, _count: None,
     on_outputs: Callable[[Outputs], None] = lambda _outputs: None,
+    on_refused: Callable[[Path, InputError], None] = lambda _image, _error: None,
 ) -> list[Outputs]:
     """Segment volumes with a bundle; one after the other, each file whole or not there.
 
-    One that can't be used does not end those after it.
+    One that can't be used does not end those after it. Several processes may write to one folder. Results of an image
+    replace those of before, but never those of another image (`segmented_folder`).
 
     Args:
         bundle: From `sifa export`.
         volumes: Files, DICOM series folders, folders of such, or CSV files that name some, with their regions
-            (`cohorts.find_cases`); or requests.
+            (`cohorts.find_cases`); or requests. One or several.
         out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
-            whether a warning is about it), and on request `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of
-            1/255) and `NAME_confidence.csv` (slice, confidence).
+            whether a warning is about it, warnings about it and about the volume), and on request
+            `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
+            confidence).
         options: How; whether the probability of each structure is written as well.
         device: auto, cpu or cuda.
         threads: Of the CPU; 0 for all cores.
@@ -123,11 +133,19 @@ def segment_files(
         task: The structures that the bundle must have; not checked unless given.
         baseline: Also segment with the bundle's model without adaptation, into the folder `baseline` in `out`; unless
             given, where it has one.
+        skip_existing: Leave out volumes of which the folder has all results, made of the same image by the same
+            model and options, as after a call that was cut off.
         report: Called after each batch of slices.
+        on_volume: Called before each volume with its number and how many there are, those left out as well.
         on_outputs: Called with what was written for a volume, as soon as it is.
+        on_refused: Called with a volume among others that can't be used and the reason, as soon as that is known.
+
+    Returns:
+        What was written, but for volumes left out.
 
     Raises:
-        SomeRefusedError: Volumes among others can't be used; told when the others are done.
+        SomeRefusedError: Volumes among others can't be used, or the folder has results of another image of that name;
+            told when the others are done.
         InputError: The bundle, the folder or the only volume can't be used, or the bundle is for other structures.
     """
     if suffix not in FORMATS:
@@ -139,36 +157,56 @@ def segment_files(
             f"The bundle {bundle} segments {', '.join(own.names)}, not the structures of the task {task.name}",
             "choose another bundle",
         )
-    requests = [one for given in volumes for one in ([given] if isinstance(given, Request) else _expand(Path(given)))]
+    given = [volumes] if isinstance(volumes, str | Path | Request) else volumes
+    requests = [one for some in given for one in ([some] if isinstance(some, Request) else _expand(Path(some)))]
     called, shown_as = _names_of(requests)
     # Before the first volume is segmented.
     check_can_write(Path(out))
-    _lines_of(Path(out) / ESTIMATES_FILE)
+    folder = SegmentedFolder(Path(out))
     compares = opened.manifest.baseline is not None if baseline is None else baseline
+    made_by = [
+        _names_model_and_options(opened.manifest, options, request.region or region, confidence, suffix, compares)
+        for request in requests
+    ]
+    pending = [
+        index for index, request in enumerate(requests)
+        if not (skip_existing and folder.has(called[index], request.image, made_by[index]))
+    ]  # fmt: skip
+    if not pending:
+        return []
     models = Models.load(opened, device, threads, baseline=compares)
     writer = _Writer(Path(out), own, suffix, confidence)
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
-    for name, shown, request in zip(called, shown_as, requests, strict=True):
+    for index in pending:
+        name, shown, request = called[index], shown_as[index], requests[index]
+        on_volume(index + 1, len(requests))
         warnings: list[str] = []
-        try:
-            examination = examine(
-                models,
-                replace(read_volume(request.image), name=shown),
-                options,
-                region=request.region or region,
-                warn=warnings.append,
-                progress=None if report is None else partial(report, shown),
-            )
-        except InputError as error:
-            if len(requests) == 1:
-                raise
-            refused[request.image] = error
-            continue
-        # Where the folder can't be written to, no volume need be tried any more.
-        outputs.append(writer.write(examination, request.image, name, warnings))
-        _write_estimates(outputs, Path(out) / ESTIMATES_FILE)
-        on_outputs(outputs[-1])
+        with ExitStack() as claim:
+            try:
+                claim.enter_context(folder.claimed(name, request.image))
+                with in_memory(shown):
+                    examination = examine(
+                        models,
+                        replace(read_volume(request.image), name=shown),
+                        options,
+                        region=request.region or region,
+                        warn=warnings.append,
+                        progress=None if report is None else partial(report, shown),
+                    )
+            except InputError as error:
+                if len(requests) == 1:
+                    raise
+                # Without its traceback, which would keep the volume in memory.
+                refused[request.image] = InputError(error.problem, error.advice)
+                on_refused(request.image, refused[request.image])
+                continue
+            # Where the folder can't be written to, no volume need be tried any more.
+            written = writer.write(examination, request.image, name, warnings)
+            rows = _rows(examination, warnings)
+            folder.finish(name, record_of(request.image, made_by[index], written.labelmap, rows))
+        outputs.append(written)
+        on_outputs(written)
     if refused:
         raise SomeRefusedError(refused, outputs)
     return outputs
@@ -265,40 +303,24 @@ def _expand(path: Path) -> list[Request]:
     return [Request(case.image, region=case.region) for case in find_cases(path, labelled=False)]
 
 
-def _write_estimates(outputs: Sequence[Outputs], path: Path) -> None:
-    """A row for each volume and structure so far, beside those of other volumes that are there; no new file where the
-    model has no calibration."""
-    if not path.exists() and not any(one.estimates for one in outputs):
-        return
-    made = {one.name for one in outputs}
-    before = [line for line in _lines_of(path) if line[0] not in made]
-    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_ESTIMATES_HEAD)
-        writer.writerows(before)
-        for one in outputs:
-            for structure, estimate in one.estimates.items():
-                values = (f"{value:.4f}" for value in astuple(estimate))
-                writer.writerow([one.name, structure, *values, "yes" if structure in one.doubtful else "no"])
+def _rows(made: Examination, warnings: Sequence[str]) -> tuple[Row, ...]:
+    """What the table of estimates says of a volume: for each structure the warnings about it and about the whole."""
+    segmentation = made.segmentation
+    about = dict(zip(made.doubts, as_sentences(segmentation.labelmap.name, made.doubts), strict=True))
+    rows = []
+    for structure, estimate in segmentation.estimates.items():
+        others = {sentence for other, sentence in about.items() if other != structure}
+        dice, low, high = (f"{value:.4f}" for value in astuple(estimate))
+        reasons = " ".join(sentence for sentence in warnings if sentence not in others)
+        rows.append((structure, dice, low, high, "yes" if structure in made.doubts else "no", reasons))
+    return tuple(rows)
 
 
-def _lines_of(path: Path) -> list[list[str]]:
-    """The lines of a table of estimates that is there, none where it is not.
-
-    Raises:
-        InputError: It is another table.
-    """
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            first, lines = next(reader, _ESTIMATES_HEAD), [line for line in reader if line]
-    except (UnicodeDecodeError, csv.Error):
-        first, lines = [], []
-    if first != _ESTIMATES_HEAD or any(len(line) != len(first) for line in lines):
-        raise InputError(f"{path} was not written by SIFA, or was edited since", "move it away")
-    return lines
+def _names_model_and_options(
+    manifest: BundleManifest, options: SegmentationOptions, region: BoxMM | None, *outputs: object
+) -> str:
+    """The same for two volumes that are segmented in the same way, with the same `outputs`."""
+    return hashlib.sha256(repr((manifest_json(manifest), options, region, outputs)).encode()).hexdigest()
 
 
 def _write_confidence(segmentation: Segmentation, path: Path) -> None:

@@ -113,12 +113,18 @@ class Segmentor:
         """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]: always the whole grid.
 
         Border and padding tell the networks where they are: a part of the grid gives another answer.
+
+        Raises:
+            InputError: The GPU's memory does not suffice.
+            MemoryError: That of the machine does not.
         """
         try:
             (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
         except Exception as error:  # see above
-            if self.device == "cpu" or "alloc" not in str(error).lower():
+            if "alloc" not in str(error).lower():
                 raise
+            if self.device == "cpu":
+                raise MemoryError(_first_line(error)) from error
             raise InputError(
                 f"The GPU's memory does not hold {len(slices)} slices",
                 "close other programs that use it, or choose the device cpu",

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from .bundle import read_bundle
 from .errors import InputError, first_fault
-from .examination import Models, examine
+from .examination import Models, examine, in_memory
 from .field_of_view import BoxMM
 from .image_files import read_volume, write_volume
 from .jobs import Job, State
@@ -115,9 +115,11 @@ def run_segmentation(job: Job) -> State:
         try:
             for index, request in enumerate(specification.volumes):
                 try:
-                    _segment(job, specification, models, index, request, started)
+                    with in_memory(request.name):
+                        _segment(job, specification, models, index, request, started)
                 except InputError as error:
-                    refused.append(error)
+                    # Without its traceback, which would keep the volume in memory.
+                    refused.append(InputError(error.problem, error.advice))
                     job.emit("refused", volume=index, message=str(error))
         except CancelledError:
             job.emit_state(State.STOPPED)

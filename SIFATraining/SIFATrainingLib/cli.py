@@ -310,6 +310,14 @@ def segment(
             help="Also segment without adaptation, into OUT/baseline, in twice the time; by default if the bundle can.",
         ),
     ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave out volumes that OUT has results of, made with the same bundle and options: to go on after an "
+            "interruption.",
+        ),
+    ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
     from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415
@@ -328,13 +336,31 @@ def segment(
     for path in volumes:
         for finding in unused_volumes(str(path), path):
             print_warning(finding)
-    line = ProgressLine()
-    segment_files(
+    shown = _SegmentedVolumes()
+    outputs = segment_files(
         bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi), confidence=confidence,
-        suffix=suffix, task=load_task(task) if task else None, baseline=baseline,
-        report=lambda name, done, total: line.show(f"{name}: slice {done} of {total}", last=done == total),
-        on_outputs=_show_outputs,
+        suffix=suffix, task=load_task(task) if task else None, baseline=baseline, skip_existing=skip_existing,
+        report=shown.slices, on_volume=shown.volume, on_outputs=_show_outputs, on_refused=_show_refused,
     )  # fmt: skip
+    if not outputs:
+        print(f"{out} has the results of all volumes already")
+
+
+class _SegmentedVolumes:
+    """The line that says how far `sifa segment` is."""
+
+    def __init__(self) -> None:
+        self._line, self._which = ProgressLine(), ""
+
+    def volume(self, number: int, count: int) -> None:
+        self._which = f"volume {number} of {count}, " if count > 1 else ""
+
+    def slices(self, name: str, done: int, total: int) -> None:
+        self._line.show(f"{self._which}{name}: slice {done} of {total}", last=done == total)
+
+
+def _show_refused(_image: Path, error: InputError) -> None:
+    print(f"sifa: {error}", file=sys.stderr, flush=True)
 
 
 def _show_outputs(outputs: Outputs) -> None:

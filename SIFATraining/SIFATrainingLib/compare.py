@@ -39,10 +39,10 @@ from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.files import file_name, remove_remains, write_atomically
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.jobs import Job, State, is_job
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import Request, labelmap_path, segment_files
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 
@@ -156,7 +156,7 @@ class StoppedError(InputError):
 
 
 def compare(
-    out: Path,
+    out: str | Path,
     preparation: Preparation,
     variants: Sequence[Variant],
     *,
@@ -215,7 +215,7 @@ def compare(
     for case in cases:
         read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
-    rows = _Rows(out, preparation, task, cases, frozenset(odd), device, deadline, report)
+    rows = _Rows(Path(out), preparation, task, cases, frozenset(odd), device, deadline, report)
     rows.comparison()  # The same: a row of before that can't stand in one table with these.
     for seed in seeds:
         for variant in variants:
@@ -347,7 +347,7 @@ def _train(
     folder: Path, prepared: Path, config: TrainingConfig, device: str, time_limit_seconds: float, report: Emit
 ) -> bool:
     """Train, or go on, and export; nothing where both were done. Whether the training came to its end."""
-    if (folder / "job" / "job.json").exists():
+    if is_job(folder / "job"):
         job = Job(folder / "job")
         if TrainingSpecification.of(job).config != config:
             raise InputError(f"{job.folder} was trained with other settings", "choose another folder with --out")
@@ -377,7 +377,7 @@ def _is_unfinished(folder: Path) -> bool:
     """Whether a row's training is to go on, though an earlier program may have exported and scored what it was."""
     job = folder / "job"
     # Of one whose events are gone, all that is known is what was made of it.
-    return (job / "job.json").exists() and Job(job).state() not in (State.FINISHED, State.QUEUED)
+    return is_job(job) and Job(job).state() not in (State.FINISHED, State.QUEUED)
 
 
 def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) -> None:
@@ -385,7 +385,7 @@ def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) ->
     if (folder / "bundle").exists():
         return
     for job in jobs:
-        if not (job / "job.json").exists():
+        if not is_job(job):
             raise InputError(
                 f"{job} is gone, and with it the model that has part in '{title}'",
                 f"leave out --ensemble, or delete {job.parent} to train it again",
@@ -427,8 +427,8 @@ def _score(
     folder: Path, record: _Record, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
     """Segment, in the regions of interest that volumes of the training are given as well, and score."""
-    # Of a scoring that was cut off, perhaps by another program.
-    (folder / "labelmaps" / ESTIMATES_FILE).unlink(missing_ok=True)
+    # Of a scoring that was cut off, perhaps by another program, or of volumes that lay elsewhere.
+    shutil.rmtree(folder / "labelmaps", ignore_errors=True)
     give_back_memory()
     written = segment_files(
         folder / "bundle",

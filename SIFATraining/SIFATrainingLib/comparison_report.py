@@ -16,6 +16,7 @@ import numpy as np
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.grids import resample_labelmap
 from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.jobs import PREVIEWS_FOLDER
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, NAMES, ScoreTable
 
@@ -382,7 +383,7 @@ def _previews(comparison: Comparison) -> list[str]:
         first = comparison.of(variant.name)[0]
         if first.config.method not in TRANSLATING_METHODS:
             continue
-        strips = sorted((first.folder / "job" / "previews").glob("*.png"))
+        strips = sorted((first.folder / "job" / PREVIEWS_FOLDER).glob("*.png"))
         if strips:
             pictures.append(picture_of_file(strips[-1], f"{html.escape(variant.title)}. {PREVIEW_CAPTION}"))
     return pictures

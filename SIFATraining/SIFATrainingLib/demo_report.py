@@ -12,6 +12,7 @@ import torch
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.jobs import PREVIEWS_FOLDER
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segment_files import labelmap_path
@@ -37,7 +38,7 @@ def write_report(out: Path, task: Task, tables: dict[str, ScoreTable], seconds: 
         "<h2>Segmentations</h2>",
         *_figures_of_patients(out, task),
         "<h2>Translated slices</h2>",
-        picture_of_file(sorted((out / "jobs" / "sifa" / "previews").glob("*.png"))[-1], PREVIEW_CAPTION),
+        picture_of_file(sorted((out / "jobs" / "sifa" / PREVIEWS_FOLDER).glob("*.png"))[-1], PREVIEW_CAPTION),
         "<h2>Losses</h2>",
         picture(draw_losses(out / "jobs" / "sifa"), "SIFA's losses; what each is stands in <code>losses.py</code>."),
         "<h2>Files</h2>",

@@ -34,7 +34,7 @@ from SIFASegmentationLib.calibration import QualityCalibration
 from SIFASegmentationLib.contrasts import ContrastRanges
 from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.files import sha256, write_atomically
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, Job
 
 from .batches import as_slices, spread_batches
 from .checkpoints import checkpoint_paths, load_checkpoint, loading_from
@@ -55,13 +55,13 @@ _FILES = (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, BASELINE_FILE)  # Of a bundle
 
 
 def export(
-    job_folder: Path,
-    out: Path,
+    job_folder: str | Path,
+    out: str | Path,
     *,
-    others: Sequence[Path] = (),
+    others: Sequence[str | Path] = (),
     name: str | None = None,
     weights: str = "average",
-    baseline: Path | None = None,
+    baseline: str | Path | None = None,
     device: str = "cpu",
     report: Report = say_nothing,
 ) -> Bundle:
@@ -87,7 +87,7 @@ def export(
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown", "choose average or raw")
-    out = out.resolve()
+    out = Path(out).resolve()
     _check_place(out)
     place = torch.device(choose_device(device))
     folders = [job_folder, *others]
@@ -97,7 +97,7 @@ def export(
     for other in others_trained:
         _check_alike(trained, other)
     own = trained.job.folder / BASELINE_FOLDER
-    if baseline is None and checkpoint_paths(own / "checkpoints"):
+    if baseline is None and checkpoint_paths(own / CHECKPOINTS_FOLDER):
         baseline = own
     unadapted = None if baseline is None else _Trained.load(Job(baseline), weights)
     if unadapted is not None:
@@ -189,7 +189,7 @@ class _Trained:
     def load(cls, job: Job, weights: str) -> _Trained:
         """See `export` for `weights` and errors."""
         specification = TrainingSpecification.of(job)
-        paths = checkpoint_paths(job.folder / "checkpoints")
+        paths = checkpoint_paths(job.folder / CHECKPOINTS_FOLDER)
         if not paths:
             raise InputError(f"{job.folder} has no checkpoint yet", "train longer, or look at its log.txt")
         dataset = specification.dataset(job)

@@ -1,8 +1,8 @@
 """Volumes and labelmaps to a prepared data set.
 
 Two passes over the volumes of each domain: the first finds what belongs to the domain (pixel spacing, range of
-intensities), the second writes the slices. Target labels are never opened, but for the supervised bound and for
-monitoring, which has a set of its own.
+intensities) and labels that can't be used, the second writes the slices. Target labels are never opened, but for the
+supervised bound and for monitoring, which has a set of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from SIFASegmentationLib.contrasts import USUAL_PERCENTILES
 from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
-from SIFASegmentationLib.files import check_can_write, write_atomically
+from SIFASegmentationLib.files import check_can_write, remove_remains, write_atomically
 from SIFASegmentationLib.grids import match_grid
+from SIFASegmentationLib.heartbeat import heartbeat, is_alive
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import FULL_RANGE, ROBUST_RANGE, estimate_intensity_range
-from SIFASegmentationLib.labelmaps import coding_named, read_labels, structures_ml
+from SIFASegmentationLib.labelmaps import Labels, coding_named, read_labels, structures_ml
 from SIFASegmentationLib.positions import PositionRange, positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -213,9 +214,9 @@ def make_preparation(**settings: Any) -> Preparation:
 
 
 def prepare(
-    source: Path,
-    target: Path,
-    out: Path,
+    source: str | Path,
+    target: str | Path,
+    out: str | Path,
     task: str | Task = "abdomen",
     *,
     report: Report = print,
@@ -241,10 +242,10 @@ def prepare(
 
 
 def run_preparation(
-    preparation: Preparation, out: Path, report: Report = print, warn: Warn = print_warning
+    preparation: Preparation, out: str | Path, report: Report = print, warn: Warn = print_warning
 ) -> PreparedManifest:
     """`prepare`, with its arguments in one."""
-    task = preparation.loaded_task()
+    out, task = Path(out), preparation.loaded_task()
     if out.exists():
         raise InputError(f"{out} already exists", "choose another folder for the prepared data set")
     cases = preparation.cases()
@@ -253,10 +254,18 @@ def run_preparation(
     for name in preparation.sets:
         for finding in unused_volumes(name, getattr(preparation, name)):
             warn(finding)
+    if out.parent.exists():
+        # Of one that was killed; the size of a data set.
+        remove_remains(out.parent, of=out.name, in_use=is_alive)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
-    measured = {name: _measure(some, name, settings[domain_of(name)], roi, steps) for name, some in cases.items()}
+    labels = {
+        name: _LabelReader(task, preparation.coding(name)) if preparation.labelled(name) else None for name in cases
+    }
+    measured = {
+        name: _measure(some, name, settings[domain_of(name)], labels[name], roi, steps) for name, some in cases.items()
+    }
     spacing = preparation.spacing
     if spacing is None and not preparation.stretch:
         spacing = choose_spacing([extent for name in DOMAINS for extent in measured[name].extents_mm], preparation.size)
@@ -269,11 +278,12 @@ def run_preparation(
                 warn(finding)
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        entries: dict[SetName, DomainEntry] = {}
-        for name, chosen in cases.items():
-            own = task if preparation.labelled(name) else None
-            writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], own, warn)
-            entries[name] = writer.write(chosen, preparation.coding(name), roi, steps)
+        # Another one that is to make `out` sees by it that this is not what a killed one left.
+        with heartbeat(partial):
+            entries: dict[SetName, DomainEntry] = {}
+            for name, chosen in cases.items():
+                writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], labels[name], warn)
+                entries[name] = writer.write(chosen, roi, steps)
         manifest = PreparedManifest(
             task=task, source=entries["source"], target=entries["target"], monitor=entries.get("monitor")
         )
@@ -296,6 +306,23 @@ class _Steps:
 
 
 @dataclass(frozen=True)
+class _LabelReader:
+    """How the labelmaps of a set are read."""
+
+    task: Task
+    coding: str | None
+
+    def read(self, path: Path, image: Volume) -> tuple[Labels, Volume]:
+        """What a file says, and its labelmap on the image's grid.
+
+        Raises:
+            InputError: The file can't be used, or not for this image.
+        """
+        labels = read_labels(path, self.task, self.coding)
+        return labels, match_grid(labels.labelmap, image)
+
+
+@dataclass(frozen=True)
 class _Measured:
     """What the first pass finds of a set: slices in all, heights and widths of the fields of view, and what of the
     preprocessing belongs to the domain."""
@@ -306,10 +333,18 @@ class _Measured:
 
 
 def _measure(
-    cases: Sequence[Case], name: SetName, preprocessing: Preprocessing, roi: BoxMM | None, steps: _Steps
+    cases: Sequence[Case],
+    name: SetName,
+    preprocessing: Preprocessing,
+    labels: _LabelReader | None,
+    roi: BoxMM | None,
+    steps: _Steps,
 ) -> _Measured:
     placements, samples = [], []
     for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
+        if labels is not None and case.label is not None:
+            # Takes little of the time, and what can't be used would throw away all that was written by then.
+            labels.read(case.label, volume)
         placement = place_volume(volume, preprocessing, case.region or roi)
         placements.append(placement)
         samples.append(sample_z_scores(volume, placement, preprocessing.intensity))
@@ -332,17 +367,23 @@ class _Writer:
     """The arrays of one set on disk, filled volume after volume."""
 
     def __init__(
-        self, folder: Path, name: SetName, slices: int, preprocessing: Preprocessing, task: Task | None, warn: Warn
+        self,
+        folder: Path,
+        name: SetName,
+        slices: int,
+        preprocessing: Preprocessing,
+        reader: _LabelReader | None,
+        warn: Warn,
     ) -> None:
-        """`task` is that of the labels; None stores no labels."""
+        """`reader` is that of the labels; None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
-        self.name, self.preprocessing, self.task, self.warn = name, preprocessing, task, warn
+        self.name, self.preprocessing, self.reader, self.warn = name, preprocessing, reader, warn
         self.slices, self.labels = folder / f"{name}_slices.npy", folder / f"{name}_labels.npy"
         _write_zeros(self.slices, np.dtype(np.int16), shape)
-        if task is not None:
+        if reader is not None:
             _write_zeros(self.labels, np.dtype(np.uint8), shape)
 
-    def write(self, cases: Sequence[Case], coding: str | None, roi: BoxMM | None, steps: _Steps) -> DomainEntry:
+    def write(self, cases: Sequence[Case], roi: BoxMM | None, steps: _Steps) -> DomainEntry:
         """Fill the arrays; the set's entry of the manifest."""
         entries: list[VolumeEntry] = []
         volumes_ml: list[dict[str, float]] = []
@@ -355,24 +396,23 @@ class _Writer:
             stop = start + len(prepared)
             # Where nothing is clipped, a monitor's voxels may lie beyond the range of the target's.
             _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
-            if self.task is not None and case.label is not None:
-                labels = read_labels(case.label, self.task, coding)
-                for finding in lost_labels(case.label.name, labels, self.task):
+            if self.reader is not None and case.label is not None:
+                labels, labelmap = self.reader.read(case.label, volume)
+                for finding in lost_labels(case.label.name, labels, self.reader.task):
                     self.warn(finding)
-                labelmap = match_grid(labels.labelmap, volume)
-                volumes_ml.append(structures_ml(labelmap, self.task))
-                positions.append(positions_mm(labelmap, self.task))
+                volumes_ml.append(structures_ml(labelmap, self.reader.task))
+                positions.append(positions_mm(labelmap, self.reader.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
             entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
             start = stop
-        if self.task is not None:
+        if self.reader is not None:
             found = {name for volume in volumes_ml for name, ml in volume.items() if ml > 0}
-            for finding in never_labelled(self.name, found, self.task, "warning"):
+            for finding in never_labelled(self.name, found, self.reader.task, "warning"):
                 self.warn(finding)
         return DomainEntry(
             preprocessing=self.preprocessing,
             volumes=tuple(entries),
-            labelled=self.task is not None,
+            labelled=self.reader is not None,
             structures_ml=_ranges(volumes_ml),
             positions_mm=_position_ranges(positions),
         )

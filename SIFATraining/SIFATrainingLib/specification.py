@@ -17,7 +17,6 @@ from .prepare import Preparation
 KIND = "train"
 PREPARED_FOLDER = "prepared"
 BASELINE_FOLDER = "baseline"
-BUNDLE_FOLDER = "result/bundle"
 
 
 class InitialModel(Frozen):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.jobs import BUNDLE_FOLDER, Job, State, is_job
 from SIFASegmentationLib.structures import Task
 
 from .config import TrainingConfig, baseline_config, labelled_domain
@@ -32,7 +32,7 @@ from .dataset import DOMAINS, PreparedDataset
 from .findings import Finding
 from .initial import read_initial
 from .prepare import Preparation, run_preparation
-from .specification import BASELINE_FOLDER, BUNDLE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
+from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
 from .steps import Step
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ _SECONDS_TO_WAIT = 60  # For the first of several processes to appear.
 
 
 def create_job(
-    prepared: Path,
-    folder: Path,
+    prepared: str | Path,
+    folder: str | Path,
     config: TrainingConfig,
     device: str = "auto",
     *,
     baseline_iterations: int = 0,
     export: bool = False,
     bundle_name: str | None = None,
-    initial: Path | None = None,
+    initial: str | Path | None = None,
 ) -> Job:
     """A new training job on a prepared data set, queued; the arguments are those of `create_training_job`.
 
@@ -61,6 +61,7 @@ def create_job(
         InputError: The data set can't be used for `config.method`, the networks can't start from `initial`, or the
             folder is not empty.
     """
+    prepared, folder = Path(prepared), Path(folder)
     dataset = PreparedDataset(prepared)
     for domain in DOMAINS:
         dataset.slices(domain)
@@ -68,8 +69,8 @@ def create_job(
     specification = TrainingSpecification(
         config=config,
         device=device,
-        prepared=Path(prepared).resolve(),
-        prepared_from_here=_relative(Path(prepared), folder),
+        prepared=prepared.resolve(),
+        prepared_from_here=_relative(prepared, folder),
         fingerprint=dataset.fingerprint,
         baseline_iterations=baseline_iterations,
         export=export,
@@ -80,7 +81,7 @@ def create_job(
 
 
 def create_training_job(
-    folder: Path,
+    folder: str | Path,
     preparation: Preparation,
     config: TrainingConfig,
     device: str = "auto",
@@ -88,7 +89,7 @@ def create_training_job(
     baseline_iterations: int = 0,
     export: bool = True,
     bundle_name: str | None = None,
-    initial: Path | None = None,
+    initial: str | Path | None = None,
 ) -> Job:
     """A new job that does everything, from volumes to a bundle; queued.
 
@@ -322,9 +323,10 @@ class _Run:
         self.emit("result", {"bundle": BUNDLE_FOLDER})
 
 
-def _initial_model(folder: Path | None, task: Task, config: TrainingConfig) -> InitialModel | None:
-    if folder is None:
+def _initial_model(given: str | Path | None, task: Task, config: TrainingConfig) -> InitialModel | None:
+    if given is None:
         return None
+    folder = Path(given)
     name, _ = read_initial(folder, task, config)
     return InitialModel(folder=folder.resolve(), name=name)
 
@@ -339,7 +341,7 @@ def _relative(path: Path, folder: Path) -> str | None:
 
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     """The job within a job, made unless it is there."""
-    if (folder / "job.json").exists():
+    if is_job(folder):
         return Job(folder)
     own = specification.preparation is not None
     nested = TrainingSpecification(

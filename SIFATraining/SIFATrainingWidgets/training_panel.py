@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Event, Job, State
+from SIFASegmentationLib.jobs import BUNDLE_FOLDER, ENDED, LOG_FILE, Event, Job, State
 from SIFASegmentationWidgets import models
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
@@ -96,7 +96,7 @@ class TrainingPanel:
     @property
     def bundle(self) -> Path | None:
         """Folder of the model that the training made; None as long as there is none."""
-        folder = self.job.folder / "result" / "bundle" if self.job is not None else None
+        folder = self.job.folder / BUNDLE_FOLDER if self.job is not None else None
         return folder if folder is not None and is_bundle(folder) else None
 
     def show(self, job: Job | None) -> None:

@@ -116,6 +116,30 @@ def change(copy: Path, **values: object) -> None:
     (copy / "manifest.json").write_text(json.dumps({**manifest, **values}))
 
 
+def rewrite(copy: Path, **values: object) -> None:
+    """A change by somebody who knows of the checksum."""
+    content = json.loads((copy / "manifest.json").read_text()) | values
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps({**content, "checksum": checksum}))
+
+
+def test_a_manifest_without_one_of_the_domains_is_refused(bundle: Bundle, copy: Path) -> None:
+    source = bundle.manifest.model_dump(mode="json")["preprocessing"]["source"]
+    rewrite(copy, preprocessing={"source": source})
+    with pytest.raises(InputError, match=r"\(at 'preprocessing'\)"):
+        read_bundle(copy)
+
+
+def test_a_manifest_is_not_read_whatever_its_size(bundle: Bundle, copy: Path, tmp_path: Path) -> None:
+    rewrite(copy, name="x" * 2**23)
+    with zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(copy / "manifest.json", "manifest.json")
+    for path in (copy, tmp_path / "small.zip"):
+        with pytest.raises(InputError, match=r"manifest\.json is larger than any manifest"):
+            read_bundle(path)
+
+
 def test_a_changed_manifest_is_refused(copy: Path) -> None:
     change(copy, domain="source")
     with pytest.raises(InputError, match="was changed since the export"):
@@ -129,16 +153,14 @@ def test_a_newer_schema_is_refused(copy: Path) -> None:
 
 
 def test_a_manifest_of_a_later_version_is_no_damage(copy: Path) -> None:
-    content = json.loads((copy / "manifest.json").read_text())
-    del content["checksum"]
-    content |= {"sifa_version": "9.1", "news": 1}
-    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (copy / "manifest.json").write_text(json.dumps({**content, "checksum": checksum}))
+    rewrite(copy, sifa_version="9.1", news=1)
     with pytest.raises(InputError, match=r"\(at 'news'\): install SIFA 9\.1 or a later one"):
         read_bundle(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"checksum": 1}', "\x00\x01"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"checksum": 1}', "\x00\x01", '{"checksum": 1, "a": ' + "[" * 100_000]
+)
 def test_a_manifest_that_is_none(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json"):
@@ -256,9 +278,10 @@ def test_archives_that_are_not_whole(bundle: Bundle, tmp_path: Path, monkeypatch
         read_bundle(tmp_path / "other.zip")
     with pytest.raises(InputError, match="let it end with"):
         pack_bundle(bundle.path, tmp_path / "model.tar")
+    opened = read_bundle(path)
     monkeypatch.setattr(bundle_files, "_LARGEST", 10)
     with pytest.raises(InputError, match="larger than any model"):
-        read_bundle(path)
+        opened.read(MODEL_FILE)
 
 
 def test_a_bundle_of_several_trainings_says_their_mean(

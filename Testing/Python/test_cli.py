@@ -396,6 +396,7 @@ def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path
         (["--refine"], {"refine": True}, {}),
         (["--fill-holes"], {"fill_holes": True}, {}),
         (["--probabilities"], {"probabilities": True}, {}),
+        (["--skip-existing"], {}, {"skip_existing": True}),
         (["--domain", "source"], {"domain": "source"}, {}),
         (["--format", ".nrrd", "--confidence"], {}, {"suffix": ".nrrd", "confidence": True}),
         (["--baseline", "--threads", "3", "--device", "cpu"], {}, {"baseline": True, "threads": 3, "device": "cpu"}),
@@ -421,9 +422,9 @@ def test_what_is_said_to_segment_reaches_it(
     assert given == (tmp_path, [tmp_path], tmp_path / "out", SegmentationOptions(**{"domain": "target", **options}))
     usual = {
         "device": "auto", "threads": 0, "region": None, "confidence": False, "suffix": ".nii.gz", "task": None,
-        "baseline": None,
+        "baseline": None, "skip_existing": False,
     }  # fmt: skip
-    del named["report"], named["on_outputs"]
+    del named["report"], named["on_volume"], named["on_outputs"], named["on_refused"]
     assert named == {**usual, **others}
 
 

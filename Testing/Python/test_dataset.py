@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +18,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from quick import QUICK_OPTIONS, preparation, sifa, silent
+from quick import QUICK_OPTIONS, preparation, quick_config, sifa, silent
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
-from SIFASegmentationLib.image_files import read_volume, to_image
+from SIFASegmentationLib.heartbeat import is_alive
+from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.plausibility import unlike_training
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
@@ -26,8 +33,11 @@ from SIFASegmentationLib.volumes import Geometry, Volume, volume_name
 from SIFATrainingLib.batches import BatchSource, SliceOrder
 from SIFATrainingLib.config import NO_AUGMENTATION, AugmentationSettings
 from SIFATrainingLib.dataset import FULL_SCALE, PreparedDataset
+from SIFATrainingLib.export import export
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.prepare import prepare
+from SIFATrainingLib.steps import Step
+from SIFATrainingLib.training import create_job
 from SIFATrainingLib.volume_checks import VolumeChecks
 
 CPU = torch.device("cpu")
@@ -133,6 +143,51 @@ def test_labels_on_another_grid_are_refused_by_name(cohort: Path, tmp_path: Path
     with pytest.raises(InputError, match="abdomen_mr_001_label and the image abdomen_mr_001_image lie on different"):
         prepare(mixed / "mr", mixed / "ct", tmp_path / "out", size=32, report=silent)
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_can_not_be_used_are_found_before_anything_is_written(cohort: Path, tmp_path: Path) -> None:
+    spoilt = shutil.copytree(cohort, tmp_path / "cohort")
+    path = spoilt / "mr" / "abdomen_mr_001_label.nii.gz"
+    label = read_volume(path)
+    write_volume(replace(label, array=np.where(label.array == 4, 99, label.array)), path)
+    told: list[str] = []
+    with pytest.raises(InputError, match=r"abdomen_mr_001_label.* 99"):
+        prepare(spoilt / "mr", spoilt / "ct", tmp_path / "out", size=32, report=lambda step: told.append(str(step)))
+    assert told
+    assert not any("resampling" in step for step in told)
+
+
+def test_what_a_killed_preparation_left_goes_and_what_another_writes_stays(cohort: Path, tmp_path: Path) -> None:
+    killed, others, alive = (
+        tmp_path / name for name in (".0a1b2c3d.partial.set", ".0a1b2c3d.partial.other", ".4e5f6a7b.partial.set")
+    )
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    beat = {"host": socket.gethostname(), "process": process.pid, "started": 1.0, "time": time.time()}
+    for folder in (killed, others, alive):
+        folder.mkdir()
+        (folder / "source_slices.npy").touch()
+    (killed / "heartbeat.json").write_text(json.dumps(beat))
+    (alive / "heartbeat.json").write_text(json.dumps(beat | {"process": os.getpid()}))
+    beating: list[bool] = []
+
+    def report(step: Step) -> None:
+        own = [path for path in tmp_path.glob(".*.partial.set") if path not in (killed, alive)]
+        beating.extend(map(is_alive, own))
+
+    prepare(cohort / "mr", cohort / "ct", tmp_path / "set", size=32, report=report)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, alive.name, "set"]
+    assert beating
+    assert all(beating)
+    assert not (tmp_path / "set" / "heartbeat.json").exists()
+
+
+def test_paths_may_be_text(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="already exists"):
+        prepare(str(cohort / "mr"), str(cohort / "ct"), str(prepared))
+    job = create_job(str(prepared), str(tmp_path / "job"), quick_config(), "cpu")
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        export(str(job.folder), str(tmp_path / "bundle"))
 
 
 def test_one_patient_in_both_splits_is_refused(cohort: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from SIFASegmentationLib import jobs
+from SIFASegmentationLib import event_log, heartbeat
 from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.jobs import Job, State
@@ -83,11 +84,11 @@ def test_of_many_events_only_the_last_are_read(job: Job, monkeypatch: pytest.Mon
         Path, "open", lambda path, *a, **k: CountingReader(io.FileIO(path)) if a == ("rb",) else original(path, *a, **k)
     )
     assert job.state() is State.STOPPED
-    assert CountingReader.total <= jobs.TAIL_BYTES
+    assert CountingReader.total <= event_log.TAIL_BYTES
     losses = job.last("losses")
     assert losses is not None
     assert losses.data == {"iteration": 1}
-    assert CountingReader.total <= 2 * jobs.TAIL_BYTES
+    assert CountingReader.total <= 2 * event_log.TAIL_BYTES
     # What is far up is found all the same.
     error = job.last("error")
     assert error is not None
@@ -98,7 +99,7 @@ def test_of_many_events_only_the_last_are_read(job: Job, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("seed", range(30))
 def test_the_last_of_a_kind_is_that_of_all_events(job: Job, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
-    monkeypatch.setattr(jobs, "TAIL_BYTES", rng.choice([1, 7, 64, 200]))
+    monkeypatch.setattr(event_log, "TAIL_BYTES", rng.choice([1, 7, 64, 200]))
     kinds = ["state", "losses", "warning", "preview"]
     lines = [json.dumps({"time": n, "kind": rng.choice(kinds), "data": {"n": n}}).encode() for n in range(12)]
     damaged = [b"", b"{", b"\xff\x00", b'{"kind": "state"', b'"state"', b"x" * 300]
@@ -124,7 +125,7 @@ def test_a_running_job_whose_process_is_gone_is_lost(job: Job) -> None:
     assert job.state() is State.RUNNING
     (job.folder / "heartbeat.json").write_text(json.dumps({**beat, "host": "elsewhere"}))
     assert job.state() is State.RUNNING
-    old = {**beat, "host": "elsewhere", "time": time.time() - 2 * jobs.LOST_AFTER_SECONDS}
+    old = {**beat, "host": "elsewhere", "time": time.time() - 2 * heartbeat.LOST_AFTER_SECONDS}
     (job.folder / "heartbeat.json").write_text(json.dumps(old))
     assert job.state() is State.LOST
 
@@ -164,15 +165,63 @@ def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.Mon
     assert job.state() is State.QUEUED
 
 
+@pytest.mark.parametrize("clock_off", [0.0, -5.0, 3600.0])
+def test_a_beat_that_does_not_change_is_that_of_a_killed_process(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock_off: float
+) -> None:
+    """As where a scheduler kills a job and starts it on another machine at once."""
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", 0.01)
+    beat = {"host": "elsewhere", "process": 1, "started": 1.0, "time": time.time() + clock_off}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    with job.at_work():
+        assert job.is_alive()
+    assert "sign of life of process 1 on elsewhere; waiting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("clock_off", [0.0, -3600.0])
+def test_a_beat_that_changes_keeps_others_out_whatever_the_clocks_say(
+    job: Job, monkeypatch: pytest.MonkeyPatch, clock_off: float
+) -> None:
+    beat = {"host": "elsewhere", "process": 1, "started": 1.0, "time": time.time() + clock_off}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    later = json.dumps(beat | {"time": beat["time"] + 2})
+    monkeypatch.setattr(time, "sleep", lambda _: (job.folder / "heartbeat.json").write_text(later))
+    with pytest.raises(InputError, match="Another process is at work"):
+        job.at_work().__enter__()
+    assert job.last_beat() == json.loads(later)
+
+
+def test_who_ends_while_another_waits_keeps_it_out_no_longer(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = job.folder / "heartbeat.json"
+    path.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": 1.0, "time": time.time()}))
+    monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", 0.01)
+    threading.Timer(0.1, path.unlink).start()
+    with job.at_work():
+        assert job.is_alive()
+
+
+def test_a_restarted_container_does_not_take_itself_for_another(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its host is called as before, and its first process has the same number."""
+    monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", float("nan"))  # Nobody waits.
+    beat = {"host": socket.gethostname(), "process": os.getpid(), "started": time.time() - 9, "time": time.time() - 5}
+    (job.folder / "heartbeat.json").write_text(json.dumps(beat))
+    with job.at_work():
+        last = job.last_beat()
+        assert last is not None
+        assert last["started"] > beat["started"]
+
+
 def test_of_a_process_that_is_gone_the_last_beat_keeps_nobody_out(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a full disk keeps the new one's out."""
     old = {"host": "elsewhere", "process": 1, "started": 1.0, "time": 2.0}
     (job.folder / "heartbeat.json").write_text(json.dumps(old))
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.0)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(jobs, "write_atomically", full)
+    monkeypatch.setattr(heartbeat, "write_atomically", full)
     with job.heartbeat():
         assert job.last_beat() == old
 

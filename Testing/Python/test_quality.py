@@ -291,7 +291,7 @@ def test_a_segmentation_is_judged_and_the_judgement_goes_with_it(bundle: Bundle,
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     assert outputs.estimates == segmentation.estimates
     lines = (tmp_path / "estimated_dice.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "volume,structure,estimated_dice,low,high,doubtful"
+    assert lines[0] == "volume,structure,estimated_dice,low,high,doubtful,warnings"
     assert lines[1].startswith(f"abdomen_ct_000,liver,{segmentation.estimates['liver'].dice:.4f},")
     assert len(lines) == 5
 
@@ -357,6 +357,12 @@ def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Pa
     with (tmp_path / "estimated_dice.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["structure"] for row in rows if row["doubtful"] == "yes"} == set(told)
+    about = dict(zip(told, as_sentences(image.name, told), strict=True))
+    whole = [sentence for sentence in outputs.warnings if sentence not in about.values()]
+    for row in rows:
+        own = [sentence for structure, sentence in about.items() if structure == row["structure"]]
+        assert all(sentence in row["warnings"] for sentence in (*own, *whole))
+        assert not any(sentence in row["warnings"] for sentence in about.values() if sentence not in own)
 
 
 def test_volumes_without_a_structure_have_no_say_in_how_large_it_is(cohort: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_confidence_looks_at_what_is_not_surely_background() -> None:
 def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     options = SegmentationOptions(probabilities=True)
     outputs = segment_files(bundle.path, [cohort / "ct"], tmp_path, options, device="cpu", confidence=True)
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.iterdir() if path.name != ".sifa")
     assert len(outputs) == 2
     assert len(names) == 2 * (1 + 4 + 1 + 1) + 1
     assert "abdomen_ct_000_probability_right_kidney.nii.gz" in names

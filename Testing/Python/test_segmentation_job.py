@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from SIFASegmentationLib import segmentation_job
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.examination import Examination, Models
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.plausibility import unlike_training
@@ -134,6 +136,24 @@ def test_a_volume_that_can_not_be_used_does_not_end_the_others(
     (refused,) = [event.data for event in events if event.kind == "refused"]
     assert refused["volume"] == 1
     assert "nothing.nii.gz does not exist" in refused["message"]
+
+
+def test_a_volume_too_large_for_the_memory_does_not_end_the_others(
+    bundle: Bundle, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = segmentation_job.examine
+
+    def examine(models: Models, volume: Volume, *args: Any, **settings: Any) -> Examination:
+        if volume.name == images[0].name:
+            raise MemoryError
+        return original(models, volume, *args, **settings)
+
+    monkeypatch.setattr(segmentation_job, "examine", examine)
+    job = make_job(tmp_path / "job", bundle, images)
+    assert run_segmentation(job) is State.FINISHED
+    refused = job.last("refused")
+    assert refused is not None
+    assert f"does not suffice for {images[0].name}" in refused.data["message"]
 
 
 def test_volumes_unlike_the_training_data_are_warned_of(
