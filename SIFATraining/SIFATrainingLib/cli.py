@@ -23,7 +23,8 @@ import typer
 from SIFASegmentationLib import __version__
 from SIFASegmentationLib.errors import InputError, system_fault
 from SIFASegmentationLib.files import check_can_write, take_names_as_utf8
-from SIFASegmentationLib.jobs import ENDED, LOG_FILE, Job, State
+from SIFASegmentationLib.heartbeat import HEARTBEAT_FILE
+from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, ENDED, LOG_FILE, Job, State, is_job
 from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, ScoreTable, check_suffix
 from SIFASegmentationLib.structures import load_task
 
@@ -627,7 +628,7 @@ def _run(job: Job, limit: float) -> None:
     if not first:
         return
     if state is State.STOPPED:
-        saved = any((job.folder / "checkpoints").glob("*.pt"))
+        saved = any((job.folder / CHECKPOINTS_FOLDER).glob("*.pt"))
         print(
             f"{job.folder}: stopped; `sifa resume {job.folder}` goes on"
             + (", `sifa export` uses it as it is" if saved else "")
@@ -643,7 +644,7 @@ def _run(job: Job, limit: float) -> None:
 def _await_job(folder: Path) -> Job:
     """The job that the first process of several makes."""
     for _ in range(600):
-        if (folder / "job.json").exists():
+        if is_job(folder):
             return Job(folder)
         time.sleep(0.1)
     raise InputError(f"{folder} has no job.json after a minute", "is the disk shared by all machines?")
@@ -651,7 +652,7 @@ def _await_job(folder: Path) -> Job:
 
 def _stop_comparison(out: Path) -> bool:
     """Ask the training of a comparison that this process is at to save and end; whether there is one."""
-    for path in out.glob("*/seed_*/job/heartbeat.json"):
+    for path in out.glob(f"*/seed_*/job/{HEARTBEAT_FILE}"):
         try:
             job = Job(path.parent)
         except InputError:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import State
+from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, State
 
 from . import distributed
 from .batches import BatchSource, seed_iteration
@@ -226,7 +226,7 @@ class Loop:
         model, done = within_memory(start, self._too_full)
         if not distributed.is_same_everywhere(done, self.fabric.device):
             raise InputError(
-                f"Not all processes can read the last checkpoint in {self.folder / 'checkpoints'}",
+                f"Not all processes can read the last checkpoint in {self.folder / CHECKPOINTS_FOLDER}",
                 "check the disk that they share, then resume",
             )
         return model, done
@@ -342,7 +342,7 @@ class Loop:
 
     def _restore(self, model: Model) -> int:
         """Load the newest checkpoint that is whole; the number of iterations that it has behind it."""
-        for path in reversed(checkpoint_paths(self.folder / "checkpoints")):
+        for path in reversed(checkpoint_paths(self.folder / CHECKPOINTS_FOLDER)):
             try:
                 state = load_checkpoint(path, self.fabric.device)
             except InputError as error:
@@ -362,7 +362,7 @@ class Loop:
             state: dict[str, Any] = {"done": done, "model": model.state_dict()}
             if self.pseudo_labels is not None:
                 state["pseudo_labels"] = torch.from_numpy(self.pseudo_labels)
-            save_checkpoint(self.folder / "checkpoints", done, state)
+            save_checkpoint(self.folder / CHECKPOINTS_FOLDER, done, state)
         except CheckpointError as error:
             # The last checkpoint of a run must be there; until then the disk may be emptied.
             if last:
@@ -390,7 +390,7 @@ class Loop:
             return
         colors = [structure.color for structure in self.dataset.manifest.task.structures]
         translates = self.config.method in TRANSLATING_METHODS
-        path = self.folder / "previews" / f"iteration_{done:08d}.png"
+        path = self.folder / PREVIEWS_FOLDER / f"iteration_{done:08d}.png"
         strip = draw_preview(networks, preview, colors, translates=translates)
         try:
             write_preview(path, strip)
@@ -398,7 +398,7 @@ class Loop:
             # No picture is worth a training. A full disk is told of by the checkpoint.
             self._say("warning", message=f"the preview of iteration {done} can't be written ({error.strerror})")
         else:
-            self._say("preview", iteration=done, file=f"previews/{path.name}")
+            self._say("preview", iteration=done, file=f"{PREVIEWS_FOLDER}/{path.name}")
 
     def _monitor(self) -> Monitor | None:
         """Where there are volumes to watch by."""
