@@ -27,6 +27,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_args: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
+    if name == "model":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
     # Whoever may read everything, as root in a container, can't be refused by the file's mode.
     monkeypatch.setattr("SIFASegmentationLib.bundle_files.zipfile.ZipFile", refuse)
     monkeypatch.setattr(Path, "read_bytes", refuse)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +116,12 @@ def on_two_processes(*arguments: Any) -> list[str]:
     return [*launched, *map(str, arguments)]
 
 
-def test_a_schedulers_signal_to_two_processes_saves_and_ends_nobody_elses_training(
-    prepared: Path, tmp_path: Path
-) -> None:
+def test_a_schedulers_signal_to_two_processes_saves(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     command = on_two_processes("train", prepared, "--out", folder, "--iterations", 100000, *QUICK_OPTIONS)
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
-        # Started by mistake on a training that runs: the launcher ends its second process by a signal.
-        again = subprocess.run(on_two_processes("resume", folder), env=ENVIRONMENT, capture_output=True, check=False)
-        assert again.returncode != 0
-        assert Job(folder).state() is State.RUNNING
         # Slurm tells all processes, and `torchrun`, which is told as well, tells them again.
         beat = Job(folder).last_beat()
         assert beat is not None
@@ -137,6 +132,24 @@ def test_a_schedulers_signal_to_two_processes_saves_and_ends_nobody_elses_traini
     finally:
         process.kill()
     assert len(checkpoint_paths(folder / "checkpoints")) == 1
+
+
+def test_a_signal_to_a_process_ends_nobody_elses_training(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a second training was started by mistake on a job: its launcher ends those that wait for the first."""
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+
+    def wait(_job: Job, *, must_stop: Callable[[], bool], **_: Any) -> State:
+        assert not must_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert must_stop()
+        return State.STOPPED
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("SIFATrainingLib.training.train", wait)
+    cli._run(job, 60)
+    assert not job.stop_requested
 
 
 def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> None:

@@ -527,7 +527,9 @@ def test_statistics_by_hand() -> None:
 def test_a_csv_with_semicolons_as_excel_writes_them(tmp_path: Path) -> None:
     files(tmp_path, "a.nii.gz", "a,b.nii.gz")
     table = tmp_path / "list.csv"
-    table.write_text("\ufeff;;\r\nPatient;Image;Region\r\nx;a.nii.gz;-1,2.5,0,4,-30,20\r\ny;a,b.nii.gz;\r\n")
+    table.write_text(
+        "\ufeff;;\r\nPatient;Image;Region\r\nx;a.nii.gz;-1,2.5,0,4,-30,20\r\ny;a,b.nii.gz;\r\n", encoding="utf-8"
+    )
     first, second = find_cases(table, labelled=False)
     assert first.region == BoxMM(minimum=(-1, 0, -30), maximum=(2.5, 4, 20))
     assert (second.patient, second.image.name) == ("y", "a,b.nii.gz")

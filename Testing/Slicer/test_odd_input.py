@@ -613,7 +613,7 @@ def test_pip_keeps_what_slicer_runs_on(module: Any, monkeypatch: pytest.MonkeyPa
     with pytest.raises(subprocess.CalledProcessError):
         dependencies._install(packages, "a test")
     _declined, (kept, first), (less, second) = calls
-    assert "numpy" in questions[0].partition("not touch")[2]
+    assert "numpy" in questions[0].partition("won't touch")[2]
     version = importlib.metadata.version
     assert f"numpy=={version('numpy')}" in kept
     assert f"typing-extensions=={version('typing_extensions')}" in kept

@@ -163,7 +163,7 @@ def test_any_two_segmentations_are_compared_by_terminology_then_name(module: Any
     assert [row.scores.dice for row in table.rows] == [1.0] * 4
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "other")
     other.GetSegmentation().AddEmptySegment("tumour", "tumour")
-    with pytest.raises(InputError, match=r"No part of copy \(Leber, .*\) has a counterpart"):
+    with pytest.raises(InputError, match=r"No segment of copy \(Leber, .*\) matches one of other"):
         module.logic.compare(copy, other)
 
 
