@@ -551,7 +551,8 @@ def bench_machine(
 
 
 def main() -> None:
-    """Entry point: exit code 0 on success, 2 on bad usage or input with one sentence on stderr, 1 on a fault."""
+    """Entry point. Exit codes: 0 on success, 2 on bad usage or input with one sentence on stderr, `STOPPED`, 128 plus a
+    signal's number, 1 on a fault."""
     take_names_as_utf8()
     _make_output_safe()
     # As Ctrl-C does: what is half written goes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -29,28 +28,33 @@ def choose_device(device: str) -> str:
     """`auto` -> the best that is there: CUDA, then MPS, then CPU.
 
     Raises:
-        InputError: Unknown, not on this machine, or there and of no use, with the reason.
+        InputError: Unknown, not on this machine, there and of no use, with the reason, or full.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device not in DEVICES:
         raise InputError(f"The device '{device}' is unknown", f"choose {', '.join(DEVICES)}")
-    fault = unusable_gpu()
+    if device == "cpu":
+        return device
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name] and not (name == "cuda" and fault))
+        usable = {**available, "cuda": available["cuda"] and not unusable_gpu(), "cpu": True}
+        return next(name for name in ("cuda", "mps", "cpu") if usable[name])
     if not available[device]:
         raise InputError(f"The device '{device}' is not on this machine", "choose auto or cpu")
-    if device == "cuda" and fault:
+    if device == "cuda" and (fault := unusable_gpu()):
         raise InputError(fault, "update its driver, install another build of PyTorch, or choose the device cpu")
     return device
 
 
-@functools.cache
 def unusable_gpu() -> str:
-    """Why the GPU that is there can't compute; empty where it can, or where there is none.
+    """Why the GPU that is there can't compute, now or ever; empty where it can, or where there is none.
 
     `torch.cuda.is_available` may look no further than whether there is one (lightning_fabric has it ask the driver's
     management library alone): neither whether the driver is as new as torch's build of CUDA wants it, nor whether that
     build has kernels for so old, or so new, a GPU.
+
+    Raises:
+        InputError: It could, were it not full, or another process's alone: nothing is to be done on the CPU instead,
+            which may take days.
     """
     if not torch.cuda.is_available():
         return ""
@@ -58,6 +62,8 @@ def unusable_gpu() -> str:
         torch.cuda.init()
         capability, kernels = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
     except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error) or "busy" in str(error):
+            raise InputError("The GPU is full or in use", "close other programs that use it, then try again") from error
         return f"The GPU can't be used: {str(error).strip().splitlines()[0].rstrip('.')}"
     if has_kernels(capability, kernels):
         return ""

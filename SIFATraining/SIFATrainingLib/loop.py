@@ -244,11 +244,11 @@ class Loop:
                 player.set_learning_rate(learning_rate(config, done))
         if model.self_training is not None and done >= main_iterations(config):
             step = model.self_training.step
-        seed_iteration(config.seed, done, self.fabric.global_rank)
         if model.average is not None and labels_target_at(config, done):
             self._label_target(model.average.average)
 
         def learn() -> Losses:
+            seed_iteration(config.seed, done, self.fabric.global_rank)
             # Before the autocast: slices are moved by coordinates, for which bfloat16 is too coarse.
             batch = self.batches.batch(done)
             with self.fabric.autocast():
@@ -261,7 +261,7 @@ class Loop:
 
     def _within_memory(self, learn: Callable[[], Losses], model: Model) -> Losses:
         """What `learn` gives, from slices that are read from the disk from now on if the device does not hold them and
-        a batch.
+        a batch. What had moved before the memory ran out then moves once more.
 
         Raises:
             InputError: It does not hold a batch by itself; names the largest that it would.

@@ -8,7 +8,6 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -273,7 +272,7 @@ def test_moments_that_were_saved_in_another_order_are_the_same(prepared: Path) -
 
 
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch tells of them, on a machine without."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
@@ -283,9 +282,6 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 3060")
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    devices.unusable_gpu.cache_clear()
-    yield
-    devices.unusable_gpu.cache_clear()
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -326,6 +322,20 @@ def test_a_gpu_that_can_not_compute_is_told_of_and_not_taken(
     warning = job.last("warning")
     assert warning is not None
     assert warning.data["message"].endswith(". The training runs on the CPU.")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_for_a_gpu_that_is_full_the_cpu_is_no_substitute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as full:
+        full.setattr(torch.cuda, "init", init)
+        for device in ("auto", "cuda"):
+            with pytest.raises(InputError, match="The GPU is full or in use: close other programs that use it"):
+                devices.choose_device(device)
+        assert devices.choose_device("cpu") == "cpu"
+    assert devices.choose_device("auto") == "cuda"
 
 
 @pytest.mark.parametrize(
