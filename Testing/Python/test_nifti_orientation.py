@@ -94,7 +94,7 @@ def test_fine_voxels_near_half_a_turn_are_accepted(tmp_path: Path) -> None:
     """Stacks tilted about one axis: the quaternion's first number is 0, which single precision makes 3e-4."""
     rng = np.random.default_rng(0)
     path, size, side = tmp_path / "v.nii", (1024, 1024, 150), 0.3
-    for first in (0.0, 0.0, 1e-4, 3e-4, 1e-3) * 100:
+    for first in (0.0, 0.0, 1e-4, 3e-4, 1e-3) * 20:
         tilt = rng.normal(size=3) * rng.choice([(1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1)])
         b, c, d = tilt / np.linalg.norm(tilt) * np.sqrt(1 - first**2)
         cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
