@@ -10,8 +10,8 @@
 | a CSV file    | column `image`              | column `label`             | `patient`  |
 
 In `_image` and `_label`, case does not matter, and a hyphen, a dot or a space separates as well. Labelmaps beside
-unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are left alone; a name that leaves open whether the
-file is a labelmap is refused.
+unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are left alone. Where a name leaves open whether a
+file is a labelmap, its voxels decide: a labelmap is refused, an image is one. A folder of slices is always an image.
 
 The CSV alone can give a patient several images, and an image a region of interest of its own: column `region`,
 `"X0,X1,Y0,Y1,Z0,Z1"` in mm, LPS, in quotes, empty where there is none.
@@ -24,7 +24,8 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -33,6 +34,7 @@ from .dicom_files import SUFFIXES, check_links, dicom_series, is_dicom
 from .errors import InputError
 from .field_of_view import BoxMM, parse_box
 from .files import check_name
+from .labelmaps import looks_like_labelmap
 from .volumes import VOLUME_SUFFIXES, volume_name
 
 CHANNEL_SUFFIX = "_0000"
@@ -51,11 +53,13 @@ _LABEL = re.compile(rf"(.+?){_SEPARATOR}label", re.IGNORECASE)
 _LABELMAP = re.compile(rf"(.+?){_SEPARATOR}{_LABELMAP_WORDS}", re.IGNORECASE)
 # As a word of its own: `P1mask`, `label0001`, `P1_seg_2`, but not `segovia_1`.
 _LABELMAP_WORD = re.compile(rf"(?<![^\W\d_]){_LABELMAP_WORDS}(?![^\W\d_])", re.IGNORECASE)
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile(r"(.+)_\d{4}")
+_MOST_CHANNELS = 4  # Of a patient's volumes; what has more numbers counts patients.
 
 _DICOM_SUFFIXES = ("", *SUFFIXES)
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SEGMENTATION_SUFFIX = ".seg.nrrd"
+_SHOWN = 12  # Folders of a list that can have a hundred.
 _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != _SEGMENTATION_SUFFIX]
 
 
@@ -80,9 +84,9 @@ def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | 
     Raises:
         InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, something of
             a patient that would be left out (a broken link, a volume beside `*_image` files that is none and was not
-            made from one, DICOM files elsewhere than in a folder of each series), a volume whose name leaves open
-            whether it is a labelmap or a channel of another, or a line of the CSV that is incomplete, names a missing
-            file or one that another line names.
+            made from one, DICOM files elsewhere than in a folder of each series), a volume that by its name and voxels
+            may be a labelmap, or by its name a channel of another, or a line of the CSV that is incomplete, names a
+            missing file or one that another line names.
     """
     path = Path(path)
     if path.is_file():
@@ -129,6 +133,11 @@ def unused_folders(path: Path) -> list[Path]:
     folder = path / "imagesTr" if (path / "imagesTr").is_dir() else path
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".") and _holds_images(entry)]
+
+
+def folder_names(folders: Sequence[Path]) -> str:
+    """What a list of folders is called in a message."""
+    return ", ".join(folder.name for folder in folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
 
 
 def _holds_images(folder: Path) -> bool:
@@ -212,11 +221,16 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
     _check_nothing_is_missed(folder, volumes)
     plain = _of(patients, _named_in(folder, volumes))
     if not plain:
-        raise InputError(
-            f"{folder} holds no volumes",
-            f"put volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM series into it",
-        )
+        advice = f"put volume files ({', '.join(_IMAGE_ENDINGS)}) or folders of DICOM series into it"
+        raise _nothing_in(folder, "volumes", advice)
     return [Case(name, path, None) for name, path in plain.items()]
+
+
+def _nothing_in(folder: Path, what: str, advice: str) -> InputError:
+    """What to raise where a folder has no volumes, unless they are further down, of no use there."""
+    if below := unused_folders(folder):
+        advice = f"its volumes lie in subfolders ({folder_names(below)}): list them in a CSV file"
+    return InputError(f"{folder} holds no {what}", advice)
 
 
 def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, Path]:
@@ -253,8 +267,10 @@ def _named_in(folder: Path, volumes: list[Path]) -> dict[str, Path]:
 
 
 def _has_channels(volumes: Iterable[Path]) -> bool:
-    """Whether volumes in a folder of nnU-Net's have its names; those of the Medical Decathlon have no ending."""
-    return any(volume_name(path).endswith(CHANNEL_SUFFIX) for path in volumes)
+    """Whether volumes in a folder of nnU-Net's have its names; those of the Medical Decathlon have no ending, and other
+    names can number patients."""
+    numbered = _numbered(map(volume_name, volumes))
+    return bool(numbered) and not _are_patients(numbered)
 
 
 def _images(volumes: list[Path]) -> list[Path]:
@@ -265,53 +281,93 @@ def _images(volumes: list[Path]) -> list[Path]:
 
 
 def _is_made_from(stems: set[str], path: Path) -> bool:
-    """Whether a file is a labelmap or a map of one of the volumes that are called so."""
+    """Whether a file is a labelmap or a map of one of the volumes that are called so. A folder of slices is none."""
+    if path.is_dir():
+        return False
     name = volume_name(path)
     if _LABEL.fullmatch(name) or path.name.lower().endswith(_SEGMENTATION_SUFFIX):
         return True
-    return labelmap_subject(path) in stems or name.partition(MAP_INFIX)[0] in stems - {name}
+    if labelmap_subject(path) in stems:
+        # A region of interest is the mask of one, or that part of the image.
+        return not name.lower().endswith("roi") or looks_like_labelmap(path)
+    return name.partition(MAP_INFIX)[0] in stems - {name}
 
 
 def _check_names(images: dict[str, Path]) -> None:
-    """Refuse volumes that would be images, but are named like labelmaps, or after another image as its labelmap, a copy
-    or a further scan of the same patient is. `P1_2` beside `P1` is a name of its own.
+    """Refuse files that would be images, but are named like labelmaps, or after another image as its labelmap, a copy
+    or a further scan of the same patient is, if they look like labelmaps. `P1_2` beside `P1` is a name of its own.
 
     Raises:
         InputError: Names the first of them.
     """
     owners = {name.removesuffix(CHANNEL_SUFFIX): path for name, path in images.items()} | images
     for name, path in images.items():
-        if _LABELMAP_WORD.search(name):
-            raise InputError(
-                f"{path} is named like a labelmap, but not like that of an image beside it",
-                "take it away; if it is an image, rename it or list the images in a CSV file",
-            )
-        for separator in re.finditer(_SEPARATOR, name):
-            owner, rest = owners.get(name[: separator.start()], path), name[separator.start() :]
-            if owner != path and (re.search(r"[^\W\d_]", rest) or rest == CHANNEL_SUFFIX):
+        if path.is_dir():
+            continue
+        called_labelmap = _LABELMAP_WORD.search(name) is not None
+        owner = _named_after(name, path, owners)
+        if (called_labelmap or owner != path) and looks_like_labelmap(path):
+            if called_labelmap:
                 raise InputError(
-                    f"{path} may be a labelmap of {owner.name}, or another image of the same patient",
-                    "take it away, or list the images in a CSV file",
+                    f"{path} is named like a labelmap, but not like that of an image beside it",
+                    "take it away; if it is an image, rename it or list the images in a CSV file",
                 )
+            raise _doubtful(path, owner)
+        # One may be the other's labelmap, as nnU-Net names them, or its copy.
+        if (other := images.get(name.removesuffix(CHANNEL_SUFFIX), path)) != path:
+            raise _doubtful(path, other)
+
+
+def _named_after(name: str, path: Path, owners: dict[str, Path]) -> Path:
+    """The volume whose name a volume's has before a word; itself if there is none."""
+    for separator in re.finditer(_SEPARATOR, name):
+        owner, rest = owners.get(name[: separator.start()], path), name[separator.start() :]
+        if owner != path and re.search(r"[^\W\d_]", rest):
+            return owner
+    return path
+
+
+def _doubtful(path: Path, owner: Path) -> InputError:
+    return InputError(
+        f"{path} may be a labelmap of {owner.name}, or another image of the same patient",
+        "take it away, or list the images in a CSV file",
+    )
 
 
 def _check_no_channels(images: dict[str, Path]) -> None:
-    """Refuse channels of one volume, `P1_0000` and `P1_0001`. If all names are alike but for that number, and have no
-    other, `patient_0000` and `patient_0001`, they number patients.
+    """Refuse channels of one volume, `P1_0000` and `P1_0001`, unless such names number patients.
 
     Raises:
         InputError: Names two channels.
     """
-    matches = [match for match in map(_CHANNEL.fullmatch, images) if match]
-    first = {match[1]: match[0] for match in matches if match[2] == CHANNEL_SUFFIX[1:]}
-    others = [match for match in matches if match[1] in first and match[0] != first[match[1]]]
-    several = len({match[1] for match in others}) > 1
-    for other in others:
-        if several or re.search(r"\d", other[1]):
+    numbered = _numbered(images)
+    if _are_patients(numbered):
+        return
+    for first, *others in numbered.values():
+        if others:
             raise InputError(
-                f"{images[other[0]]} and {images[first[other[1]]].name} are named like channels of one volume",
+                f"{images[others[0]]} and {images[first].name} are named like channels of one volume",
                 "keep one channel of each volume; if they are patients, list the images in a CSV file",
             )
+
+
+def _numbered(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names that end in numbers as channels do, sorted, by what is before these; only where the first is among them."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        if match := _CHANNEL.fullmatch(name):
+            found[match[1]].append(name)
+    return {stem: alike for stem, alike in found.items() if alike[0] == stem + CHANNEL_SUFFIX}
+
+
+def _are_patients(numbered: dict[str, list[str]]) -> bool:
+    """Whether such names number patients, not channels: there are more of a stem than channels, or one stem in all has
+    several. If it has two and a number in it, `P1_0000` and `P1_0001`, it is more likely a patient's.
+    """
+    most = max(map(len, numbered.values()), default=0)
+    if len(numbered) > 1:
+        return most > _MOST_CHANNELS
+    return most > 2 or (most == 2 and re.search(r"\d", next(iter(numbered))) is None)
 
 
 def _check_all_are_images(volumes: list[Path]) -> None:
@@ -376,7 +432,7 @@ def _paired(
     """Images with their labelmaps; `image` and `label` say how their files are called, with {} for the name."""
     if not images and not labels:
         pair = f"{image.format('NAME')}.nii.gz" + (f" with {label.format('NAME')}.nii.gz" if labelled else "")
-        raise InputError(f"{folder} holds no {'labelled ' if labelled else ''}volumes", f"put {pair} into it")
+        raise _nothing_in(folder, "labelled volumes" if labelled else "volumes", f"put {pair} into it")
     if labelled:
         for name in sorted(images.keys() ^ labels.keys()):
             file, kind, other = (images[name], "labelmap", label) if name in images else (labels[name], "image", image)

@@ -29,6 +29,7 @@ Report = Callable[[str, int, int], None]
 """Gets the subject, the number of pairs done and that of all."""
 
 _BOTH_EMPTY = "both empty"
+_MOST_VALUES = 256  # Of a labelmap; a task has fewer structures.
 
 
 class SomePairsRefusedError(InputError):
@@ -287,17 +288,20 @@ def _is_image_of(subjects: set[str], name: str) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file has voxels that no labelmap has; what can't be read is not known to be an image."""
+    """Whether a file has voxels that no labelmap has, be its codes as they may; what can't be read is not known to be
+    an image."""
     try:
         image = read_image(path)
     except InputError:
         # Its pair says so.
         return False
+    if segment_names(image):
+        return False
     try:
-        _without_task(image, path)
+        voxels = whole_numbers(from_image(image, volume_name(path)).array, str(path))
     except InputError:
         return True
-    return False
+    return len(values_in(voxels)) > _MOST_VALUES
 
 
 def _read_plain(path: Path) -> Volume:

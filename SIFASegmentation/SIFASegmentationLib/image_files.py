@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from .dicom_files import check_alone, read_series, warnings_off
 from .errors import InputError, unwritable
@@ -78,6 +79,27 @@ def read_image(path: Path) -> sitk.Image:
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_alone(image, path)
     return image
+
+
+def read_middle_slice(path: Path) -> NDArray[np.generic]:
+    """The voxels (..., j, i) of a file in the middle of all axes but the first two; of many formats the others are not
+    read, and nothing is checked.
+
+    Raises:
+        InputError: The file can't be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with warnings_off():
+            reader.ReadImageInformation()
+            size = reader.GetSize()
+            reader.SetExtractIndex([0, 0, *(count // 2 for count in size[2:])])
+            reader.SetExtractSize([*size[:2], *(1 for _ in size[2:])])
+            voxels: NDArray[np.generic] = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise InputError(f"{path} can't be read as an image", "check that the file is complete") from error
+    return voxels
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

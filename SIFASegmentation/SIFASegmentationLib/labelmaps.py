@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .boxes import values_in
 from .errors import InputError
-from .image_files import from_image, read_image
+from .image_files import from_image, read_image, read_middle_slice
 from .nnunet_labels import labels_beside
 from .slicer_segmentations import labels_of_segments, segment_names
 from .structures import LabelCoding, Task
@@ -19,6 +19,7 @@ from .volumes import Volume, volume_name
 
 _NEARLY = 1e-3  # What scaling and single precision leave of a whole number.
 _LARGEST_LABEL = np.iinfo(np.int32).max
+_FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
 _SHOWN_CODES = 8  # A wrong file can have thousands.
 
 
@@ -111,6 +112,23 @@ def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generi
             raise InputError(f"{source} has a voxel of {largest:g}, which is no label", "check that it is a labelmap")
         whole[...] = nearest
     return rounded
+
+
+def look_like_labels(voxels: NDArray[np.generic]) -> bool:
+    """Whether voxels of a slice are whole numbers of which few differ, as labels are and no scan's."""
+    values = np.unique(voxels)
+    if values.size > _FEW_VALUES or not np.isfinite(values).all():
+        return False
+    return bool((np.abs(values - np.rint(values)) <= _NEARLY).all())
+
+
+def looks_like_labelmap(path: Path) -> bool:
+    """Whether the middle slice of a file looks so; what can't be read is not known to be a labelmap."""
+    try:
+        return look_like_labels(read_middle_slice(path))
+    except InputError:
+        # Who reads all of it says so.
+        return False
 
 
 def _recode(

@@ -17,6 +17,7 @@ from .errors import InputError
 from .nifti_files import HEADER_BYTES, header_layout, opened
 
 _MOST_APART = 0.5  # Of a voxel's shortest side: what two ways to say the same may differ by.
+_ROUNDING = 2**-22  # Of a quaternion's squared length, in single precision: two units in the last place.
 
 
 class _Layout(NamedTuple):
@@ -69,7 +70,9 @@ def check_orientation(path: Path) -> None:
         rotation, matrix = _affine(field(layout.rotation), sides), field(layout.matrix).reshape(3, 4)
         corners = np.array(list(itertools.product(*((0, size - 1) for size in field(layout.sizes)), (1,))))
         apart = float(np.linalg.norm(corners @ (rotation - matrix).T, axis=1).max())
-        if apart > _MOST_APART * np.linalg.norm(rotation[:, :3], axis=0).min():
+        extent = float(np.linalg.norm((corners - corners[0]) @ rotation.T, axis=1).max())
+        rounded = _uncertain_angle(field(layout.rotation)) * extent
+        if apart > _MOST_APART * np.linalg.norm(rotation[:, :3], axis=0).min() + rounded:
             raise InputError(
                 f"{path} says in two ways where its voxels lie, qform and sform, which are up to {apart:.3g} mm apart",
                 "set the code of the wrong one to 0, or convert the original again",
@@ -79,7 +82,7 @@ def check_orientation(path: Path) -> None:
 def _affine(rotation: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.float64]:
     """The qform as a matrix (3, 4) from voxels to mm, of quaternion and offset (6,) and the sign and sides (4,)."""
     b, c, d = rotation[:3]
-    a = np.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    a = np.sqrt(max(0.0, _rest(rotation)))
     a, b, c, d = np.array([a, b, c, d]) / np.linalg.norm([a, b, c, d])
     axes = np.array(
         [
@@ -90,3 +93,16 @@ def _affine(rotation: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArra
     )
     lengths = np.where(sides[1:] > 0, sides[1:], 1.0) * (1, 1, -1 if sides[0] < 0 else 1)
     return np.column_stack([axes * lengths, rotation[3:]])
+
+
+def _rest(rotation: NDArray[np.float64]) -> float:
+    """The square of the quaternion's first number, which the file leaves out."""
+    return 1.0 - float(rotation[:3] @ rotation[:3])
+
+
+def _uncertain_angle(rotation: NDArray[np.float64]) -> float:
+    """By what angle, in radians, a qform can be off because its numbers were rounded: near half a turn, the first
+    number of the quaternion is the root of next to nothing."""
+    rest = _rest(rotation)
+    most, least = np.sqrt(np.maximum(0.0, [rest + _ROUNDING, rest - _ROUNDING])).tolist()
+    return 2.0 * float(most - least)

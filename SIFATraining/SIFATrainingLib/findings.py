@@ -23,7 +23,6 @@ Level = Literal["ok", "warning", "error"]
 FEW_SLICES = 100  # Of a domain; fewer make no model.
 
 _SHOWN = 12  # Names of a list that can have a hundred.
-_FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
 _MANY = 0.1  # Share of volumes that are no exceptions any more.
 
 
@@ -56,20 +55,22 @@ def print_warning(finding: Finding) -> None:
 
 def unused_volumes(subject: str, path: Path) -> list[Finding]:
     """Volumes in folders below that of a set, which are not looked for there."""
-    from SIFASegmentationLib.cohorts import unused_folders  # noqa: PLC0415  needs packages, see above
+    from SIFASegmentationLib.cohorts import folder_names, unused_folders  # noqa: PLC0415  needs packages, see above
 
-    folders = [folder.name for folder in unused_folders(path)]
+    folders = unused_folders(path)
     if not folders:
         return []
-    shown = ", ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
     fix = f"to use them, put them directly into {path}, or list all volumes in a CSV file"
-    return [Finding("warning", subject, f"volumes in subfolders are not used ({shown})", fix)]
+    return [Finding("warning", subject, f"volumes in subfolders are not used ({folder_names(folders)})", fix)]
 
 
 def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
     """Whether an image has as few values in its middle slice as labels are: it may be one, whatever it is called."""
-    values = np.unique(image.array[len(image.array) // 2]).size
-    if not 2 <= values <= _FEW_VALUES:
+    from SIFASegmentationLib.labelmaps import look_like_labels  # noqa: PLC0415  needs packages, see above
+
+    middle = image.array[len(image.array) // 2]
+    values = np.unique(middle).size
+    if values < 2 or not look_like_labels(middle):
         return []
     message = f"has only {values} different values in its middle slice, as a labelmap does"
     return [Finding("warning", subject, message, "if it is a labelmap, take it out of the images")]

@@ -261,7 +261,7 @@ def run_preparation(
     steps = _Steps(2 * sum(map(len, cases.values())), report)
     settings = {name: preparation.preprocessing(name) for name in DOMAINS}
     labels = {
-        name: _LabelReader(task, preparation.coding(name)) if preparation.labelled(name) else None for name in cases
+        name: LabelReader(task, preparation.coding(name)) if preparation.labelled(name) else None for name in cases
     }
     measured = {
         name: _measure(some, name, settings[domain_of(name)], labels[name], roi, steps) for name, some in cases.items()
@@ -306,7 +306,7 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class _LabelReader:
+class LabelReader:
     """How the labelmaps of a set are read."""
 
     task: Task
@@ -336,7 +336,7 @@ def _measure(
     cases: Sequence[Case],
     name: SetName,
     preprocessing: Preprocessing,
-    labels: _LabelReader | None,
+    labels: LabelReader | None,
     roi: BoxMM | None,
     steps: _Steps,
 ) -> _Measured:
@@ -372,7 +372,7 @@ class _Writer:
         name: SetName,
         slices: int,
         preprocessing: Preprocessing,
-        reader: _LabelReader | None,
+        reader: LabelReader | None,
         warn: Warn,
     ) -> None:
         """`reader` is that of the labels; None stores no labels."""

@@ -11,9 +11,7 @@ import numpy as np
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.grids import match_grid
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.labelmaps import read_labels
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.plausibility import doubt_about_mixture, doubt_about_window
 from SIFASegmentationLib.preprocessing import Placement, prepare_volume
@@ -32,7 +30,7 @@ from .findings import (
     never_labelled,
     unused_volumes,
 )
-from .prepare import Preparation
+from .prepare import LabelReader, Preparation
 from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
@@ -115,8 +113,7 @@ class VolumeChecks:
         subject = path.name
         try:
             coding = self._preparation.coding(name)
-            labels = read_labels(path, self._task, coding)
-            labelmap = match_grid(labels.labelmap, volume)
+            labels, labelmap = LabelReader(self._task, coding).read(path, volume)
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -21,6 +22,14 @@ def files(folder: Path, *names: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkUInt8), str(path))
+
+
+def scans(folder: Path, *names: str) -> None:
+    """Volumes with more values than labels have."""
+    voxels = sitk.GetImageFromArray(np.arange(5**3, dtype=np.int16).reshape(5, 5, 5))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(voxels, str(folder / name))
 
 
 def unfetched(folder: Path, *names: str) -> None:
@@ -124,17 +133,73 @@ def test_what_may_be_a_labelmap_is_not_trained_on_without_a_word(tmp_path: Path,
         find_cases(tmp_path, labelled=False)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("CT_ROI_1", "CT_ROI_2"), ("Mask_CT_001",), ("GT-25", "AB-03"), ("abd_label_free",), ("P1", "P1_roi"),
+        ("P1_T2", "P1_T2_post"), ("CT", "CT_abdomen"), ("liver_1", "liver_1_arterial"), ("segmented.mask",),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("folder", [".", "imagesTs"])
+def test_a_name_may_be_anything_if_the_voxels_are_no_labels(
+    tmp_path: Path, names: tuple[str, ...], folder: str
+) -> None:
+    scans(tmp_path / folder, *(f"{name}.nii.gz" for name in names))
+    assert patients(tmp_path / folder, labelled=False) == sorted(names)
+    # The same in other numbers.
+    scaled = sitk.Cast(sitk.Image(3, 3, 3, sitk.sitkUInt8), sitk.sitkFloat32) + 1.0000001
+    sitk.WriteImage(scaled, str(tmp_path / folder / f"{names[0]}_tumour.nrrd"))
+    with pytest.raises(InputError, match=r"_tumour\.nrrd (may be a|is named like a) labelmap"):
+        find_cases(tmp_path / folder, labelled=False)
+
+
+def test_a_part_of_an_image_is_not_taken_for_its_labelmap(tmp_path: Path) -> None:
+    scans(tmp_path, "P1_image.nii.gz", "P1_roi.nii.gz")
+    files(tmp_path, "P1_label.nii.gz")
+    for labelled in (True, False):
+        with pytest.raises(InputError, match=r"P1_roi\.nii\.gz lies beside files called NAME_image and is neither"):
+            find_cases(tmp_path, labelled=labelled)
+
+
+@pytest.mark.parametrize("place", [".", "imagesTr"])
+def test_volumes_in_subfolders_alone_are_told(tmp_path: Path, place: str) -> None:
+    files(tmp_path / place, *(f"s{number:04}/ct.nii.gz" for number in range(1, 15)))
+    advice = r"its volumes lie in subfolders \(s0001, .*, s0012, \.\.\.\): list them in a CSV file"
+    for labelled in (True, False):
+        with pytest.raises(InputError, match=rf"{tmp_path} holds no (labelled )?volumes: {advice}"):
+            find_cases(tmp_path, labelled=labelled)
+
+
 def test_images_named_alike_are_images(tmp_path: Path) -> None:
     names = ["P1", "P1-2", "P10", "P1_2021-03-04", "segovia", "unmasked_1"]
     files(tmp_path, *(f"{name}.nii.gz" for name in names))
     assert patients(tmp_path, labelled=False) == sorted(names)
 
 
-@pytest.mark.parametrize("names", [("P1_0000", "P1_0001"), ("a_0000", "a_0001", "b_0000", "b_0001")])
+@pytest.mark.parametrize(
+    "names", [("P1_0000", "P1_0001"), ("a_0000", "a_0001", "b_0000", "b_0001"), ("a_0000", "a_0001", "b_0000")]
+)
 def test_channels_are_no_patients(tmp_path: Path, names: tuple[str, ...]) -> None:
     files(tmp_path, *(f"{name}.nii.gz" for name in names))
     with pytest.raises(InputError, match=r"_0001.* and .*_0000.* are named like channels of one volume: keep one"):
         find_cases(tmp_path, labelled=False)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"patient": 2}, {"site1": 3}, {"BTCV2015": 13}, {"siteA": 6, "siteB": 2}],
+)
+@pytest.mark.parametrize("folder", [".", "imagesTs"])
+def test_patients_may_be_numbered_as_channels_are(tmp_path: Path, counts: dict[str, int], folder: str) -> None:
+    names = [f"{stem}_{number:04}" for stem, count in counts.items() for number in range(count)]
+    files(tmp_path / folder, *(f"{name}.nii.gz" for name in names))
+    assert patients(tmp_path / folder, labelled=False) == names
+
+
+def test_channels_in_a_folder_of_images_are_told(tmp_path: Path) -> None:
+    files(tmp_path, *(f"imagesTs/{name}.nii.gz" for name in ("a_0000", "a_0001", "b_0000", "b_0001")))
+    with pytest.raises(InputError, match=r"a_0001\.nii\.gz does not end in _0000: give volumes of one channel"):
+        find_cases(tmp_path / "imagesTs", labelled=False)
 
 
 def test_endings_of_pairs_in_capitals_or_after_another_separator(tmp_path: Path) -> None:

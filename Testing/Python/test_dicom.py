@@ -293,3 +293,11 @@ def test_a_series_where_one_works_has_its_folders_name(tmp_path: Path, monkeypat
     folder = write_series(tmp_path / "ct", [0, 5])
     monkeypatch.chdir(folder)
     assert read_volume(".").name == "ct"
+
+
+def test_a_folder_of_slices_is_no_labelmap_whatever_it_is_called(tmp_path: Path) -> None:
+    names = ["GT-25", "P1", "P1_label", "P1_probability_map", "P1_roi", "P1_seg"]
+    for name in names:
+        write_series(tmp_path / name, [0, 5])
+    sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkUInt8), str(tmp_path / "P1_mask.nii.gz"))
+    assert [case.patient for case in find_cases(tmp_path, labelled=False)] == names

@@ -617,6 +617,27 @@ def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
         assert table.unmatched == ()
 
 
+def test_labelmaps_with_codes_of_any_size_or_segments_are_no_images(tmp_path: Path) -> None:
+    values = labelmap([[1, 2], [3, 4]])
+    codes = {"liver": 500, "right kidney": 600, "left kidney": 420, "spleen": 550}
+    task = ABDOMEN.model_copy(update={"label_codes": {"large": LabelCoding(codes=codes)}})
+    coded = np.zeros(values.array.shape, np.int16)
+    for value, name in task.names_by_value.items():
+        coded[values.array == value] = codes[name]
+    for name in ("P1_label", "P2"):
+        write_volume(replace(values, array=coded), tmp_path / "references" / f"{name}.nii.gz")
+    write_slicer_segmentation(values, ABDOMEN, tmp_path / "references" / "P3.nrrd")
+    for name in ("P1", "P2", "P3"):
+        write_volume(values, tmp_path / "predicted" / f"{name}_segmentation.nii.gz")
+    # An image of whole numbers is one nevertheless.
+    image = np.arange(16**3, dtype=np.int16).reshape(16, 16, 16)
+    write_volume(Volume(image, replace(values.geometry, size=(16, 16, 16)), "P4"), tmp_path / "references/P4_t1.nii.gz")
+    table = evaluate(tmp_path / "predicted", tmp_path / "references", task, "large")
+    assert {row.subject for row in table.rows} == {"P1", "P2", "P3"}
+    assert table.mean("dice") == 1
+    assert table.unmatched == ()
+
+
 def test_subjects_whose_names_begin_like_another_are_scored(tmp_path: Path) -> None:
     values = labelmap([[1, 2], [3, 4]])
     for name in ("P1_seg", "P10", "P1_2021"):

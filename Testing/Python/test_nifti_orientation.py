@@ -90,6 +90,30 @@ def test_one_orientation_said_in_two_ways_is_accepted(tmp_path: Path, mirrored: 
         check_orientation(path)
 
 
+def test_fine_voxels_near_half_a_turn_are_accepted(tmp_path: Path) -> None:
+    """Stacks tilted about one axis: the quaternion's first number is 0, which single precision makes 3e-4."""
+    rng = np.random.default_rng(0)
+    path, size, side = tmp_path / "v.nii", (1024, 1024, 150), 0.3
+    for first in (0.0, 0.0, 1e-4, 3e-4, 1e-3) * 20:
+        tilt = rng.normal(size=3) * rng.choice([(1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1)])
+        b, c, d = tilt / np.linalg.norm(tilt) * np.sqrt(1 - first**2)
+        cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
+        axes = (2 * first**2 - 1) * np.eye(3) + 2 * np.outer((b, c, d), (b, c, d)) + 2 * first * cross
+        for millimetres, accepted in ((0.0, True), (1.0, False)):
+            header = bytearray(352)
+            struct.pack_into("<i36x8h", header, 0, 348, 3, *size, 1, 1, 1, 1)
+            struct.pack_into("<4f", header, 76, 1, side, side, side)
+            struct.pack_into("<2h6f", header, _CODES, 1, 1, b, c, d, 9, 8, 7)
+            matrix = np.column_stack([axes * side, (9, 8, 7 + millimetres)])
+            struct.pack_into("<12f16x4s", header, _MATRIX, *matrix.ravel(), b"n+1\0")
+            path.write_bytes(header)
+            if accepted:
+                check_orientation(path)
+            else:
+                with pytest.raises(InputError, match="says in two ways"):
+                    check_orientation(path)
+
+
 def test_the_second_version_of_the_format(tmp_path: Path) -> None:
     path = tmp_path / "v.nii"
     matrix = np.array([[1, 0, 0, 9], [0, 2, 0, 8], [0, 0, 3, 7]], float)
