@@ -20,12 +20,12 @@ from .doubts import as_sentences
 from .errors import InputError
 from .examination import Examination, Models, examine, in_memory
 from .field_of_view import BoxMM
-from .files import check_can_write, file_names, write_atomically
+from .files import check_can_write, file_name, file_names, write_atomically
 from .image_files import read_volume, write_volume
 from .quality import Estimate
 from .segmentation import Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
-from .segmented_folder import ESTIMATES_FILE, Row, SegmentedFolder, record_of
+from .segmented_folder import ESTIMATES_FILE, Row, SegmentedFolder, labelmap_path, record_of
 from .slicer_segmentations import write_slicer_segmentation
 from .structures import Task
 from .volumes import Volume, volume_name
@@ -45,13 +45,17 @@ class Request:
 
     Attributes:
         image: Its file, or the folder of its DICOM series.
-        name: What its outputs are called; after the file unless given, and its folder where several are called alike.
+        name: What its outputs are called, whatever the others are. Unless given, they are called after the file; where
+            another image is called so, after its folder and the file; and where one is called so as well, after the
+            patient.
         region: Its field of view, mm, LPS; that of all volumes unless given.
+        patient: Whose it is, where that is known by more than the file.
     """
 
     image: Path
     name: str | None = None
     region: BoxMM | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,12 @@ class Outputs:
     estimates: dict[str, Estimate]
     warnings: tuple[str, ...]
     doubtful: frozenset[str]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that was written of the volume alone, the labelmap first."""
+        others = [path for path in (self.confidence, self.baseline) if path is not None]
+        return (self.labelmap, *self.probabilities, *others)
 
 
 class SomeRefusedError(InputError):
@@ -114,7 +124,7 @@ def segment_files(
     """Segment volumes with a bundle; one after the other, each file whole or not there.
 
     One that can't be used does not end those after it. Several processes may write to one folder. Results of an image
-    replace those of before, but never those of another image (`segmented_folder`).
+    replace those of before, but never those of another image or a labelmap of somebody else (`segmented_folder`).
 
     Args:
         bundle: From `sifa export`.
@@ -144,9 +154,10 @@ def segment_files(
         What was written, but for volumes left out.
 
     Raises:
-        SomeRefusedError: Volumes among others can't be used, or the folder has results of another image of that name;
-            told when the others are done.
-        InputError: The bundle, the folder or the only volume can't be used, or the bundle is for other structures.
+        SomeRefusedError: Volumes among others can't be used, or the folder has results of other images of all names
+            that they could have; told when the others are done.
+        InputError: The bundle, the folder or the only volume can't be used, the bundle is for other structures, or the
+            folder has a labelmap of somebody else where one would be written.
     """
     if suffix not in FORMATS:
         raise InputError(f"The format '{suffix}' can't be written", f"choose {', '.join(FORMATS)}")
@@ -159,19 +170,31 @@ def segment_files(
         )
     given = [volumes] if isinstance(volumes, str | Path | Request) else volumes
     requests = [one for some in given for one in ([some] if isinstance(some, Request) else _expand(Path(some)))]
-    called, shown_as = _names_of(requests)
+    choices = _names_of(requests)
     # Before the first volume is segmented.
     check_can_write(Path(out))
-    folder = SegmentedFolder(Path(out))
+    folder = SegmentedFolder(Path(out), suffix)
     compares = opened.manifest.baseline is not None if baseline is None else baseline
-    made_by = [
-        _names_model_and_options(opened.manifest, options, request.region or region, confidence, suffix, compares)
+    images = [
+        record_of(
+            request.image,
+            _names_model_and_options(
+                opened.manifest, options, request.region or region, confidence, suffix, compares
+            ),
+        )
         for request in requests
-    ]
-    pending = [
-        index for index, request in enumerate(requests)
-        if not (skip_existing and folder.has(called[index], request.image, made_by[index]))
     ]  # fmt: skip
+    pending: list[int] = []
+    taken = {next(iter(names)).casefold() for names in choices}
+    for index, image in enumerate(images):
+        # Two copies of an image have a name each.
+        first, *others = choices[index]
+        left = [first, *(name for name in others if name.casefold() not in taken)]
+        choices[index] = {name: choices[index][name] for name in left}
+        name = folder.name_of(left, image)
+        taken.add(name.casefold())
+        if not (skip_existing and folder.has(name, image)):
+            pending.append(index)
     if not pending:
         return []
     models = Models.load(opened, device, threads, baseline=compares)
@@ -179,12 +202,13 @@ def segment_files(
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
     for index in pending:
-        name, shown, request = called[index], shown_as[index], requests[index]
+        request, image = requests[index], images[index]
         on_volume(index + 1, len(requests))
         warnings: list[str] = []
         with ExitStack() as claim:
             try:
-                claim.enter_context(folder.claimed(name, request.image))
+                name = claim.enter_context(folder.claimed(list(choices[index]), image))
+                shown = choices[index][name]
                 with in_memory(shown):
                     examination = examine(
                         models,
@@ -203,8 +227,7 @@ def segment_files(
                 continue
             # Where the folder can't be written to, no volume need be tried any more.
             written = writer.write(examination, request.image, name, warnings)
-            rows = _rows(examination, warnings)
-            folder.finish(name, record_of(request.image, made_by[index], written.labelmap, rows))
+            folder.finish(name, image, written.files, _rows(examination, warnings))
         outputs.append(written)
         on_outputs(written)
     if refused:
@@ -255,11 +278,6 @@ class _Writer:
         return path
 
 
-def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
-    """Where `segment_files` writes the labelmap of a volume whose outputs have this name."""
-    return out / f"{name}_segmentation{suffix}"
-
-
 def output_name(image: Path) -> str:
     """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
     name = volume_name(image)
@@ -267,8 +285,11 @@ def output_name(image: Path) -> str:
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 
-def _names_of(requests: Sequence[Request]) -> tuple[list[str], list[str]]:
-    """What the outputs of each volume are called, and what is said of it.
+def _names_of(requests: Sequence[Request]) -> list[dict[str, str]]:
+    """What the outputs of each volume can be called, the best name first, and what is said of the volume then.
+
+    The first names are all different. The others are for a folder that has results of another image of that name, as
+    where each volume is segmented by a call of its own.
 
     Raises:
         InputError: Two of them are one, or would have one name.
@@ -276,17 +297,28 @@ def _names_of(requests: Sequence[Request]) -> tuple[list[str], list[str]]:
     images = [request.image for request in requests]
     if twice := next((image for image, count in Counter(images).items() if count > 1), None):
         raise InputError(f"{twice} is given twice", "name it once")
-    own = [request.name or output_name(request.image) for request in requests]
-    alike = _alike(own)
-    # As in data sets that have a folder of each patient, with the same files in each.
-    folders = [request.image.absolute().parent.name if name in alike and request.name is None else ""
-               for name, request in zip(own, requests, strict=True)]  # fmt: skip
-    called = [f"{folder}_{name}" if folder else name for folder, name in zip(folders, own, strict=True)]
-    if repeated := _alike(called):
+    choices = [_choices(request) for request in requests]
+    for choice in range(max(map(len, choices), default=1) - 1):
+        alike = _alike([next(iter(names)) for names in choices])
+        for names in choices:
+            first = next(iter(names))
+            # As in data sets that have a folder of each patient, with the same files in each.
+            if first in alike and len(names) > choice + 1:
+                names[first] = names.pop(first)
+    if repeated := _alike([next(iter(names)) for names in choices]):
         raise InputError(f"Two volumes are called {min(repeated)}", "segment them into different folders")
-    said = [request.name or (f"{folder}/{request.image.name}" if folder else request.image.name)
-            for folder, request in zip(folders, requests, strict=True)]  # fmt: skip
-    return called, said
+    return choices
+
+
+def _choices(request: Request) -> dict[str, str]:
+    """Names of a volume's outputs, from the one that says least to the one that says most, and of the volume."""
+    if request.name is not None:
+        return {request.name: request.name}
+    own, file, folder = output_name(request.image), request.image.name, request.image.absolute().parent.name
+    choices = {own: file, f"{folder}_{own}": f"{folder}/{file}"}
+    if request.patient is not None:
+        choices.setdefault(file_name(request.patient), request.patient)
+    return choices
 
 
 def _alike(names: Sequence[str]) -> set[str]:
@@ -300,7 +332,9 @@ def _expand(path: Path) -> list[Request]:
     is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
     if not is_folder and path.suffix.lower() != ".csv":
         return [Request(path)]
-    return [Request(case.image, region=case.region) for case in find_cases(path, labelled=False)]
+    # In a folder, patients are called as their files are.
+    return [Request(case.image, region=case.region, patient=None if is_folder else case.patient)
+            for case in find_cases(path, labelled=False)]  # fmt: skip
 
 
 def _rows(made: Examination, warnings: Sequence[str]) -> tuple[Row, ...]:

@@ -201,10 +201,12 @@ class _Run:
 
     def follow(self) -> State:
         """The other processes: wait for the data set, then train."""
+        # It may be of a run that was killed: only one that changes shows that the first process is there.
+        before = self.job.last_beat()
         seen, started = False, time.monotonic()
         while not self.specification.prepared.exists():
             time.sleep(0.2)
-            alive = self.job.is_alive()
+            alive = self.job.is_alive() and self.job.last_beat() != before
             if seen and not alive:
                 return State.STOPPED
             if not alive and time.monotonic() - started > _SECONDS_TO_WAIT:

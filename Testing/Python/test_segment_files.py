@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, SomeRefusedError, output_name, segment_files
 from SIFASegmentationLib.segmentation import Segmentation, Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
-from SIFASegmentationLib.segmented_folder import SegmentedFolder, record_of
+from SIFASegmentationLib.segmented_folder import Record, SegmentedFolder, record_of
 
 
 def test_warnings_call_volumes_as_is_said(
@@ -153,32 +154,133 @@ def test_results_of_another_image_are_not_replaced(bundle: Bundle, alike: list[P
     plain = SegmentationOptions(appearance=False)  # Without estimates.
     (made,) = segment_files(bundle.path, first, out, plain, device="cpu")
     content = made.labelmap.read_bytes()
-    with pytest.raises(InputError, match="has results called ct already, of another image") as caught:
-        segment_files(bundle.path, second, out, plain, device="cpu", suffix=".mha")
+    for _ in range(2):
+        (other,) = segment_files(bundle.path, second, out, plain, device="cpu")
+        assert other.name == "s2_ct"
+    assert made.labelmap.read_bytes() == content
+    # The same image again replaces them, by itself and among others.
+    for volumes in (first, alike):
+        made.labelmap.write_bytes(b"")
+        assert segment_files(bundle.path, volumes, out, plain, device="cpu")[0].name == "ct"
+        assert made.labelmap.read_bytes() == content
+    # One that has all names in common with others.
+    third = tmp_path / "elsewhere" / "s2" / "ct.nii.gz"
+    volume = read_volume(second)
+    write_volume(replace(volume, array=volume.array + 1), third)
+    with pytest.raises(InputError, match="has results called ct and s2_ct already, of other images") as caught:
+        segment_files(bundle.path, third, out, plain, device="cpu")
     assert str(first.resolve()) in str(caught.value)
-    assert made.labelmap.read_bytes() == content
-    # The same image again replaces them.
-    made.labelmap.write_bytes(b"")
-    segment_files(bundle.path, [first], out, plain, device="cpu")
-    assert made.labelmap.read_bytes() == content
-    # As does another one, as the sentence advises.
+    # As the sentence advises.
+    made.labelmap.unlink()
     (out / ".sifa" / "ct.json").unlink()
-    segment_files(bundle.path, [second], out, plain, device="cpu")
-    assert made.labelmap.read_bytes() != content
+    assert segment_files(bundle.path, third, out, plain, device="cpu")[0].name == "ct"
 
 
-def test_of_two_at_once_the_second_is_told_before_it_begins(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
-    refused: list[str] = []
+def test_of_two_at_once_each_has_a_name(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
+    names: list[str] = []
 
     def start_the_other(*_: object) -> None:
-        try:
-            segment_files(bundle.path, alike[1], tmp_path / "out", device="cpu", report=lambda *_: pytest.fail("begun"))
-        except InputError as error:
-            refused.append(str(error))
+        if not names:
+            names.extend(one.name for one in segment_files(bundle.path, alike[1], tmp_path / "out", device="cpu"))
 
-    segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", report=start_the_other)
-    assert refused
-    assert all("of another image" in sentence for sentence in refused)
+    (first,) = segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", report=start_the_other)
+    assert (first.name, names) == ("ct", ["s2_ct"])
+
+
+def test_an_image_is_known_wherever_it_lies_and_its_results_by_all_their_files(
+    bundle: Bundle, alike: list[Path], tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out", SegmentationOptions(appearance=False, probabilities=True)
+
+    def names(*images: Path) -> list[str]:
+        made = segment_files(
+            bundle.path, images, out, options, device="cpu", baseline=False, confidence=True, skip_existing=True
+        )
+        return [one.name for one in made]
+
+    assert names(*alike) == ["s1_ct", "s2_ct"]
+    moved = [path.parent.rename(tmp_path / f"elsewhere_{path.parent.name}") / path.name for path in alike]
+    shutil.copytree(tmp_path / "elsewhere_s1", tmp_path / "mounted" / "s1")
+    assert names(tmp_path / "mounted" / "s1" / "ct.nii.gz") == []
+    for kind in ("_confidence.csv", "_probability_liver.nii.gz"):
+        (out / f"s1_ct{kind}").unlink()
+        assert names(tmp_path / "mounted" / "s1" / "ct.nii.gz") == ["s1_ct"]
+    # Another image in the same place is not taken for it.
+    shutil.copy(moved[1], tmp_path / "mounted" / "s1" / "ct.nii.gz")
+    assert names(tmp_path / "mounted" / "s1" / "ct.nii.gz") == ["ct"]
+
+
+def test_what_an_image_is_known_by(tmp_path: Path) -> None:
+    def content(image: Path) -> str:
+        return record_of(image, "model").content
+
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(b"one")
+    before = content(series)
+    for beside in ("NAME_segmentation.nii.gz", ESTIMATES_FILE, ".DS_Store"):
+        (series / beside).touch()
+    assert content(series) == before
+    (series / "1.dcm").rename(series / "2.dcm")
+    assert content(series) != before
+    # Headers that are alike, of voxels that are not.
+    for suffix, voxels, header in ((".mhd", "v.raw", "ElementDataFile = v.raw"), (".hdr", "P1.img", "")):
+        for folder, value in (("a", b"0"), ("b", b"1"), ("c", b"1")):
+            image = tmp_path / folder / f"P1{suffix}"
+            image.parent.mkdir(exist_ok=True)
+            image.write_text(header)
+            (image.parent / voxels).write_bytes(value)
+        one, other, copy = (content(tmp_path / folder / f"P1{suffix}") for folder in "abc")
+        assert one != other == copy
+    # Whose voxels are not found, by their place.
+    for folder in "bc":
+        (tmp_path / folder / "v.raw").unlink()
+    assert content(tmp_path / "b" / "P1.mhd") != content(tmp_path / "c" / "P1.mhd")
+
+
+def test_rows_of_a_table_are_told_apart_by_their_patient(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
+    lines = ["patient,image"]
+    for image in alike:
+        deeper = image.parent / "scan" / image.name
+        deeper.parent.mkdir()
+        image.rename(deeper)
+        lines.append(f"Patient {image.parent.name},{deeper.relative_to(tmp_path)}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    made = segment_files(bundle.path, tmp_path / "cases.csv", tmp_path / "out", device="cpu")
+    assert [one.name for one in made] == ["Patient_s1", "Patient_s2"]
+
+
+def test_a_labelmap_of_somebody_else_is_not_replaced(
+    bundle: Bundle, alike: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = alike[0].parent
+    by_hand = folder / "ct_segmentation.nii.gz"
+    by_hand.write_bytes(b"by hand")
+    with monkeypatch.context() as patched:
+        patched.setattr(segment_files_module, "examine", lambda *_: pytest.fail("It was segmented."))
+        with pytest.raises(InputError, match=r"ct_segmentation\.nii\.gz is there already, and SIFA has no record"):
+            segment_files(bundle.path, alike[0], folder, device="cpu")
+    assert by_hand.read_bytes() == b"by hand"
+    # One of before there were records has its estimates in the table.
+    (folder / ESTIMATES_FILE).write_text("volume,structure,estimated_dice,low,high,doubtful\nct,liver,0.5,0.4,0.6,no\n")
+    segment_files(bundle.path, alike[0], folder, device="cpu")
+    assert by_hand.read_bytes() != b"by hand"
+
+
+def test_a_labelmap_that_was_cut_off_from_its_record_is_ours(
+    bundle: Bundle, alike: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the disk is full after the labelmap."""
+
+    def fail(*_: object) -> None:
+        raise OSError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segment_files_module, "_write_confidence", fail)
+        with pytest.raises(OSError, match="full"):
+            segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", confidence=True)
+    (made,) = segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", skip_existing=True)
+    assert made.name == "ct"
 
 
 def test_a_volume_that_fails_takes_no_name(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
@@ -199,10 +301,10 @@ def test_many_processes_write_to_one_table(tmp_path: Path) -> None:
         for turn in range(5):
             name, folder = f"P{number}_{turn}", SegmentedFolder(tmp_path)
             image, labelmap = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_segmentation.nii.gz"
-            with folder.claimed(name, image):
+            record = record_of(image, "model")
+            with folder.claimed([name], record):
                 labelmap.touch()
-                row = ("liver", "0.5", "0.4", "0.6", "no", "")
-                folder.finish(name, record_of(image, "model", labelmap, (row,)))
+                folder.finish(name, record, [labelmap], (("liver", "0.5", "0.4", "0.6", "no", ""),))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -220,6 +322,64 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / ".sifa" / "P1.json").write_text("{}")
     with pytest.raises(InputError, match=r"P1\.json is damaged or can't be read: delete it"):
         SegmentedFolder(tmp_path)
+
+
+def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that was killed before it wrote, of one whose disk was full, and what macOS puts beside a file."""
+    monkeypatch.setattr(segmented_folder, "_TRIES", 1)
+    records = tmp_path / ".sifa"
+    records.mkdir()
+    (records / "P1.json").touch()
+    (records / "._P1.json").write_bytes(b"\0\5\26\7")
+    folder, image = SegmentedFolder(tmp_path), record_of(tmp_path / "P1.nii.gz", "model")
+    with folder.claimed(["P1"], image) as name:
+        assert (records / f"{name}.json").stat().st_size > 0
+    assert not (records / "P1.json").exists()
+
+    def fail(_: Record) -> str:
+        raise OSError("full")
+
+    monkeypatch.setattr(Record, "model_dump_json", fail)
+    with pytest.raises(OSError, match="full"), folder.claimed(["P1"], image):
+        pass
+    assert not (records / "P1.json").exists()
+
+
+def test_files_in_use_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows, where what somebody reads can't be replaced, and what is being replaced can't be read."""
+    monkeypatch.setattr(segmented_folder, "_BETWEEN_TRIES_SECONDS", 0)
+    held: dict[str, int] = {}
+
+    def unless_held(action: Callable[..., Any]) -> Callable[..., Any]:
+        def act(path: Path, *given: Any, **settings: Any) -> Any:
+            # The last of the paths is the one that others use.
+            name = given[0].name if given and isinstance(given[0], Path) else path.name
+            if held.get(name, 0) > 0:
+                held[name] -= 1
+                raise PermissionError(13, "in use", name)
+            return action(path, *given, **settings)
+
+        return act
+
+    for method in ("open", "replace", "unlink", "read_bytes"):
+        monkeypatch.setattr(Path, method, unless_held(getattr(Path, method)))
+    folder, image = SegmentedFolder(tmp_path), record_of(tmp_path / "P1.nii.gz", "model")
+    labelmap, row = tmp_path / "P1_segmentation.nii.gz", ("liver", "0.5", "0.4", "0.6", "no", "")
+    for table_is_held in (5, 999):
+        held["P1.json"] = 5
+        with folder.claimed(["P1"], image) as name:
+            labelmap.touch()
+            held.update({"P1.json": 5, ESTIMATES_FILE: table_is_held})
+            folder.finish(name, image, [labelmap], (row,))
+        assert ("estimated_dice.csv can't be written to" in capsys.readouterr().err) == (table_is_held == 999)
+        assert folder.has("P1", image)
+    held.clear()
+    (tmp_path / ESTIMATES_FILE).unlink()
+    with folder.claimed(["P2"], record_of(tmp_path / "P2.nii.gz", "model")) as name:
+        folder.finish(name, record_of(tmp_path / "P2.nii.gz", "model"), [labelmap], ())
+    assert "\nP1,liver,0.5," in (tmp_path / ESTIMATES_FILE).read_text()
 
 
 def test_an_interrupted_call_goes_on_where_it_was(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from quick import ENVIRONMENT, final_state, preparation, quick_config, sifa, tensors
 from SIFASegmentationLib.bundle import BASELINE_FILE, WEIGHTS_FILE, Bundle, read_bundle
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.heartbeat import HEARTBEAT_FILE, LOST_AFTER_SECONDS
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFATrainingLib import export as export_module
@@ -422,11 +424,26 @@ def test_processes_whose_first_one_ended_end_as_well(
 ) -> None:
     job = job_of(cohort, tmp_path / "job")
     monkeypatch.setenv("RANK", "1")
-    beats = iter([True, True, False])
-    monkeypatch.setattr(Job, "is_alive", lambda _: next(beats))
+    alive, beats = iter([True, True, False]), itertools.count()
+    monkeypatch.setattr(Job, "is_alive", lambda _: next(alive))
+    monkeypatch.setattr(Job, "last_beat", lambda _: {"time": next(beats)})
     assert train(job) is State.STOPPED
     monkeypatch.setattr(Job, "is_alive", lambda _: False)
     monkeypatch.setattr(training, "_SECONDS_TO_WAIT", 0)
     with pytest.raises(InputError, match="No process prepares"):
         train(job)
     assert states(job) == ["queued"]
+
+
+def test_a_killed_run_is_not_taken_for_the_first_process(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a cluster starts a job again on other machines: the beat that is left grows old while they wait."""
+    job = job_of(cohort, tmp_path / "job")
+    monkeypatch.setenv("RANK", "1")
+    left = {"host": "another", "process": 1, "started": 0.0, "time": time.time() - LOST_AFTER_SECONDS + 0.3}
+    (job.folder / HEARTBEAT_FILE).write_text(json.dumps(left))
+    assert job.is_alive()
+    monkeypatch.setattr(training, "_SECONDS_TO_WAIT", 0.6)
+    with pytest.raises(InputError, match="No process prepares"):
+        train(job)
