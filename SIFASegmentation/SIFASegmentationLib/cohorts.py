@@ -227,9 +227,9 @@ def _from_folder(folder: Path, labelled: bool, patients: Collection[str] | None)
 
 
 def _nothing_in(folder: Path, what: str, advice: str) -> InputError:
-    """What to raise where a folder has no volumes, unless they are further down, of no use there."""
+    """What to raise where a folder has no volumes; if there are some further down, it says where."""
     if below := unused_folders(folder):
-        advice = f"its volumes lie in subfolders ({folder_names(below)}): list them in a CSV file"
+        advice += f", or list the volumes that lie in its subfolders ({folder_names(below)}) in a CSV file"
     return InputError(f"{folder} holds no {what}", advice)
 
 
@@ -328,6 +328,7 @@ def _named_after(name: str, path: Path, owners: dict[str, Path]) -> Path:
 
 
 def _doubtful(path: Path, owner: Path) -> InputError:
+    """What to raise where a volume may be no image of its own."""
     return InputError(
         f"{path} may be a labelmap of {owner.name}, or another image of the same patient",
         "take it away, or list the images in a CSV file",

@@ -19,7 +19,7 @@ from .volumes import Volume, volume_name
 
 _NEARLY = 1e-3  # What scaling and single precision leave of a whole number.
 _LARGEST_LABEL = np.iinfo(np.int32).max
-_FEW_VALUES = 16  # Of a slice: labels of a task, and far less than any scan has.
+_FEW_VALUES = 48  # Of a slice: what lists of a hundred structures show in one, and far less than any scan has.
 _SHOWN_CODES = 8  # A wrong file can have thousands.
 
 
