@@ -25,7 +25,7 @@ from .image_files import read_volume, write_volume
 from .quality import Estimate
 from .segmentation import Segmentation
 from .segmentation_options import DEFAULTS, SegmentationOptions
-from .segmented_folder import ESTIMATES_FILE, Row, SegmentedFolder, labelmap_path, record_of
+from .segmented_folder import ESTIMATES_FILE, Origin, Row, SegmentedFolder, labelmap_path
 from .slicer_segmentations import write_slicer_segmentation
 from .structures import Task
 from .volumes import Volume, volume_name
@@ -170,31 +170,21 @@ def segment_files(
         )
     given = [volumes] if isinstance(volumes, str | Path | Request) else volumes
     requests = [one for some in given for one in ([some] if isinstance(some, Request) else _expand(Path(some)))]
-    choices = _names_of(requests)
+    named = _names_of(requests)
     # Before the first volume is segmented.
     check_can_write(Path(out))
     folder = SegmentedFolder(Path(out), suffix)
     compares = opened.manifest.baseline is not None if baseline is None else baseline
-    images = [
-        record_of(
-            request.image,
-            _names_model_and_options(
-                opened.manifest, options, request.region or region, confidence, suffix, compares
-            ),
-        )
+    wanted = confidence, suffix, compares
+    origins = [
+        Origin(request.image, _names_model_and_options(opened.manifest, options, request.region or region, *wanted))
         for request in requests
+    ]
+    choices = _as_in(folder, named, origins)
+    pending = [
+        index for index, origin in enumerate(origins)
+        if not (skip_existing and folder.has(next(iter(choices[index])), origin))
     ]  # fmt: skip
-    pending: list[int] = []
-    taken = {next(iter(names)).casefold() for names in choices}
-    for index, image in enumerate(images):
-        # Two copies of an image have a name each.
-        first, *others = choices[index]
-        left = [first, *(name for name in others if name.casefold() not in taken)]
-        choices[index] = {name: choices[index][name] for name in left}
-        name = folder.name_of(left, image)
-        taken.add(name.casefold())
-        if not (skip_existing and folder.has(name, image)):
-            pending.append(index)
     if not pending:
         return []
     models = Models.load(opened, device, threads, baseline=compares)
@@ -202,12 +192,12 @@ def segment_files(
     outputs: list[Outputs] = []
     refused: dict[Path, InputError] = {}
     for index in pending:
-        request, image = requests[index], images[index]
+        request, origin = requests[index], origins[index]
         on_volume(index + 1, len(requests))
         warnings: list[str] = []
         with ExitStack() as claim:
             try:
-                name = claim.enter_context(folder.claimed(list(choices[index]), image))
+                name = claim.enter_context(folder.claimed(list(choices[index]), origin))
                 shown = choices[index][name]
                 with in_memory(shown):
                     examination = examine(
@@ -227,7 +217,7 @@ def segment_files(
                 continue
             # Where the folder can't be written to, no volume need be tried any more.
             written = writer.write(examination, request.image, name, warnings)
-            folder.finish(name, image, written.files, _rows(examination, warnings))
+            folder.finish(name, origin, written.files, _rows(examination, warnings))
         outputs.append(written)
         on_outputs(written)
     if refused:
@@ -302,12 +292,32 @@ def _names_of(requests: Sequence[Request]) -> list[dict[str, str]]:
         alike = _alike([next(iter(names)) for names in choices])
         for names in choices:
             first = next(iter(names))
-            # As in data sets that have a folder of each patient, with the same files in each.
+            # As in data sets that have a folder of each patient, with the same files in each. Its first name goes last.
             if first in alike and len(names) > choice + 1:
                 names[first] = names.pop(first)
     if repeated := _alike([next(iter(names)) for names in choices]):
         raise InputError(f"Two volumes are called {min(repeated)}", "segment them into different folders")
     return choices
+
+
+def _as_in(
+    folder: SegmentedFolder, choices: Sequence[dict[str, str]], origins: Sequence[Origin]
+) -> list[dict[str, str]]:
+    """The choices of each volume (`_names_of`) without those of others, and first the name that it has in the folder.
+
+    Raises:
+        InputError: There is a labelmap of somebody else under such a name.
+    """
+    taken = {next(iter(names)).casefold() for names in choices}
+    left = []
+    for names, origin in zip(choices, origins, strict=True):
+        first, *others = names
+        # Two copies of an image have a name each.
+        own = [first, *(name for name in others if name.casefold() not in taken)]
+        best = folder.name_of(own, origin)
+        taken.add(best.casefold())
+        left.append({name: names[name] for name in (best, *own)})
+    return left
 
 
 def _choices(request: Request) -> dict[str, str]:

@@ -22,7 +22,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,6 +67,41 @@ class Record(Frozen):
     rows: tuple[Row, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What results are made of, and how.
+
+    Attributes:
+        image: The volume's file or folder.
+        made_by: Names the model and the options.
+    """
+
+    image: Path
+    made_by: str
+
+    @cached_property
+    def content(self) -> str:
+        """Tells the image from others: the names (of a folder's files alone), sizes and both ends of its files.
+
+        Where these can't be read or found, its path: whoever reads the image tells what is the matter. Files are read
+        only once this is asked for, as there may be many.
+        """
+        try:
+            found = _content_of(self.image)
+        except OSError:
+            found = None
+        return found or hashlib.sha256(self._said.encode()).hexdigest()
+
+    def record(self, **known: object) -> Record:
+        """A record of the image, with what is known of the results."""
+        return Record.model_validate({"image": self._said, "content": self.content, **known})
+
+    @property
+    def _said(self) -> str:
+        """The image as records name it; where a name is not in UTF-8, with an escape."""
+        return str(self.image.resolve()).encode(errors="backslashreplace").decode()
+
+
 class SegmentedFolder:
     """The records and the table of a folder, there or not yet."""
 
@@ -83,30 +119,30 @@ class SegmentedFolder:
         _lines_of(self._table)
         self._records(self._signatures())
 
-    def name_of(self, names: Sequence[str], image: Record) -> str:
+    def name_of(self, names: Sequence[str], origin: Origin) -> str:
         """Which of some names, in order of preference, the results of an image have: one that is theirs already, else
         the first that is free; where all are other images', the first.
 
         Raises:
             InputError: There is a labelmap of that name which SIFA has no record of.
         """
-        ordered = self._by_owner(names, image)
-        name = next((one for one in ordered if self._owner(one) in (None, image.content)), ordered[0])
+        ordered = self._by_owner(names, origin)
+        name = next((one for one in ordered if self._is_for(one, origin)), ordered[0])
         self._check_labelmap(name)
         return name
 
-    def has(self, name: str, image: Record) -> bool:
+    def has(self, name: str, origin: Origin) -> bool:
         """Whether all results of that name are there, of the image, and made like that."""
         record = _read_record(self._path(name))
         return (
             record is not None
-            and (record.content, record.made_by) == (image.content, image.made_by)
+            and (record.content, record.made_by) == (origin.content, origin.made_by)
             and bool(record.files)
             and all((self.out / file).exists() for file in record.files)
         )
 
     @contextmanager
-    def claimed(self, names: Sequence[str], image: Record) -> Iterator[str]:
+    def claimed(self, names: Sequence[str], origin: Origin) -> Iterator[str]:
         """Have one of some names for the results of an image, chosen as `name_of` does, which the block makes.
 
         A name that was free is free again if the block wrote no labelmap.
@@ -115,17 +151,16 @@ class SegmentedFolder:
             InputError: All names are other images', or there is a labelmap that SIFA has no record of.
         """
         (self.out / _RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
-        unfinished = image.model_copy(update={"made_by": None})
-        for name in self._by_owner(names, image):
+        for name in self._by_owner(names, origin):
             self._check_labelmap(name)
             path = self._path(name)
-            before = _claim(path, unfinished)
-            if before is None or before.content == image.content:
+            before = _claim(path, origin.record())
+            if before is None or before.content == origin.content:
                 break
         else:
             raise self._taken(names)
         if before is not None:
-            _write_record(path, before.model_copy(update={"image": image.image, "made_by": None}))
+            _write_record(path, origin.record(files=before.files, rows=before.rows))
         try:
             yield name
         finally:
@@ -133,17 +168,17 @@ class SegmentedFolder:
             if before is None and made is not None and made.made_by is None and not self._labelmap(name).exists():
                 _retried(partial(path.unlink, missing_ok=True))
 
-    def finish(self, name: str, image: Record, files: Sequence[Path], rows: tuple[Row, ...]) -> None:
+    def finish(self, name: str, origin: Origin, files: Sequence[Path], rows: tuple[Row, ...]) -> None:
         """Note down what came of an image under a name, in its record and in the table.
 
         Args:
             name: That was claimed.
-            image: From `record_of`.
+            origin: As it was claimed for.
             files: The results, in the folder; the labelmap first.
             rows: For the table.
         """
         relative = tuple(file.relative_to(self.out).as_posix() for file in files)
-        _write_record(self._path(name), image.model_copy(update={"files": relative, "rows": rows}))
+        _write_record(self._path(name), origin.record(made_by=origin.made_by, files=relative, rows=rows))
         try:
             self._write_table()
         except PermissionError:
@@ -155,13 +190,17 @@ class SegmentedFolder:
                 flush=True,
             )
 
-    def _by_owner(self, names: Sequence[str], image: Record) -> list[str]:
+    def _by_owner(self, names: Sequence[str], origin: Origin) -> list[str]:
         """Names that are the image's first, else as they were."""
-        return sorted(names, key=lambda name: self._owner(name) != image.content)
+        return sorted(names, key=lambda name: self._is_free(name) or not self._is_for(name, origin))
 
-    def _owner(self, name: str) -> str | None:
+    def _is_for(self, name: str, origin: Origin) -> bool:
+        """Whether results of the image can have a name: it is free, or theirs."""
         record = _read_record(self._path(name))
-        return record.content if record is not None else None
+        return record is None or record.content == origin.content
+
+    def _is_free(self, name: str) -> bool:
+        return _read_record(self._path(name)) is None
 
     def _check_labelmap(self, name: str) -> None:
         """Refuse to replace a labelmap that somebody else made.
@@ -171,7 +210,7 @@ class SegmentedFolder:
         """
         path = self._labelmap(name)
         # In this order: a labelmap that another process writes meanwhile has its record before it.
-        if path.exists() and self._owner(name) is None and all(line[0] != name for line in _lines_of(self._table)):
+        if path.exists() and self._is_free(name) and all(line[0] != name for line in _lines_of(self._table)):
             raise InputError(
                 f"{path} is there already, and SIFA has no record of writing it",
                 "move it away or choose another folder",
@@ -245,29 +284,13 @@ def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
     return out / f"{name}{OWN_ENDING}{suffix}"
 
 
-def record_of(image: Path, made_by: str) -> Record:
-    """That of an image whose results are still to be made, as `made_by` says.
-
-    Its content is told by names (those of a folder's files alone), sizes, and both ends of its files. Where these can't
-    be read, it is the path: whoever reads the image tells what is the matter.
-    """
-    # Where a name is not in UTF-8, with an escape.
-    said = str(image.resolve()).encode(errors="backslashreplace")
-    try:
-        content = _content_of(image)
-    except OSError:
-        content = None
-    return Record(image=said.decode(), content=content or hashlib.sha256(said).hexdigest(), made_by=made_by)
-
-
 def _content_of(image: Path) -> str | None:
-    """See `record_of`; None where the voxels are not found, or there is nothing that holds some."""
-    digest = hashlib.sha256()
-    files = _files_of(image)
+    """See `Origin`; None where the voxels are not found, or there is nothing that holds some."""
+    digest, files, is_folder = hashlib.sha256(), _files_of(image), image.is_dir()
     for file in files:
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
-            digest.update(b"%s %d " % (os.fsencode(file.name) if image.is_dir() else b"", size))
+            digest.update(b"%s %d " % (os.fsencode(file.name) if is_folder else b"", size))
             digest.update(opened.read(_LOOKED_AT_BYTES))
             opened.seek(max(opened.tell(), size - _LOOKED_AT_BYTES))
             digest.update(opened.read())
@@ -329,7 +352,7 @@ def _claim(path: Path, record: Record) -> Record | None:
         try:
             with file:
                 file.write(record.model_dump_json())
-        except OSError:
+        except BaseException:
             path.unlink(missing_ok=True)
             raise
         return None

@@ -24,7 +24,7 @@ from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, SomeRefusedError, output_name, segment_files
 from SIFASegmentationLib.segmentation import Segmentation, Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
-from SIFASegmentationLib.segmented_folder import Record, SegmentedFolder, record_of
+from SIFASegmentationLib.segmented_folder import Origin, Record, SegmentedFolder
 
 
 def test_warnings_call_volumes_as_is_said(
@@ -176,6 +176,13 @@ def test_results_of_another_image_are_not_replaced(bundle: Bundle, alike: list[P
     assert segment_files(bundle.path, third, out, plain, device="cpu")[0].name == "ct"
 
 
+def test_two_copies_of_an_image_have_a_name_each(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
+    shutil.copy(*alike)
+    for volumes, names in ((alike[0], ["ct"]), (alike, ["ct", "s2_ct"])):
+        made = segment_files(bundle.path, volumes, tmp_path / "out", device="cpu")
+        assert [one.name for one in made] == names
+
+
 def test_of_two_at_once_each_has_a_name(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
     names: list[str] = []
 
@@ -212,7 +219,7 @@ def test_an_image_is_known_wherever_it_lies_and_its_results_by_all_their_files(
 
 def test_what_an_image_is_known_by(tmp_path: Path) -> None:
     def content(image: Path) -> str:
-        return record_of(image, "model").content
+        return Origin(image, "model").content
 
     series = tmp_path / "series"
     series.mkdir()
@@ -301,7 +308,7 @@ def test_many_processes_write_to_one_table(tmp_path: Path) -> None:
         for turn in range(5):
             name, folder = f"P{number}_{turn}", SegmentedFolder(tmp_path)
             image, labelmap = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_segmentation.nii.gz"
-            record = record_of(image, "model")
+            record = Origin(image, "model")
             with folder.claimed([name], record):
                 labelmap.touch()
                 folder.finish(name, record, [labelmap], (("liver", "0.5", "0.4", "0.6", "no", ""),))
@@ -331,7 +338,7 @@ def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch
     records.mkdir()
     (records / "P1.json").touch()
     (records / "._P1.json").write_bytes(b"\0\5\26\7")
-    folder, image = SegmentedFolder(tmp_path), record_of(tmp_path / "P1.nii.gz", "model")
+    folder, image = SegmentedFolder(tmp_path), Origin(tmp_path / "P1.nii.gz", "model")
     with folder.claimed(["P1"], image) as name:
         assert (records / f"{name}.json").stat().st_size > 0
     assert not (records / "P1.json").exists()
@@ -365,7 +372,7 @@ def test_files_in_use_are_waited_for(
 
     for method in ("open", "replace", "unlink", "read_bytes"):
         monkeypatch.setattr(Path, method, unless_held(getattr(Path, method)))
-    folder, image = SegmentedFolder(tmp_path), record_of(tmp_path / "P1.nii.gz", "model")
+    folder, image = SegmentedFolder(tmp_path), Origin(tmp_path / "P1.nii.gz", "model")
     labelmap, row = tmp_path / "P1_segmentation.nii.gz", ("liver", "0.5", "0.4", "0.6", "no", "")
     for table_is_held in (5, 999):
         held["P1.json"] = 5
@@ -377,8 +384,8 @@ def test_files_in_use_are_waited_for(
         assert folder.has("P1", image)
     held.clear()
     (tmp_path / ESTIMATES_FILE).unlink()
-    with folder.claimed(["P2"], record_of(tmp_path / "P2.nii.gz", "model")) as name:
-        folder.finish(name, record_of(tmp_path / "P2.nii.gz", "model"), [labelmap], ())
+    with folder.claimed(["P2"], Origin(tmp_path / "P2.nii.gz", "model")) as name:
+        folder.finish(name, Origin(tmp_path / "P2.nii.gz", "model"), [labelmap], ())
     assert "\nP1,liver,0.5," in (tmp_path / ESTIMATES_FILE).read_text()
 
 
