@@ -144,7 +144,8 @@ def describe_device(device: str) -> str:
     """A device of `choose_device` in words."""
     if device == "cuda":
         return f"cuda: {torch.cuda.get_device_name()}"
-    return f"cpu: {torch.get_num_threads()} threads" if device == "cpu" else device
+    threads = torch.get_num_threads()
+    return f"cpu: {threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else device
 
 
 def processes_sharing(device: torch.device) -> int:
