@@ -127,7 +127,7 @@ class SegmentedFolder:
             InputError: There is a labelmap of that name which SIFA has no record of.
         """
         ordered = self._by_owner(names, origin)
-        name = next((one for one in ordered if self._is_for(one, origin)), ordered[0])
+        name = next((one for one in ordered if self._belongs(one, origin) is not False), ordered[0])
         self._check_labelmap(name)
         return name
 
@@ -192,15 +192,12 @@ class SegmentedFolder:
 
     def _by_owner(self, names: Sequence[str], origin: Origin) -> list[str]:
         """Names that are the image's first, else as they were."""
-        return sorted(names, key=lambda name: self._is_free(name) or not self._is_for(name, origin))
+        return sorted(names, key=lambda name: not self._belongs(name, origin))
 
-    def _is_for(self, name: str, origin: Origin) -> bool:
-        """Whether results of the image can have a name: it is free, or theirs."""
+    def _belongs(self, name: str, origin: Origin) -> bool | None:
+        """Whether the results of a name are those of the image; None where the name is free."""
         record = _read_record(self._path(name))
-        return record is None or record.content == origin.content
-
-    def _is_free(self, name: str) -> bool:
-        return _read_record(self._path(name)) is None
+        return None if record is None else record.content == origin.content
 
     def _check_labelmap(self, name: str) -> None:
         """Refuse to replace a labelmap that somebody else made.
@@ -210,7 +207,8 @@ class SegmentedFolder:
         """
         path = self._labelmap(name)
         # In this order: a labelmap that another process writes meanwhile has its record before it.
-        if path.exists() and self._is_free(name) and all(line[0] != name for line in _lines_of(self._table)):
+        unrecorded = path.exists() and _read_record(self._path(name)) is None
+        if unrecorded and all(line[0] != name for line in _lines_of(self._table)):
             raise InputError(
                 f"{path} is there already, and SIFA has no record of writing it",
                 "move it away or choose another folder",

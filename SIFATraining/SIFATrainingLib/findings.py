@@ -69,8 +69,7 @@ def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
     from SIFASegmentationLib.labelmaps import look_like_labels  # noqa: PLC0415  needs packages, see above
 
     middle = image.array[len(image.array) // 2]
-    values = np.unique(middle).size
-    if values < 2 or not look_like_labels(middle):
+    if not look_like_labels(middle) or (values := np.unique(middle).size) < 2:
         return []
     message = f"has only {values} different values in its middle slice, as a labelmap does"
     return [Finding("warning", subject, message, "if it is a labelmap, take it out of the images")]

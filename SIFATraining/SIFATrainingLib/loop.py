@@ -266,16 +266,15 @@ class Loop:
         Raises:
             InputError: It does not hold a batch by itself; names the largest that it would.
         """
+        # Of several processes the others would wait, somewhere else in the iteration.
+        if not self.batches.resident or self.fabric.world_size > 1:
+            return within_memory(learn, lambda: self._batch_too_large(model))
         try:
             return learn()
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
             error.__traceback__ = None  # It keeps the tensors of what failed alive.
-            failed = error
-        # Of several processes the others would wait, somewhere else in the iteration.
-        if not self.batches.resident or self.fabric.world_size > 1:
-            raise self._batch_too_large(model) from failed
         self.batches = self._batches(0)
         if self.pseudo_labels is not None:
             self.batches.set_pseudo_labels(self.pseudo_labels)
