@@ -241,9 +241,7 @@ class _Rows:
 
     def comparison(self) -> Comparison:
         """Of every row that has its scores."""
-        found = (_done(path.parent, self.cases) for path in self.out.glob(f"*/seed_*/{_SCORES}"))
-        results = sorted(filter(None, found), key=lambda result: (place_in_table(result.variant.name), result.seed))
-        return Comparison(self.task, tuple(results), self.cases, self.odd)
+        return read_comparison(self.out, self.task, self.cases, self.odd)
 
     def train(self, variant: Variant, config: TrainingConfig) -> None:
         """Make a row of one training."""
@@ -282,6 +280,23 @@ class _Rows:
         else:
             raise InputError(f"{folder} was trained with other settings", "choose another folder with --out")
         self.report(title, "scored", {"dice": table.mean("dice"), "asd": table.mean("asd")})
+
+
+def read_comparison(out: Path, task: Task, cases: Sequence[Case], odd: Collection[str] = ()) -> Comparison:
+    """What there is of a comparison in a folder, of whatever calls.
+
+    Args:
+        out: The folder.
+        task: Of its rows.
+        cases: The volumes that they are scored on.
+        odd: Patients among them to report apart.
+
+    Raises:
+        InputError: A row's scores are of other volumes, or its settings can't be read.
+    """
+    found = (_done(path.parent, cases) for path in out.glob(f"*/seed_*/{_SCORES}"))
+    results = sorted(filter(None, found), key=lambda result: (place_in_table(result.variant.name), result.seed))
+    return Comparison(task, tuple(results), tuple(cases), frozenset(odd))
 
 
 def subjects_of(cases: Sequence[Case]) -> list[str]:

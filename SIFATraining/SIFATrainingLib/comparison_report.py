@@ -141,12 +141,12 @@ def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = Non
 def markdown(comparison: Comparison) -> str:
     """Tables by structure, by subject, and of typical and odd subjects where some are said to be odd."""
     head, rows = _cells(comparison)
-    parts = [_markdown_table(head, rows), *_sentences(comparison)]
-    parts += ["Mean Dice (%) by subject:", _markdown_table(*_subject_cells(comparison))]
+    parts = [markdown_table(head, rows), *_sentences(comparison)]
+    parts += ["Mean Dice (%) by subject:", markdown_table(*_subject_cells(comparison))]
     if comparison.odd:
-        parts += [f"Apart from the odd subjects ({_odd(comparison)}):", _markdown_table(*_group_cells(comparison))]
+        parts += [f"Apart from the odd subjects ({_odd(comparison)}):", markdown_table(*_group_cells(comparison))]
     if _watched(comparison):
-        parts += [_WATCHED_CAPTION, _markdown_table(*_watched_cells(comparison))]
+        parts += [_WATCHED_CAPTION, markdown_table(*_watched_cells(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -280,7 +280,8 @@ def _share(value: float) -> str:
     return _number(value, "{:z.0%}")
 
 
-def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells, in Markdown; there is no newline at its end."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 

@@ -9,12 +9,14 @@ seeds, since a structure that is missed altogether has no surface.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from SIFASegmentationLib.scores import Row, ScoreTable
+from SIFATrainingLib.comparison_report import markdown_table
 
 
 def main() -> None:
@@ -24,21 +26,27 @@ def main() -> None:
     arguments = parser.parse_args()
     words = " ".join([arguments.comparison.name, *arguments.rows])
     print(f"Made by `python Testing/Benchmarks/volumes_and_surfaces.py {words}`, {date.today()}.\n")
-    print("| row | structure | volume against the reference | too large | HD95, mm | surface Dice, 2 mm | worst Dice |")
-    print("|---|---|---|---|---|---|---|")
-    for row in arguments.rows:
-        paths = sorted((arguments.comparison / row).glob("seed_*/scores.json"))
+    print(surfaces_table(arguments.comparison, arguments.rows))
+
+
+def surfaces_table(comparison: Path, rows: Sequence[str]) -> str:
+    """A line for each row and structure, in Markdown."""
+    head = ["row", "structure", "volume against the reference", "too large", "HD95, mm", "surface Dice, 2 mm"]
+    lines = []
+    for row in rows:
+        paths = sorted((comparison / row).glob("seed_*/scores.json"))
         scored = [one for path in paths for one in ScoreTable.read(path).rows]
-        for structure in dict.fromkeys(one.structure for one in scored):
-            print(line(row, structure, [one for one in scored if one.structure == structure]))
+        structures = dict.fromkeys(one.structure for one in scored)
+        lines += [line(row, name, [one for one in scored if one.structure == name]) for name in structures]
+    return markdown_table([*head, "worst Dice"], lines)
 
 
-def line(row: str, structure: str, rows: list[Row]) -> str:
+def line(row: str, structure: str, rows: list[Row]) -> list[str]:
     """Of one structure in all volumes."""
     differences = 100 * np.array([one.scores.volume_difference for one in rows])
     hd95, surface = (np.array([getattr(one.scores, name) for one in rows]) for name in ("hd95", "surface_dice"))
     worst = min(rows, key=lambda one: one.scores.dice)
-    cells = [
+    return [
         row,
         structure,
         f"{np.median(differences):+.0f} % ({differences.min():+.0f} to {differences.max():+.0f})",
@@ -47,7 +55,6 @@ def line(row: str, structure: str, rows: list[Row]) -> str:
         f"{np.nanmedian(surface):.2f}",
         f"{100 * worst.scores.dice:.0f} ({worst.subject})",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
