@@ -36,7 +36,7 @@ from .structure import structure_loss
 
 
 class AdaptationIteration(PredictionAlignment):
-    """SIFA, and those of its ablations that translate images."""
+    """One iteration of SIFA and of its ablations that translate images."""
 
     def __init__(self, networks: Networks, config: TrainingConfig) -> None:
         super().__init__(networks, config)
@@ -51,13 +51,13 @@ class AdaptationIteration(PredictionAlignment):
         return self._sequential(batch) if self.config.schedule == "sequential" else self._simultaneous(batch)
 
     def _sequential(self, batch: Batch) -> Losses:
-        """The paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each seeing what the last one became.
+        """Update in the paper's order: G_t, D_t, (E, C1, C2), U, D_s, (D_p1, D_p2), each using the networks so far.
 
-        D_t and D_s are shown the fakes by which G_t and U have just moved, and D_s x_sts as U draws it then.
+        D_t and D_s see the fakes with which G_t and U were just updated; D_s sees x_sts made by the updated U.
         """
         n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
 
-        # E and U stand still while G_t and D_t move: one pass over x_t serves G_t's step and E's own.
+        # E and U don't change while G_t and D_t are updated, so one pass over x_t serves both G_t's step and E's own.
         features_t, lower_t = n.encoder(x_t, tracking=True)
         source_like = n.decoder(features_t, x_t)
         target_like = n.generator(x_s)
@@ -102,11 +102,11 @@ class AdaptationIteration(PredictionAlignment):
         return losses | self._move_prediction_discriminators(predictions)
 
     def _simultaneous(self, batch: Batch) -> Losses:
-        """All gradients from one forward pass, each loss moving the same networks as in the paper's order.
+        """Take all gradients from one forward pass; each loss moves the same networks as in the paper's order.
 
-        The graph is cut at the target-like slice and at E's outputs. One backward of the image losses gives G_t and
-        U their gradients, and the gradients at the cuts; E's own gradient is that one, weighted, plus those of
-        segmentation and feature alignment at the same place.
+        The graph is cut at the target-like slice and at E's outputs. One backward pass of the image losses gives the
+        gradients of G_t and U, and those at the cuts. E receives the latter, weighted, plus those of segmentation and
+        feature alignment at its outputs.
         """
         n, w, x_s, x_t = self.networks, self.config.loss_weights, batch.source, batch.target
 
@@ -137,7 +137,7 @@ class AdaptationIteration(PredictionAlignment):
             (target_like, features_st, features_t),
             retain_graph=True,
         )
-        # What reaches G_t through E is the gradient of the image losses alone, at their full weight.
+        # Through E, G_t receives the gradient of the image losses alone, at full weight.
         (through_encoder,) = torch.autograd.grad(encoded_st[0], target_like, at_features_st, retain_graph=True)
         through_target_like = torch.autograd.grad(made, generator, at_target_like + through_encoder)
         (auxiliary_at_features_t,) = torch.autograd.grad(w.auxiliary * auxiliary, features_t)
@@ -179,7 +179,7 @@ class AdaptationIteration(PredictionAlignment):
         return total, {"cycle_source": source.detach(), "cycle_target": target.detach()}
 
     def _structure(self, target_like: Tensor, x_s: Tensor) -> tuple[Tensor, Losses]:
-        """The weighted loss that keeps edges in place, nothing where its weight is 0."""
+        """Return the weighted structure loss and its entry for the losses; 0 and no entry if its weight is 0."""
         weight = self.config.loss_weights.structure
         if weight == 0:
             return target_like.new_zeros(()), {}

@@ -1,7 +1,7 @@
-"""Random transforms of slices, in batches, on the device that trains.
+"""Random transforms of batches of slices, on the training device.
 
-The parameters of each slice are drawn on the host for the batch of all processes together, and each process takes
-its share: a run with a given seed shows the networks the same slices on one process or on many.
+The parameters are drawn on the host, for the slices of all processes together, and each process takes its share: with
+a given seed, the networks see the same slices however many processes train.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .transfer import moved
 
 @dataclass(frozen=True)
 class IntensityChanges:
-    """What happens to the intensities of each of n slices.
+    """Parameters of the intensity changes of n slices.
 
     Attributes:
-        gamma: (n,), exponent on the scale [0, 1].
+        gamma: (n,), exponent for intensities on the scale [0, 1].
         contrast: (n,), factor about mid-grey.
-        brightness: (n,), offset on the scale [-1, 1].
-        noise: (n,), standard deviation on the scale [-1, 1].
+        brightness: (n,), offset for intensities on the scale [-1, 1].
+        noise: (n,), standard deviation of the noise on the scale [-1, 1].
     """
 
     gamma: Tensor
@@ -34,15 +34,15 @@ class IntensityChanges:
     noise: Tensor
 
     def share(self, start: int, stop: int, device: torch.device) -> IntensityChanges:
-        """Those of slices `start` up to and without `stop`, on a device."""
+        """Return the parameters of slices `start` to `stop` (exclusive), on a device."""
         parts = (self.gamma, self.contrast, self.brightness, self.noise)
         return IntensityChanges(*(moved(part[start:stop], device) for part in parts))
 
 
 def draw_affine(count: int, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
-    """Affine maps of `count` slices (n, 2, 3), each parameter uniform in its range.
+    """Draw affine maps (n, 2, 3) for `count` slices, each parameter uniform in its range.
 
-    Each is from an output position to the input position, both in [-1, 1] (x, y) over the slice.
+    Each maps an output position to an input position; both are (x, y) in [-1, 1] over the slice.
     """
     angle = _uniform(math.radians(settings.rotation_degrees), count, generator)
     scale = 1 + _uniform(settings.scaling, count, generator)
@@ -58,7 +58,7 @@ def draw_affine(count: int, settings: AugmentationSettings, generator: torch.Gen
 
 
 def draw_intensity_changes(count: int, settings: IntensityAugmentation, generator: torch.Generator) -> IntensityChanges:
-    """Changes of `count` slices, each parameter uniform in its range."""
+    """Draw the intensity changes of `count` slices, each parameter uniform in its range (gamma: its logarithm)."""
     return IntensityChanges(
         gamma=_uniform(settings.gamma, count, generator).exp(),
         contrast=1 + _uniform(settings.contrast, count, generator),
@@ -72,28 +72,28 @@ def _uniform(limit: float, count: int, generator: torch.Generator) -> Tensor:
 
 
 def sampling_grid(affine: Tensor, shape: torch.Size) -> Tensor:
-    """Where each output pixel of slices (n, 1, H, W) comes from: (n, H, W, 2), for slices and labels alike."""
+    """Return the input position (n, H, W, 2) of each output pixel of slices (n, 1, H, W), and of their labels."""
     return functional.affine_grid(affine, list(shape), align_corners=False)
 
 
 def warp_slices(slices: Tensor, grid: Tensor) -> Tensor:
-    """Slices (n, 1, H, W) in [-1, 1] resampled linearly; what comes from outside is air, -1."""
+    """Resample slices (n, 1, H, W) in [-1, 1] linearly; beyond the border is air, -1."""
     return functional.grid_sample(slices + 1, grid, mode="bilinear", align_corners=False) - 1
 
 
 def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
-    """Labels (n, H, W) resampled by nearest neighbour; what comes from outside is background, 0."""
+    """Resample labels (n, H, W) by nearest neighbour; beyond the border is background, 0."""
     warped = functional.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
     return warped[:, 0].to(labels.dtype)
 
 
 def change_intensities(slices: Tensor, changes: IntensityChanges, noise: Tensor) -> Tensor:
-    """Gamma, contrast, brightness and noise on slices (n, 1, H, W) in [-1, 1]; the result is clipped to [-1, 1].
+    """Apply gamma, contrast, brightness and noise to slices, and clip the result to [-1, 1].
 
     Args:
-        slices: The slices.
-        changes: Of as many slices.
-        noise: Standard normal, shape of the slices.
+        slices: (n, 1, H, W) in [-1, 1].
+        changes: Parameters for each of the n slices.
+        noise: Standard normal values in the shape of the slices.
     """
 
     def each(parameter: Tensor) -> Tensor:

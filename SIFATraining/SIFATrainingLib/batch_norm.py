@@ -1,4 +1,4 @@
-"""Batch normalisation that says whose slices its running statistics follow, over one process or many."""
+"""Batch normalisation whose running statistics follow chosen batches only, over one process or several."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from . import distributed
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation (eps 1e-3, momentum 0.1) that says when its running statistics may move.
+    """Batch normalisation (eps 1e-3, momentum 0.1) that updates its running statistics only where told to.
 
-    In training it always normalises by the statistics of the batch at hand. The running statistics, which only the
-    exported model uses, follow when `tracking` is set: SIFA's encoder sees two domains, and the exported model one.
+    In training it always normalises by the statistics of the current batch. The running statistics, which only
+    evaluation uses, are updated while `tracking` is set: SIFA's encoder sees two domains, the exported model one.
 
-    Over several processes the statistics are those of the whole batch, on any device: torch's own SyncBatchNorm
-    exists for GPUs alone, and two processes of batch B must compute what one of batch 2B computes.
+    With several processes the statistics are those of the whole batch, on any device, since two processes with
+    batches of B must compute what one with a batch of 2B does; torch's own SyncBatchNorm only supports GPUs.
     """
 
     def __init__(self, channels: int) -> None:
@@ -56,8 +56,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 @torch.no_grad()
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) of the slices (b, C, H, W) of all processes, each of which has as many."""
-    # The kernel for CPUs returns them in the precision of its input, that for GPUs in float32 at least.
+    """Return mean and variance (C,) over all processes, each with the same number of slices (b, C, H, W)."""
+    # The CPU kernel returns them in the precision of its input, the GPU kernel in at least float32.
     precise = x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_cpu else x
     mean, variance = torch.ops.aten.batch_norm_update_stats(precise, None, None, 0.0)
     moments = torch.stack([mean, variance + mean.square()])
@@ -67,10 +67,10 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalisation by statistics of all processes, to which the slices of each have contributed.
+    """Normalisation by the statistics over all processes, differentiable through these statistics.
 
-    By torch's kernels for given statistics, which take one pass; the way of a gradient through the statistics is added:
-    Ioffe and Szegedy, Batch normalization, ICML 2015, section 3, with the sums taken over all processes.
+    Torch's kernels for given statistics do the work in one pass; the gradient through the statistics is added as in
+    Ioffe and Szegedy, Batch normalization, ICML 2015, section 3, with sums over all processes.
     """
 
     @staticmethod
@@ -85,14 +85,15 @@ class _Normalise(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         x, weight, mean, variance = context.saved_tensors
         inverse_deviation = torch.rsqrt(variance + context.eps)
-        # GPUs want the statistics in the place of those of a training batch as well, processors ignore them there.
+        # The GPU kernel also reads the statistics from the arguments meant for those of a training batch; the CPU
+        # kernel ignores these.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, mean, inverse_deviation, False, context.eps, (True, True, True)
         )
         sums = torch.stack([of_weight, of_bias])
         torch_distributed.all_reduce(sums)
         mean_of_weight, mean_of_bias = sums / (x.numel() // x.shape[1] * distributed.world_size())
-        # What reaches x through the statistics is, in each channel, linear in x: again a normalisation.
+        # In each channel, the gradient through the statistics is linear in x, so it is computed as a normalisation.
         scale = weight * inverse_deviation
         of_x -= functional.batch_norm(
             x, mean, variance, scale * mean_of_weight, scale * mean_of_bias, False, 0.0, context.eps

@@ -30,14 +30,14 @@ SEGMENTATION_METHODS = frozenset({"without_adaptation", "supervised"})
 """Methods that train E, C1 and C2 on labelled slices of one domain, and nothing else."""
 
 TRANSLATING_METHODS = frozenset({"sifa", "image_alignment", "image_and_prediction_alignment", "prior_sifa"})
-"""Methods that draw slices of one domain in the look of the other."""
+"""Methods that translate slices of one domain to the appearance of the other."""
 
 ADAPTING_METHODS = TRANSLATING_METHODS | {"output_alignment"}
-"""Methods that learn from the target's slices, and so can end with self-training on them."""
+"""Methods that learn from unlabelled target slices, and so can end with self-training on them."""
 
 
 class LossWeights(Frozen):
-    """The lambdas of eq. 6, by the network that they move; values of section III-C."""
+    """Weights of the losses: the lambdas of eq. 6 with the values of section III-C, and two terms beyond the paper."""
 
     cycle: float = Field(10.0, ge=0, description="Cycle consistency of both domains (paper, lambda_cyc).")
     segmentation: float = Field(1.0, ge=0, description="Segmentation by C1 (paper, lambda_seg 1).")
@@ -87,13 +87,13 @@ NO_AUGMENTATION = AugmentationSettings(
     enabled=False, rotation_degrees=0, scaling=0, shear_degrees=0, translation=0, gamma=0, contrast=0, brightness=0,
     noise=0,
 )  # fmt: skip
-"""What `augmentation.enabled=false` comes to."""
+"""Settings used in place of others where `augmentation.enabled` is false."""
 
 
 class SelfTrainingSettings(IntensityAugmentation):
-    """The last part of a training, on what the moving average is sure of in target slices (`self_training.py`).
+    """Settings of the last part of a training, on target labels the moving average is sure of (`self_training.py`).
 
-    The intensities are those of the slices that the networks are shown; the moving average sees them as they are.
+    The intensity changes apply to the slices that the networks see; the moving average sees them unchanged.
     """
 
     share: float = Field(0.3, ge=0, lt=1, description="Share of the iterations; 0: none (paper).")
@@ -111,7 +111,7 @@ class SelfTrainingSettings(IntensityAugmentation):
 
 
 class TrainingConfig(Frozen):
-    """How to train."""
+    """All settings of a training."""
 
     method: Method = Field("sifa", description="What is trained; the others are SIFA's ablations and bounds.")
     iterations: int = Field(20_000, ge=1, description="Number of iterations (paper: 20,000).")
@@ -169,14 +169,14 @@ class TrainingConfig(Frozen):
 
 
 def main_iterations(config: TrainingConfig) -> int:
-    """Iterations before the self-training, which needs a moving average for its teacher; all where there is none."""
+    """Number of iterations before self-training; all of them without self-training, whose teacher is the average."""
     teaches = config.method in ADAPTING_METHODS and config.ema_decay > 0
     share = config.self_training.share if teaches else 0.0
     return config.iterations - round(share * config.iterations)
 
 
 def labels_target_at(config: TrainingConfig, done: int) -> bool:
-    """Whether the volumes of the target are labelled after `done` iterations, for those that follow."""
+    """Whether the target's volumes are to be labelled after `done` iterations, for the iterations that follow."""
     first, times = main_iterations(config), config.self_training.labellings
     if done < first or done == config.iterations or times == 0:
         return False
@@ -184,12 +184,12 @@ def labels_target_at(config: TrainingConfig, done: int) -> bool:
 
 
 def labelled_domain(config: TrainingConfig) -> Domain:
-    """Whose labels the method trains on."""
+    """Domain whose labels the method trains on."""
     return "target" if config.method == "supervised" else "source"
 
 
 def segmented_domain(config: TrainingConfig) -> Domain:
-    """Whose slices the exported model is for, and its batch norm of."""
+    """Domain that the exported model segments, and that its batch norm statistics come from."""
     return "source" if config.method == "without_adaptation" else "target"
 
 
@@ -198,7 +198,7 @@ WITHOUT_ADDITIONS: dict[str, Any] = {
     "loss_weights": {"random_contrast": 0.0},
     "self_training": {"share": 0.0, "labellings": 0, "random_contrast": 0.0},
 }
-"""What `recommended` adds to the losses and the course of a training, left out again."""
+"""Settings that turn off what `recommended` adds to the losses and the course of a training."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "recommended": {},
@@ -214,7 +214,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
-    # The bounds are the paper's, but for C2, which learns beside C1 in them as in all others.
+    # The bounds are the paper's, except that C2 is trained alongside C1 as in SIFA.
     "without_adaptation": WITHOUT_ADDITIONS,
     "supervised": WITHOUT_ADDITIONS,
     # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
@@ -226,10 +226,14 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def make_config(preset: str = "recommended", /, **settings: Any) -> TrainingConfig:
-    """The preset, with what the method asks for and then `settings` in its place; nested settings as dictionaries.
+    """Make the settings of a training from a preset.
+
+    Args:
+        preset: Name of one of `PRESETS`.
+        settings: Settings that override those of the preset and of the method; nested ones as dictionaries.
 
     Raises:
-        InputError: Unknown preset or setting, or a value out of bounds; names the setting.
+        InputError: The preset or a setting is unknown, or a value is out of bounds; the message names it.
     """
     if preset not in PRESETS:
         raise InputError(f"The preset '{preset}' is unknown", f"choose {' or '.join(PRESETS)}")
@@ -244,16 +248,16 @@ def make_config(preset: str = "recommended", /, **settings: Any) -> TrainingConf
 
 
 def baseline_config(config: TrainingConfig, iterations: int) -> TrainingConfig:
-    """Settings of the training without adaptation that one with `config` compares itself with."""
+    """Settings of the training without adaptation that a training with `config` is compared with."""
     own = {"method": "without_adaptation", "iterations": iterations}
     return TrainingConfig.model_validate(merge(config.model_dump(), METHOD_SETTINGS["without_adaptation"] | own))
 
 
 def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
-    """Settings for `make_config` with `name=value` and `group.name=value` texts in their place.
+    """Override settings for `make_config` by texts such as `name=value` and `group.name=value`.
 
     Raises:
-        InputError: A text is not of that form. Names and values are checked by `make_config`.
+        InputError: A text does not have that form. Names and values are left for `make_config` to check.
     """
     merged = settings
     for text in texts:
@@ -269,7 +273,7 @@ def with_settings(settings: dict[str, Any], texts: Iterable[str]) -> dict[str, A
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with others in their place, group by group."""
+    """Override nested settings by others, group by group; neither dictionary is changed."""
     merged = dict(base)
     for key, value in over.items():
         nested = merged.get(key)
@@ -278,7 +282,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Name, value and description of every setting; nested ones as `loss_weights.cycle`."""
+    """Yield name, value and description of every setting; nested ones are named as in `loss_weights.cycle`."""
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, BaseModel):

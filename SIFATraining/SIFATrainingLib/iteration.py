@@ -1,4 +1,4 @@
-"""What an iteration of training is, whatever the method: slices in, networks moved, losses out."""
+"""Interface of one training iteration, common to all methods: slices in, networks updated, losses out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from torch import Tensor
 from .players import Player
 
 Losses = dict[str, Tensor]
-"""Losses by name, detached scalars, unweighted."""
+"""Unweighted losses by name, as detached scalars."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices of one iteration: source and target (B, 1, H, W) in [-1, 1], labels of the source (B, H, W).
+    """Slices of one iteration.
 
-    `pseudo_labels` are what the networks themselves have said of the target's slices, if they were asked; see `losses`.
+    Attributes:
+        source: Labelled slices (B, 1, H, W) in [-1, 1]; those of the target for the supervised bound.
+        labels: Their labels (B, H, W).
+        target: Slices of the target (B, 1, H, W) in [-1, 1].
+        pseudo_labels: Labels (B, H, W) that the networks themselves gave the target's slices, with values as in
+            `losses`; None if there are none.
     """
 
     source: Tensor
@@ -27,20 +32,20 @@ class Batch:
 
 
 class Iteration(Protocol):
-    """What the training loop asks of a method."""
+    """What a method provides to the training loop."""
 
     def step(self, batch: Batch) -> Losses:
-        """Update the networks once."""
+        """Update the networks once and return the losses."""
         ...
 
     def players(self) -> dict[str, Player]:
-        """What moves, by name."""
+        """Return the players, each a group of networks with its optimiser, by name."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimisers and pools, for a checkpoint."""
+        """Return the state of optimisers and pools, for a checkpoint."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Restore a state that `state_dict` returned."""
         ...

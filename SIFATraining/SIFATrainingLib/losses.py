@@ -1,8 +1,8 @@
 """The losses of SIFA (Chen et al., IEEE TMI 2020, section III; constants from the authors' public code).
 
 Every loss is a scalar in float32 (float64 for float64), whatever the precision of its input. Class maps have shape
-(B, K, H, W), labels (B, H, W) with values 0 (background) to K - 1, or `IGNORED` where a pixel has no say; sums over
-"the batch" run over all processes that train together.
+(B, K, H, W), labels (B, H, W) with values 0 (background) to K - 1, or `IGNORED` for pixels to leave out. Sums over
+"the batch" include the batches of all processes that train together.
 """
 
 from __future__ import annotations
@@ -14,35 +14,41 @@ from torch.nn import functional
 from . import distributed
 
 IGNORED = 255
-"""Label of pixels that are left out of a segmentation loss."""
+"""Label of pixels to leave out of segmentation losses."""
 
 
 def cycle_loss(reconstructed: Tensor, original: Tensor) -> Tensor:
-    """Cycle consistency, eq. 2: mean absolute error."""
+    """Cycle-consistency loss (eq. 2): mean absolute error."""
     return functional.l1_loss(_precise(reconstructed), _precise(original))
 
 
 class LeastSquaresAdversarial:
-    """Least-squares GAN (Mao et al., ICCV 2017), as the authors' code trains SIFA: real is 1, fake is 0."""
+    """Least-squares GAN loss (Mao et al., ICCV 2017), as in the authors' code; targets are 1 for real and 0 for fake.
+
+    `real` and `fake` are a discriminator's scores, of any shape.
+    """
 
     def generator(self, fake: Tensor) -> Tensor:
-        """What the maker of `fake` minimises: mean (D - 1)^2."""
+        """Loss of the network that made the fakes: mean (D_fake - 1)^2."""
         return (_precise(fake) - 1).square().mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises: half of mean (D_real - 1)^2 + mean D_fake^2."""
+        """Loss of the discriminator: half of (mean (D_real - 1)^2 + mean D_fake^2)."""
         return 0.5 * ((_precise(real) - 1).square().mean() + _precise(fake).square().mean())
 
 
 class LogAdversarial:
-    """The GAN of eqs. 1, 4, 5, D giving logits; generators minimise -log D, which does not saturate."""
+    """Original GAN loss (eqs. 1, 4, 5); generators minimise -log D, which does not saturate.
+
+    `real` and `fake` are a discriminator's scores, of any shape, taken as logits of D.
+    """
 
     def generator(self, fake: Tensor) -> Tensor:
-        """What the maker of `fake` minimises: mean -log D."""
+        """Loss of the network that made the fakes: mean -log D_fake."""
         return functional.softplus(-_precise(fake)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """What the discriminator minimises: half of mean -log D_real + mean -log(1 - D_fake)."""
+        """Loss of the discriminator: half of (mean -log D_real + mean -log(1 - D_fake))."""
         return 0.5 * (functional.softplus(-_precise(real)).mean() + functional.softplus(_precise(fake)).mean())
 
 
@@ -50,13 +56,13 @@ AdversarialLoss = LeastSquaresAdversarial | LogAdversarial
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: float = 0.0) -> Tensor:
-    """Cross-entropy, each class weighted by 1 - its share of the batch's pixels, averaged over all pixels (eq. 3).
+    """Cross-entropy with classes weighted by 1 - their share of the batch's pixels, averaged over pixels (eq. 3).
 
     Args:
         logits: (B, K, H, W).
-        labels: (B, H, W).
-        probability_floor: The authors clip probabilities from below at 0.005, which leaves no gradient where the
-            network is confidently wrong; 0 takes the exact log-softmax.
+        labels: (B, H, W). Ignored pixels count in the average, with a loss of 0.
+        probability_floor: Lower bound to which probabilities are clipped. The authors use 0.005, which leaves no
+            gradient where the network is confidently wrong; 0 uses the exact log-softmax.
     """
     classes = logits.shape[1]
     counts = distributed.sum_with_gradient(_one_hot(labels, classes).sum((0, 2, 3)).to(torch.float32))
@@ -65,7 +71,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: fl
         log_probabilities = torch.softmax(_precise(logits), 1).clamp(probability_floor, 1).log()
     else:
         log_probabilities = torch.log_softmax(_precise(logits), 1)
-    # nll_loss would divide by the sum of the weights; the authors divide by the number of pixels.
+    # The mean of nll_loss divides by the sum of the weights; the authors divide by the number of pixels.
     total: Tensor = functional.nll_loss(
         log_probabilities, labels.long(), weights.to(log_probabilities.dtype), ignore_index=IGNORED, reduction="sum"
     )
@@ -73,7 +79,10 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, probability_floor: fl
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - mean over the K classes of 2 sum(p y) / (sum p^2 + sum y + 1e-7), sums over the whole batch (eq. 3)."""
+    """Soft Dice loss (eq. 3): 1 - mean over the K classes of 2 sum(p y) / (sum p^2 + sum y + 1e-7).
+
+    The sums are over the whole batch, without ignored pixels.
+    """
     probabilities = torch.softmax(_precise(logits), 1) * (labels != IGNORED)[:, None]
     truth = _one_hot(labels, logits.shape[1]).to(probabilities.dtype)
     over_pixels = (0, 2, 3)
@@ -91,12 +100,12 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, probability_floor: float = 0.0) -> Tensor:
-    """L_seg of eq. 3: weighted cross-entropy + soft Dice."""
+    """Segmentation loss L_seg (eq. 3): weighted cross-entropy + soft Dice."""
     return weighted_cross_entropy(logits, labels, probability_floor) + soft_dice_loss(logits, labels)
 
 
 def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    """Masks (B, K, H, W) of the classes; a pixel that is ignored is in none."""
+    """Return one mask per class, (B, K, H, W) bool; ignored pixels belong to none."""
     return labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
 
 

@@ -25,16 +25,16 @@ ENCODER_STRIDE = 8
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels at a fraction of the paper's width: a multiple of 4, so that zero-padded shortcuts split evenly."""
+    """Scale a number of channels by `width`, to a multiple of 4 so that the zero-padding of shortcuts splits evenly."""
     return max(4, 4 * round(channels * width / 4))
 
 
 class InstanceNorm(nn.InstanceNorm2d):
     """Instance normalisation (eps 1e-6) with scale and shift.
 
-    On a CPU as the batch norm of each slice alone, which computes the same. Torch's instance norm loses the
-    channels-last layout that the convolutions around it are fastest in, and takes several times as long; so does its
-    group norm, most of all in bfloat16.
+    On a CPU it runs as batch norm on one slice at a time, which is equivalent. Torch's instance norm gives up the
+    channels-last layout in which the surrounding convolutions are fastest, and takes several times as long; so does
+    its group norm, most of all in bfloat16.
     """
 
     def __init__(self, channels: int) -> None:
@@ -50,7 +50,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def _initialise(module: nn.Module, sigma: float) -> None:
-    """Weights of every convolution: normal, cut at two sigma; biases zero."""
+    """Initialise all convolutions: weights from a normal distribution truncated at two sigma, biases at zero."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.trunc_normal_(layer.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
@@ -59,9 +59,9 @@ def _initialise(module: nn.Module, sigma: float) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each with its norm; ReLU between them and after the sum.
+    """Two 3x3 convolutions, each followed by normalisation, with ReLU between them and after the sum.
 
-    Where the block widens, the shortcut is the identity between zero channels, half of the new ones on either side.
+    Where the number of channels grows, the shortcut is padded with zero channels, half of them on either side.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """G_t: the source slice drawn in the look of the target; the CycleGAN generator with 9 residual blocks.
+    """G_t: translates a source slice to the target's appearance; the CycleGAN generator with 9 residual blocks.
 
-    (B, 1, H, W) -> (B, 1, H, W), both in [-1, 1]: the network adds to its input, so it starts near the identity.
+    (B, 1, H, W) -> (B, 1, H, W), both in [-1, 1]. Its output is added to its input, so it starts near the identity.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -117,9 +117,9 @@ class Generator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E: the features that image alignment, feature alignment and segmentation share.
+    """E: computes the features shared by image alignment, feature alignment and segmentation.
 
-    (B, 1, H, W) -> features (B, 512 w, H/8, W/8) for C1 and U, and lower features of the same shape for C2.
+    (B, 1, H, W) -> features (B, 512 w, H/8, W/8) for C1 and U, and lower features of the same shape for C2; w: width.
     C16, R16, M, R32, M, 2 R64, M, 2 R128, 4 R256, 2 R512 (lower tap), 2 D512 (dilation 2), 2 C512 (section III-D).
     """
 
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         self._norms = [layer for layer in self.modules() if isinstance(layer, BatchNorm)]
 
     def forward(self, x: Tensor, tracking: bool = False) -> tuple[Tensor, Tensor]:
-        """Features and lower features; `tracking` lets the running statistics of batch norm follow this batch."""
+        """Return features and lower features; with `tracking`, this batch updates batch norm's running statistics."""
         for norm in self._norms:
             norm.tracking = tracking
         lower = self.lower(x)
@@ -154,9 +154,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """U: the features drawn as a source slice; with E it is the generator target -> source.
+    """U: turns features into a source-like slice; E and U together are the generator from target to source.
 
-    features (B, 512 w, H/8, W/8) and the slice that they were encoded from (B, 1, H, W) -> (B, 1, H, W) in [-1, 1].
+    Features (B, 512 w, H/8, W/8) and the slice (B, 1, H, W) they were encoded from -> (B, 1, H, W) in [-1, 1].
     """
 
     def __init__(self, features: int, width: float = 1.0, dropout: float = 0.25) -> None:
@@ -179,9 +179,9 @@ class Decoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """C1 and C2: class logits (B, K, H, W) of features (B, C, H/8, W/8), K counting the background.
+    """C1 and C2: map features (B, C, H/8, W/8) to class logits (B, K, H, W), where K includes the background.
 
-    The upsampling keeps half-pixel centres, so a mirrored slice gives the mirrored prediction.
+    Upsampling uses half-pixel centres, so mirrored features give mirrored logits.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -195,9 +195,9 @@ class Classifier(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: PatchGAN that scores overlapping patches of 70 x 70 pixels.
+    """D: a PatchGAN that scores overlapping patches of 70 x 70 pixels.
 
-    (B, inputs, H, W) -> (B, outputs, h, w); 35 x 35 scores for 256 x 256 pixels. The first layer has no norm.
+    (B, inputs, H, W) -> (B, outputs, h, w); 35 x 35 scores for 256 x 256 pixels. The first layer is not normalised.
     """
 
     def __init__(self, inputs: int, outputs: int = 1, width: float = 1.0) -> None:
@@ -225,9 +225,9 @@ class Networks(nn.Module):
     """All nine networks of SIFA.
 
     Args:
-        classes: K, the structures and the background.
-        width: Fraction of the paper's channels.
-        decoder_dropout: Dropout in the residual blocks of U while it trains.
+        classes: K, the number of structures plus the background.
+        width: Number of channels as a fraction of the paper's.
+        decoder_dropout: Dropout probability in the residual blocks of U during training.
     """
 
     def __init__(self, classes: int, width: float = 1.0, decoder_dropout: float = 0.25) -> None:
@@ -243,11 +243,11 @@ class Networks(nn.Module):
         self.lower_prediction_discriminator = Discriminator(classes, 1, width)
 
     def segmentation_network(self) -> SegmentationNetwork:
-        """E and C1, not copied: what is exported, and so what is averaged."""
+        """Return E and C1, not copied, as the network that is averaged and exported."""
         return SegmentationNetwork(self.encoder, self.classifier)
 
     def segmentor_parameters(self) -> list[nn.Parameter]:
-        """Parameters of E, C1 and C2, which one optimiser moves together."""
+        """Return the parameters of E, C1 and C2, which share one optimiser."""
         return [
             *self.encoder.parameters(),
             *self.classifier.parameters(),
@@ -256,9 +256,9 @@ class Networks(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """E, then C1, then softmax: all that a user of a trained model needs.
+    """E, C1 and softmax: the part of the networks that segments.
 
-    (B, 1, H, W) -> (B, K, H, W), sum 1, in float32 at least: in bfloat16 no probability near 1 is told from another.
+    (B, 1, H, W) -> (B, K, H, W) with sum 1, in at least float32: bfloat16 can't resolve probabilities close to 1.
     """
 
     def __init__(self, encoder: nn.Module, classifier: nn.Module) -> None:
@@ -273,7 +273,7 @@ class SegmentationNetwork(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several models' probabilities in the mean: (B, 1, H, W) -> (B, K, H, W), sum 1."""
+    """Mean of the probabilities of several models: (B, 1, H, W) -> (B, K, H, W) with sum 1."""
 
     def __init__(self, members: Iterable[SegmentationNetwork]) -> None:
         super().__init__()
@@ -285,10 +285,10 @@ class Ensemble(nn.Module):
 
 @torch.no_grad()
 def reestimate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of `encoder` by their average over `batches` of slices (B, 1, H, W).
+    """Replace the running statistics of `encoder` by the average statistics of `batches` of slices (B, 1, H, W).
 
-    The exported model normalises by these. They come from the slices of one domain, with the final weights, where
-    the running averages of training remember only its last few batches (method: half a point of Dice and more).
+    The exported model normalises by these. Unlike the running averages of training, which reflect only its last few
+    batches, they use the final weights and as many slices of one domain as are given.
     """
     norms = [layer for layer in encoder.modules() if isinstance(layer, BatchNorm)]
     was_training = encoder.training

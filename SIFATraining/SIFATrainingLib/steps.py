@@ -1,4 +1,4 @@
-"""How those who wait for something long are told how far it is."""
+"""Progress reports of long operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Step:
-    """A part that is about to be done, such as a volume to be read: parts behind and in all, and what it is."""
+    """A step that is about to begin, such as reading one of several volumes.
+
+    Attributes:
+        done: Number of steps completed.
+        total: Number of steps in all.
+        message: What this step does.
+    """
 
     done: int
     total: int
@@ -19,13 +25,13 @@ class Step:
         return self.message
 
     def event(self, stage: str) -> dict[str, Any]:
-        """What a job's `progress` event says of it."""
+        """Return the data of a job's `progress` event about this step."""
         return {"stage": stage, "done": self.done, "total": self.total, "message": self.message}
 
 
 Report = Callable[[Step], None]
-"""Told of each step; what it raises ends the work, and leaves nothing behind."""
+"""Called before each step; an exception raised by it ends the operation, which leaves nothing behind."""
 
 
 def say_nothing(_: Step) -> None:
-    """A report for those who don't wait."""
+    """Ignore the step: the report of callers that don't show progress."""
