@@ -1,4 +1,4 @@
-"""Slices of a prepared data set as augmented batches, and the order in which they come."""
+"""Augmented batches from a prepared data set, and the order of its slices in them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from .dataset import FULL_SCALE, PreparedDataset
 from .iteration import Batch
 from .transfer import moved
 
-SPREAD_SLICES = 512  # More change the averages that are taken of them by less than their last digits.
+SPREAD_SLICES = 512  # More would not change the averages taken over them noticeably.
 
 
 class SliceOrder:
     """The order in which `count` slices are shown: a new random permutation each epoch.
 
-    A function of seed and position alone, so that nothing about it needs to be saved.
+    It depends only on seed and position, so checkpoints need not save anything about it.
     """
 
     def __init__(self, count: int, seed: int, stream: str) -> None:
-        """`stream` tells the orders of one seed apart, such as those of the two domains."""
+        """Create the order for a seed; `stream` distinguishes orders with the same seed, such as one per domain."""
         self.count, self._key = count, f"{seed} {stream}"
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def at(self, start: int, count: int) -> NDArray[np.int64]:
-        """Indices of the `count` slices from position `start` of the endless sequence on."""
+        """Return the indices of `count` slices, starting at position `start` of the endless sequence."""
         positions = np.arange(start, start + count)
         return np.array([self._index(*divmod(int(position), self.count)) for position in positions], np.int64)
 
@@ -55,7 +55,7 @@ class SliceOrder:
 
 
 class SliceStore:
-    """Slices that are fetched by index: on the device when they are resident, else from the memory-mapped file."""
+    """Slices to fetch by index, either resident on the device or read from a memory-mapped file."""
 
     def __init__(self, array: NDArray[Any], device: torch.device, *, resident: bool) -> None:
         self.device = device
@@ -63,20 +63,23 @@ class SliceStore:
         self._resident = torch.from_numpy(np.array(array)).to(device) if resident else None
 
     def read(self, indices: NDArray[np.int64]) -> Tensor:
-        """Slices (b, size, size) in the array's own type: on the device if resident, else on the host, ready to go."""
+        """Return slices (b, size, size) in the array's type: on the device if resident, else on the host.
+
+        On the host they are in pinned memory if the device is a GPU.
+        """
         if self._resident is not None:
             return self._resident[moved(torch.from_numpy(indices), self.device)]
         rows = torch.from_numpy(np.stack([self._array[index] for index in indices]))
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
     def fetch(self, indices: NDArray[np.int64]) -> Tensor:
-        """Slices (b, size, size) on the device, in the array's own type."""
+        """Return slices (b, size, size) on the device, in the array's type."""
         return moved(self.read(indices), self.device)
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """Slices of a batch as they are stored: labelled ones, their labels, target, its pseudo-labels if there are any."""
+    """Slices and labels of a batch in their stored types, each (b, size, size)."""
 
     labelled: Tensor
     labels: Tensor
@@ -84,7 +87,7 @@ class _Stored:
     pseudo_labels: Tensor | None
 
     def on(self, device: torch.device) -> _Stored:
-        """The same, on a device."""
+        """Copy to a device."""
         return _Stored(
             moved(self.labelled, device),
             moved(self.labels, device),
@@ -94,7 +97,7 @@ class _Stored:
 
 
 class BatchSource:
-    """Augmented batches for the training loop; batch i is a function of the data set, the seed and i."""
+    """Augmented batches for the training loop; batch i depends only on the data set, the settings, the seed and i."""
 
     def __init__(
         self,
@@ -112,25 +115,25 @@ class BatchSource:
         """
         Args:
             dataset: The prepared data set.
-            labelled_domain: Whose labels are trained on: the source's, but for the supervised bound.
-            settings: Of the augmentation.
-            batch: Slices of each domain in this process's share.
-            seed: Of order and augmentation.
-            device: Where the slices go.
-            processes: Processes that train together.
-            rank: This process's number among them.
-            budget_bytes: Data sets up to this size are kept on the device.
+            labelled_domain: Domain whose labels are trained on: the source, or the target for the supervised bound.
+            settings: Augmentation settings.
+            batch: Number of slices of each domain in this process's share of a batch.
+            seed: Seed for order and augmentation.
+            device: Device on which batches are made.
+            processes: Number of processes that train together.
+            rank: Number of this process among them, from 0.
+            budget_bytes: Largest size of a data set that is kept on the device; larger ones are streamed.
         """
         labelled, unlabelled = dataset.slices(labelled_domain), dataset.slices("target")
         labels = dataset.labels(labelled_domain)
-        # Pseudo-labels, should there be some, are half as large as the slices.
+        # Pseudo-labels, which may come later, take half as much memory as the slices.
         fits = labelled.nbytes + labels.nbytes + unlabelled.nbytes * 3 // 2 <= budget_bytes
         self._labelled = SliceStore(labelled, device, resident=fits)
         self._labels = SliceStore(labels, device, resident=fits)
         self._target = SliceStore(unlabelled, device, resident=fits)
         self._pseudo_labels: SliceStore | None = None
         self.resident = fits
-        # Reads the next batch while the device works on this one.
+        # Reads the next batch while the device works on the current one.
         self._reader = None if fits else ThreadPoolExecutor(1, "SIFA batches")
         self._ahead: dict[int, Future[_Stored]] = {}
         self._labelled_order = SliceOrder(len(labelled), seed, "labelled")
@@ -142,7 +145,7 @@ class BatchSource:
         self._total, self._start, self._stop = batch * processes, batch * rank, batch * (rank + 1)
 
     def batch(self, iteration: int) -> Batch:
-        """This process's share of batch `iteration` (from 0): float32, contiguous in the channels-last order."""
+        """Return this process's share of batch `iteration` (from 0), in float32 and channels-last order."""
         stored = self._stored(iteration)
         host = torch.Generator().manual_seed(_stream_seed(self._seed, "augmentation", iteration))
         source, grid = self._augment(as_slices(stored.labelled), host)
@@ -153,16 +156,19 @@ class BatchSource:
         return Batch(source, warp_labels(stored.labels, grid), x_t, pseudo_labels)
 
     def set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
-        """From now on batches have these labels (n, size, size) of the target's slices, see `losses`."""
+        """Add these labels (n, size, size) of the target's slices to all later batches; values as in `losses`."""
         self._pseudo_labels = SliceStore(labels, self._device, resident=self.resident)
-        # What was read ahead has other labels.
+        # The batch that was read ahead still has the old labels.
         self._ahead = {}
 
     def preview(self) -> Batch:
-        """A slice of each domain as it is, one that is good to look at."""
+        """Return one slice of each domain for previews, without augmentation.
+
+        They are the labelled slice with the most structures of up to 64, and the middle slice of a target volume.
+        """
         candidates = np.unique(np.linspace(0, self._labelled_order.count - 1, 64).astype(np.int64))
         labels = self._labels.fetch(candidates).flatten(1)
-        # The one with the most structures, and of those the one with the most of them.
+        # The slice with the most structures; of those, the one with the most labelled pixels.
         best = max(range(len(candidates)), key=lambda row: (len(labels[row].unique()), int((labels[row] > 0).sum())))
         labelled, target = candidates[[best]], np.array([self._target_middle])
         return Batch(
@@ -172,10 +178,10 @@ class BatchSource:
         )
 
     def _stored(self, iteration: int) -> _Stored:
-        """What batch `iteration` is made of, on the device."""
+        """Return the stored slices and labels of batch `iteration`, on the device."""
         if self._reader is None:
             return self._read(iteration)
-        # All reading is the reader's: the orders are not made for two threads.
+        # Only the reader thread reads, as the orders are not thread-safe.
         reading = self._ahead.get(iteration) or self._reader.submit(self._read, iteration)
         self._ahead = {iteration + 1: self._reader.submit(self._read, iteration + 1)}
         return reading.result().on(self._device)
@@ -197,7 +203,7 @@ class BatchSource:
         affine = draw_affine(self._total, self._settings, host)
         changes = draw_intensity_changes(self._total, self._settings, host)
         grid = sampling_grid(moved(affine[self._start : self._stop], self._device), slices.shape)
-        # Drawn for the whole batch on the device, where it costs little; from a seed that the host drew.
+        # Noise is drawn on the device, where it costs little, for the whole batch and from a seed drawn on the host.
         noise_seed = int(torch.randint(2**62, (), generator=host))
         generator = torch.Generator(self._device).manual_seed(noise_seed)
         shape = (self._total, *slices.shape[1:])
@@ -208,9 +214,12 @@ class BatchSource:
 
 
 def spread_batches(slices: NDArray[np.int16], batch: int, count: int = SPREAD_SLICES) -> Iterator[Tensor]:
-    """Slices (b, 1, size, size) in [-1, 1] spread over a domain (n, size, size), in whole batches where it has one.
+    """Yield random slices of a domain in batches (b, 1, size, size) in [-1, 1], the same at every call.
 
-    There are `count` slices in all, or fewer.
+    Args:
+        slices: All slices of the domain, (n, size, size), as stored.
+        batch: Size of the batches. An incomplete last batch is left out, unless it is the only one.
+        count: Number of slices at most.
     """
     order = np.random.default_rng(0).permutation(len(slices))[:count]
     for start in range(0, max(len(order) - batch, 0) + 1, batch):
@@ -218,7 +227,7 @@ def spread_batches(slices: NDArray[np.int16], batch: int, count: int = SPREAD_SL
 
 
 def as_slices(stored: Tensor) -> Tensor:
-    """Stored slices (b, size, size) int16 as network inputs (b, 1, size, size) in [-1, 1]."""
+    """Convert stored slices (b, size, size) int16 to network inputs (b, 1, size, size) float32 in [-1, 1]."""
     return stored[:, None].float() / FULL_SCALE
 
 
@@ -228,5 +237,5 @@ def _stream_seed(seed: int, stream: str, position: int) -> int:
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Seed torch's global generators (dropout, image pools) for one iteration of one process."""
+    """Seed torch's global generators (dropout, image pools, ...) for one iteration of one process."""
     torch.manual_seed(_stream_seed(seed, f"process {rank}", iteration))

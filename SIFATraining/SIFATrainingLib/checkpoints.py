@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole or not there, the last two kept."""
+"""Checkpoints of a training: written atomically, the last two are kept."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ KEPT = 2
 
 
 class CheckpointError(InputError):
-    """The checkpoint does not fit the disk, or the folder can't be written to; the ones before it are as they were."""
+    """A checkpoint can't be written, because the disk is full or the folder read-only; earlier ones are unaffected."""
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """Checkpoints in the folder, oldest first."""
+    """Return the checkpoints in a folder, oldest first."""
     return sorted(folder.glob("iteration_*.pt"))
 
 
 def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
-    """Write the state after `iteration` iterations; then drop all but the last two.
+    """Write the state after `iteration` iterations, then delete all checkpoints but the last two.
 
     Raises:
-        CheckpointError: No space, or no permission; nothing of the file stays behind.
+        CheckpointError: No space or no permission; no partial file remains.
+        RuntimeError: The device failed.
     """
     path = folder / f"iteration_{iteration:08d}.pt"
     try:
@@ -41,29 +42,29 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
     except (OSError, RuntimeError) as error:
         if _is_of_device(error, folder):
             raise
-        # torch reports a full disk as a RuntimeError of its writer, in words that help nobody.
+        # torch reports a full disk as a RuntimeError of its writer, with a message of no use to a user.
         raise CheckpointError(
             f"The checkpoint of iteration {iteration} can't be written to {folder}", unwritable(folder, error).advice
         ) from error
     for old in checkpoint_paths(folder)[:-KEPT]:
-        # On Windows not while an export reads it: the next time.
+        # Windows does not delete a file that an export is reading; a later call will.
         with suppress(PermissionError):
             old.unlink()
     return path
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
+    """Read a checkpoint to a device; no code in it is executed.
 
     Raises:
         InputError: The file is damaged.
-        OSError: The disk does not give it.
-        RuntimeError: The device's memory does not hold it, or the device fails.
+        OSError: The file can't be read.
+        RuntimeError: The device's memory is too small, or the device failed.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many types here, all of which mean this
-        # A place in the file that it does not have is an invalid argument.
+    except Exception as error:  # torch raises many types for damaged files
+        # In a damaged file torch may seek to a position that does not exist (EINVAL).
         is_of_disk = isinstance(error, OSError) and error.errno != errno.EINVAL
         if is_of_disk or _is_of_device(error, path.parent):
             raise
@@ -73,15 +74,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 @contextmanager
 def loading_from(path: Path) -> Iterator[None]:
-    """Load a checkpoint's states into networks in the block.
+    """Turn errors of loading a checkpoint's states, in the block, into errors about the file at `path`.
 
     Raises:
-        InputError: It is none of these networks.
+        InputError: The checkpoint belongs to networks with other settings.
     """
     try:
         yield
     except (KeyError, RuntimeError, TypeError) as error:
-        # A GPU may fail here, too.
+        # A failing GPU raises a RuntimeError, too.
         if isinstance(error, RuntimeError) and "state_dict" not in str(error):
             raise
         raise InputError(
@@ -91,7 +92,7 @@ def loading_from(path: Path) -> Iterator[None]:
 
 
 def _is_of_device(error: Exception, folder: Path) -> bool:
-    """Whether something failed on a GPU, and not with a file in a folder, which errors name."""
+    """Whether an error came from the device and not from a file in `folder`, whose path it may contain."""
     said = str(error).replace(str(folder), "")
     named = any(word in said for word in ("CUDA", "NCCL", "MPS"))
     return not isinstance(error, OSError) and (out_of_memory(error) or named)

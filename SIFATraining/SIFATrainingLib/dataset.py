@@ -9,7 +9,7 @@ target_labels.npy  only where the data set was prepared for the supervised bound
 monitor_slices.npy, monitor_labels.npy  only where there are references to watch a training by
 ```
 
-Arrays are opened memory-mapped. Nothing of the target but its slices is read by what trains, unless the method is
+Arrays are opened memory-mapped. Training reads the target's slices but never its labels, unless the method is
 `supervised`.
 """
 
@@ -38,12 +38,12 @@ SetName = Literal["source", "target", "monitor"]
 
 
 def domain_of(name: SetName) -> Domain:
-    """Of which domain the volumes of a set are."""
+    """Domain to which the volumes of a set belong."""
     return "source" if name == "source" else "target"
 
 
 class VolumeEntry(Frozen):
-    """One volume of a set: patient, file name, and its slices `start` up to and without `stop`."""
+    """One volume of a set: its patient, the name of its image file, and its slices `start` to `stop` (exclusive)."""
 
     patient: str
     image: str
@@ -55,11 +55,11 @@ class DomainEntry(Frozen):
     """One domain of a prepared data set, or the monitor set.
 
     Attributes:
-        preprocessing: Of its volumes.
-        volumes: In the order of their slices.
-        labelled: Whether its labels were stored.
-        structures_ml: Of each structure, the range of volume that most of its labelled volumes had.
-        positions_mm: The same of the way from the other structures, mm, LPS.
+        preprocessing: How its volumes were preprocessed.
+        volumes: Its volumes, in the order of their slices.
+        labelled: Whether its labels are stored.
+        structures_ml: Usual range of each structure's volume in the labelled volumes, in ml.
+        positions_mm: Usual range of each structure's position relative to the others (`positions.py`), in mm, LPS.
     """
 
     preprocessing: Preprocessing
@@ -91,7 +91,7 @@ class PreparedDataset:
         """Open a folder that `prepare` wrote.
 
         Raises:
-            InputError: Not such a folder, or a file of it is missing or has another size than the manifest says.
+            InputError: The folder is not a prepared data set, or its manifest is damaged.
         """
         self.folder = Path(folder)
         path = self.folder / "manifest.json"
@@ -108,14 +108,14 @@ class PreparedDataset:
 
     @property
     def classes(self) -> int:
-        """K: the task's structures and the background."""
+        """K, the number of the task's structures plus the background."""
         return self.manifest.task.classes
 
     def entry(self, name: SetName) -> DomainEntry:
-        """The manifest's entry of a set.
+        """Return the manifest's entry of a set.
 
         Raises:
-            InputError: The data set was prepared without monitor volumes, and they are asked for.
+            InputError: It is the monitor set, and the data set was prepared without one.
         """
         entry: DomainEntry | None = getattr(self.manifest, name)
         if entry is None:
@@ -123,14 +123,18 @@ class PreparedDataset:
         return entry
 
     def slices(self, name: SetName) -> NDArray[np.int16]:
-        """Slices (n, size, size) of a set, times 32767, memory-mapped."""
+        """Return the slices (n, size, size) of a set, in [-1, 1] times 32767, memory-mapped.
+
+        Raises:
+            InputError: The set is not there, its file is missing or damaged, or does not match the manifest.
+        """
         return self._open(name, "slices", np.dtype(np.int16))
 
     def labels(self, name: SetName) -> NDArray[np.uint8]:
-        """Labels (n, size, size) of a set, memory-mapped.
+        """Return the labels (n, size, size) of a set, memory-mapped.
 
         Raises:
-            InputError: The data set was prepared without this set's labels.
+            InputError: The data set was prepared without these labels, or as for `slices`.
         """
         if not self.entry(name).labelled:
             raise InputError(

@@ -19,16 +19,17 @@ from .machine_memory import free_bytes_of_machine
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-_FULL = 0.1  # Share of a GPU's memory that is free when it counts as full.
+_FULL = 0.1  # A GPU counts as full when less than this share of its memory is free.
 
 T = TypeVar("T")
 
 
 def choose_device(device: str) -> str:
-    """`auto` -> the best that is there: CUDA, then MPS, then CPU.
+    """Resolve `auto` to the best usable device (CUDA, then MPS, then CPU); check and return any other.
 
     Raises:
-        InputError: Unknown, not on this machine, there and of no use, with the reason, or full.
+        InputError: The device is unknown, not on this machine, full or in use, or can't be used for another reason,
+            which the message gives.
     """
     if device not in DEVICES:
         raise InputError(f"The device '{device}' is unknown", f"choose {', '.join(DEVICES)}")
@@ -46,15 +47,15 @@ def choose_device(device: str) -> str:
 
 
 def unusable_gpu() -> str:
-    """Why the GPU that is there can't compute, now or ever; empty where it can, or where there is none.
+    """Return why this machine's GPU can't be used; an empty string if it can be, or if there is none.
 
-    `torch.cuda.is_available` may look no further than whether there is one (lightning_fabric has it ask the driver's
-    management library alone): neither whether the driver is as new as torch's build of CUDA wants it, nor whether that
-    build has kernels for so old, or so new, a GPU.
+    `torch.cuda.is_available` may only check that there is a GPU (lightning_fabric makes it ask just the driver's
+    management library). It then misses a driver that is too old for torch's build of CUDA, and a GPU that is too old or
+    too new for the kernels of that build.
 
     Raises:
-        InputError: It could, were it not full, or another process's alone: nothing is to be done on the CPU instead,
-            which may take days.
+        InputError: The GPU is full, or reserved by another process. This is an error so that no training falls back to
+            the CPU, where it may take days.
     """
     if not torch.cuda.is_available():
         return ""
@@ -72,11 +73,15 @@ def unusable_gpu() -> str:
 
 
 def has_kernels(capability: tuple[int, int], kernels: Iterable[str]) -> bool:
-    """Whether a build of torch with kernels such as `sm_90` and `compute_90` runs on a GPU of a compute capability.
+    """Whether a build of torch runs on a GPU of a given compute capability.
 
-    Binary code (`sm`) runs on its own major version from its own minor version on, code for a virtual architecture
-    (`compute`) on all later ones (NVIDIA, CUDA C++ Programming Guide, "Application Compatibility"). Of names that are
-    not of this form (ROCm's) nothing is known, and all is taken to be well.
+    Binary code (`sm`) runs on the same major version from its minor version on, code for a virtual architecture
+    (`compute`) on all later versions (NVIDIA, CUDA C++ Programming Guide, "Application Compatibility").
+
+    Args:
+        capability: Major and minor version of the GPU's compute capability.
+        kernels: What the build has kernels for, such as `sm_90` and `compute_90`. If no name has this form, as in
+            builds for ROCm, the answer is yes.
     """
     known = [match for kernel in kernels if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", kernel))]
     major, minor = capability
@@ -88,16 +93,16 @@ def has_kernels(capability: tuple[int, int], kernels: Iterable[str]) -> bool:
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """Device, autocast and process group of one process, started alone or by `torchrun`.
+    """Set up device, autocast and process group of this process, which was started alone or by `torchrun`.
 
-    Of what else starts processes, such as Slurm, nothing is taken: it may have started a script that trains alone.
+    Other launchers, such as Slurm, are ignored: they may have started a script that trains alone.
 
     Args:
         device: One of `DEVICES`.
-        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and CPUs that compute in it.
+        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and CPUs that compute in it natively.
 
     Raises:
-        InputError: The device is not there, or not for so many processes.
+        InputError: The device can't be used, or not by this many processes.
     """
     accelerator = choose_device(device)
     if precision == "auto":
@@ -117,7 +122,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
         )
     if accelerator == "mps" and processes > 1:
         raise InputError("Several processes can't share the device mps", "start one, or choose the device cpu")
-    # It would announce the precision on every start.
+    # Otherwise Lightning announces the precision at every start.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
@@ -132,16 +137,16 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
 
 def computes_in_bfloat16(accelerator: str) -> bool:
-    """Whether products in bfloat16 are the device's own, and so faster than those in float32."""
+    """Whether a device multiplies natively in bfloat16, and so faster than in float32."""
     if accelerator == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # A name that torch keeps for itself, but has long had.
+    # The function is private in torch, so it may be missing in some version.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return accelerator == "cpu" and supported is not None and bool(supported())
 
 
 def describe_device(device: str) -> str:
-    """A device of `choose_device` in words."""
+    """Describe in words a device that `choose_device` returned."""
     if device == "cuda":
         return f"cuda: {torch.cuda.get_device_name()}"
     threads = torch.get_num_threads()
@@ -149,38 +154,38 @@ def describe_device(device: str) -> str:
 
 
 def processes_sharing(device: torch.device) -> int:
-    """How many processes of this training have their memory where this one has it: with a CPU all of this machine; a
-    GPU is each process's own."""
+    """Number of this training's processes that share the device's memory: 1 for a GPU, which each process has to
+    itself, else all processes on this machine."""
     return 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def give_back_memory() -> None:
-    """Let go of what torch keeps of a GPU's memory for tensors to come: ONNX Runtime has an allocator of its own."""
+    """Release the GPU memory that torch caches, for ONNX Runtime, which has its own allocator."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> float:
-    """Free memory of a device, in bytes; of the machine for a CPU and for MPS, which share it."""
+    """Return the free memory of a device in bytes; for a CPU and MPS, that of the machine."""
     if device.type == "cuda":
-        # What torch keeps of a training before is free as well.
+        # Memory that torch still caches from an earlier training is free as well.
         torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
     return free_bytes_of_machine()
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether something failed for want of memory, on whatever device."""
+    """Whether an error means that some device, or the machine, ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # A CPU's allocator, MPS, and CUDA where it fails outside of torch's allocator have no type of their own; cuBLAS has
-    # no room for its workspace.
+    # The CPU's allocator, MPS, and CUDA outside torch's allocator raise no type of their own. "alloc_failed" is cuBLAS
+    # without room for its workspace.
     message = str(error).lower()
     if any(
         words in message for words in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
     ):
         return True
-    # cuDNN has no algorithm left that fits; it says so, too, where its libraries do not match.
+    # cuDNN says this if no algorithm fits into memory, but also if its libraries don't match.
     return "unable to find an engine" in message and _gpu_is_full()
 
 
@@ -190,21 +195,21 @@ def _gpu_is_full() -> bool:
 
 
 def within_memory(act: Callable[[], T], otherwise: Callable[[], InputError]) -> T:
-    """What `act` gives; where it fails for want of memory, the error that `otherwise` makes is raised.
+    """Return the result of `act()`, and raise the error made by `otherwise()` if memory runs out.
 
     Raises:
-        InputError: Memory did not suffice.
+        InputError: The memory is too small.
     """
     try:
         return act()
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        # It keeps the tensors of what failed alive, and `otherwise` may want to try something smaller.
+        # The traceback keeps the tensors of the failed call alive, and `otherwise` may try something smaller.
         error.__traceback__ = None
         raise otherwise() from error
 
 
 def inference_device(device: str) -> str:
-    """Where to segment after a training on a device of torch: ONNX Runtime has no MPS, and often no CUDA."""
+    """Device for segmenting after a training on `device` of torch; ONNX Runtime lacks MPS, and often CUDA."""
     return "cpu" if device == "cpu" else "auto"

@@ -12,10 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class MovingAverage(Generic[Module]):
-    """Exponential moving average of modules; what is exported swings less than the weights that train.
+    """Exponential moving average of a module's weights, which fluctuates less than the weights in training.
 
     The decay grows to `decay` over the first iterations, as (1 + i) / (10 + i), so that the start is soon forgotten.
-    Buffers (batch norm's running statistics) are those of the last iteration.
+    Buffers (batch norm's running statistics) are not averaged but copied.
     """
 
     def __init__(self, modules: Module, decay: float) -> None:
@@ -24,19 +24,19 @@ class MovingAverage(Generic[Module]):
 
     @torch.no_grad()
     def update(self, modules: Module, iteration: int) -> None:
-        """Move towards the weights after `iteration` (from 0)."""
+        """Move the average towards the weights after `iteration`, which counts from 0."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         averaged: list[Tensor] = list(self.average.parameters())
         current: list[Tensor] = list(modules.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
-        # Of one type alone they are copied at once. Batch norm counts nothing here, so its counters stay.
+        # Tensors of a single type can be copied in one call; batch norm's integer counters never change here.
         copied, buffers = ([b for b in some.buffers() if b.is_floating_point()] for some in (self.average, modules))
         torch._foreach_copy_(copied, buffers)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights, for a checkpoint."""
+        """Return the averaged weights and the buffers, for a checkpoint."""
         return dict(self.average.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict()`."""
+        """Restore a state that `state_dict` returned."""
         self.average.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Alignment of predictions by D_p1 and D_p2 (FA-P1, FA-P2): part of SIFA, and a method of its own.
+"""Alignment of predictions by D_p1 and D_p2 (FA-P1, FA-P2): part of SIFA, and a method in its own right.
 
 | moved      | by                                                    |
 |------------|-------------------------------------------------------|
@@ -29,7 +29,7 @@ ADVERSARIAL_LOSSES: dict[str, type[AdversarialLoss]] = {
 
 @dataclass(frozen=True)
 class Predictions:
-    """Class logits of C1 and C2 on x_st and on x_t."""
+    """Class logits (B, K, H, W) of C1 and C2 (`lower_`) on x_st and on x_t."""
 
     st: Tensor
     lower_st: Tensor
@@ -38,7 +38,7 @@ class Predictions:
 
 
 class PredictionAlignment:
-    """What every method has that aligns predictions: E, C1 and C2 against D_p1 and D_p2 (FA-P1, FA-P2)."""
+    """Base of all methods that align predictions: trains E, C1 and C2 against D_p1 and D_p2 (FA-P1, FA-P2)."""
 
     def __init__(self, networks: Networks, config: TrainingConfig) -> None:
         self.networks, self.config = networks, config
@@ -62,7 +62,10 @@ class PredictionAlignment:
         )
 
     def _heads(self, predictions: Predictions, labels: Tensor) -> tuple[Tensor, Losses]:
-        """Segmentation of x_st by both classifiers, and their predictions on x_t against D_p1 and D_p2."""
+        """Return the weighted sum and the unweighted values of the losses of both classifiers.
+
+        They are segmentation of x_st, and the adversarial losses of the predictions on x_t against D_p1 and D_p2.
+        """
         n, w, floor = self.networks, self.config.loss_weights, self.config.probability_floor
         terms = {
             "segmentation": (w.segmentation, segmentation_loss(predictions.st, labels, floor)),
@@ -81,11 +84,14 @@ class PredictionAlignment:
         return total, {name: loss.detach() for name, (_, loss) in terms.items()}
 
     def _shown(self, logits: Tensor) -> Tensor:
-        """What D_p sees of a prediction."""
+        """Return what D_p sees of a prediction: its logits, or their softmax."""
         return torch.softmax(logits, 1) if self.config.prediction_input == "softmax" else logits
 
     def _judge(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of real and fake slices, without a gradient to their makers. Instance norm lets one pass do both."""
+        """Return the scores of real and fake images, without gradients to the networks that made them.
+
+        One pass serves both, since instance norm treats each image alone.
+        """
         scores = discriminator(torch.cat([real.detach(), fake.detach()]))
         return scores[: len(real)], scores[len(real) :]
 
@@ -106,7 +112,7 @@ class PredictionAlignment:
 
 
 class OutputAlignmentIteration(PredictionAlignment):
-    """Alignment of predictions alone (Tsai et al., CVPR 2018): x_s takes the place of x_st, nothing is translated."""
+    """Alignment of predictions alone (Tsai et al., CVPR 2018): x_s takes the place of x_st, without translation."""
 
     def step(self, batch: Batch) -> Losses:
         n = self.networks

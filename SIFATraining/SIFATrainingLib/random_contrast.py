@@ -1,9 +1,9 @@
-"""Slices of the same anatomy in contrasts that no scanner has, for segmentors that are to look at shapes.
+"""Slices of unchanged anatomy in random contrasts, so that the segmentor learns to rely on shapes.
 
-Beyond the paper. A shallow network with random weights, new for every slice, maps intensities and textures to others
-and leaves borders where they are: Xu et al., "Robust and generalizable visual representation learning via random
-convolutions", ICLR 2021; with non-linearities, mixed into the original: Ouyang et al., "Causality-inspired
-single-source domain generalization for medical image segmentation", IEEE TMI 2023.
+Beyond the paper. A shallow network with random weights, drawn anew for every slice, changes intensities and textures
+but leaves borders in place: Xu et al., "Robust and generalizable visual representation learning via random
+convolutions", ICLR 2021. The non-linearities and the mixing with the original are those of Ouyang et al.,
+"Causality-inspired single-source domain generalization for medical image segmentation", IEEE TMI 2023.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ from .supervision import supervise
 _LAYERS, _CHANNELS, _KERNELS = 4, 2, (1, 3)
 _SLOPE = 0.1
 _LEAST_SPAN = 1e-5
-"""Of intensities on the scale [-1, 1]: a slice of one intensity alone stays what it is."""
+"""Least range of intensities to divide by, on the scale [-1, 1], so that a constant slice stays as it is."""
 
 
 @torch.no_grad()
 def in_random_contrast(slices: Tensor) -> Tensor:
-    """Slices (n, 1, H, W) in [-1, 1], each in another contrast, from its least to its greatest intensity as before.
+    """Give each slice a random contrast, but keep its least and greatest intensity.
 
-    Each is the mean of itself and of what a random network makes of it, at a weight that is uniform in [0, 1]. Float32
-    (float64 for float64), contiguous in the channels-last order; drawn from torch's global generators.
+    Each slice is mixed with the output of a random network for it, with a share that is uniform in [0, 1]. Random
+    numbers come from torch's global generators.
+
+    Args:
+        slices: (n, 1, H, W) in [-1, 1].
+
+    Returns:
+        Slices of the same shape, in float32 (float64 for float64), contiguous in channels-last order.
     """
     count, _, height, width = slices.shape
     device = slices.device
     original = slices.to(torch.promote_types(slices.dtype, torch.float32))
     made = original.reshape(1, count, height, width)
     channels = 1
-    # The slices are the groups of one convolution, so that each has weights of its own.
+    # Each slice is one group of a grouped convolution, and so has its own weights.
     with torch.autocast(device.type, enabled=False):
         for layer in range(_LAYERS):
             last = layer == _LAYERS - 1
@@ -59,13 +65,16 @@ def in_random_contrast(slices: Tensor) -> Tensor:
 def loss_in_random_contrast(
     networks: Networks, config: TrainingConfig, choices: Sequence[Tensor], labels: Tensor
 ) -> tuple[Tensor, Losses]:
-    """The weighted loss of segmentation in random contrasts; 0, and no terms, where its weight is 0.
+    """Segmentation loss of slices in random contrasts.
 
     Args:
-        networks: E, C1 and C2 are asked; E keeps no statistics of these slices.
-        config: Its `loss_weights`.
-        choices: Slices (B, 1, H, W) of the same anatomy; at each place in the batch one of them is taken at random.
-        labels: Of all of them, (B, H, W).
+        networks: E, C1 and C2 are used; E's running statistics are not updated.
+        config: Provides `loss_weights` and `probability_floor`.
+        choices: Batches (B, 1, H, W) of the same anatomy, such as x_s and x_st; each slice comes from a random one.
+        labels: Labels (B, H, W) that all of them share.
+
+    Returns:
+        The weighted loss, and the unweighted loss of C1 by name; 0 and no names if the weight is 0.
     """
     weight = config.loss_weights.random_contrast
     if weight == 0:
@@ -79,6 +88,6 @@ def loss_in_random_contrast(
 
 
 def _spanning(slices: Tensor, span: Tensor) -> Tensor:
-    """Slices (n, 1, H, W) in a straight line to a least and a greatest value, which are the two of `span`."""
+    """Rescale each of slices (n, 1, H, W) linearly, so that its least and greatest value become those of `span`."""
     least, greatest = slices.amin((1, 2, 3), keepdim=True), slices.amax((1, 2, 3), keepdim=True)
     return span[0] + (slices - least) / (greatest - least).clamp_min(_LEAST_SPAN) * (span[1] - span[0])

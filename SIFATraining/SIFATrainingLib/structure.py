@@ -1,10 +1,10 @@
-"""A structure-preserving term for G_t, beyond the paper: edges stay where they are, whatever their contrast becomes.
+"""A structure-preserving loss for G_t, beyond the paper: edges stay in place, whatever their contrast becomes.
 
-Adversarial and cycle losses let G_t move an organ's border, or invent tissue that D_t likes, as long as U can undo it;
-the labels of x_s are then wrong for x_st, and the segmentor learns where organs usually end, not where they do end.
-The modality-independent neighbourhood descriptor (MIND; Heinrich et al., Medical Image Analysis 16, 2012) says how like
-its neighbours each pixel is, on a scale of its own, and so is the same for an image and its copy in another contrast;
-as a loss for CycleGAN: Yang et al., "Unpaired brain MR-to-CT synthesis using a structure-constrained CycleGAN", 2018.
+Adversarial and cycle losses let G_t move an organ's border, or invent tissue that D_t accepts, as long as U can undo
+it. The labels of x_s are then wrong for x_st, and the segmentor learns where organs usually end, not where they do.
+The modality-independent neighbourhood descriptor (MIND; Heinrich et al., Medical Image Analysis 16, 2012) measures how
+similar each pixel's surroundings are to its neighbours', on a local scale, and so hardly depends on contrast. As a loss
+for CycleGAN: Yang et al., "Unpaired brain MR-to-CT synthesis using a structure-constrained CycleGAN", 2018.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from torch import Tensor
 from torch.nn import functional
 
 _DISTANCE = 2
-"""Of the neighbours, in pixels: the borders that matter are a pixel or two wide."""
+"""Distance of the neighbours in pixels: the borders that matter are one or two pixels wide."""
 _OFFSETS = ((0, _DISTANCE), (0, -_DISTANCE), (_DISTANCE, 0), (-_DISTANCE, 0))
 _PATCH = 3
 _LEAST_VARIANCE = 2e-3
-"""On the scale [-1, 1]: where patches differ by less, there is noise and no structure."""
+"""Least V in `mind`, for intensities in [-1, 1]: where patches differ by less, there is only noise."""
 
 
 def mind(images: Tensor) -> Tensor:
-    """How like its four neighbours each pixel's patch is: (B, 4, H, W) in [0, 1] of images (B, 1, H, W) in [-1, 1].
+    """Similarity of each pixel's patch to those of its four neighbours.
 
-    exp(-D / V), D being the mean squared difference of two patches of 3 x 3, V its mean over the neighbours.
+    It is exp(-D / V), where D is the mean squared difference of two patches of 3 x 3 pixels, and V the mean of D over
+    the neighbours.
+
+    Args:
+        images: (B, 1, H, W) in [-1, 1].
+
+    Returns:
+        (B, 4, H, W) in [0, 1], in float32 (float64 for float64).
     """
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     height, width = images.shape[-2:]
@@ -43,5 +50,5 @@ def mind(images: Tensor) -> Tensor:
 
 
 def structure_loss(made: Tensor, original: Tensor) -> Tensor:
-    """Mean absolute difference of the descriptors of an image and of what it was made from, both (B, 1, H, W)."""
+    """Mean absolute difference between the descriptors of images and of their originals, both (B, 1, H, W)."""
     return functional.l1_loss(mind(made), mind(original))
