@@ -1,4 +1,4 @@
-"""How fast this machine trains and segments, measured: what `sifa bench` prints."""
+"""Measurement of how fast this machine trains and segments, for `sifa bench`."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _MOST_STEPS = 50
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """Measured speed and memory.
 
     Attributes:
-        device: That trained, in words.
-        steps: Iterations of the training's own size that were timed, after one that was not.
-        seconds_per_iteration: Their median.
-        peak_bytes: Memory of the GPU that torch had taken at their peak, which is more than what its tensors fill; None
-            elsewhere.
-        estimate: What the check before a training says, from one small step.
-        segmentation_device: cpu or cuda, where ONNX Runtime ran.
-        slices_per_second: That E and C1 segment.
+        device: Device of the training, in words.
+        steps: Number of full-size iterations that were timed, after one for warming up.
+        seconds_per_iteration: Median time of these iterations.
+        peak_bytes: GPU memory that torch had reserved at their peak, which is more than its tensors fill; None on other
+            devices.
+        estimate: Estimate from one small step, as in the check before a training.
+        segmentation_device: Device on which ONNX Runtime ran: cpu or cuda.
+        slices_per_second: Slices that E and C1 segment per second.
     """
 
     device: str
@@ -60,15 +60,15 @@ def bench(
     """Train and segment random slices for a while.
 
     Args:
-        config: Of the training.
-        classes: K, the structures and the background.
-        size: Rows and columns of its slices.
+        config: Settings of the training.
+        classes: K, the number of structures plus the background.
+        size: Number of rows, and of columns, of the slices.
         device: auto, cuda, mps or cpu.
-        seconds: To spend on the steps of training, at least one of which is done however long it takes.
-        report: Told of what is measured next.
+        seconds: Time to spend on training steps; at least one is timed, however long it takes.
+        report: Called with what is measured next.
 
     Raises:
-        InputError: The device is not there, or does not hold the step; the size is not usable.
+        InputError: The device can't be used, its memory is too small for a step, or the size is not valid.
     """
     check_size(size)
     return within_memory(
@@ -113,7 +113,7 @@ def _bench(
 
 
 def _segmentation_speed(model: Model, size: int) -> tuple[str, float]:
-    """Device of ONNX Runtime, and slices a second of the exported networks, the best of three batches."""
+    """Return the device of ONNX Runtime and the slices per second of the exported networks, best of three batches."""
     networks = model.networks.cpu().eval()
     give_back_memory()
     example = torch.rand(2, 1, size, size) * 2 - 1

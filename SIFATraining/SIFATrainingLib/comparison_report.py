@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV and a page with pictures."""
+"""Reports of a comparison: Markdown, CSV and an HTML page with pictures."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .figures import draw_overlays, draw_scores, draw_watched
 from .html_report import picture, picture_of_file, table, write_page
 from .variants import LOWER_BOUND, UPPER_BOUND
 
-_PICTURED = 3  # Volumes with slices on the page.
-_SMALLEST_GAP = 0.01  # Of Dice: one point.
+_PICTURED = 3  # Number of volumes shown on the page.
+_SMALLEST_GAP = 0.01  # Difference in Dice: one point.
 _GAP_CAPTION = (
     "Gap closed: share of the difference in mean Dice between no adaptation and supervised training. These bounds are "
     "those of the row's own seeds if available, else of all; '-' if they differ by less than a point or are reversed."
@@ -41,18 +41,18 @@ _WATCHED_CAPTION = (
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: Dice in % and ASD in mm by structure and `mean`, each the mean over the seeds.
+    """A row of the main table; scores are means over the seeds.
 
     Attributes:
-        title: Of the row.
-        trained: What it was trained with, by the name of the column: seeds, iterations, batch, width.
-        dice: By structure, and `mean`.
-        asd: The same.
-        spread: Standard deviation of the mean Dice over the seeds (n - 1), in points; not a number for one seed.
+        title: Title of the row.
+        trained: Settings of its trainings as text, by column: seeds, iterations, batch, width.
+        dice: Dice in %, by structure and as `mean`.
+        asd: ASD in mm, by structure and as `mean`.
+        spread: Standard deviation (n - 1) of the mean Dice over the seeds, in points; NaN for a single seed.
         closed: Share of the gap closed (`share_closed`).
-        masks: Pairs of masks that were compared, of all subjects, structures and seeds.
-        one_empty: Of these, how many had one empty mask: a Dice of 0 and no ASD.
-        both_empty: Of these, how many had two: no Dice either.
+        masks: Number of pairs of masks compared, over all subjects, structures and seeds.
+        one_empty: Number of these pairs with one empty mask; they have a Dice of 0 and no ASD.
+        both_empty: Number of these pairs with two empty masks; they have no Dice either.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Line:
 
 
 def table_lines(comparison: Comparison) -> list[Line]:
-    """The rows that have a result, in their order."""
+    """Return the rows of the main table, in the order of the comparison's variants."""
     lines = []
     for variant in comparison.variants:
         results = comparison.of(variant.name)
@@ -91,15 +91,15 @@ def table_lines(comparison: Comparison) -> list[Line]:
 
 
 def share_closed(comparison: Comparison, results: Sequence[Result], subjects: Collection[str] | None = None) -> float:
-    """Share of the gap between the bounds that a row's results close: (row - without) / (supervised - without).
+    """Share of the gap in mean Dice that a row closes: (row - without adaptation) / (supervised - without adaptation).
 
     Args:
-        comparison: Has the bounds. Of each the row's seeds are taken where some are there, else all.
-        results: Of the row.
-        subjects: By these alone; all unless given.
+        comparison: Provides the bounds. Their results with the row's seeds are used if there are any, else all.
+        results: Results of the row.
+        subjects: Subjects to use; all if None.
 
     Returns:
-        Not a number without both bounds, or where the upper is not above the lower by more than a point.
+        The share; NaN if a bound is missing, or the upper is not above the lower by more than a point.
     """
     seeds = {seed for result in results for seed in result.seeds}
     bounds = []
@@ -111,7 +111,7 @@ def share_closed(comparison: Comparison, results: Sequence[Result], subjects: Co
 
 
 def _trained(results: Sequence[Result]) -> dict[str, str]:
-    """What the trainings of a row were, by name of the column; several values where they are unlike."""
+    """Return the settings of a row's trainings as text, by column; differing values are listed."""
     values: dict[str, list[str]] = {
         "seeds": [str(seed) for result in results for seed in result.seeds],
         "iterations": [f"{result.config.iterations:,}" for result in results],
@@ -122,13 +122,13 @@ def _trained(results: Sequence[Result]) -> dict[str, str]:
 
 
 def _means(results: Sequence[Result], score: str) -> dict[str, float]:
-    """By structure, and of the subjects' means: the mean over the seeds."""
+    """Return a score's mean over the seeds, by structure and as `mean` of the structures."""
     by_seed = [{name: mean for (_, name), mean in result.table.means(score).items()} for result in results]
     return {name: float(np.mean([values[name] for values in by_seed])) for name in by_seed[0]}
 
 
 def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = None) -> float:
-    """Mean over the seeds, of the means of all subjects or of some; not a number where there are none."""
+    """Return the mean over seeds and subjects (all, or some) of the subjects' mean Dice; NaN if there is none."""
     means = [
         row.scores.dice
         for result in results
@@ -139,7 +139,7 @@ def _mean_dice(results: Sequence[Result], subjects: Collection[str] | None = Non
 
 
 def markdown(comparison: Comparison) -> str:
-    """Tables by structure, by subject, and of typical and odd subjects where some are said to be odd."""
+    """Return Markdown with tables by structure and subject, and of odd subjects and monitored trainings if any."""
     head, rows = _cells(comparison)
     parts = [markdown_table(head, rows), *_sentences(comparison)]
     parts += ["Mean Dice (%) by subject:", markdown_table(*_subject_cells(comparison))]
@@ -151,7 +151,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the main table."""
+    """Return head and rows of the main table."""
     lines = table_lines(comparison)
     structures = [name for name in lines[0].dice if name != MEAN_OF_STRUCTURES] if lines else []
     unlike = [name for name, texts in _by_column(lines).items() if len(set(texts)) > 1]
@@ -168,12 +168,12 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _by_column(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """What the rows were trained with."""
+    """Return the settings of all rows' trainings, by column."""
     return {name: [line.trained[name] for line in lines] for name in lines[0].trained} if lines else {}
 
 
 def _sentences(comparison: Comparison) -> list[str]:
-    """What is to be known of the main table."""
+    """Return the notes below the main table."""
     lines = table_lines(comparison)
     columns = _by_column(lines)
     alike = [f"{name} {texts[0]}" for name, texts in columns.items() if len(set(texts)) == 1]
@@ -185,13 +185,13 @@ def _sentences(comparison: Comparison) -> list[str]:
 
 
 def _is_mixed(results: Sequence[Result]) -> bool:
-    """Whether the seeds of a row were trained with different settings, by programs or calls of different days."""
+    """Whether the seeds of a row were trained with different settings, as versions or calls of different days do."""
     first, *others = (result.config.model_copy(update={"seed": 0}) for result in results)
     return any(other != first for other in others)
 
 
 def _empty_masks(lines: Sequence[Line]) -> list[str]:
-    """How many masks were empty: an ASD there is none, and means are of the others."""
+    """Return a sentence on how many masks were empty; they have no ASD, and means leave them out."""
     empty = []
     for line in lines:
         if line.one_empty or line.both_empty:
@@ -217,7 +217,7 @@ def _subject_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Mean Dice and share of the gap closed of the typical and of the odd subjects."""
+    """Return head and rows of the table of typical and odd subjects: mean Dice and share of the gap closed."""
     named = list(zip(subjects_of(comparison.cases), comparison.cases, strict=True))
     odd = {subject for subject, case in named if case.patient in comparison.odd}
     groups = {"typical": {subject for subject, _case in named} - odd, "odd": odd}
@@ -233,7 +233,7 @@ def _group_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _watched(comparison: Comparison) -> list[tuple[Result, list[tuple[int, float]]]]:
-    """The trainings that were watched by labelled volumes of the target, and what was seen."""
+    """Return the monitored trainings, each with its curve: pairs of iteration and mean Dice of the monitor volumes."""
     watched = [(result, result.watched()) for result in comparison.results]
     return [(result, points) for result, points in watched if points]
 
@@ -249,7 +249,7 @@ def _watched_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _curves(comparison: Comparison) -> list[str]:
-    """Of the page; empty where no training was watched."""
+    """Return the page's section on monitored trainings; empty if there are none."""
     watched = _watched(comparison)
     if not watched:
         return []
@@ -262,7 +262,7 @@ def _curves(comparison: Comparison) -> list[str]:
 
 
 def _apart(comparison: Comparison) -> list[str]:
-    """Of the page; empty where no subject is odd."""
+    """Return the page's section on odd subjects; empty if there are none."""
     if not comparison.odd:
         return []
     return [f"<h2>Apart from the odd subjects ({html.escape(_odd(comparison))})</h2>", table(*_group_cells(comparison))]
@@ -281,13 +281,13 @@ def _share(value: float) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells, in Markdown; there is no newline at its end."""
+    """Return a table of cells in Markdown, without a newline at its end."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 def csv_text(comparison: Comparison) -> str:
-    """A line for each row, seed, subject and structure, with every score; distances in mm."""
+    """Return a CSV with every score, one line for each row, seed, subject and structure; distances are in mm."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["row", "seed", "iterations", "subject", "structure", *NAMES, "note"])
@@ -301,8 +301,11 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def table_csv(comparison: Comparison) -> str:
-    """The main table in plain numbers: Dice, its spread over seeds and the share of the gap in [0, 1], ASD in mm, empty
-    where there is none; then how many pairs of masks were compared, and in how many one or both were empty."""
+    """Return the main table as CSV, with plain numbers.
+
+    Dice and its spread over seeds are on the scale [0, 1], ASD is in mm, missing values are empty. The last columns
+    count the pairs of masks that were compared, and those with one or both masks empty.
+    """
     lines = table_lines(comparison)
     structures = list(lines[0].dice) if lines else []
     trained = list(lines[0].trained) if lines else []
@@ -320,8 +323,13 @@ def table_csv(comparison: Comparison) -> str:
 
 
 def write_comparison(out: Path, comparison: Comparison, target_coding: str | None = None) -> None:
-    """Write `comparison.md`, `comparison_table.csv`, `comparison.csv` (every score) and `comparison.html` into the
-    comparison's folder."""
+    """Write `comparison.md`, `comparison_table.csv`, `comparison.csv` (every score) and `comparison.html` into `out`.
+
+    Args:
+        out: The comparison's folder.
+        comparison: What to report.
+        target_coding: Coding of the labels in the target's references, for the pictures.
+    """
     texts = {"comparison.md": markdown, "comparison_table.csv": table_csv, "comparison.csv": csv_text}
     for name, text_of in texts.items():
         text = text_of(comparison)
@@ -349,7 +357,7 @@ def write_comparison(out: Path, comparison: Comparison, target_coding: str | Non
 
 
 def _pooled(comparison: Comparison) -> list[tuple[str, ScoreTable]]:
-    """Title and scores of each row, of all its seeds together."""
+    """Return title and scores of each row, with all its seeds pooled."""
     return [
         (variant.title, ScoreTable(tuple(row for result in comparison.of(variant.name) for row in result.table.rows)))
         for variant in comparison.variants
@@ -357,7 +365,7 @@ def _pooled(comparison: Comparison) -> list[tuple[str, ScoreTable]]:
 
 
 def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
-    """Slices of the first volumes, by the first seed of each row."""
+    """Return pictures of the first volumes, segmented by the first seed of each row."""
     pictures = []
     named = zip(subjects_of(comparison.cases), comparison.cases, strict=True)
     for subject, case in itertools.islice(named, _PICTURED):
@@ -378,7 +386,7 @@ def _overlays(comparison: Comparison, coding: str | None) -> list[str]:
 
 
 def _previews(comparison: Comparison) -> list[str]:
-    """The last strip of each row that translates."""
+    """Return the last preview strip, by the first seed, of each row that translates."""
     pictures = []
     for variant in comparison.variants:
         first = comparison.of(variant.name)[0]

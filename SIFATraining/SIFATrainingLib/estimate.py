@@ -1,4 +1,4 @@
-"""How long a training will take and how much memory it will need, from a step on the device itself."""
+"""Estimates of a training's time and memory, from steps measured on the device itself."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from .devices import make_fabric
 from .iteration import Batch
 from .loop import Model
 
-# The step is as small as shows what the device can do: with fewer pixels, a GPU would only wait for its driver.
+# The step is the smallest that shows what the device can do; with fewer pixels, a GPU would only wait for its driver.
 _SIDE = {"cuda": 256, "mps": 256, "cpu": 128}
-_SLICES = {"cuda": 4, "mps": 2, "cpu": 2}  # Of that side; more of smaller ones.
-# Beside what is kept for the backward passes: their gradients and buffers. Peaks of resident memory on a CPU were 1.3
-# to 1.8 times of it (all schedules, widths 0.25 to 1, 128 and 256 pixels).
+_SLICES = {"cuda": 4, "mps": 2, "cpu": 2}  # Number of slices of that side; smaller ones are more.
+# Factor for gradients and buffers besides the tensors kept for the backward pass. On a CPU, peaks of resident memory
+# were 1.3 to 1.8 times the size of those tensors (all schedules, widths 0.25 to 1, 128 and 256 pixels).
 _BEYOND_KEPT = 1.5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training will need, roughly.
+    """Rough estimate of what a training will need.
 
     Attributes:
         device: cpu, cuda or mps.
         measured: The step that was measured, in words.
-        seconds_per_iteration: At the batch of the settings.
-        fixed_bytes: Memory for any batch: weights, gradients, optimisers, average, pools, labels of the target.
-        slice_bytes: More for each slice of a batch.
-        weight_bytes: All networks on disk, as float32.
-        checkpoint_bytes: A checkpoint on disk.
+        seconds_per_iteration: Time of an iteration with the batch of the settings.
+        fixed_bytes: Memory that does not depend on the batch: weights, gradients, optimisers, average, pools, labels of
+            the target.
+        slice_bytes: Additional memory for one more slice of each domain in a batch.
+        weight_bytes: Size of all networks' weights, float32.
+        checkpoint_bytes: Size of a checkpoint on disk.
     """
 
     device: str
@@ -47,38 +48,38 @@ class Estimate:
     checkpoint_bytes: int
 
     def memory_bytes(self, batch: int) -> float:
-        """Memory with `batch` slices of each domain."""
+        """Return the memory needed with `batch` slices of each domain."""
         return self.fixed_bytes + batch * self.slice_bytes
 
     def largest_batch(self, free_bytes: float) -> int:
-        """The largest batch that `free_bytes` hold; 0 if none."""
+        """Return the largest batch that fits into `free_bytes`; 0 if none does."""
         return max(0, int((free_bytes - self.fixed_bytes) / self.slice_bytes))
 
 
 def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto", target_slices: int = 0) -> Estimate:
-    """Do a step of few slices, perhaps smaller ones, and scale it: time and memory grow with the number of pixels.
+    """Run a step with few slices, possibly smaller ones, and scale the result by the number of pixels.
 
     Args:
-        config: Of the training.
-        classes: K, the structures and the background.
-        size: Rows and columns of its slices.
+        config: Settings of the training.
+        classes: K, the number of structures plus the background.
+        size: Number of rows, and of columns, of the training's slices.
         device: auto, cuda, mps or cpu.
-        target_slices: Slices of the target, which self-training may label.
+        target_slices: Number of the target's slices, for which self-training may keep labels.
 
     Raises:
-        InputError: The device is not there.
-        RuntimeError: Its memory does not even hold this step (`devices.out_of_memory`).
+        InputError: The device can't be used.
+        RuntimeError: The device's memory is too small even for this step (`devices.out_of_memory`).
     """
     fabric = make_fabric(device, config.precision)
     kind = fabric.device.type
     small = min(size, _SIDE[kind])
     batch = max(2, min(config.batch, _SLICES[kind] * _SIDE[kind] ** 2 // small**2))
-    # Pools are counted apart: a small slice must not stand for a large one there.
+    # Pools are counted separately below, at the full size of the slices.
     model = Model.create(classes, config.model_copy(update={"pool": 0}), fabric.device)
     kept = {}
     seconds = 0.0
-    # Half the batch tells what each slice adds, and warms up; a GPU tries out its kernels in the first step of a shape,
-    # which takes time and memory of its own.
+    # The steps with half the batch show how much each slice adds, and warm up. On a GPU the first step of each shape is
+    # repeated, since it tries out kernels, which takes time and memory of its own.
     for count in (batch // 2, batch // 2, batch, batch) if kind == "cuda" else (batch // 2, batch):
         slices = torch.rand(count, 1, small, small, device=fabric.device) * 2 - 1
         labels = torch.zeros(count, small, small, dtype=torch.uint8, device=fabric.device)
@@ -95,8 +96,8 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
     weights, averaged, state = _sizes(model)
     pools = 2 * config.pool * size**2 * 4 if config.method in TRANSLATING_METHODS else 0
     taught = target_slices * size**2 if labels_target_at(config, main_iterations(config)) else 0
-    # Weights, their gradients, two moments of Adam; then the average, the pools, the labels that self-training makes of
-    # the target's slices, and what does not grow with the batch.
+    # Weights, gradients and Adam's two moments; then the average, the pools, the labels that self-training makes for
+    # the target's slices, and what in the measured steps did not grow with the batch.
     fixed = 4 * weights + averaged + pools + taught + max(0.0, kept[batch] - batch * each)
     return Estimate(
         device=kind,
@@ -111,7 +112,11 @@ def measure(config: TrainingConfig, classes: int, size: int, device: str = "auto
 
 @contextmanager
 def _kept_bytes(model: Model, device: torch.device) -> Iterator[list[float]]:
-    """Gets, when the block ends, the bytes that it held at its peak (CUDA), or kept for its backward passes."""
+    """Measure the bytes that the block allocates at its peak (CUDA), or keeps for its backward passes (elsewhere).
+
+    Yields:
+        A list whose single element holds the number once the block has ended.
+    """
     total = [0.0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -126,15 +131,15 @@ def _kept_bytes(model: Model, device: torch.device) -> Iterator[list[float]]:
 
 
 class _Tally:
-    """Bytes of the storages that are kept, now and at the peak; several tensors can share one."""
+    """Counts the bytes of kept storages, now and at the peak; several tensors can share a storage."""
 
     def __init__(self, ignored: set[int]) -> None:
-        """`ignored` are the addresses of storages that are there anyhow."""
+        """`ignored` holds the addresses of storages that exist anyway, and don't count."""
         self.peak = 0
         self._now, self._ignored, self._users = 0, ignored, Counter[int]()
 
     def change(self, tensor: Tensor, by: int) -> None:
-        """One user more (1) or less (-1) of a tensor's storage."""
+        """Add (1) or remove (-1) a user of a tensor's storage."""
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address in self._ignored:
@@ -147,7 +152,7 @@ class _Tally:
 
 
 class _Kept:
-    """A tensor kept for a backward pass, counted until its graph lets go of it."""
+    """A tensor kept for a backward pass, counted until its graph releases it."""
 
     def __init__(self, tensor: Tensor, tally: _Tally) -> None:
         self.tensor, self._tally = tensor, tally
@@ -158,7 +163,7 @@ class _Kept:
 
 
 def _sizes(model: Model) -> tuple[int, int, int]:
-    """Bytes of the networks' weights, of their average, and of a checkpoint without pools."""
+    """Return the bytes of the networks' weights, of their average, and of a checkpoint without pools."""
     weights = sum(tensor.nbytes for tensor in model.networks.state_dict().values())
     averaged = sum(tensor.nbytes for tensor in model.average.state_dict().values()) if model.average else 0
     return weights, averaged, sum(tensor.nbytes for tensor in _tensors(model.state_dict()))
@@ -173,7 +178,7 @@ def _tensors(state: object) -> Iterator[Tensor]:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished all work queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""Watching a training by labelled target volumes, from which it learns nothing."""
+"""Monitoring of a training on labelled target volumes, from which it does not learn."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .dataset import PreparedDataset
 
 
 class Monitor:
-    """Dice of the monitor set of a prepared data set, on the networks' grid.
+    """Computes the Dice of a prepared data set's monitor set, on the networks' grid.
 
-    Only reads: no gradient, no random number, batch norm by its running statistics, so the weights that come of a
-    training do not depend on whether it is watched.
+    It uses no gradients, no random numbers, and batch norm's running statistics, so the weights that a training arrives
+    at do not depend on whether it is monitored.
     """
 
     def __init__(self, dataset: PreparedDataset, batch: int, device: torch.device) -> None:
         """
         Args:
-            dataset: With a monitor set.
-            batch: Slices at a time.
-            device: Of the networks.
+            dataset: Prepared data set with a monitor set.
+            batch: Number of slices to predict at a time.
+            device: Device of the networks.
         """
         self._slices, self._labels = dataset.slices("monitor"), dataset.labels("monitor")
         self._volumes = dataset.entry("monitor").volumes
@@ -32,13 +32,17 @@ class Monitor:
 
     @torch.no_grad()
     def dice(self, network: nn.Module) -> dict[str, float]:
-        """Dice by structure, of all slices of a volume together, then the mean over volumes; and their `mean`.
+        """Return the Dice of each structure, by name, and their mean as `mean`.
 
-        A structure that is neither in the reference nor in the prediction of a volume is left out of its mean; one
-        for which that is so in all volumes has no entry.
+        The Dice of each volume, over all its slices together, is averaged over the volumes. Volumes with a structure
+        neither in the reference nor in the prediction don't count for it; if that is so in all volumes, it has no
+        entry.
 
         Args:
-            network: Slices to class probabilities; given back as it was.
+            network: Maps slices (b, 1, H, W) to class probabilities (b, K, H, W); its mode is restored afterwards.
+
+        Returns:
+            Dice in [0, 1]; empty if no structure has one.
         """
         was_training = network.training
         network.eval()
@@ -51,7 +55,7 @@ class Monitor:
         return {**dice, "mean": float(np.mean(list(dice.values())))} if dice else {}
 
     def _volume_dice(self, network: nn.Module, start: int, stop: int) -> NDArray[np.float64]:
-        """Of each structure; not a number where it is in neither."""
+        """Return the Dice of each structure in one volume; NaN where neither labels nor prediction contain it."""
         classes = len(self._names) + 1
         counts = np.zeros((classes, classes), np.int64)
         for first in range(start, stop, self._batch):

@@ -1,4 +1,4 @@
-"""E and C1 as an ONNX model: batch norm folded away, written, and compared with torch."""
+"""E and C1 as an ONNX model: folding batch norm, exporting, and comparing with torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from .networks import ResidualBlock
 
 
 class ExportError(RuntimeError):
-    """The ONNX model computes something else than the networks: a fault of ours, no bundle is written."""
+    """The ONNX model can't be made, or differs from the networks: a fault of the program, so no bundle is written."""
 
 
 def fold_batch_norm(segmentor: nn.Module) -> nn.Module:
-    """A copy of a segmentor in which every batch norm has become part of the convolution before it; the same function,
-    for `eval`."""
+    """Return a copy of a segmentor, in evaluation mode, with every batch norm merged into the convolution before it."""
     folded = copy.deepcopy(segmentor).eval()
     for module in folded.modules():
         if isinstance(module, ResidualBlock):
@@ -45,18 +44,18 @@ def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
 
 
 def to_onnx(segmentor: nn.Module, example: Tensor) -> bytes:
-    """The segmentor as an ONNX model for any number of slices of the example's size.
+    """Export a segmentor to a serialised ONNX model, for any number of slices of the example's size.
 
     Args:
-        segmentor: Slices to class probabilities, in `eval`.
+        segmentor: Maps slices to class probabilities; in evaluation mode.
         example: Slices (b > 1, 1, H, W).
 
     Raises:
-        ExportError: Torch made nothing of it.
+        ExportError: Torch did not return a model.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # The exporter's warnings concern its own insides.
+        # The exporter's warnings are about its own internals.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             segmentor,
@@ -77,7 +76,7 @@ def to_onnx(segmentor: nn.Module, example: Tensor) -> bytes:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of where it ran: stack traces, with the paths of this computer's files."""
+    """Remove the exporter's metadata: stack traces that contain paths of this computer."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer,
                  *model.functions):  # fmt: skip
@@ -86,7 +85,13 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 @torch.no_grad()
 def largest_difference(model: bytes, segmentor: nn.Module, slices: Tensor) -> float:
-    """Largest absolute difference of any class probability between ONNX Runtime and torch, over slices (b, 1, H, W)."""
+    """Return the largest absolute difference of class probabilities between ONNX Runtime (on the CPU) and torch.
+
+    Args:
+        model: Serialised ONNX model.
+        segmentor: The networks it was made from, on the CPU, in evaluation mode.
+        slices: Slices (b, 1, H, W) to compare them on, one at a time.
+    """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     largest = 0.0
     for one in slices.split(1):

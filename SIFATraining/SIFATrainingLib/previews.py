@@ -1,7 +1,7 @@
-"""Preview strips: what the networks make of a few slices, as one PNG.
+"""Preview strips: one PNG that shows what the networks make of a slice of each domain.
 
-Two rows for a slice of each domain: source, target-like, reconstructed, and the source's labels;
-target, source-like, reconstructed, and the prediction.
+First row: source, target-like, reconstructed, and the source's labels. Second row: target, source-like, reconstructed,
+and the prediction.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ Color = tuple[int, int, int]
 
 @torch.no_grad()
 def draw_preview(networks: Networks, batch: Batch, colors: Sequence[Color], *, translates: bool) -> NDArray[np.uint8]:
-    """A strip (2 H, 4 W, 3), or (2 H, 2 W, 3) for methods that translate nothing, of the batch's first slices.
+    """Draw a strip of the batch's first slice of each domain.
 
     Args:
-        networks: In training; they are given back as they were. Batch norm uses its running statistics.
+        networks: All networks. They are used in evaluation mode; their mode is restored afterwards.
         batch: At least one slice of each domain.
-        colors: Of the structures 1, 2, ...
-        translates: Whether the method trains G_t and U.
+        colors: RGB colours (0 to 255) of the structures 1, 2, ...
+        translates: Whether the method trains G_t and U; if not, columns 2 and 3 are left out.
+
+    Returns:
+        RGB image (2 H, 4 W, 3), or (2 H, 2 W, 3) without translation.
     """
     was_training = networks.training
     networks.eval()
@@ -58,7 +61,7 @@ def draw_preview(networks: Networks, batch: Batch, colors: Sequence[Color], *, t
 
 
 def write_preview(path: Path, strip: NDArray[np.uint8]) -> None:
-    """Write a strip as PNG."""
+    """Write a strip as PNG; make the folder if needed."""
     path.parent.mkdir(exist_ok=True)
     with write_atomically(path) as partial:
         Image.fromarray(strip).save(partial)
@@ -71,13 +74,13 @@ def _predicted(networks: Networks, slices: Tensor) -> Tensor:
 
 
 def _gray(slices: Tensor) -> NDArray[np.uint8]:
-    """The first of slices (B, 1, H, W) in [-1, 1] as an image (H, W, 3)."""
+    """Return the first of slices (B, 1, H, W) in [-1, 1] as an image (H, W, 3)."""
     values = ((slices[0, 0].float().cpu().numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     return np.repeat(values[:, :, np.newaxis], 3, axis=2)
 
 
 def _overlay(slices: Tensor, labels: Tensor, colors: Sequence[Color]) -> NDArray[np.uint8]:
-    """The first slice with half-transparent labels (B, H, W) over it."""
+    """Return the first slice with its labels (B, H, W), half transparent, as an image (H, W, 3)."""
     image = _gray(slices)
     palette = np.array([(0, 0, 0), *colors], np.float32)
     values = labels[0].cpu().numpy()

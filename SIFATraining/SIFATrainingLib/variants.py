@@ -1,4 +1,4 @@
-"""The rows of a comparison: each a setting of the one training program."""
+"""The rows of a comparison; each is one way to train, given by its settings."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from SIFASegmentationLib.errors import InputError
 from .config import SEGMENTATION_METHODS, WITHOUT_ADDITIONS, TrainingConfig, make_config, merge, with_settings
 
 LOWER_BOUND, UPPER_BOUND = "without_adaptation", "supervised"
-"""Between these two lies the gap that adaptation can close."""
+"""Names of the two rows between which lies the gap that adaptation can close."""
 
-_MEAN = re.compile(r"(.+)_mean_of_(\d+)")  # The folder of a row's mean.
+_MEAN = re.compile(r"(.+)_mean_of_(\d+)")  # Folder of the row for the mean of a row's models.
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row.
+    """One row of a comparison.
 
     Attributes:
-        name: Of its folders.
-        title: What the table calls it.
-        preset: Of the training's settings.
-        settings: The method, and what differs from the preset, nested as in `make_config`.
-        models: How many seeds' models are one.
+        name: Name of its folder.
+        title: Title in the table.
+        settings: The method, and other settings that differ from the preset, nested as in `make_config`.
+        preset: Preset of the training's settings.
+        models: Number of models, of different seeds, whose mean segments; 1 for a single model.
     """
 
     name: str
@@ -38,10 +38,16 @@ class Variant:
     def config(
         self, common: dict[str, Any], iterations: int | None, bound_iterations: int | None, seed: int
     ) -> TrainingConfig:
-        """Settings of its training: the iterations due unless others say how many, those common to all rows, its own.
+        """Make the settings of its training; the row's own override the common ones.
+
+        Args:
+            common: Settings for all rows, nested as in `make_config`.
+            iterations: Iterations of rows that adapt, unless other settings say how many; None for the preset's.
+            bound_iterations: The same for rows that train on one domain only.
+            seed: Seed of the training.
 
         Raises:
-            InputError: A setting is unknown or out of bounds, or is no row's to share.
+            InputError: A setting is unknown or out of bounds, or can't be common to all rows.
         """
         for name, option in (("seed", "--first-seed"), ("method", "--row")):
             if name in common:
@@ -52,7 +58,7 @@ class Variant:
         return make_config(self.preset, **{**own, "seed": seed})
 
     def mean_of(self, count: int) -> Variant:
-        """The row of the mean of the models of so many seeds."""
+        """Return the row for the mean of this row's models of `count` seeds."""
         title = f"{self.title}: mean of {count} models"
         return replace(self, name=f"{self.name}_mean_of_{count}", title=title, models=count)
 
@@ -85,12 +91,12 @@ VARIANTS = (
 
 
 def variant_of(folder: str, title: str, method: str) -> Variant:
-    """The row that a folder of a comparison holds.
+    """Return the row stored in a folder of a comparison.
 
     Args:
-        folder: Its name.
-        title: Of the row, without what `mean_of` adds; the folder's name says it where that is empty.
-        method: Of its training.
+        folder: Name of the folder.
+        title: Title of the row, without what `mean_of` adds; made from the folder's name if empty.
+        method: Method of its training.
     """
     if mean := _MEAN.fullmatch(folder):
         return variant_of(mean[1], title, method).mean_of(int(mean[2]))
@@ -99,7 +105,7 @@ def variant_of(folder: str, title: str, method: str) -> Variant:
 
 
 def place_in_table(name: str) -> tuple[float, str, str]:
-    """What rows are sorted by: as in `VARIANTS`, further ones before the upper bound, each mean after its row."""
+    """Sort key for rows: order of `VARIANTS`, further rows before the upper bound, and each mean after its row."""
     mean = _MEAN.fullmatch(name)
     row = mean[1] if mean else name
     names = [variant.name for variant in VARIANTS]
@@ -107,14 +113,14 @@ def place_in_table(name: str) -> tuple[float, str, str]:
 
 
 def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list[Variant]:
-    """The rows of those names (all unless given), and further ones.
+    """Choose the rows of a comparison.
 
     Args:
-        names: Of `VARIANTS`; they come in the order of that list.
-        also: Further rows, `TITLE: NAME=VALUE NAME=VALUE ...`, each SIFA with these settings.
+        names: Names of `VARIANTS`, returned in the order of that list; all if empty.
+        also: Further rows as `TITLE: NAME=VALUE NAME=VALUE ...`, each SIFA with these settings.
 
     Raises:
-        InputError: There is no row of a name, a text can't be read, or a further row would have another's folder.
+        InputError: A name is unknown, a text can't be parsed, or a further row would use the folder of another.
     """
     known = [variant.name for variant in VARIANTS]
     for name in names:
@@ -123,7 +129,7 @@ def choose_variants(names: Sequence[str] = (), also: Sequence[str] = ()) -> list
     further = [_read_variant(text) for text in also]
     folders = [variant.name for variant in further]
     for name in folders:
-        # Whether that row is chosen or not: its folder may be there, or come.
+        # Even if that row is not chosen now: its folder may exist already, or be made later.
         if name in known or _MEAN.fullmatch(name) or folders.count(name) > 1:
             raise InputError(f"Two rows would be called '{name}'", "give that of --also another title")
     return [*(variant for variant in VARIANTS if not names or variant.name in names), *further]
