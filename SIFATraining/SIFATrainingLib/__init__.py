@@ -1,1 +1,1 @@
-"""Make a SIFA model: prepare slices, train the networks, export the segmentor as a bundle."""
+"""Training of SIFA models: prepare slices, train the networks, export the segmentor as a bundle."""

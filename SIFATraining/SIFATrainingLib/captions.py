@@ -1,4 +1,4 @@
-"""What stands below pictures, on pages and in the window."""
+"""Captions of pictures, on pages and in the window."""
 
 PREVIEW_CAPTION = (
     "Top: a source slice, translated to the target's appearance, reconstructed, and its labels. Bottom: a target "

@@ -1,4 +1,4 @@
-"""Progress in a terminal: one line that renews itself, or a line now and then where the output is a file."""
+"""Progress on stdout: one line that is updated in place on a terminal, or a line now and then in a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import ENDED, Job, State
 
 _SECONDS_BETWEEN_LINES = 15.0
-_RENEWS = "\r\x1b[K"  # To the start of the line, and what was there goes.
-# Between these a terminal cuts what is longer than its line: of what went on in the next, only that would be renewed.
+_RENEWS = "\r\x1b[K"  # Return to the start of the line and clear it.
+# Between these, a terminal cuts off text beyond its width: if it wrapped, only its last line would be updated in place.
 _CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
 _SHOWN_LOSSES = ("segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
                  "self_training")  # fmt: skip
 
 
 class ProgressLine:
-    """The state of something long, on stdout.
+    """Progress of a long operation, on stdout.
 
     Attributes:
-        is_read: False once whoever read has gone.
+        is_read: Whether anyone still reads stdout.
     """
 
     def __init__(self) -> None:
@@ -38,12 +38,12 @@ class ProgressLine:
         self.is_read = True
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Show `text` in place of the line before; `last` ends the line."""
+        """Show `text` in place of the previous text; `last` ends the line, so that it stays."""
         if self._renews:
-            # In one piece, by which a copy sees what is to stay.
+            # Written in one piece, so that `_Copied` can recognise it.
             self._tell(_RENEWS + (f"{text}\n" if last else _CUT + text + _WRAP))
         elif last or time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
-            # What an end interrupts is of interest: how far it had come.
+            # At the end, also show the latest progress that was held back.
             self._tell("\n".join(filter(None, (self._unseen if last else "", text))) + "\n")
             self._printed, self._unseen = time.monotonic(), ""
         else:
@@ -53,7 +53,7 @@ class ProgressLine:
         self.is_read = _tell(text) and self.is_read
 
     def event_of(self, title: str, kind: str, data: dict[str, Any]) -> None:
-        """Show an event of one of several trainings, whose title stands above its lines."""
+        """Show an event of one of several trainings, whose title is printed above its lines."""
         if title != self._title:
             self._title = title
             self._tell(f"\n{title}\n")
@@ -87,10 +87,10 @@ class ProgressLine:
 
 
 def _tell(text: str) -> bool:
-    """Print; not where whoever read has gone (`| head`, a terminal that closed), for that must not end the work.
+    """Print text, but don't fail if the reader has gone (`| head`, a closed terminal): that must not end the work.
 
     Returns:
-        Whether somebody reads.
+        Whether anyone still reads.
     """
     try:
         sys.stdout.write(text)
@@ -98,17 +98,17 @@ def _tell(text: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
-        # Nobody does from here on, and nothing that is printed later raises.
+        # From here on, output is discarded, so that later prints don't raise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return False
     return True
 
 
 def show_events(job: Job) -> None:
-    """Print a job's events as they come, until it has ended or nobody reads any more.
+    """Print a training job's events as they come, until it has ended or nobody reads them any more.
 
     Raises:
-        InputError: The job is no training, or its process has died without a word.
+        InputError: The job is not a training, has failed, or its process has died without reporting it.
     """
     from .specification import TrainingSpecification  # noqa: PLC0415  takes its time
 
@@ -132,14 +132,16 @@ def show_events(job: Job) -> None:
 
 @contextmanager
 def output_copied_to(path: Path) -> Iterator[None]:
-    """In the block, append to a file what this process prints as well; of a line that renews itself, what stands there
-    now and then."""
+    """Within the block, also append to a file what this process prints.
+
+    Of a line that is updated in place, the file gets its state now and then.
+    """
     if _goes_to(path):
         yield
         return
     with (
         path.open("a", encoding="utf-8", buffering=1) as file,
-        # Of Python's output alone: what libraries in C print goes by itself.
+        # Copies the output of Python only; what C libraries print bypasses these streams.
         redirect_stdout(_Copied(sys.stdout, file)),
         redirect_stderr(_Copied(sys.stderr, file)),
     ):
@@ -147,23 +149,23 @@ def output_copied_to(path: Path) -> Iterator[None]:
 
 
 def _goes_to(path: Path) -> bool:
-    """Whether what this process prints goes to a file already, as where Slicer started it."""
+    """Whether this process already prints to the file, as when Slicer started it."""
     try:
         return os.path.samestat(os.fstat(sys.stdout.fileno()), path.stat())
     except (OSError, ValueError):
-        # An output without a file.
+        # Stdout has no file descriptor.
         return False
 
 
 class _Copied:
-    """A stream that is shown and kept."""
+    """A stream whose text is both shown and kept in a file."""
 
     def __init__(self, shown: TextIO, file: TextIO) -> None:
         self._shown, self._file = shown, file
         self._kept = -_SECONDS_BETWEEN_LINES
 
     def write(self, text: str) -> int:
-        # A disk that is full must not end what can go on.
+        # A full disk must not end the work.
         with suppress(OSError):
             self._keep(text)
         return self._shown.write(text)
@@ -181,7 +183,7 @@ class _Copied:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`."""
+    """Format seconds as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Everything on synthetic patients: labelled MR, unlabelled CT, a model for CT, and what adaptation was worth."""
+"""Demo of the whole workflow on synthetic patients: labelled MR, unlabelled CT, a model for CT, and its scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINED_PATIENTS = 10
 TEST_PATIENTS = 3
 CT_WINDOWS = {"abdomen": (-150.0, 300.0), "cardiac": (-150.0, 450.0)}
 
-# The smallest training that shows the point on two CPU cores within ten minutes, and no longer on slower ones.
+# The smallest training that shows the gain within ten minutes on two CPU cores; time limits hold on slower ones.
 SETTINGS: dict[str, Any] = {"width": 0.25, "batch": 4, "log_every": 20, "preview_every": 200, "checkpoint_every": 200}
 ITERATIONS = {"without_adaptation": 600, "sifa": 1000}
 TIME_LIMITS = {"without_adaptation": 90.0, "sifa": 390.0}
@@ -36,13 +36,13 @@ BUNDLES = {"without_adaptation": "bundle_without_adaptation", "sifa": "bundle"}
 
 
 def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 0) -> dict[str, ScoreTable]:
-    """Run the demo into the folder `out`; the score tables of `without_adaptation` and `sifa`.
+    """Run the demo into the folder `out`, and return the score tables of `without_adaptation` and `sifa`.
 
     ```
     report.html  summary.json
     bundle/  bundle_without_adaptation/
     source/  target/train/  target/test/        phantoms
-    segmentations/  segmentations_without_adaptation/  slicer/ (the same as .seg.nrrd)
+    segmentations/  segmentations_without_adaptation/  slicer/ (those of sifa as .seg.nrrd)
     prepared/  jobs/
     ```
 
@@ -81,7 +81,7 @@ def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 
 
 
 def summary_text(tables: dict[str, ScoreTable], seconds: float) -> str:
-    """Mean Dice and ASD of each method and structure."""
+    """Return a table as text: mean Dice by structure, and mean ASD, of each method."""
     structures = tables["sifa"].structures
     lines = [f"{'mean Dice':22}" + "".join(f"{name:>14}" for name in (*structures, "mean", "ASD mm"))]
     for method, table in tables.items():

@@ -1,4 +1,4 @@
-"""An HTML report of the demo: one file, its pictures inside."""
+"""HTML report of the demo: a single file that includes its pictures."""
 
 from __future__ import annotations
 

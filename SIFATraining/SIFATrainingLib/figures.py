@@ -19,13 +19,17 @@ from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume
 
-_SLICES = 3  # Of a volume in a picture.
+_SLICES = 3  # Number of slices of a volume in a figure.
 
 
 def draw_overlays(image: Volume, labelmaps: Sequence[tuple[str, Volume]], reference: Volume, task: Task) -> Figure:
-    """Slices of a volume, cropped to the body, a row for each labelmap: its contours over the filled reference.
+    """Draw slices of a volume, cropped to the body, with each labelmap's contours over the filled reference.
 
-    All on the volume's grid. Where the reference is empty there, the slices are spread over the body.
+    Args:
+        image: The volume.
+        labelmaps: Pairs of title and labelmap, on the volume's grid; each gets a row.
+        reference: Labelmap on the volume's grid. Where it is empty, the slices are spread over the body.
+        task: Provides the plane, and values and colours of the structures.
     """
     orientation = nearest_orientation(image.geometry, task.plane)
     box = body_box(orientation.apply(image.array)).slices
@@ -50,19 +54,22 @@ def draw_overlays(image: Volume, labelmaps: Sequence[tuple[str, Volume]], refere
 
 
 def _display_window(structures: NDArray[Any]) -> tuple[float, float]:
-    """Intensities shown as black and as white, from those of the structures: fat around them is darker, bone, vessels
-    and fluid may be brighter. In CT and MR alike a share of their own range, whatever its unit."""
+    """Return the intensities shown as black and white, from those of the structures.
+
+    The range of the structures is extended by half on either side, whatever its unit, because fat around them may be
+    darker, and bone, vessels and fluid may be brighter.
+    """
     low, high = np.percentile(structures, (0.1, 99.9))
     margin = 0.5 * (high - low)
     return float(low - margin), float(high + margin)
 
 
 def draw_losses(job_folder: Path) -> Figure:
-    """A training's losses over its iterations, from its events."""
+    """Draw a training's losses over its iterations, from its events."""
     events = [event.data for event in Job(job_folder).events()[0] if event.kind == "losses"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    # The last part of a training has other losses than those before.
+    # Self-training at the end has other losses than the iterations before.
     for name in dict.fromkeys(name for event in events for name in event["losses"]):
         points = [(event["iteration"], event["losses"][name]) for event in events if name in event["losses"]]
         axis = right if "discriminator" in name or "adversarial" in name or "auxiliary" in name else left
@@ -74,7 +81,11 @@ def draw_losses(job_folder: Path) -> Figure:
 
 
 def draw_watched(curves: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Figure:
-    """Mean Dice of the monitor volumes over the iterations, of titled trainings."""
+    """Draw the mean Dice of the monitor volumes over the iterations.
+
+    Args:
+        curves: Title of each training, and its pairs of iteration and mean Dice.
+    """
     figure = Figure(figsize=(11, 4), layout="constrained")
     axis = figure.subplots()
     for title, points in curves:
@@ -95,7 +106,13 @@ def _outline(axis: Axes, truth: NDArray[np.uint8], labels: NDArray[np.uint8], ta
 
 
 def draw_scores(tables: Sequence[tuple[str, ScoreTable]], score: str, label: str) -> Figure:
-    """A box plot of one score: a panel for each structure, a box for each titled table, over its subjects."""
+    """Draw box plots of one score over subjects: a panel for each structure, with a box for each titled table.
+
+    Args:
+        tables: Pairs of title and scores, with the same structures.
+        score: Name of the score, an attribute of `Scores`.
+        label: Label of the score's axis.
+    """
     structures = tables[0][1].structures
     height = 0.6 + 0.32 * len(tables)
     figure = Figure(figsize=(11, height), layout="constrained")

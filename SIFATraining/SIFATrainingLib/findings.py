@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Findings of the checks before and during a training, and checks that are shared."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ import numpy as np
 from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
 
-if TYPE_CHECKING:  # They need packages that a window may have to install first.
+if TYPE_CHECKING:  # These need packages that the Slicer module may have to install first.
     from SIFASegmentationLib.labelmaps import Labels
     from SIFASegmentationLib.structures import Task
     from SIFASegmentationLib.volumes import Volume
 
 Level = Literal["ok", "warning", "error"]
 
-FEW_SLICES = 100  # Of a domain; fewer make no model.
+FEW_SLICES = 100  # Least number of slices of a domain for a usable model.
 
-_SHOWN = 12  # Names of a list that can have a hundred.
-_MANY = 0.1  # Share of volumes that are no exceptions any more.
+_SHOWN = 12  # Number of names shown of a list that can have a hundred.
+_MANY = 0.1  # Share of volumes up to which they count as exceptions.
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: how bad it is, what it is about, what was found, and what to do ("" where nothing is to do)."""
+    """One finding of a check.
+
+    Attributes:
+        level: How bad it is.
+        subject: What it is about, such as a file or a set of volumes.
+        message: What was found.
+        fix: What to do about it; empty if nothing.
+    """
 
     level: Level
     subject: str
@@ -40,21 +47,21 @@ class Finding:
 
     @classmethod
     def of(cls, subject: str, error: InputError) -> Finding:
-        """An error of the input."""
+        """Make a finding of an error in the input."""
         return cls("error", subject, error.problem, error.advice)
 
 
 Warn = Callable[[Finding], None]
-"""Told of what does not end the work, and should be looked at."""
+"""Called with findings that don't end the work but should be looked at."""
 
 
 def print_warning(finding: Finding) -> None:
-    """For those who read a terminal."""
+    """Print a warning to stderr."""
     print(f"warning: {finding}", file=sys.stderr)
 
 
 def unused_volumes(subject: str, path: Path) -> list[Finding]:
-    """Volumes in folders below that of a set, which are not looked for there."""
+    """Warn of volumes in subfolders of a set's folder, which are not used."""
     from SIFASegmentationLib.cohorts import folder_names, unused_folders  # noqa: PLC0415  needs packages, see above
 
     folders = unused_folders(path)
@@ -65,7 +72,7 @@ def unused_volumes(subject: str, path: Path) -> list[Finding]:
 
 
 def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
-    """Whether an image has as few values in its middle slice as labels are: it may be one, whatever it is called."""
+    """Warn if an image has so few values in its middle slice that it may be a labelmap, whatever its name."""
     from SIFASegmentationLib.labelmaps import look_like_labels  # noqa: PLC0415  needs packages, see above
 
     middle = image.array[len(image.array) // 2]
@@ -76,7 +83,7 @@ def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
 
 
 def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
-    """What of a file's segments, or labels with names, a training does not see."""
+    """Warn of a file's segments or named labels that a training does not see: overlapping or unmatched ones."""
     findings = []
     if labels.overlapping:
         message = f"segments overlap in {labels.overlapping:,} voxels, which go to the later one"
@@ -95,14 +102,21 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
 
 
 def never_labelled(subject: str, labelled: Collection[str], task: Task, level: Level) -> list[Finding]:
-    """Structures that no labelmap of a set has."""
+    """Report structures that no labelmap of a set contains, at the given level."""
     never = [name for name in task.names if name not in labelled]
     fix = "label it in some volume, or choose a task without it"
     return [Finding(level, subject, f"never labelled: {', '.join(never)}", fix)] if never else []
 
 
 def beyond_grid(subject: str, extents_mm: Sequence[tuple[float, float]], size: int, spacing: float) -> list[Finding]:
-    """Whether fields of view (heights and widths), more than a few, reach beyond the networks' grid."""
+    """Warn if more than a few fields of view reach beyond the networks' grid.
+
+    Args:
+        subject: What the finding is about.
+        extents_mm: Height and width of each field of view in mm.
+        size: Number of rows, and of columns, of the grid.
+        spacing: Spacing of the grid in mm.
+    """
     from SIFASegmentationLib.plausibility import LARGE_SHARE  # noqa: PLC0415  needs packages, see above
 
     width = size * spacing

@@ -1,4 +1,4 @@
-"""Reports for a browser: one file, its pictures inside."""
+"""HTML reports: a single file that includes its pictures."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ code { background: #f3f3f3; padding: .1rem .3rem } .pixels { width: 100%; image-
 
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
-    """Write a page of parts, which are HTML."""
+    """Write a page of parts that are HTML; the title is plain text."""
     head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     with write_atomically(path) as partial:
         partial.write_text(f"<!doctype html><html lang='en'>{head}" + "\n".join(parts) + "</html>\n", encoding="utf-8")
 
 
 def picture(figure: Figure, caption: str) -> str:
-    """A figure with its caption, which is HTML."""
+    """Return a figure with its caption as HTML; the caption is HTML, too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return _image(buffer.getvalue(), caption, "")
 
 
 def picture_of_file(path: Path, caption: str) -> str:
-    """A PNG as wide as the page, its pixels to be seen; the caption is HTML."""
+    """Return a PNG file with its caption as HTML, as wide as the page and without smoothing; the caption is HTML."""
     return _image(path.read_bytes(), caption, " class='pixels'")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    """A table of plain texts; `best` is the number of the row to stand out."""
+    """Return a table of plain texts as HTML; `best` is the index of a row to emphasise."""
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     for number, row in enumerate(rows):
         kind = " class='best'" if number == best else ""

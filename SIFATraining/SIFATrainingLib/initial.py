@@ -1,4 +1,4 @@
-"""Starting a training from the networks of a bundle."""
+"""Weights of a bundle as the start of a training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from .config import TrainingConfig
 
 
 def read_initial(folder: Path, task: Task, config: TrainingConfig) -> tuple[str, bytes]:
-    """Name and weights (safetensors) of a bundle that a training on `task` can start from.
+    """Return name and weights (safetensors) of a bundle that a training on `task` starts from.
 
     Raises:
-        InputError: Not a bundle, without its weights, or for other structures or another width than the training.
+        InputError: The folder is not a bundle, lacks the weights, or has other structures or another width than the
+            training.
     """
     bundle = read_bundle(folder)
     trained = bundle.manifest.training.settings.get("width")

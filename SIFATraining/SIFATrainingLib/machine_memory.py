@@ -1,4 +1,4 @@
-"""How much memory a process can still have on this machine."""
+"""Memory that is available to this process on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of the limit, of what is used, and of the part of it that only caches files; by version of Linux' control groups.
+# By version of Linux's control groups: files of the limit and the usage, and key of the usage that only caches files.
 _FILES_OF_VERSION = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -16,9 +16,9 @@ _FILES_OF_VERSION = {
 
 
 def free_bytes_of_machine() -> float:
-    """Memory that this process can still have, in bytes, whatever limits a container or a scheduler set.
+    """Return the memory that this process can still use, in bytes, within the limits of a container or scheduler.
 
-    What caches files counts, for the system gives it back.
+    Memory that only caches files is included, since the system releases it. On macOS, the result is half of all memory.
     """
     if sys.platform == "win32":
         import ctypes  # noqa: PLC0415
@@ -29,17 +29,17 @@ def free_bytes_of_machine() -> float:
         return float(status[2])
     if sys.platform == "linux":
         return min(_available_bytes(), free_bytes_of_control_groups())
-    # macOS tells no more than what is there in all.
+    # macOS only reports how much memory there is in all.
     return _half_of_all()
 
 
 def free_bytes_of_control_groups(root: Path = Path("/")) -> float:
-    """What the limits of this process's control groups leave it, in bytes; infinite without any.
+    """Return what the limits of this process's control groups leave it, in bytes; infinite without limits.
 
     Linux, "Control Group v2" (Documentation/admin-guide/cgroup-v2.rst) and "Memory Resource Controller" (cgroup-v1).
 
     Args:
-        root: Folder of `proc` and `sys`.
+        root: Folder that contains `proc` and `sys`.
     """
     free = math.inf
     for version, folder in _memory_groups(root):
@@ -49,7 +49,7 @@ def free_bytes_of_control_groups(root: Path = Path("/")) -> float:
             used = int((folder / used_file).read_text(encoding="ascii"))
             statistics = (folder / "memory.stat").read_text(encoding="ascii").split()
         except OSError:
-            # The topmost group has no limit, and a container may not see those above its own.
+            # The topmost group has no limit, and a container may not see the groups above its own.
             continue
         cached = int(statistics[statistics.index(cached_key) + 1]) if cached_key in statistics else 0
         if limit != "max":
@@ -58,7 +58,7 @@ def free_bytes_of_control_groups(root: Path = Path("/")) -> float:
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[int, Path]]:
-    """Version and folder of each control group that can limit the memory of this process: its own and those above."""
+    """Yield version and folder of each control group that can limit this process's memory: its own and those above."""
     mounted = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What each method does in an iteration."""
+"""The iteration of each method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .supervision import supervise
 
 
 class SegmentationIteration:
-    """E, C1 and C2 on labelled slices of one domain: the bounds of the paper's tables, and nothing of the target."""
+    """Trains E, C1 and C2 on labelled slices of one domain alone, for the bounds in the paper's tables."""
 
     def __init__(self, networks: Networks, config: TrainingConfig) -> None:
         self.networks, self.config = networks, config
@@ -41,7 +41,7 @@ class SegmentationIteration:
 
 
 def make_iteration(networks: Networks, config: TrainingConfig) -> Iteration:
-    """The iteration of `config.method` over `networks`."""
+    """Make the iteration of `config.method` for `networks`."""
     if config.method in SEGMENTATION_METHODS:
         return SegmentationIteration(networks, config)
     if config.method == "output_alignment":

@@ -1,4 +1,4 @@
-"""How fast a training goes, and how long it will still take."""
+"""Speed of a training, and the time it has left."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections import deque
 
 from .config import TRANSLATING_METHODS, TrainingConfig, main_iterations
 
-# What an iteration of the self-training costs of one before it, where that translates and where it does not, in the
-# trainings of Testing/Benchmarks/real_abdomen.md: it moves three networks, once.
+# Cost of an iteration of self-training relative to one before it, for methods that translate and those that don't, as
+# in the trainings of Testing/Benchmarks/real_abdomen.md. It updates only three networks, and once.
 _SELF_TRAINING_COST = {True: 1 / 3, False: 2 / 3}
-_REPORTS = 10  # The last of them tell the pace: what a computer does beside a training changes.
+_REPORTS = 10  # Number of latest reports that count, since the load of a computer changes.
 
 
 def work_of(config: TrainingConfig, done: int) -> float:
-    """What `done` iterations cost, in iterations of the main part."""
+    """Return the cost of the first `done` iterations, in units of an iteration before self-training."""
     main = min(done, main_iterations(config))
     return main + _SELF_TRAINING_COST[config.method in TRANSLATING_METHODS] * (done - main)
 
 
 class Pace:
-    """Of one run of a training, from its reports."""
+    """Speed of one run of a training, from reports of its progress."""
 
     def __init__(self, config: TrainingConfig, done: int) -> None:
-        """A run that begins now, after `done` iterations."""
+        """Start the clock of a run that begins now, after `done` iterations."""
         self._config = config
         self._reports = deque([(time.monotonic(), done)], maxlen=_REPORTS + 1)
 
     def report(self, done: int) -> tuple[float, float]:
-        """Seconds per iteration lately, and seconds that are left; now, after `done` iterations."""
+        """Report that `done` iterations are done now; return the recent seconds per iteration and the seconds left."""
         self._reports.append((time.monotonic(), done))
         (first_at, first), (last_at, last) = self._reports[0], self._reports[-1]
         seconds = last_at - first_at

@@ -1,4 +1,4 @@
-"""Networks that move together, each by losses and an optimiser of its own."""
+"""Players of the adversarial game: groups of networks that are updated together by their own losses and optimiser."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ from .networks import Networks
 
 
 def gradients_in_groups(loss: Tensor, *groups: Sequence[Tensor], retain_graph: bool = False) -> list[list[Tensor]]:
-    """Gradients of a loss for groups of tensors, in as many groups; zeros where it does not depend on one."""
+    """Return the gradients of a loss for groups of tensors, in the same groups; 0 for tensors it does not depend on."""
     every = [tensor for group in groups for tensor in group]
     gradients = iter(torch.autograd.grad(loss, every, retain_graph=retain_graph, materialize_grads=True))
     return [list(itertools.islice(gradients, len(group))) for group in groups]
 
 
 class Player:
-    """Networks that move together, and their optimiser."""
+    """Parameters of networks that are updated together, and their optimiser."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
         self.parameters = list(parameters)
         self.optimiser = optimiser
 
     def set_learning_rate(self, rate: float) -> None:
-        """Of the steps to come."""
+        """Set the learning rate of the next steps."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of `loss` for this player's parameters alone."""
+        """Return the gradients of `loss` for this player's parameters only."""
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def move(self, gradients: Sequence[Tensor]) -> None:
-        """One step of the optimiser."""
+        """Average the gradients over the processes and take one step of the optimiser."""
         for parameter, gradient in zip(self.parameters, distributed.average(gradients), strict=True):
             parameter.grad = _laid_out_as(parameter, gradient)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        # Autocast keeps bfloat16 copies of the weights as they were: passes to come have to see them as they are.
+        # Autocast caches bfloat16 copies of the old weights; later passes must use the new ones.
         torch.clear_autocast_cache()
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A gradient or a moment, in memory where its parameter has its numbers: fused optimisers go through them as they
-    lie there.
+    """Return a gradient or moment in the memory layout of its parameter, which fused optimisers require.
 
-    Weights are in the channels-last order, averages over processes and what MPS computes are not.
+    Weights are in channels-last order, but averages over processes and the results of MPS are not.
     """
     if value.stride() == parameter.stride():
         return value
@@ -59,13 +58,13 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def adversary(modules: Iterable[nn.Module], config: TrainingConfig) -> Player:
-    """A player of G_t, U and the discriminators: Adam with beta1 0.5, no weight decay."""
+    """Make a player of G_t, U or discriminators: Adam with beta1 0.5, no weight decay."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
     return Player(parameters, torch.optim.Adam(parameters, config.learning_rate, betas=(0.5, 0.999), fused=True))
 
 
 def segmentor(networks: Networks, config: TrainingConfig) -> Player:
-    """The player of E, C1 and C2: Adam with beta1 0.9; weight decay on the weights of convolutions only."""
+    """Make the player of E, C1 and C2: Adam with beta1 0.9, weight decay on the weights of convolutions only."""
     parameters = networks.segmentor_parameters()
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -76,15 +75,15 @@ def segmentor(networks: Networks, config: TrainingConfig) -> Player:
 
 
 def optimiser_states(players: Mapping[str, Player]) -> dict[str, Any]:
-    """Of each player's optimiser, by the player's name."""
+    """Return the states of the players' optimisers, by the players' names."""
     return {name: player.optimiser.state_dict() for name, player in players.items()}
 
 
 def load_optimiser_states(players: Mapping[str, Player], states: dict[str, Any]) -> None:
-    """Continue from `optimiser_states`."""
+    """Restore states that `optimiser_states` returned."""
     for name, player in players.items():
         player.optimiser.load_state_dict(states[name])
-        # Saved where weights had another order, on another kind of device.
+        # The state may come from another kind of device, where weights had another memory layout.
         for parameter, kept in player.optimiser.state.items():
             for what, value in kept.items():
                 if value.shape == parameter.shape:

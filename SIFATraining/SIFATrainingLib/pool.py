@@ -9,11 +9,11 @@ from .transfer import moved
 
 
 class ImagePool:
-    """The last `size` fakes, on the device where they were made.
+    """Pool of up to `size` earlier fakes, on the device where they were made.
 
-    Until it is full the pool keeps and returns what comes in. Then each image is, with probability one half, swapped
-    for a random image of the pool. Random numbers come from torch's CPU generator: seeded with it, and the choice
-    is known to the host without waiting for the device.
+    Until it is full, the pool stores and returns the images it is given. After that, each image is swapped for a random
+    one of the pool with probability one half. Random numbers come from torch's CPU generator: they follow its seed, and
+    the host knows the choice without waiting for the device.
     """
 
     def __init__(self, size: int) -> None:
@@ -22,7 +22,7 @@ class ImagePool:
         self.filled = 0
 
     def exchange(self, fakes: Tensor) -> Tensor:
-        """Images (B, C, H, W) to show the discriminator in place of `fakes` (B, C, H, W); carries no gradient."""
+        """Return images (B, C, H, W) to show the discriminator in place of `fakes` (B, C, H, W), without gradients."""
         fakes = fakes.detach()
         if self.size == 0:
             return fakes
@@ -35,7 +35,7 @@ class ImagePool:
         if rest == 0:
             return fakes
         swapped = room + torch.nonzero(torch.rand(rest) < 0.5).flatten()
-        # No image of the pool is taken twice; a batch larger than the pool swaps as many as there are.
+        # No image of the pool is used twice, so a batch larger than the pool swaps at most `size` images.
         places = moved(torch.randperm(self.size)[: len(swapped)], fakes.device)
         swapped = moved(swapped[: self.size], fakes.device)
         shown = fakes.clone()
@@ -44,11 +44,11 @@ class ImagePool:
         return shown
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The images kept so far, for a checkpoint; empty before the first fake."""
+        """Return the images of the pool, for a checkpoint; empty before the first fake."""
         return {} if self.images is None else {"images": self.images[: self.filled].clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict()`."""
+        """Restore a state that `state_dict` returned."""
         self.images, self.filled = None, 0
         if "images" in state:
             kept = state["images"]

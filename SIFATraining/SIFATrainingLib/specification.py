@@ -1,4 +1,4 @@
-"""job.json of a training: from which volumes or prepared set, with every setting, where, and what to make of it."""
+"""Specification of a training job in its job.json: data, settings, device, and what to make of the result."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ BASELINE_FOLDER = "baseline"
 
 
 class InitialModel(Frozen):
-    """The bundle that a training starts from: its folder, and its name for the card."""
+    """Bundle whose weights a training starts from: its folder, and its name for the model card."""
 
     folder: Path
     name: str
 
 
 class TrainingSpecification(Frozen):
-    """What a training job does. Relative paths are relative to its folder.
+    """What a training job does. Relative paths are relative to the job's folder.
 
     Attributes:
-        config: Every setting of the training.
+        config: All settings of the training.
         device: auto, cuda, mps or cpu.
-        prepared: The prepared data set; made by the job itself, in its folder `prepared`, where it has a preparation.
-        prepared_from_here: The way to it from the job's folder, with slashes, for when both have moved; none where it
-            is in there.
-        fingerprint: Of a data set that was there before the job; it must not change.
-        preparation: Volumes to prepare first.
-        baseline_iterations: Iterations of a training without adaptation that comes before, in the job's folder
-            `baseline`, to compare with; 0 for none.
+        prepared: Folder of the prepared data set. With a `preparation`, the job makes it in its own folder `prepared`.
+        prepared_from_here: Relative path to `prepared` from the job's folder, with slashes, in case both were moved;
+            None if it lies within that folder, or on another drive of Windows.
+        fingerprint: Fingerprint of a data set that existed before the job, and must not change; None for others.
+        preparation: Volumes to prepare first; None if the data set exists.
+        baseline_iterations: Iterations of a training without adaptation that runs first, in the job's folder
+            `baseline`, for comparison; 0 for none.
         export: Whether to export the finished training to `result/bundle`.
-        bundle_name: What lists of models show; the task, the method and the date unless given.
-        initial: Model whose weights the networks start with; the baseline always starts with random ones.
+        bundle_name: Name shown in lists of models; if None, made from task, method and date.
+        initial: Model whose weights the networks start with; None for random weights, as for every baseline.
     """
 
     config: TrainingConfig
@@ -57,10 +57,10 @@ class TrainingSpecification(Frozen):
 
     @classmethod
     def of(cls, job: Job) -> TrainingSpecification:
-        """That of a job, its paths made absolute.
+        """Read the specification of a job, with absolute paths.
 
         Raises:
-            InputError: The job is no training, or its job.json is damaged.
+            InputError: The job is not a training, or its job.json is damaged.
         """
         if job.kind != KIND:
             raise InputError(f"{job.folder} is no training but '{job.kind}'", "give the folder that `sifa train` made")
@@ -82,10 +82,10 @@ class TrainingSpecification(Frozen):
         )
 
     def dataset(self, job: Job) -> PreparedDataset:
-        """The prepared data set, of a specification that `of` gave.
+        """Open the prepared data set; `self` must come from `of`.
 
         Raises:
-            InputError: It is gone, or has changed since the job was made.
+            InputError: The data set is missing or damaged, or has changed since the job was made.
         """
         found = PreparedDataset(self.prepared)
         if self.fingerprint not in (None, found.fingerprint):
@@ -98,5 +98,5 @@ def _is_there(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        # In a home of somebody else.
+        # The path may lie in another user's home folder.
         return False

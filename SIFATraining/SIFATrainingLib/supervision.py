@@ -1,4 +1,4 @@
-"""Labels as both classifiers learn them."""
+"""Supervised loss of both classifiers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from .networks import Networks
 def supervise(
     networks: Networks, config: TrainingConfig, encoded: tuple[Tensor, Tensor], labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Segmentation by C1 and C2: the weighted sum, and each loss alone (eq. 6, its first two terms).
+    """Segmentation losses of C1 and C2 (the first two terms of eq. 6).
 
     Args:
-        networks: C1 and C2 are asked.
-        config: Its `loss_weights` and `probability_floor`.
-        encoded: E's two outputs.
-        labels: (B, H, W), see `losses`.
+        networks: Provides C1 and C2.
+        config: Provides `loss_weights` and `probability_floor`.
+        encoded: The features and lower features that E returns.
+        labels: Labels (B, H, W), with values as in `losses`.
+
+    Returns:
+        The weighted sum of both losses, the loss of C1, and the loss of C2.
     """
     (features, lower), w, floor = encoded, config.loss_weights, config.probability_floor
     segmentation = segmentation_loss(networks.classifier(features), labels, floor)

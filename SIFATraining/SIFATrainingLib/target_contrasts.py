@@ -1,7 +1,7 @@
-"""How bright a model's structures are beside one another in the target's training volumes, which have no labels.
+"""Relative brightness of a model's structures in the target's training volumes, which have no labels.
 
-Most of those volumes are segmented well. So if the structures of a new volume differ from them, the model is probably
-wrong: contrast-filled bowel mistaken for a kidney is brighter, relative to the other kidney, than any kidney is.
+Most of these volumes are segmented well. So where the structures of a new volume differ from them, the model is
+probably wrong: contrast-filled bowel mistaken for a kidney is brighter, relative to the other kidney, than any kidney.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def measure_contrasts(
     device: torch.device | None = None,
     report: Report = say_nothing,
 ) -> ContrastRanges:
-    """The usual ranges, in the networks' unit, of what the model says as it is segmented: with the intensities' say.
+    """Measure the usual ranges of brightness in the networks' unit, for volumes decided as `sifa segment` does.
 
     Args:
-        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
-        dataset: No labels of it are read.
-        device: The CPU unless given.
-        report: Told of each volume.
+        segmentor: Maps slices (b, 1, H, W) to probabilities; in evaluation mode, on `device`.
+        dataset: Prepared data set; its labels are not read.
+        device: Device to compute on; the CPU if None.
+        report: Called before each volume.
     """
     slices, entry, task = dataset.slices("target"), dataset.entry("target"), dataset.manifest.task
     spacing = grid_spacing(entry.preprocessing)

@@ -1,4 +1,4 @@
-"""From the host to the device."""
+"""Transfer of tensors from the host to the device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from torch import Tensor
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device; the host does not wait for a GPU that is still at work on what came before.
+    """Copy a tensor of the host to a device, without waiting for earlier work of a GPU.
 
-    CUDA copies memory that is not pinned to a buffer of its own before it returns. Others may read it later.
+    CUDA copies memory that is not pinned to a buffer of its own before it returns, so the tensor may change afterwards.
+    Other devices may still read it later, so for them the copy is awaited.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")

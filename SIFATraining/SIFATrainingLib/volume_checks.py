@@ -1,4 +1,4 @@
-"""What is to be known of the volumes before a training: readable, alike in both domains, labelled as the task says."""
+"""Checks of the volumes before a training: readable, similar in both domains, and labelled as the task says."""
 
 from __future__ import annotations
 
@@ -33,25 +33,27 @@ from .findings import (
 from .prepare import LabelReader, Preparation
 from .steps import Report, Step
 
-OTHER_EXTENT = 1.5  # Fields of view that differ by more don't show the same part of the body.
-_LONG_PIXEL = 3.0  # Sides of a pixel in this ratio: the volume was taken in another plane.
-_AXES = ("RL", "AP", "IS")  # Against and along the axes of LPS.
+OTHER_EXTENT = 1.5  # Fields of view that differ by a larger factor don't show the same part of the body.
+_LONG_PIXEL = 3.0  # If a pixel's sides differ by a larger factor, the volume was acquired in another plane.
+_AXES = ("RL", "AP", "IS")  # Letters for the negative and positive direction of each axis of LPS.
 _PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 _DIRECTIONS = ("slice direction", "height", "width")
 
 
 class VolumeChecks:
-    """Reads every volume of a preparation, and every labelmap that training or monitoring will read.
+    """Checks every volume of a preparation, and every labelmap that training or monitoring will read.
 
-    After `run`, `findings` has what was found, and `slices` the number of slices of each set that could be read.
+    Attributes:
+        findings: What was found, after `run`.
+        slices: Number of slices in the readable volumes of each set, after `run`.
     """
 
     def __init__(self, preparation: Preparation, report: Report, domain: Domain | None = None) -> None:
         """
         Args:
-            preparation: The volumes.
-            report: Told of each volume before it is read.
-            domain: Look at this one alone; both, and the monitor set, unless given.
+            preparation: The volumes, and how they are to be prepared.
+            report: Called before each volume is read.
+            domain: The only domain to check; if None, both domains and the monitor set are.
         """
         self.findings: list[Finding] = []
         self._sets = preparation.sets if domain is None else (domain,)
@@ -60,11 +62,11 @@ class VolumeChecks:
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
         self._lowest: dict[SetName, list[tuple[str, float]]] = defaultdict(list)
-        # Of each value, the number of large parts in each labelmap that has it.
+        # By set and label value: the number of large parts in each labelmap that contains the value.
         self._parts: dict[SetName, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
 
     def run(self) -> None:
-        """Check everything."""
+        """Run all checks."""
         cases = self._cases()
         total, done = sum(map(len, cases.values())), 0
         for name, some in cases.items():
@@ -76,7 +78,7 @@ class VolumeChecks:
         self._compare_extents()
 
     def _cases(self) -> dict[SetName, list[Case]]:
-        """The images of each set that can be found, without those held out where the sets fit together."""
+        """Return the cases of each set that can be found; without held-out ones if the sets are consistent."""
         found: dict[SetName, list[Case]] = {}
         for name in self._sets:
             try:
@@ -131,7 +133,7 @@ class VolumeChecks:
         self.findings += lost_labels(subject, labels, self._task)
 
     def _sum_up(self, name: SetName, volumes: int) -> None:
-        """Number of slices, and structures that are never labelled."""
+        """Add the findings about a set as a whole, such as too few slices or structures that are never labelled."""
         slices = self.slices[name]
         message = f"volumes: {volumes}, slices: {slices:,}"
         if name in DOMAINS and slices < FEW_SLICES:
@@ -153,7 +155,7 @@ class VolumeChecks:
             self._check_parts(name, structure)
 
     def _check_window(self, name: SetName) -> None:
-        """Whether volumes look like those of one modality, and those that their clipping is meant for."""
+        """Warn if the volumes don't look like one modality, or not like those that their window is meant for."""
         if mixture := doubt_about_mixture(self._lowest[name]):
             self.findings.append(Finding("warning", name, mixture, "leave out those of another modality"))
         window = self._preparation.preprocessing(domain_of(name)).intensity.window
@@ -163,7 +165,7 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, doubt, fix))
 
     def _check_parts(self, name: SetName, structure: Structure) -> None:
-        """Whether a structure usually has more large parts than are kept of it."""
+        """Warn if a structure usually has more large parts than segmentation keeps of it."""
         counts = self._parts[name].get(structure.value, [0])
         usual = median_low(counts)
         if 0 < structure.parts < usual:
@@ -173,7 +175,7 @@ class VolumeChecks:
             self.findings.append(Finding("warning", name, message, fix))
 
     def _compare_extents(self) -> None:
-        """Whether both domains show as much of the body, by the medians over their volumes."""
+        """Compare the size of the fields of view in both domains, by their medians over the volumes."""
         extents = [self._extents[name] for name in DOMAINS]
         if not all(extents):
             return
@@ -191,7 +193,7 @@ class VolumeChecks:
 
 
 def _describe(subject: str, placement: Placement, plane: Plane) -> Finding:
-    """Size, spacing, orientation and slices of a volume."""
+    """Describe size, spacing, orientation and slices of a volume; warn if it was acquired in another plane."""
     geometry = placement.geometry
     size = " x ".join(map(str, geometry.size))
     spacing = " x ".join(f"{value:.3g}" for value in geometry.spacing)
@@ -205,7 +207,7 @@ def _describe(subject: str, placement: Placement, plane: Plane) -> Finding:
 
 
 def _orientation(geometry: Geometry) -> str:
-    """Where the axes i, j, k point to, such as `LPS`; `near LPS` for an oblique volume."""
+    """Return the directions of the axes i, j, k, such as `LPS`; `near LPS` for an oblique volume."""
     letters, straight = "", True
     for column in geometry.direction_matrix.T:
         axis = int(np.abs(column).argmax())

@@ -1,4 +1,4 @@
-"""Some slices of some volumes of a prepared set: enough to see how a model does on all of it."""
+"""Sample of a prepared set's volumes and slices, enough to see how a model does on the whole set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from .dataset import VolumeEntry
 
 BATCH = 8
 _MOST_VOLUMES = 24
-_MOST_SLICES = 24  # Of each, spread over it: near enough to one another for parts to stay connected.
+_MOST_SLICES = 24  # Per volume, spread over it; close enough to one another for parts to stay connected.
 
 
 def sample_volumes(volumes: Sequence[VolumeEntry]) -> list[list[NDArray[np.int64]]]:
-    """Of volumes spread over a set, the indices of slices spread over each, in batches of up to `BATCH`."""
+    """Choose volumes spread over a set, and slices spread over each of them.
+
+    Returns:
+        For each chosen volume, the indices of its slices, in batches of up to `BATCH`.
+    """
     chosen = np.unique(np.linspace(0, len(volumes) - 1, min(_MOST_VOLUMES, len(volumes))).astype(int))
     return [_batches(volumes[index]) for index in chosen]
 
