@@ -41,7 +41,7 @@ EXPORTS = {
 
 
 class FlippedSegmentor(Segmentor):
-    """Means of what the model says of a slice and of its mirror image, right and left structures exchanged."""
+    """Averages the predictions for a slice and for its mirror image, with right and left structures exchanged."""
 
     def predict(self, slices: Float32Array) -> Float32Array:
         mirrored = super().predict(np.ascontiguousarray(slices[..., ::-1]))[:, self._exchanged()]
@@ -49,7 +49,7 @@ class FlippedSegmentor(Segmentor):
         return mean
 
     def _exchanged(self) -> list[int]:
-        """Of each class the one that it is in a mirror."""
+        """Return, for each class, the class that it becomes in a mirror image."""
         values = {structure.name: structure.value for structure in self.manifest.task.structures}
         other = {"right": "left", "left": "right"}
         names = {value: " ".join(other.get(word, word) for word in name.split()) for name, value in values.items()}
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def print_choices(title: str, job: Path, cases: tuple[Case, ...], preparation: Preparation) -> None:
-    """The table of one training."""
+    """Print the table of one training."""
     task = preparation.loaded_task()
     structures = [structure.name for structure in task.structures]
     print(f"\n## {title}\n\n| choice | {' | '.join(structures)} | mean Dice | mean ASD |")
@@ -99,7 +99,7 @@ def print_choices(title: str, job: Path, cases: tuple[Case, ...], preparation: P
 
 
 def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, SegmentationOptions]]:
-    """What to segment with, by choice, and the options of `Segmentor.segment`."""
+    """Yield each choice with its segmentor and the options for `Segmentor.segment`."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = {name: exported(job, Path(folder) / str(number), *choice)
                    for number, (name, choice) in enumerate(EXPORTS.items())}  # fmt: skip
@@ -115,7 +115,14 @@ def segmentors(job: Path) -> Iterator[tuple[str, Segmentor, SegmentationOptions]
 
 
 def exported(job: Path, out: Path, weights: str, reestimate: bool) -> Bundle:
-    """The bundle of a training's last checkpoint, as if its setting of the batch norm had been another."""
+    """Export a training's last checkpoint.
+
+    Args:
+        job: Folder of the training's job.
+        out: Folder for a copy of the job and for the bundle.
+        weights: `average` or `raw`.
+        reestimate: Whether to re-estimate batch norm, whatever the setting of the training.
+    """
     specification = TrainingSpecification.of(Job(job))
     config = specification.config.model_copy(update={"reestimate_batch_norm": reestimate})
     copy = create_job(specification.prepared, out / "job", config)
@@ -126,7 +133,7 @@ def exported(job: Path, out: Path, weights: str, reestimate: bool) -> Bundle:
 def scores(
     segmentor: Segmentor, options: SegmentationOptions, cases: tuple[Case, ...], task: Task, coding: str | None
 ) -> ScoreTable:
-    """Of all test volumes."""
+    """Segment all test volumes and score them."""
     names = {structure.value: structure.name for structure in task.structures}
     rows: list[Row] = []
     for case in cases:

@@ -32,9 +32,9 @@ from SIFATrainingLib.devices import describe_device, make_fabric
 from SIFATrainingLib.estimate import wait
 from SIFATrainingLib.loop import Model
 
-VOLUMES = 20  # Of each domain.
+VOLUMES = 20  # Number per domain.
 VOXELS = (100, 512, 512)
-DRAWN = 2  # Different ones of each domain.
+DRAWN = 2  # Number of different volumes per domain.
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def draw(out: Path) -> None:
-    """The volumes, and labels of the source's."""
+    """Write the volumes, and the labels of those of the source."""
     for modality in ("mr", "ct"):
         for seed in range(DRAWN):
             image, label = make_patient("abdomen", modality, seed, size=256)
@@ -82,7 +82,7 @@ def draw(out: Path) -> None:
 
 
 def time_batches(arguments: argparse.Namespace, dataset: PreparedDataset) -> list[str]:
-    """Lines of the table about time."""
+    """Time iterations and return the lines of the table about them."""
     config = make_config(width=arguments.width, batch=arguments.batch)
     fabric = make_fabric(arguments.device, config.precision)
     model = Model.create(dataset.classes, config, fabric.device)

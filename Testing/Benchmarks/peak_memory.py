@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# A process that was forked counts the memory of the one that forked it as its own. So a small one stands between.
+# A forked process inherits the peak memory of its parent, so a small process starts the command in between.
 _LAUNCHER = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
@@ -14,10 +14,10 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def peak_gigabytes(*arguments: str) -> float:
-    """Peak resident memory of `sifa ARGUMENTS`, in GB.
+    """Run `sifa ARGUMENTS` and return its peak resident memory in GB.
 
     Raises:
-        subprocess.CalledProcessError: It failed; its message is on stderr.
+        subprocess.CalledProcessError: The command failed; its message is on stderr.
     """
     command = [sys.executable, "-c", _LAUNCHER, sys.executable, "-m", "SIFATrainingLib", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -29,7 +29,17 @@ from SIFATrainingLib.compare import file_name
 
 @dataclass(frozen=True)
 class Pair:
-    """Estimated and true Dice of a structure in a volume, and whether a warning was about it."""
+    """Estimated and true Dice of a structure in a volume.
+
+    Attributes:
+        subject: The volume.
+        structure: The structure's name.
+        estimate: Estimated Dice.
+        low: Lower end of the estimated band.
+        high: Upper end of the estimated band.
+        doubtful: Whether there was a warning about the structure.
+        true: True Dice.
+    """
 
     subject: str
     structure: str
@@ -78,7 +88,7 @@ def main() -> None:
 
 
 def pairs_of(seed: Path) -> Iterator[Pair]:
-    """All pairs of one training."""
+    """Yield all pairs of one training; none if it has no estimates."""
     path = seed / "labelmaps" / ESTIMATES_FILE
     if not path.exists():
         return
@@ -93,7 +103,7 @@ def pairs_of(seed: Path) -> Iterator[Pair]:
 
 
 def line(comparison: str, row: str, seeds: list[list[Pair]]) -> str:
-    """A row of the table, of the pairs of each training."""
+    """Return a row of the table, from the pairs of each training."""
     pairs = list(itertools.chain(*seeds))
     estimates, true = (np.array([getattr(pair, name) for pair in pairs]) for name in ("estimate", "true"))
     inside = np.mean([pair.low <= pair.true <= pair.high for pair in pairs])
@@ -109,7 +119,7 @@ def line(comparison: str, row: str, seeds: list[list[Pair]]) -> str:
 
 
 def volume_means(pairs: list[Pair]) -> dict[str, tuple[float, float]]:
-    """Estimated and true mean Dice over the structures of each volume."""
+    """Return the estimated and true mean Dice over the structures of each volume, by subject."""
     return {
         subject: (
             float(np.mean([p.estimate for p in pairs if p.subject == subject])),
@@ -120,7 +130,7 @@ def volume_means(pairs: list[Pair]) -> dict[str, tuple[float, float]]:
 
 
 def print_volumes(title: str, pairs: list[Pair]) -> None:
-    """The volumes of a training, the least sure first, and which of their structures a warning was about."""
+    """Print the volumes of a training, the lowest estimate first, and the structures with a warning in each."""
     print(f"\nVolumes of {title}, the lowest estimate first:\n")
     print("| volume | estimated mean Dice | true | warned about |\n|---|---|---|---|")
     for subject, (estimate, true) in sorted(volume_means(pairs).items(), key=lambda one: one[1][0]):
@@ -129,8 +139,10 @@ def print_volumes(title: str, pairs: list[Pair]) -> None:
 
 
 def print_worse(models: Iterable[list[list[Pair]]]) -> None:
-    """What the warning that adaptation made a volume worse is worth: of any two models of one seed, each for the
-    adapted one in turn, on each volume."""
+    """Print how reliable the warning is that adaptation made a volume worse.
+
+    All pairs of models of one seed are compared on each volume; each of the two takes the role of the adapted one.
+    """
     told = worse = both = wrong = compared = 0
     for rows in models:
         for adapted, other in itertools.permutations(rows, 2):
@@ -149,7 +161,7 @@ def print_worse(models: Iterable[list[list[Pair]]]) -> None:
 
 
 def print_found(pairs: list[Pair], bad: float) -> None:
-    """How well the bad ones are found: by the estimate, by a warning about the structure, by either."""
+    """Print how well bad segmentations are found by the estimate, by a warning about the structure, or by either."""
     poor, good = ([p for p in pairs if (p.true < bad) == wanted] for wanted in (True, False))
     signs: dict[str, Callable[[Pair], bool]] = {
         f"estimated below {bad:g}": lambda p: p.estimate < bad,

@@ -1,8 +1,8 @@
-"""The authors' schedule as plainly as it can be written: seven separate passes, each computing all that it needs anew.
+"""The authors' schedule written as plainly as possible: seven separate passes, each computing all that it needs anew.
 
-It is what the product's speed is measured against (`step.py`), and what its sequential schedule must agree with
-(`Testing/Python/test_reference_step.py`): from the same weights, batch and seed, the same new weights. float32, default
-memory layout, plain Adam. 9 forward passes of G_t, 11 of E, 7 of U.
+It is the baseline for the product's speed (`step.py`) and the reference for its sequential schedule
+(`Testing/Python/test_reference_step.py`): the same weights, batch and seed must give the same new weights. It uses
+float32, the default memory layout and plain Adam, and takes 9 forward passes of G_t, 11 of E and 7 of U.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ class ReferenceStep:
     """One iteration in the order of the paper: G_t, D_t, (E, C1, C2), U, D_s, D_p1, D_p2."""
 
     def __init__(self, networks: Networks, config: TrainingConfig) -> None:
-        """Loss weights, learning rate, weight decay and pools of `config`; least-squares losses, D_p sees logits."""
+        """Take loss weights, learning rate, weight decay and pools from `config`.
+
+        Whatever its other settings, the adversarial losses are least squares, and D_p sees logits.
+        """
         self.n, self.w = networks, config.loss_weights
         self.gan = LeastSquaresAdversarial()
         self.target_like_pool, self.source_like_pool = ImagePool(config.pool), ImagePool(config.pool)
@@ -42,7 +45,7 @@ class ReferenceStep:
         self.lower_prediction_discriminator = adam(n.lower_prediction_discriminator)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """In the order in which they step."""
+        """Return the optimisers in the order of their steps."""
         return [
             self.generator, self.target_discriminator, self.segmentor, self.decoder, self.source_discriminator,
             self.prediction_discriminator, self.lower_prediction_discriminator,
@@ -104,7 +107,7 @@ class ReferenceStep:
     def _translate(
         self, x_s: Tensor, x_t: Tensor, *, tracking: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """x_st, x_ts, the weighted cycle losses, and both taps of E for x_st and for x_t."""
+        """Return x_st, x_ts, the weighted cycle losses, and both outputs of E for x_st and for x_t."""
         n = self.n
         encoded_t = n.encoder(x_t, tracking=tracking)
         source_like = n.decoder(encoded_t[0], x_t)
@@ -117,7 +120,7 @@ class ReferenceStep:
 
 
 def move(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of an optimiser on the gradients of its own parameters."""
+    """Take one step of an optimiser with the gradients of its own parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     optimiser.zero_grad()
     loss.backward(inputs=parameters)

@@ -50,7 +50,10 @@ def main() -> None:
 
 
 def run(rank: int, work: argparse.Namespace, folder: str) -> None:
-    """One of the processes; the first writes the seconds of a step, by round, of the three ways, and its messages."""
+    """Measure in one of the processes.
+
+    The first writes the seconds of a step by round, for each of the three ways, and the sizes of its messages.
+    """
     device = torch.device(work.device, rank if work.device == "cuda" else None)
     if work.device == "cuda":
         torch.cuda.set_device(rank)
@@ -74,12 +77,12 @@ def run(rank: int, work: argparse.Namespace, folder: str) -> None:
         seconds[2].append(seconds_of(step, work.steps, device))
         distributed.destroy_process_group()
     if rank == 0:
-        # The first round warms up.
+        # The first round is for warming up.
         torch.save(([measured[1:] for measured in seconds], messages), Path(folder) / "measured.pt")
 
 
 def messages_of(step: Callable[[], object]) -> list[int]:
-    """Bytes of each message that a step sends."""
+    """Run a step and return the size in bytes of each message that it sends."""
     sizes: list[int] = []
     all_reduce = distributed.all_reduce
 
@@ -93,14 +96,17 @@ def messages_of(step: Callable[[], object]) -> list[int]:
 
 
 def waiting(folder: str, work: argparse.Namespace, rank: int, name: str) -> None:
-    """Go on when all processes have come here; without a group of processes, which would count as training together."""
+    """Wait until all processes have called this with `name`.
+
+    Files are used rather than a process group, since with a group the processes would train together.
+    """
     (Path(folder) / f"{name}_{rank}").touch()
     while not all((Path(folder) / f"{name}_{other}").exists() for other in range(work.processes)):
         time.sleep(0.002)
 
 
 def make_step(work: argparse.Namespace, device: torch.device) -> Callable[[], object]:
-    """An iteration of the product on random slices."""
+    """Return a function that runs an iteration of the product on random slices."""
     config = make_config(width=work.width, batch=work.batch)
     batch = channels_last(random_batch(work, device))
     model = Model.create(CLASSES, config, device)
@@ -113,7 +119,7 @@ def make_step(work: argparse.Namespace, device: torch.device) -> Callable[[], ob
 
 
 def report(work: argparse.Namespace, alone: list[float], apart: list[float], together: list[float]) -> list[str]:
-    """The table as lines of Markdown."""
+    """Return the table as lines of Markdown."""
     one = statistics.median(alone)
     rows = [
         ("one process alone", 1, one),

@@ -62,13 +62,13 @@ def main() -> None:
 
 
 def large_labelmap() -> Volume:
-    """Labels of a synthetic abdomen, 512 x 512 x 300 voxels."""
+    """Return the labels of a synthetic abdomen, 512 x 512 x 300 voxels."""
     _, labels = make_patient("abdomen", "ct", 0, size=512)
     return stretched(labels, (300, 512, 512))
 
 
 def row(name: str, volume: Volume) -> str:
-    """One labelmap's line of the table."""
+    """Score one labelmap and return its line of the table."""
     reference = volume.array.astype(np.uint8)
     i, j, k = volume.geometry.spacing
     spacing = (k, j, i)
@@ -90,7 +90,7 @@ def row(name: str, volume: Volume) -> str:
 
 
 def disturbed(labels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """A labelmap like one that a network makes: moved by a voxel or two, its surfaces ragged."""
+    """Disturb a labelmap to look like a network's: moved by a voxel or two, with ragged surfaces."""
     rng = np.random.default_rng(seed)
     field = [ndimage.gaussian_filter(rng.normal(size=labels.shape), (1, 4, 4)) for _ in range(3)]
     moved = [grid + 2.0 * f / f.std() for grid, f in zip(np.indices(labels.shape, np.float32), field, strict=True)]
@@ -100,7 +100,7 @@ def disturbed(labels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
 
 
 def by_medpy(prediction: Mask, reference: Mask, spacing: Spacing) -> tuple[float, float, float]:
-    """Dice, ASD and HD95 of medpy."""
+    """Return Dice, ASD and HD95 of medpy."""
     return (
         float(medpy.dc(prediction, reference)),
         float(medpy.assd(prediction, reference, spacing)),
@@ -109,7 +109,7 @@ def by_medpy(prediction: Mask, reference: Mask, spacing: Spacing) -> tuple[float
 
 
 def by_monai(prediction: Mask, reference: Mask, spacing: Spacing) -> tuple[float, float]:
-    """HD95 and surface Dice of MONAI; its Dice and ASD are computed too, so that the time is of the same scores."""
+    """Return HD95 and surface Dice of MONAI; Dice and ASD are computed too, so that times are for the same scores."""
     tensors = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
     settings: dict[str, Any] = {"include_background": True, "spacing": list(spacing)}
     compute_dice(*tensors)
@@ -119,7 +119,7 @@ def by_monai(prediction: Mask, reference: Mask, spacing: Spacing) -> tuple[float
 
 
 def by_surface_distance(prediction: Mask, reference: Mask, spacing: Spacing) -> float:
-    """Surface Dice at 2 mm of surface-distance."""
+    """Return the surface Dice at 2 mm of surface-distance."""
     import surface_distance  # noqa: PLC0415  imports with a warning that is filtered by now
 
     distances = surface_distance.compute_surface_distances(reference, prediction, spacing)
@@ -127,18 +127,18 @@ def by_surface_distance(prediction: Mask, reference: Mask, spacing: Spacing) -> 
 
 
 def directed_hd95(prediction: Mask, reference: Mask, spacing: Spacing) -> list[float]:
-    """95th percentiles of our distances in either direction."""
+    """Return the 95th percentiles of our distances in either direction, in mm."""
     return [float(np.percentile(some, 95)) for some in surface_distances(prediction, reference, spacing)]
 
 
 def relative(ours: Scores, theirs: tuple[float, float, float]) -> float:
-    """Largest relative difference of Dice, ASD and HD95."""
+    """Return the largest relative difference of Dice, ASD and HD95."""
     pairs = zip((ours.dice, ours.asd, ours.hd95), theirs, strict=True)
     return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and the seconds that it took."""
+    """Return the result of `work` and the seconds it took."""
     started = time.perf_counter()
     result = work()
     return result, time.perf_counter() - started

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def mean_labelmap(made: list[Outputs], task: Task) -> Volume:
-    """What is most probable in the mean of the probabilities of several models, the largest parts of it."""
+    """Return the labelmap of the classes most probable on average over several models, keeping the largest parts."""
     sums = [
         np.sum([read_volume(path).array for path in of_structure], axis=0, dtype=np.float32)
         for of_structure in zip(*(outputs.probabilities for outputs in made), strict=True)

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
-    """Print the table of times."""
+    """Measure and print the table of times."""
     torch_model, bundle = make_bundle(folder / "bundle", arguments.width)
     volume = synthetic_volume()
     path = folder / "volume.nii.gz"
@@ -128,13 +128,13 @@ def measure_speed(arguments: argparse.Namespace, folder: Path) -> None:
 
 @contextmanager
 def plain_convolutions() -> Iterator[None]:
-    """Sessions opened within keep the model's own convolutions."""
+    """Within the block, sessions keep the model's own convolutions."""
     with patch.object(segmentation, "with_fast_convolutions", lambda model: FastModel(model, {})):
         yield
 
 
 def make_bundle(folder: Path, width: float) -> tuple[SegmentationNetwork, Path]:
-    """Networks with random weights, and a bundle of them."""
+    """Make networks with random weights and their bundle; return both, the bundle as its folder."""
     torch.manual_seed(0)
     encoder = Encoder(width)
     model = SegmentationNetwork(encoder, Classifier(encoder.channels, len(TASK.structures) + 1)).eval()
@@ -158,7 +158,7 @@ def make_bundle(folder: Path, width: float) -> tuple[SegmentationNetwork, Path]:
 
 
 def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
-    """A synthetic abdominal CT of rows x rows x slices voxels."""
+    """Make a synthetic abdominal CT of rows x rows x slices voxels."""
     image, _ = make_patient("abdomen", "ct", 0, size=min(rows, SIZE))
     return stretched(image, (slices, rows, rows))
 
@@ -167,7 +167,7 @@ def synthetic_volume(rows: int = SIZE, slices: int = SLICES) -> Volume:
 def seconds_of_loop(
     model: SegmentationNetwork, volume: Volume, segmentor: Segmentor, arguments: argparse.Namespace
 ) -> float:
-    """Seconds that the plain loop takes for all slices, from those that some of them take."""
+    """Return the seconds that the plain loop takes for all slices, extrapolated from some of them."""
     prepared = prepare_volume(volume, segmentor.manifest.preprocessing["target"])
     labels, view = prepared.placement.canvas(np.uint8)
     started = time.perf_counter()
@@ -180,21 +180,21 @@ def seconds_of_loop(
 
 
 def seconds_of_product(segmentor: Segmentor, volume: Volume) -> float:
-    """Seconds of the product."""
+    """Return the seconds that the product takes for a volume."""
     started = time.perf_counter()
     segmentor.segment(volume)
     return time.perf_counter() - started
 
 
 def first_slice(bundle: Path, volume: Path, folder: Path, device: str) -> float:
-    """Seconds from the start of a process to the first slices that it has segmented."""
+    """Return the seconds from the start of a process until it has segmented its first slices."""
     command = [sys.executable, "-c", FIRST_SLICE, str(bundle), str(volume), repr(time.time()), str(folder / "out")]
     done = subprocess.run([*command, device], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def measure_memory(folder: Path) -> None:
-    """Print the peak resident memory of `sifa segment` on a large volume, with a model an eighth as wide."""
+    """Measure and print the peak memory of `sifa segment` on a large volume, with a model of an eighth of the width."""
     _, bundle = make_bundle(folder / "narrow", 0.125)
     path = folder / "large.nii.gz"
     write_volume(synthetic_volume(1024, 1000), path)

@@ -36,12 +36,12 @@ from SIFATrainingLib.loop import Model
 from SIFATrainingLib.networks import InstanceNorm, Networks
 
 CLASSES = 5
-MATRIX = {"cpu": 2048, "cuda": 8192}  # Rows of the square matrices that the machine's rate is measured by.
+MATRIX = {"cpu": 2048, "cuda": 8192}  # Rows of the square matrices used to measure the machine's rate.
 
 
 @dataclass
 class Variant:
-    """A way to do a step."""
+    """One way to do a training step, and its measurements."""
 
     name: str
     precision: str
@@ -49,7 +49,7 @@ class Variant:
     seconds: list[float]
     flop: float = 0.0
     peak_bytes: int = 0
-    convolving: float = 0.0  # Share of the time.
+    convolving: float = 0.0  # Share of the time spent in convolutions.
 
     @property
     def median(self) -> float:
@@ -57,9 +57,9 @@ class Variant:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts the operations of convolutions and matrix products, in both passes.
+    """Counts the operations of convolutions and matrix products, in forward and backward passes.
 
-    torch's own `FlopCounterMode` tells modules apart by hooks that `torch.autograd.grad` can't run.
+    torch's own `FlopCounterMode` can't be used, since its hooks on modules fail in `torch.autograd.grad`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ COURSES = (
     ("simultaneous", "simultaneous", 0.0),
     ("simultaneous, and random contrasts", "simultaneous", 1.0),
 )
-"""What the product's steps are called, their schedules, and the weight of what is beyond the paper."""
+"""The product's steps: name, schedule, and weight of the segmentation in random contrasts."""
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[Variant]:
-    """The reference in float32, and the product's schedules in every precision that the device has."""
+    """Make the reference in float32, and the product's steps in every precision that the device computes in."""
     torch.manual_seed(0)
     batch = random_batch(arguments, device)
     laid_out = channels_last(batch)
@@ -130,7 +130,7 @@ def make_variants(arguments: argparse.Namespace, device: torch.device) -> list[V
 
 
 def random_batch(arguments: argparse.Namespace, device: torch.device) -> Batch:
-    """Slices of noise, in torch's default layout."""
+    """Make a batch of random slices, in torch's default layout."""
     shape = (arguments.batch, 1, arguments.size, arguments.size)
     slices = [torch.rand(shape, device=device) * 2 - 1 for _ in range(2)]
     labels = torch.randint(0, CLASSES, (shape[0], *shape[2:]), dtype=torch.uint8, device=device)
@@ -138,7 +138,7 @@ def random_batch(arguments: argparse.Namespace, device: torch.device) -> Batch:
 
 
 def channels_last(batch: Batch) -> Batch:
-    """The batch in the layout that the product trains in."""
+    """Return the batch in channels-last order, in which the product trains."""
     source, target = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.target))
     return Batch(source, batch.labels, target)
 
@@ -155,7 +155,7 @@ def _product_step(config: TrainingConfig, batch: Batch, device: torch.device) ->
 
 
 def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> float:
-    """Seconds of one step, the mean over `steps`."""
+    """Return the seconds of one step, as the mean over `steps`."""
     wait(device)
     started = time.perf_counter()
     for _ in range(steps):
@@ -165,7 +165,7 @@ def seconds_of(step: Callable[[], object], steps: int, device: torch.device) -> 
 
 
 def share_of_convolutions(step: Callable[[], object], device: torch.device) -> float:
-    """Share of a step's time that the device spends in convolutions, forwards and backwards."""
+    """Return the share of a step's time that the device spends in convolutions, forward and backward."""
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device.type == "cuda")]) as profiler:
         step()
         wait(device)
@@ -178,7 +178,7 @@ def share_of_convolutions(step: Callable[[], object], device: torch.device) -> f
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """Memory of the device at the peak of a step; 0 on a CPU, where torch keeps no count."""
+    """Return the peak memory of a step on the device, in bytes; 0 on a CPU, where torch does not count it."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
@@ -188,14 +188,14 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def matrix_rate(precision: str, device: torch.device) -> float:
-    """Floating-point operations per second of a product of large square matrices: what the machine can do."""
+    """Return what the machine can do: floating-point operations per second of a product of large square matrices."""
     rows = MATRIX[device.type]
     a, b = (torch.randn(rows, rows, device=device).to(getattr(torch, precision)) for _ in range(2))
     return 2 * rows**3 / min(seconds_of(lambda: torch.mm(a, b), 1, device) for _ in range(10))
 
 
 def report(arguments: argparse.Namespace, variants: list[Variant], rates: dict[str, float]) -> list[str]:
-    """The table as lines of Markdown."""
+    """Return the table as lines of Markdown."""
     reference = variants[0].median
     lines = [
         "# A training step against the authors' seven passes\n",

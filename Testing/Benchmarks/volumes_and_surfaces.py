@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def surfaces_table(comparison: Path, rows: Sequence[str]) -> str:
-    """A line for each row and structure, in Markdown."""
+    """Return a table in Markdown with a line for each row and structure."""
     head = ["row", "structure", "volume against the reference", "too large", "HD95, mm", "surface Dice, 2 mm"]
     lines = []
     for row in rows:
@@ -42,7 +42,7 @@ def surfaces_table(comparison: Path, rows: Sequence[str]) -> str:
 
 
 def line(row: str, structure: str, rows: list[Row]) -> list[str]:
-    """Of one structure in all volumes."""
+    """Return the cells for one structure, over all volumes of a row."""
     differences = 100 * np.array([one.scores.volume_difference for one in rows])
     hd95, surface = (np.array([getattr(one.scores, name) for one in rows]) for name in ("hd95", "surface_dice"))
     worst = min(rows, key=lambda one: one.scores.dice)

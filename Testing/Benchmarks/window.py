@@ -55,7 +55,7 @@ from standins import faults, plot_view, pythonqt  # noqa: E402
 from standins.modules import load_scripted_module  # noqa: E402
 
 TICK_MS = 5
-LONG_MS = 30.0  # A gap that is told of on stderr.
+LONG_MS = 30.0  # Longer gaps are reported on stderr.
 LOOK_SECONDS = 0.005
 ELSEWHERE = "outside of the modules"
 PROMISED_MS = 100.0
@@ -68,7 +68,7 @@ LOSSES = (
     "auxiliary_discriminator", "prediction_discriminator", "lower_prediction_discriminator",
 )  # fmt: skip
 
-# A training as those who watch it see it: ten events a second, a preview every five, a line of the log every two.
+# Writes what a training writes: ten events a second, a preview every five seconds, a line of the log every two.
 WRITER = """
 import json, os, shutil, sys, time
 from pathlib import Path
@@ -101,14 +101,19 @@ with job.heartbeat():
 
 @dataclass
 class Phase:
-    """The gaps of one phase, in ms, and for those that are long, where how much of them was spent."""
+    """The gaps of one phase.
+
+    Attributes:
+        gaps: All gaps, in ms.
+        blocks: Long gaps, in ms, each with the milliseconds spent at each place.
+    """
 
     gaps: list[float] = field(default_factory=list)
     blocks: list[tuple[float, Counter[str]]] = field(default_factory=list)
 
 
 class Clock:
-    """A fast timer, and the gaps between its ticks by phase."""
+    """A fast timer that records the gaps between its ticks, by phase."""
 
     def __init__(self) -> None:
         self.phases: dict[str, Phase] = {}
@@ -121,27 +126,27 @@ class Clock:
         threading.Thread(target=self._keep_looking, args=(threading.get_ident(),), daemon=True).start()
 
     def enter(self, phase: str) -> None:
-        """From now on, the gap at hand included."""
+        """Start a phase now; the current gap belongs to it."""
         self._phase = self._next = phase
 
     def enter_after_this(self, phase: str) -> None:
-        """From the next tick on: the gap at hand is of the phase before."""
+        """Start a phase at the next tick; the current gap belongs to the phase before."""
         self._next = phase
 
     def run(self, work: Callable[[], Any], until: Callable[[], Any], limit: float = 600.0) -> None:
-        """Let the event loop run: after a moment do `work` in it, end when `until()` holds.
+        """Run the event loop, do `work` in it after a moment, and stop when `until()` is true.
 
         Raises:
-            TimeoutError: It did not within `limit` seconds.
+            TimeoutError: `until()` was not true within `limit` seconds.
         """
         loop, end, errors = QtCore.QEventLoop(), time.monotonic() + limit, []
 
         def do() -> None:
             try:
                 work()
-            except Exception as error:  # Qt would go on
+            except Exception as error:  # Qt would ignore it
                 errors.append(error)
-            # Not before: work may let events in.
+            # Only now, since `work` may process events.
             QtCore.QTimer.singleShot(100, checks.start)
 
         def look() -> None:
@@ -176,9 +181,9 @@ class Clock:
         self._last = self._looked = time.perf_counter()
 
     def _keep_looking(self, watched: int) -> None:
-        """Look every few milliseconds where the watched thread is.
+        """Record every few milliseconds where the watched thread is.
 
-        A call that holds Python's lock is seen when it returns or calls Python back, and all of its time counted.
+        A call that holds Python's lock is only seen when it returns or calls Python; then all of its time is counted.
         """
         while True:
             time.sleep(LOOK_SECONDS)
@@ -189,7 +194,7 @@ class Clock:
 
 
 def place_of(frame: FrameType | None) -> str:
-    """The innermost place in the modules, and what of others it has called: `nodes.py:12 f > util.py:34 g`."""
+    """Return the innermost place in the modules, and what it called outside: `nodes.py:12 f > util.py:34 g`."""
     inner = ""
     while frame is not None:
         file = frame.f_code.co_filename
@@ -202,7 +207,7 @@ def place_of(frame: FrameType | None) -> str:
 
 
 def function_of(place: str) -> str:
-    """The function of a place: `nodes.py:12 f > util.py:34 g` -> `nodes.f`."""
+    """Return the function of a place: `nodes.py:12 f > util.py:34 g` -> `nodes.f`."""
     found = re.match(r"(\w+)\.py:\d+ (\S+)", place)
     return f"`{found[1]}.{found[2]}`" if found is not None else place
 
@@ -214,7 +219,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="Rows and columns of the volumes.")
     arguments = parser.parse_args()
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    # What the stand-in draws point by point, in Slicer VTK does.
+    # The stand-in draws plots point by point, which VTK does in Slicer.
     plot_view.qMRMLPlotView.paintEvent = lambda _self, _event: None
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +234,7 @@ def main() -> None:
 
 
 def report(clock: Clock, arguments: argparse.Namespace, load: str) -> str:
-    """The table."""
+    """Return the table in Markdown."""
     lines = [
         "# How long the windows hold up the event loop",
         "",
@@ -262,7 +267,7 @@ def report(clock: Clock, arguments: argparse.Namespace, load: str) -> str:
 
 
 def details(clock: Clock) -> str:
-    """The three longest gaps of each phase, and the places where most of them was spent."""
+    """Return the three longest gaps of each phase, and the places where most of their time was spent."""
     lines = []
     for name, phase in clock.phases.items():
         for gap, places in sorted(phase.blocks, key=lambda block: -block[0])[:3]:
@@ -272,7 +277,7 @@ def details(clock: Clock) -> str:
 
 
 def cpu_name() -> str:
-    """Of the machine."""
+    """Return the name of the machine's CPU."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -283,7 +288,7 @@ def cpu_name() -> str:
 
 @contextmanager
 def opened(name: str) -> Iterator[Any]:
-    """A module's window, shown; its Python half."""
+    """Show a module's window; yield its Python widget."""
     slicer.mrmlScene.Clear(0)
     load_scripted_module(ENVIRONMENT.application.moduleManager(), name, MODULES[name])
     parent = slicer.util.getModule(name).createNewWidgetRepresentation()
@@ -302,15 +307,15 @@ def opened(name: str) -> Iterator[Any]:
 
 
 def progress(text: str) -> None:
-    """Say on stderr what is being done."""
+    """Print on stderr what is being done."""
     print(text, file=sys.stderr, flush=True)
 
 
-# A training that is followed
+# Following a training
 
 
 def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
-    """A long training is found, and followed; the module is opened again, with ten of them in the list."""
+    """Measure how a long training is found and followed, and the module opened again with ten of them in its list."""
     variants = {"every 20th iteration reported": 20, "every iteration reported": 1}
     jobs = {text: make_job(folder / f"every {every}", every) for text, every in variants.items()}
     warm = make_job(folder / "warm", ITERATIONS // 10)
@@ -333,7 +338,7 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
                         clock.enter_after_this(f"{doing}: followed")
                         followed_since.append(time.monotonic())
                     elapsed = time.monotonic() - followed_since[0]
-                    # A third of the time for each of losses, previews and log.
+                    # Losses, previews and log are each shown for a third of the time.
                     widget.ui.progressTabs.setCurrentIndex(min(2, int(3 * elapsed / seconds)))
                     return elapsed > seconds
 
@@ -355,7 +360,7 @@ def measure_following(clock: Clock, folder: Path, seconds: float) -> None:
 
 
 def make_job(folder: Path, every: int, previews: int = PREVIEWS) -> Job:
-    """The job folder that a training of `ITERATIONS` iterations leaves that reports every so many of them."""
+    """Make the job folder of a training of `ITERATIONS` iterations that reported every `every` of them."""
     job = Job.create(folder, "train", {})
     job.emit_state(State.RUNNING)
     rng = np.random.default_rng(0)
@@ -380,7 +385,7 @@ def make_job(folder: Path, every: int, previews: int = PREVIEWS) -> Job:
 
 
 def write_previews(folder: Path, rng: np.random.Generator, count: int) -> None:
-    """Pictures as large, and as hard to pack, as those of a training of 256 x 256 pixels."""
+    """Write previews that are as large, and as hard to compress, as those of a training with 256 x 256 pixels."""
     from PIL import Image  # noqa: PLC0415  comes with what training needs
 
     folder.mkdir()
@@ -393,7 +398,7 @@ def write_previews(folder: Path, rng: np.random.Generator, count: int) -> None:
 
 @contextmanager
 def writer(job: Job) -> Iterator[None]:
-    """A process that goes on with a job as a training would, until the block ends."""
+    """Run a process that continues a job as a training would, until the block ends."""
     losses = json.dumps(dict.fromkeys(LOSSES, 0.5))
     environment = {**os.environ, "PYTHONPATH": str(MODULES["SIFASegmentation"])}
     command = [sys.executable, "-c", WRITER, str(job.folder), str(ITERATIONS), losses]
@@ -414,7 +419,7 @@ def writer(job: Job) -> Iterator[None]:
 
 
 def make_nodes(modality: str, seed: int, size: int, slices: int) -> tuple[Any, Any]:
-    """A synthetic abdomen as nodes, volume and segmentation, on a grid of size x size x slices."""
+    """Make nodes of a synthetic abdomen, volume and segmentation, on a grid of size x size x slices."""
     image, labelmap = make_patient("abdomen", modality, seed, size=size)
     index = np.linspace(0, len(image.array) - 1, slices).round().astype(int)
     matrix = np.eye(4)
@@ -430,7 +435,7 @@ def make_nodes(modality: str, seed: int, size: int, slices: int) -> tuple[Any, A
 
 
 def taken(array: NDArray[Any], index: NDArray[np.int_]) -> NDArray[Any]:
-    """Slices of a volume."""
+    """Return the slices of an array with the given indices, contiguous."""
     return np.ascontiguousarray(array[index])
 
 
@@ -438,7 +443,7 @@ def taken(array: NDArray[Any], index: NDArray[np.int_]) -> NDArray[Any]:
 
 
 def measure_segmentation(clock: Clock, size: int, slices: int) -> None:
-    """A volume through the sample model: start, prediction, and the end; without and with a reference to score by."""
+    """Measure the segmentation of a volume by the sample model, without and with a reference to score by."""
     for scored in (False, True):
         progress(f"SIFA Segmentation: {'with' if scored else 'without'} a reference")
         with opened("SIFASegmentation") as widget:
@@ -451,7 +456,7 @@ def measure_segmentation(clock: Clock, size: int, slices: int) -> None:
 
 
 def segment(clock: Clock, widget: Any, doing: str) -> None:
-    """Press the button, and follow to the end."""
+    """Press the button, and measure start, prediction and import until the end."""
     run_class = type(widget.logic).start.__globals__["SegmentationRun"]
     import_result, ended_at = run_class._import, []
     end = f"{doing}import of the result, table of {'scores' if doing.endswith(', ') else 'volumes'}"
@@ -469,7 +474,7 @@ def segment(clock: Clock, widget: Any, doing: str) -> None:
     def over() -> bool:
         if widget.run is None:
             ended_at.append(time.monotonic())
-        # A moment longer, for what is drawn at the end.
+        # Wait a moment longer, for what is drawn at the end.
         return bool(ended_at) and time.monotonic() > ended_at[0] + 1
 
     run_class._import = importing
@@ -484,7 +489,7 @@ def segment(clock: Clock, widget: Any, doing: str) -> None:
 
 
 def measure_start(clock: Clock, folder: Path, size: int, slices: int) -> None:
-    """Two labelled volumes and one without labels are written, and the training is started, and killed at once."""
+    """Measure the start of a training: two labelled volumes and an unlabelled one are written, then it is killed."""
     progress("SIFA Training: start")
     QtCore.QSettings().clear()
     with opened("SIFATraining") as widget:
@@ -506,7 +511,7 @@ def measure_start(clock: Clock, folder: Path, size: int, slices: int) -> None:
             clock.enter_after_this("")
 
         def writing(name: str, done: int, total: int) -> None:
-            # Lets events in, and with them the tick that ends the gap of what came before.
+            # This processes events, and so the tick that ends the previous gap.
             show_writing(name, done, total)
             kind = "a labelled volume" if name.startswith("mr") else "an unlabelled volume, and the process"
             clock.enter(f"SIFA Training: start, {kind}")
