@@ -217,7 +217,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     # The bounds are the paper's, except that C2 is trained alongside C1 as in SIFA.
     "without_adaptation": WITHOUT_ADDITIONS,
     "supervised": WITHOUT_ADDITIONS,
-    # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, then they come back in turn.
+    # Section IV-E: image alignment alone is SIFA without its feature-alignment losses, which are then added in turn.
     "image_alignment": {"loss_weights": {"prediction": 0.0, "lower_prediction": 0.0, "auxiliary": 0.0}},
     "image_and_prediction_alignment": {"loss_weights": {"auxiliary": 0.0}},
     # Chen et al., AAAI 2019: no second classifier, no D_p2.

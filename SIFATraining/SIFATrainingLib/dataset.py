@@ -6,7 +6,7 @@ source_slices.npy  (n, size, size) int16, [-1, 1] times 32767
 source_labels.npy  (n, size, size) uint8
 target_slices.npy
 target_labels.npy  only where the data set was prepared for the supervised bound
-monitor_slices.npy, monitor_labels.npy  only where there are references to watch a training by
+monitor_slices.npy, monitor_labels.npy  only where there are references to monitor a training with
 ```
 
 Arrays are opened memory-mapped. Training reads the target's slices but never its labels, unless the method is
