@@ -61,9 +61,9 @@ _PROTOCOLS: dict[tuple[str, Modality], _Protocol] = {
 }
 
 # Mean and spread (uniform, plus or minus) of each tissue, in HU for CT. The abdomen is imaged by CT in the portal
-# venous phase, and by MR like fat-suppressed T2: dark liver, bright spleen and kidneys, dark flowing blood. The heart is
-# imaged by CT angiography, with more contrast agent on the left side than on the right, and by MR like balanced steady
-# state with T2 preparation: bright blood on both sides and bright fat, dark muscle.
+# venous phase, and by MR like fat-suppressed T2: dark liver, bright spleen and kidneys, dark flowing blood. The heart
+# is imaged by CT angiography, with more contrast agent on the left side than on the right, and by MR like balanced
+# steady state with T2 preparation: bright blood on both sides and bright fat, dark muscle.
 _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.AIR: (-1000, 0), Tissue.FAT: (-100, 10), Tissue.MUSCLE: (58, 6), Tissue.BONE: (420, 60),
     Tissue.MARROW: (190, 40), Tissue.CORD_FLUID: (20, 8), Tissue.LUNG: (-850, 30), Tissue.LIVER: (112, 10),
