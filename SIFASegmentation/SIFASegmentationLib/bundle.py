@@ -104,9 +104,10 @@ class BundleManifest(Frozen):
         members: Number of trained models that `model.onnx` averages; older bundles do not have it and are single.
         verification: Check of the export.
         quality: Calibration that turns the model's probabilities into an estimated Dice; None in older bundles.
-        structures_ml: For each structure, the range of volumes in most of the labelled data; empty in older bundles.
-        positions_mm: For each structure, the range of its position relative to the others in most of the labelled data;
-            empty in older bundles.
+        structures_ml: For each structure, the range of its size in most labelled volumes, in ml; empty in older
+            bundles.
+        positions_mm: For each structure, the range of its position relative to the others in most labelled volumes, in
+            mm; empty in older bundles.
         contrasts: For each pair of structures, the range of their difference in brightness, in the networks' unit, in
             most of the model's segmentations of the unlabelled training volumes; empty in older bundles.
         baseline: The model without adaptation, if the bundle has one.

@@ -1,4 +1,4 @@
-"""The one error that a user can fix."""
+"""The error for faults that a user can fix, and its messages for common causes."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def evaluate(
             files is scored, as `label 1`, ...
         coding: Name of the task's coding that the references use.
         legacy: Follow the paper's convention (`metrics.score_labelmaps`).
-        tolerance: Tolerance of surface Dice, in mm (voxels in the legacy mode), for structures whose tolerance the task
-            does not set.
+        tolerance: Tolerance of surface Dice, in mm, for structures whose tolerance the task does not set; in the legacy
+            mode in voxels, for all structures.
         report: Called after each pair.
 
     Raises:
@@ -210,8 +210,8 @@ score_pair = at_once(score_pair_in_pieces)
 def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     """The prediction on a grid that contains all that the reference labels, with a note if its own grid does not.
 
-    The extended grid has the same voxels and just contains what either of the two labels. If they lie further apart
-    than any volume is large, the prediction keeps its grid, and the note says that.
+    The extended grid continues that of the prediction and just contains what either of the two labels. If they lie
+    further apart than any volume is large, the prediction keeps its grid, and the note says that.
     """
     box = labelled_box(reference.array)
     if box is None:

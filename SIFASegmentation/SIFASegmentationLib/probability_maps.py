@@ -12,7 +12,7 @@ from .preprocessing import Placement
 from .structures import HIGHEST
 from .volumes import Volume
 
-_FASTEST = 1  # Zeros shrink to nothing at any level.
+_FASTEST = 1  # Level of compression; zeros shrink to almost nothing at any level.
 
 
 class ProbabilityMaps(Mapping[str, Volume]):

@@ -122,7 +122,7 @@ def run_segmentation(job: Job) -> State:
                     with in_memory(request.name):
                         _segment(job, specification, models, index, request, started)
                 except InputError as error:
-                    # Without its traceback, which would keep the volume in memory.
+                    # Stored without its traceback, which would keep the volume in memory.
                     refused.append(InputError(error.problem, error.advice))
                     job.emit("refused", volume=index, message=str(error))
         except CancelledError:

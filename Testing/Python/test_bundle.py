@@ -1,4 +1,4 @@
-"""Export, and what a bundle that is not whole is answered with."""
+"""Export of bundles, and the errors for bundles that are incomplete or damaged."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_schedulers_signal_to_two_processes_saves(prepared: Path, tmp_path: Pa
 def test_a_signal_to_a_process_ends_nobody_elses_training(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a second training was started by mistake on a job: its launcher ends those that wait for the first."""
+    """As when a second training is started on a job by mistake: its launcher ends those that wait for the first."""
     job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
 
     def wait(_job: Job, *, must_stop: Callable[[], bool], **_: Any) -> State:
@@ -383,7 +383,7 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
 
 
 def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path: Path) -> None:
-    """What torch registers to be done then waits for those that are still at work, who wait for this one."""
+    """torch's exit handlers would wait for the processes still at work, which wait for this one."""
     script = tmp_path / "script.py"
     script.write_text(
         "import atexit, sys, time\n"

@@ -1,4 +1,4 @@
-"""Tests that need a GPU; run them first on a new one, since the program was written without one."""
+"""Tests that need a GPU. Run these first on one: the program was written without a GPU at hand."""
 
 from __future__ import annotations
 

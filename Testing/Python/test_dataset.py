@@ -202,7 +202,7 @@ def test_a_region_of_its_own_overrides_the_common_one(cohort: Path, tmp_path: Pa
     geometry = read_volume(images[0]).geometry
     corners = geometry.direction_matrix @ (np.array([[0, 0, 0], geometry.size]) * geometry.spacing).T
     low, high = np.sort(corners.T + geometry.origin, axis=0)
-    # The middle half of slices and rows, all columns.
+    # The region is the middle half of the slices and rows, with all columns.
     middle, quarter = (low + high) / 2, (high - low) / 4
     box = [(low[0], high[0]), *zip((middle - quarter)[1:], (middle + quarter)[1:], strict=True)]
     text = ",".join(f"{value:g}" for pair in box for value in pair)
@@ -298,7 +298,7 @@ def test_the_preview_shows_a_slice_of_many_structures(prepared: Path) -> None:
 
 
 def test_labels_are_warped_by_the_grid_of_their_slices(prepared: Path, tmp_path: Path) -> None:
-    """Slices that show their labels still do after augmentation, of both domains."""
+    """Slices that show their labels still do so after augmentation, in both domains."""
     copy, masks = shutil.copytree(prepared, tmp_path / "set"), {}
     for name in ("source", "target"):
         masks[name] = np.zeros(np.load(copy / f"{name}_slices.npy").shape, np.uint8)

@@ -1,4 +1,4 @@
-"""The job folder."""
+"""The job folder: events, state and heartbeat."""
 
 from __future__ import annotations
 
