@@ -20,7 +20,7 @@ from .errors import InputError
 from .schema import Frozen
 
 AIR_HU = -1024
-"""Value of air in CT; lower values are padding around the reconstruction circle."""
+"""Least value of air in CT; lower values are padding around the reconstruction circle."""
 
 ROBUST_RANGE, FULL_RANGE = (0.1, 99.9), (0.0, 100.0)
 """Percentiles of a domain's z-scores that are mapped to -1 and 1: by default, and in the authors' code."""
