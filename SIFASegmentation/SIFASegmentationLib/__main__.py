@@ -20,7 +20,7 @@ from .jobs import Job, process_exists
 
 
 def main() -> int:
-    """Parse the arguments and run; the exit code."""
+    """Parse the arguments, run the job, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m SIFASegmentationLib", description=__doc__)
     parser.add_argument("job", type=Path, help="job folder of a segmentation")
     parser.add_argument("--parent", type=int, help="end with this process")
@@ -30,7 +30,7 @@ def main() -> int:
         threading.Thread(target=_end_with, args=(arguments.parent, arguments.job), daemon=True).start()
     try:
         job = Job(arguments.job)
-        # After the job is known: importing ONNX Runtime can fail, and the window has to be told.
+        # Imported only when the job is known: importing ONNX Runtime can fail, and the window has to learn of it.
         from .segmentation_job import run_segmentation  # noqa: PLC0415
 
         run_segmentation(job)

@@ -1,4 +1,4 @@
-"""Boxes of arrays, and what is labelled in them: looking at no more than that is what makes the rest quick."""
+"""Bounding boxes of what is labelled in arrays: other functions are fast because they look only inside them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from .work import Work
 
 Box = tuple[slice, ...]
-_MOST_VOXELS = 2**28  # Of a grid that holds two labelmaps, or twice one's own, if that is more.
-_SLACK = 1e-3  # Of a voxel: what rounding does to a grid's edges.
-_PLANES = 16  # Whose parts are looked for in one piece.
+_MOST_VOXELS = 2**28  # Voxels of a grid that holds two labelmaps, at most; or twice the own grid's, if that is more.
+_SLACK = 1e-3  # In voxels: rounding error of a grid's edges.
+_PLANES = 16  # Planes searched in one piece of work.
 
 
 def labelled_box(labels: NDArray[np.integer]) -> Box | None:
-    """The smallest box of labels (k, j, i) that holds all that are not 0; None if there are none."""
+    """Bounding box of all non-zero labels (k, j, i); None if there are none."""
     k = _span([plane.any() for plane in labels])
     if k is None:
         return None
@@ -28,15 +28,17 @@ def labelled_box(labels: NDArray[np.integer]) -> Box | None:
 
 
 def common_box(one: Box | None, other: Box | None) -> Box:
-    """The smallest box that holds two others, either of which may be none; an empty one for two that are."""
+    """Smallest box that contains both boxes, either of which may be None; an empty box if both are."""
     if one is None or other is None:
         return one or other or (slice(0, 0),) * 3
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
 
 
 def boxes_of_values(labels: NDArray[Any]) -> Work[dict[int, Box]]:
-    """The smallest box of labels (k, j, i), integers of up to 16 bits, that holds a value, for each of them above 0;
-    some planes a piece."""
+    """Bounding box of each value above 0 in labels (k, j, i) of up to 16 bits, by value.
+
+    Yields after every few planes.
+    """
     from scipy import ndimage  # noqa: PLC0415  not every Slicer has it
 
     boxes: dict[int, Box] = {}
@@ -54,14 +56,14 @@ def boxes_of_values(labels: NDArray[Any]) -> Work[dict[int, Box]]:
 
 
 class ValueBoxes:
-    """The boxes of values in arrays; one that holds many is looked through once."""
+    """Cache of the bounding boxes of values in arrays: each array is searched once for all of its values."""
 
     def __init__(self) -> None:
-        # With the arrays, so that no other comes to lie in their place.
+        # The arrays are kept as well, so that no other array can take their place in memory.
         self._known: dict[object, tuple[NDArray[Any], dict[int, Box]]] = {}
 
     def of(self, array: NDArray[Any], value: int) -> Work[Box | None]:
-        """The smallest box of an array (k, j, i) that holds all that have a value; None if none has it."""
+        """Bounding box of all voxels of an array (k, j, i) that have a value; None if none has it."""
         if value <= 0 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
             return labelled_box((array == value).view(np.uint8))
         place = array.__array_interface__["data"][0], array.shape, array.strides
@@ -71,32 +73,39 @@ class ValueBoxes:
 
 
 def covered_voxels(points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The voxels that lie between points (n, 3) of a grid, whose voxel (0, 0, 0) has its centre at the origin: the
-    first one, and the one after the last."""
+    """The range of voxels that the bounding box of some points covers.
+
+    Args:
+        points: Continuous voxel indices (n, 3); whole numbers are the centres of voxels.
+
+    Returns:
+        The first voxel (3,), and the one after the last (3,).
+    """
     faces = points + 0.5
     first, end = np.floor(faces.min(0) + _SLACK), np.ceil(faces.max(0) - _SLACK)
     return first.astype(np.int64), end.astype(np.int64)
 
 
 def is_too_wide(size: Iterable[int], own_size: Iterable[int]) -> bool:
-    """Whether a grid that is made to hold two labelmaps is so much larger than one's own that the two can't be of one
-    volume: those of two frames of coordinates would need any number of voxels.
+    """Whether a grid made to hold two labelmaps is too large, compared with the own grid of one of them.
+
+    Labelmaps in different coordinate frames can't belong to the same volume, and would need any number of voxels.
     """
     return math.prod(size) > max(_MOST_VOXELS, 2 * math.prod(own_size))
 
 
 def values_in(labels: NDArray[np.generic]) -> list[int]:
-    """The values in labels (k, j, i), sorted."""
+    """The distinct values in labels (k, j, i), sorted."""
     values: set[int] = set()
     for plane in labels:
         flat = plane.ravel()
-        # Each value ends somewhere: sorting those few voxels takes a tenth of the time of sorting all.
+        # Every value occurs at the end of a run; sorting only these voxels takes a tenth of the time of sorting all.
         ends = np.append(flat[:-1] != flat[1:], True)
         values.update(map(int, np.unique(flat[ends]).tolist()))
     return sorted(values)
 
 
 def _span(labelled: ArrayLike) -> slice | None:
-    """From the first to the last that is true."""
+    """Range from the first to the last true element; None if there is none."""
     found = np.flatnonzero(labelled).tolist()
     return slice(found[0], found[-1] + 1) if found else None

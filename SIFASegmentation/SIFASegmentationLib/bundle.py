@@ -1,14 +1,15 @@
-"""A trained model on disk: a folder, or a zip file of it, that a stranger can be sent.
+"""A trained model on disk: a folder, or a zip file of it, that can be passed on to others.
 
 ```
 manifest.json        structures, preprocessing of both domains, what it was trained on, SHA-256 of the files
 model.onnx           E and C1: slices (b, 1, size, size) in [-1, 1] -> class probabilities (b, K, size, size);
-                     or the mean of what several trainings came to
+                     or the mean of the probabilities of several trained models
 weights.safetensors  all networks, to fine-tune from; not needed to segment
-baseline.onnx        the same as model.onnx, trained without adaptation, to compare with; not always there
+baseline.onnx        like model.onnx but trained without adaptation, to compare with; optional
 ```
 
-Reading one executes nothing from it: JSON, and an ONNX graph of standard operators without external data.
+Reading a bundle executes no code from it: there is only JSON, and an ONNX graph of standard operators without external
+data.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ BASELINE_FILE = "baseline.onnx"
 
 
 class TrainingSummary(Frozen):
-    """What a model was trained on, for its card.
+    """How a model was trained, for its model card.
 
     Attributes:
-        method: sifa, without_adaptation, ...
+        method: Name of the method: sifa, without_adaptation, ...
         iterations: Iterations done.
         source_volumes: Names of the labelled volumes.
         target_volumes: Names of the unlabelled volumes.
         losses: Last reported losses by name.
-        settings: Every setting of the training.
-        initial: Name of the model that it started from; None where it started from random weights.
+        settings: All settings of the training.
+        initial: Name of the model that the training started from; None if it started from random weights.
     """
 
     method: str
@@ -61,11 +62,11 @@ class TrainingSummary(Frozen):
 
 
 class Verification(Frozen):
-    """How the ONNX model was compared with the networks that trained.
+    """Comparison of the ONNX model with the trained networks.
 
     Attributes:
-        slices: Number of slices compared, of the training set.
-        largest_difference: Of any class probability in any pixel.
+        slices: Number of slices of the training set that were compared.
+        largest_difference: Largest absolute difference of any class probability in any pixel.
     """
 
     slices: int
@@ -73,13 +74,13 @@ class Verification(Frozen):
 
 
 class BaselineSummary(Frozen):
-    """The model without adaptation, trained on the same labelled volumes, that is there to compare with.
+    """The model without adaptation, trained on the same labelled volumes, to compare with.
 
     Attributes:
         iterations: Iterations done.
         losses: Last reported losses by name.
-        verification: Of its export.
-        quality: As of the manifest.
+        verification: Check of its export.
+        quality: Calibration of its estimated Dice, as in the manifest.
     """
 
     iterations: int
@@ -89,24 +90,26 @@ class BaselineSummary(Frozen):
 
 
 class BundleManifest(Frozen):
-    """manifest.json.
+    """Content of manifest.json.
 
     Attributes:
-        schema_version: Of this file.
-        name: What a list of models shows.
-        created: ISO 8601.
-        sifa_version: That wrote it.
+        schema_version: Version of the file's format.
+        name: Name of the model in lists.
+        created: Time of the export, ISO 8601.
+        sifa_version: Version of SIFA that wrote the bundle.
         task: The structures.
-        domain: Of which domain volumes are expected: the target's.
-        preprocessing: For each domain; the grid is the same.
-        training: The card; of the first of several trainings.
-        members: Number of trainings whose mean the model is; 1 in bundles of before.
-        verification: Of the export.
-        quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
-        structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
-        positions_mm: The same of the way from the other structures; empty in bundles of before.
-        contrasts: The same of how bright they are beside one another, in the unit of the networks, in what the model
-            finds in the unlabelled volumes that it is for; empty in bundles of before.
+        domain: Domain of the volumes that the model is meant for: the target.
+        preprocessing: Preprocessing of each domain; the networks' grid is the same for both.
+        training: How the model was trained; for a mean of several, how the first of them was.
+        members: Number of trained models that `model.onnx` averages; older bundles do not have it and are single.
+        verification: Check of the export.
+        quality: Calibration that turns the model's probabilities into an estimated Dice; None in older bundles.
+        structures_ml: For each structure, the range of its size in most labelled volumes, in ml; empty in older
+            bundles.
+        positions_mm: For each structure, the range of its position relative to the others in most labelled volumes, in
+            mm; empty in older bundles.
+        contrasts: For each pair of structures, the range of their difference in brightness, in the networks' unit, in
+            most of the model's segmentations of the unlabelled training volumes; empty in older bundles.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """
@@ -137,32 +140,32 @@ class BundleManifest(Frozen):
 
     @property
     def classes(self) -> int:
-        """K: the structures and the background."""
+        """Number of classes K: the structures and the background."""
         return self.task.classes
 
     @property
     def usual(self) -> Usual:
-        """What structures are like that the model is right about."""
+        """Usual volumes, positions and contrasts of the structures, to check segmentations against."""
         return Usual(self.structures_ml, self.positions_mm, self.contrasts)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; its files are checked as they are read.
+    """An opened bundle, whose files are checked as they are read.
 
     Attributes:
-        path: A folder or a zip file.
-        manifest: Checked.
+        path: Folder or zip file of the bundle.
+        manifest: The validated manifest.
     """
 
     path: Path
     manifest: BundleManifest
 
     def read(self, name: str) -> bytes:
-        """The content of one of its files.
+        """Read one of the bundle's files.
 
         Raises:
-            InputError: The file is missing or is not the one that was exported.
+            InputError: The file is missing, unreadable or not the one that was exported.
         """
         path = self.path / name
         try:
@@ -175,14 +178,14 @@ class Bundle:
 
 
 def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
-    """Make one zip file of a bundle's folder, to send it.
+    """Pack a bundle into one zip file, to pass it on.
 
     Args:
-        folder: Of the bundle.
-        out: To make or replace, `NAME.zip`.
+        folder: Folder of the bundle.
+        out: Path of the zip file to make or replace, `NAME.zip`.
 
     Raises:
-        InputError: The bundle is not whole, or `out` is not named as a zip file.
+        InputError: The bundle is incomplete or damaged, or `out` does not end in `.zip` or can't be written.
     """
     out = Path(out)
     if out.suffix.lower() != ARCHIVE_SUFFIX:
@@ -195,16 +198,16 @@ def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
 
 
 def manifest_json(manifest: BundleManifest) -> str:
-    """The text of manifest.json: the manifest and the checksum of its content."""
+    """Text of manifest.json: the manifest and a checksum of its content."""
     content = manifest.model_dump(mode="json")
     return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Open a bundle, a folder or a zip file of one.
+    """Open a bundle: a folder, or a zip file of one.
 
     Raises:
-        InputError: Not a bundle, unreadable, of another version, damaged, or changed since it was exported.
+        InputError: It is not a bundle, unreadable, of another version, damaged, or changed since it was exported.
     """
     path = Path(path)
     manifest = path / MANIFEST_FILE
@@ -233,7 +236,7 @@ def read_bundle(path: str | Path) -> Bundle:
         return Bundle(path, BundleManifest.model_validate(content))
     except ValidationError as error:
         field, _ = first_fault(error)
-        # The checksum has passed, so it is as it was written.
+        # The checksum is right, so this is what another version of SIFA wrote, not damage.
         written = content.get("sifa_version")
         problem = f"{manifest} was written by SIFA {written} and can't be read by SIFA {__version__} (at '{field}')"
         raise InputError(problem, f"install SIFA {written} or a later one") from error

@@ -1,4 +1,4 @@
-"""The files of a bundle: in a folder, or in one zip file that is easier to send. Nothing is unpacked to disk."""
+"""The files of a bundle, in a folder or in a zip file that is easier to pass on. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 ARCHIVE_SUFFIX = ".zip"
-_OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by who looks into a folder.
-# Bytes. No ONNX file can be larger, and no manifest comes near; a small archive could otherwise fill the memory.
+_OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by file managers that show a folder.
+# In bytes. No ONNX file can be larger, and no manifest comes near its limit. Without limits, a small malicious archive
+# could fill the memory.
 _LARGEST, _LARGEST_MANIFEST = 2**31, 2**23
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder or an archive has a manifest, and so is meant as a bundle."""
+    """Whether a folder or a zip file has a manifest, and so is meant to be a bundle."""
     try:
         read_bundle_file(path, MANIFEST_FILE)
     except (OSError, InputError):
@@ -27,7 +28,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def is_bundle_alone(path: Path, names: Collection[str]) -> bool:
-    """Whether a folder or an archive is meant as a bundle, and holds no file that has another of these names."""
+    """Whether a folder or a zip file is meant to be a bundle, and holds no files but those of these `names`."""
     if not is_bundle(path):
         return False
     if path.is_dir():
@@ -38,10 +39,10 @@ def is_bundle_alone(path: Path, names: Collection[str]) -> bool:
 
 
 def read_bundle_file(path: Path, name: str) -> bytes:
-    """The content of one file of the bundle at `path`, unchecked.
+    """Read one file of the bundle at `path`, without checking its SHA-256.
 
     Raises:
-        OSError: It is not there.
+        OSError: The file is missing or can't be read.
         InputError: The archive is damaged, or the file is larger than any model or manifest can be.
     """
     if path.suffix.lower() != ARCHIVE_SUFFIX or path.is_dir():
@@ -57,7 +58,7 @@ def read_bundle_file(path: Path, name: str) -> bytes:
     except KeyError:
         raise FileNotFoundError(f"{path} has no {name}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError: encrypted; NotImplementedError: needs a later zip version.
+        # RuntimeError means that it is encrypted, NotImplementedError that it needs a later version of zip.
         raise InputError(f"{path} is damaged or no plain zip file ({error})", "copy it again") from error
 
 
@@ -68,21 +69,22 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
-    """Put files of a folder into a zip file, whole or not at all; the same files give the same bytes.
+    """Pack files of a folder into a zip file, atomically; the same files give the same bytes.
 
     Raises:
-        InputError: A file can't be read, or the place can't be written to.
+        InputError: A file can't be read, or the zip file can't be written.
     """
     try:
         with write_atomically(path) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name in sorted(names):
-                # Without the file's time; not compressed, which takes seconds and gains weights little.
+                # Without the file's time, so that the bytes are reproducible. Uncompressed: compressing takes seconds
+                # and makes weights hardly smaller.
                 archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
     except OSError as error:
         raise system_fault(error) or unwritable(path, error) from error
 
 
 def _folder_inside(archive: zipfile.ZipFile) -> str:
-    """Where the manifest lies: at the top, or in the one folder that a file manager put there."""
+    """Prefix of the bundle's files: empty if they are at the top, else the one folder that a file manager added."""
     manifests = [name for name in archive.namelist() if name.split("/")[-1] == MANIFEST_FILE and name.count("/") <= 1]
     return manifests[0].removesuffix(MANIFEST_FILE) if len(manifests) == 1 else ""

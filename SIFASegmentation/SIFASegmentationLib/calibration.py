@@ -1,4 +1,4 @@
-"""Calibration: from the expected Dice (`quality.ExpectedDice`) to an estimate with an interval (the band)."""
+"""Calibration of the expected Dice (`quality.ExpectedDice`): an estimate of Dice with an interval, the band."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pydantic import Field, FiniteFloat
 from .quality import Estimate
 from .schema import Frozen
 
-_LEAST = 0.005  # Dice are taken between this and 1 less this, where their logits are finite.
+_LEAST = 0.005  # Dice is clipped to this distance from 0 and 1, so that its logit is finite.
 _BAND = (5.0, 95.0)  # Percentiles of the residuals; see `fit_calibration`.
 
 
 class QualityCalibration(Frozen):
-    """From the expected Dice to an estimate: logit(Dice) = offset + slope logit(expected), within `low` to `high`.
+    """Linear calibration on the logit scale: logit(Dice) = offset + slope logit(expected), with a band around it.
 
     Attributes:
-        offset: Of the straight line, for structures that have none of their own.
-        slope: Of the straight line.
-        low: Lower end of the band, from the line, on the scale of logits.
-        high: Upper end.
-        offsets: Of structures, by name: the borders of a small one are seen less surely than they are found. Empty in
-            bundles of before.
-        volumes: Number of volumes, in all corruptions, that it was found on.
-        of_decided: Whether it is of probabilities that the intensities have had their say in. In bundles of before it
-            was of the model's own, and then nothing is estimated.
+        offset: Offset of the line, for structures without one of their own.
+        slope: Slope of the line.
+        low: Lower end of the band relative to the line, on the logit scale.
+        high: Upper end of the band relative to the line, on the logit scale.
+        offsets: Offsets by name of the structure: the model is less sure of the borders of small structures than it is
+            accurate there. Empty in older bundles.
+        volumes: Number of volumes that the calibration was fitted on, each in all corruptions.
+        of_decided: Whether it was fitted on probabilities after their correction by intensities (`appearance`). In
+            older bundles it was fitted on the model's own probabilities; nothing is then estimated.
     """
 
     offset: FiniteFloat
@@ -40,7 +40,7 @@ class QualityCalibration(Frozen):
     of_decided: bool = False
 
     def estimate(self, expected: float, structure: str) -> Estimate:
-        """The estimate for an expected Dice (`ExpectedDice`) of a structure."""
+        """Estimate the Dice of a structure from its expected Dice (`ExpectedDice`), in [0, 1]."""
         middle = self.offsets.get(structure, self.offset) + self.slope * _logit(expected)
         dice, low, high = (float(1 / (1 + np.exp(-x))) for x in (middle, middle + self.low, middle + self.high))
         return Estimate(dice, low, high)
@@ -51,10 +51,10 @@ class CalibrationCase:
     """A structure in a volume whose labels are known.
 
     Attributes:
-        structure: Its name.
-        group: Number of the volume: its corruptions are not independent of one another.
-        expected: What the probabilities let expect, in [0, 1].
-        true: Its Dice, in [0, 1].
+        structure: Name of the structure.
+        group: Number of the volume; its corruptions share it, since they are not independent of one another.
+        expected: Expected Dice from the probabilities, in [0, 1].
+        true: Dice against the labels, in [0, 1].
     """
 
     structure: str
@@ -66,14 +66,14 @@ class CalibrationCase:
 def fit_calibration(known: Sequence[CalibrationCase], volumes: int) -> QualityCalibration:
     """Fit a calibration to expected and true Dice by least squares: one slope, and an offset for each structure.
 
-    Where the expected values hardly differ, the slope is 1; it is never negative. The band comes from the residuals of
-    each group from the line fitted to all other groups, since it has to hold for unseen volumes; a single group is
-    measured against its own line. The band contains nine of ten residuals, in order to contain four of five on the
-    target, which is farther from the source than corruptions are from one another.
+    The slope is 1 if the expected values hardly differ, and never negative. The band has to hold for unseen volumes, so
+    it comes from the residuals of each group from the line fitted to all other groups; a single group is compared with
+    its own line. The band contains nine of ten residuals in order to contain four of five on the target, which differs
+    more from the source than corruptions differ from one another.
 
     Args:
-        known: At least one.
-        volumes: To tell, how many there were.
+        known: At least one case.
+        volumes: Number of volumes that the cases come from, for the record.
     """
     x, y = (_logit(np.array([getattr(one, name) for one in known])) for name in ("expected", "true"))
     structures = np.array([one.structure for one in known])
@@ -102,7 +102,7 @@ _Floats = NDArray[np.float64]
 
 
 def _line(x: _Floats, y: _Floats, structures: NDArray[np.str_]) -> tuple[float, float, dict[str, float]]:
-    """Slope within the structures, the mean offset, and the offset of each."""
+    """Slope within the structures, mean offset, and the offset of each structure by name."""
     means = {name: (x[structures == name].mean(), y[structures == name].mean()) for name in np.unique(structures)}
     of_x, of_y = np.array([means[name] for name in structures]).T
     spread = float(np.mean((x - of_x) ** 2))

@@ -1,4 +1,4 @@
-"""The connected parts of each structure, found in slabs: memory is that of a slab, not of the volume."""
+"""Connected components of each structure, found slab by slab, so that memory does not grow with the volume."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 _SLAB_VOXELS = 2**26
-_LARGE_PART = 0.2  # Of the largest: a smaller one is hardly a part of its own.
-_NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # By faces, edges and corners.
+_LARGE_PART = 0.2  # Share of the largest part; a smaller one is taken for an island.
+_NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # Connected by faces, edges and corners.
 
 Numbers = NDArray[np.signedinteger[Any]]
-"""Number of the part that a voxel belongs to, from 1; 0 outside."""
+"""Number of the part that each voxel belongs to, from 1; 0 outside the structure."""
 
 
 def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int]) -> dict[int, int]:
-    """Of each structure keep the largest parts connected by faces, edges or corners; the rest becomes 0, in place.
+    """Keep only the largest connected parts of each structure, in place; the rest becomes 0.
 
-    Gives the number of voxels that became 0, by value.
+    Parts are connected by faces, edges or corners.
 
     Args:
         labels: Labelmap (k, j, i).
-        parts: How many are kept of each value, 0 for all; of parts as large, those that come first in memory.
+        parts: Number of parts to keep by label value, 0 for all. Among parts of equal size, the first in memory is
+            kept.
+
+    Returns:
+        Number of voxels that became 0, by value.
     """
     removed = dict.fromkeys(parts, 0)
     for value, box in enumerate(ndimage.find_objects(labels), 1):
@@ -36,19 +40,20 @@ def keep_largest_components(labels: NDArray[np.uint8], parts: Mapping[int, int])
 
 
 def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, int]:
-    """Give to each structure the background that it encloses on all sides, in place; what is in it of another stays.
+    """Fill the background that each structure encloses on all sides, in place; enclosed other structures stay.
 
-    Of structures within one another, the innermost around a hole gets it.
-
-    Gives the number of voxels that it got, by value.
+    Where structures enclose one another, a hole goes to the innermost structure around it.
 
     Args:
         labels: Labelmap (k, j, i).
-        values: Of the structures.
+        values: Label values of the structures.
+
+    Returns:
+        Number of voxels filled, by value.
     """
     filled = dict.fromkeys(values, 0)
     boxes = {value: box for value, box in enumerate(ndimage.find_objects(labels), 1) if box is not None}
-    # What is within another has the smaller box.
+    # A structure inside another has the smaller bounding box, and so comes first.
     for value, box in sorted(boxes.items(), key=lambda item: labels[item[1]].size):
         if value in filled:
             part = labels[box]
@@ -59,19 +64,19 @@ def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, in
 
 
 def large_parts(sizes: NDArray[np.int64]) -> int:
-    """How many of the parts of a structure, of such numbers of voxels, are parts of their own, and no islands."""
+    """How many parts of a structure are too large to be mere islands, given the number of voxels of each part."""
     return int((sizes >= _LARGE_PART * sizes.max()).sum())
 
 
 def component_sizes(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int64]]:
-    """Of each value in a labelmap (k, j, i), but 0, the number of voxels of each connected part."""
+    """Numbers of voxels of the connected parts of each value but 0 in a labelmap (k, j, i)."""
     boxes = enumerate(ndimage.find_objects(labels), 1)
     return {value: _measured(_each(_slabs(labels[box]), value))[1] for value, box in boxes if box is not None}
 
 
 def _keep_largest(part: NDArray[np.uint8], value: int, count: int) -> int:
     slabs = _slabs(part)
-    # A structure in one slab, as most are, is numbered once.
+    # Most structures fit one slab, whose numbering then serves both passes.
     only = [_numbered(slabs[0], value)] if len(slabs) == 1 else None
     whole, voxels = _measured(only or _each(slabs, value))
     if len(voxels) <= count:
@@ -80,7 +85,7 @@ def _keep_largest(part: NDArray[np.uint8], value: int, count: int) -> int:
     kept = np.isin(whole, largest)
     offset = 0
     for slab, (numbers, found) in zip(slabs, only or _each(slabs, value), strict=True):
-        # Number 0 is what has another value.
+        # Number 0 stands for voxels of other values, which stay.
         lost = np.array([False, *~kept[offset : offset + found]])
         slab[lost[numbers]] = 0
         offset += found
@@ -93,7 +98,7 @@ def _slabs(part: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def _measured(slabs: Iterable[tuple[Numbers, int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Of each part in a slab, slab after slab, the whole that it belongs to; and the voxels of each whole."""
+    """For each part of each slab, in order, the index of the whole that it belongs to; and the voxels of each whole."""
     sizes: list[NDArray[np.int64]] = []
     joins: list[NDArray[np.int64]] = []
     before, offset = None, 0
@@ -112,13 +117,13 @@ def _each(slabs: Sequence[NDArray[np.uint8]], value: int) -> Iterator[tuple[Numb
 
 
 def _numbered(slab: NDArray[np.uint8], value: int) -> tuple[Numbers, int]:
-    """The parts of a slab, numbered, and how many they are."""
+    """Number the connected parts of a value in a slab, and count them."""
     numbers, count = ndimage.label(slab == value, _NEIGHBOURS)
     return numbers, int(count)
 
 
 def _touching(last: Numbers, first: Numbers) -> NDArray[np.int64]:
-    """Pairs (2, n) of parts, from 0, in two planes (j, i) that lie on one another: those that touch."""
+    """Pairs (2, n) of touching parts, counted from 0, in two adjacent planes (j, i)."""
     rows, columns = last.shape
     padded = np.pad(first, 1)
     pairs = []
@@ -132,7 +137,7 @@ def _touching(last: Numbers, first: Numbers) -> NDArray[np.int64]:
 
 
 def _joined(count: int, joins: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:
-    """For each of `count` parts the number of the whole that it belongs to, in the order of their first parts."""
+    """For each of `count` parts, the index of the whole that it belongs to; wholes are ordered by their first parts."""
     one, other = np.concatenate([np.empty((2, 0), np.int64), *joins], axis=1)
     graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
     _, whole = connected_components(graph, directed=False)

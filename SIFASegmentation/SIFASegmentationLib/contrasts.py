@@ -1,4 +1,4 @@
-"""How bright structures are beside one another: in volumes of one modality nearly alike, whatever the scanner did."""
+"""Differences in brightness between structures, which are nearly the same in all volumes of a modality."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from scipy import ndimage
 from .structures import Task
 
 ContrastRanges = dict[str, dict[str, tuple[float, float]]]
-"""Of a structure and one after it in the task, by name: least and greatest of how much brighter the first one is."""
+"""For a structure and a later one of the task, by name: least and greatest amount by which the first is brighter."""
 
 USUAL_PERCENTILES = (5.0, 95.0)
-"""Between these lies what most volumes have, also where labels, or a model, are wrong about some."""
+"""Percentiles between which values are usual; narrow enough to leave out volumes with wrong labels or predictions."""
 
-_FEWEST = 5  # Fewer volumes say nothing of what is usual.
+_FEWEST = 5  # With fewer volumes, no range is known to be usual.
 
 
 def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> dict[str, float]:
-    """Median intensity of each structure that is there, by name, in the unit of the images.
+    """Median intensity of each structure that is present, by name, in the unit of the images.
 
     Args:
         images: Slices (n, rows, columns).
-        labels: The task's values, on the same pixels.
-        task: Names them.
+        labels: Labels (n, rows, columns) with the task's values.
+        task: The structures.
     """
     boxes = dict(enumerate(ndimage.find_objects(labels), 1))
     return {
@@ -38,11 +38,11 @@ def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> d
 
 
 def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> ContrastRanges:
-    """Range that most volumes have of the difference of each two structures; a pair that few volumes have is left out.
+    """Usual range of the difference in brightness of each pair of structures; pairs in few volumes are left out.
 
     Args:
-        volumes: `brightness` of each, in one unit.
-        task: Gives the structures their order.
+        volumes: `brightness` of each volume, all in one unit.
+        task: The structures, whose order decides which one of a pair comes first.
     """
     ranges: ContrastRanges = {}
     for one, other in itertools.combinations(task.names, 2):

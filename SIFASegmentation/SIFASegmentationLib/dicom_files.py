@@ -1,4 +1,4 @@
-"""DICOM series from folders; refused where their slices make no rectangular grid, for no reader says so by itself."""
+"""Read DICOM series from folders, and refuse those that are no rectangular grid, which readers do not report."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from .errors import InputError
 from .files import check_name
 
 _POSITION, _FRAMES = "0020|0032", "0028|0008"
-# What numbers stand for: slope, intercept, bits allocated, bits stored, with a sign or without.
+# Tags that say what stored numbers mean: slope, intercept, bits allocated, bits stored, signed or unsigned.
 _NUMBERS = "0028|1053", "0028|1052", "0028|0100", "0028|0101", "0028|0103"
 _THICKNESS = "0018|0050"
 _SERIES, _ORIENTATION, _PIXELS = "0020|000e", "0020|0037", "0028|0030"
-_ALIKE = 1e-3  # Of direction cosines, and of a spacing as a share: more than headers round.
-_UNEVEN = 0.1  # Of the distance of two slices ...
-_ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3  # ... or what headers round, where that is more; a missing slice is a third off.
+_ALIKE = 1e-3  # Tolerance of direction cosines, and relative tolerance of spacings: more than the rounding in headers.
+# A slice may be off by a tenth of the slice distance, or by what headers round if that is more. The latter is limited
+# to 0.3 of the distance, since a missing slice can show as a third.
+_UNEVEN = 0.1
+_ROUNDED_MM, _MOST_UNEVEN = 0.2, 0.3
 _MARK, _MARK_AT = b"DICM", 128
 SUFFIXES = (".dcm", ".ima")
-"""Of DICOM files, where their names have one."""
+"""Suffixes of DICOM files, if their names have one."""
 
-_HEAD = 1024  # Bytes in which an object says what it is.
+_HEAD = 1024  # Bytes at the start of a file that contain its SOP class.
 _CLASS = re.compile(rb"\x02\x00\x02\x00UI..([0-9.]+)", re.DOTALL)
 
 
 def dicom_series(folder: Path) -> tuple[str, ...]:
-    """UIDs of the DICOM series in the folder (not in its sub-folders); none where it may not be looked into.
+    """UIDs of the DICOM series in a folder, without its sub-folders; none if the folder may not be read.
 
     Raises:
-        InputError: A link beside DICOM files is broken. GDCM looks no further at one, and would leave out the rest.
+        InputError: A link beside DICOM files is broken. GDCM would stop at it and leave out the remaining files.
     """
     check_name(folder)
     entries = sorted(folder.glob("*"))
@@ -45,7 +47,7 @@ def dicom_series(folder: Path) -> tuple[str, ...]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its mark."""
+    """Whether a file has the mark of DICOM, `DICM` at byte 128."""
     try:
         with path.open("rb") as file:
             return file.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
@@ -54,21 +56,21 @@ def is_dicom(path: Path) -> bool:
 
 
 def check_links(paths: Iterable[Path]) -> None:
-    """Refuse links to nothing, such as files that git-annex has not fetched.
+    """Check that no path is a broken link, such as a file that git-annex has not fetched.
 
     Raises:
-        InputError: Names the first of them.
+        InputError: There is a broken link; the message names the first.
     """
     if missing := next((path for path in paths if not path.exists()), None):
         raise InputError(f"{missing} is a link to a file that is not there", "fetch the file, or take the link away")
 
 
 def read_series(folder: Path) -> sitk.Image:
-    """The one DICOM series of a folder, as SimpleITK reads it, rescaled to what its values mean (HU).
+    """Read the only DICOM series of a folder, with slope and intercept applied (HU for CT).
 
     Raises:
-        InputError: There is none or several, its slices are missing, broken links, doubled, unlike in orientation or
-            pixels, at uneven distances or without a place, or it is one file of many frames.
+        InputError: The folder holds no series or several; slices are missing, broken links, duplicates, at uneven
+            distances or without a position, or differ in orientation or pixel spacing; or a file has several frames.
         RuntimeError: SimpleITK can't read it.
     """
     series = dicom_series(folder)
@@ -80,7 +82,7 @@ def read_series(folder: Path) -> sitk.Image:
         )
         raise InputError(f"{folder} holds {len(series)} DICOM series ({found})", "give each its own folder")
     reader = sitk.ImageSeriesReader()
-    # A tilted gantry then shows as a sheared direction, which is refused; ITK would straighten it silently.
+    # A tilted gantry then shows as sheared directions, which are refused; ITK would straighten them silently.
     reader.ForceOrthogonalDirectionOff()
     reader.MetaDataDictionaryArrayUpdateOn()
     files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
@@ -94,14 +96,14 @@ def read_series(folder: Path) -> sitk.Image:
         raise _many_frames(folder)
     _check_alike(headers, files)
     if len({tuple(header.get(tag) for tag in _NUMBERS) for header in headers}) > 1:
-        # All slices are stored in the first one's type of numbers, which need not hold the others'.
+        # ITK stores all slices in the data type of the first, which need not be able to hold the others' values.
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     _check_places(image, [header.get(_POSITION, "") for header in headers], folder)
     if len(files) == 1 and reader.HasMetaDataKey(0, _THICKNESS):
-        # There is no other slice to tell the distance.
+        # A single slice has no neighbour to measure the distance from.
         thickness = _numbers(reader.GetMetaData(0, _THICKNESS))
         if len(thickness) == 1 and thickness[0] > 0:
             image.SetSpacing((*image.GetSpacing()[:2], thickness[0]))
@@ -109,11 +111,11 @@ def read_series(folder: Path) -> sitk.Image:
 
 
 def check_alone(image: sitk.Image, path: Path) -> None:
-    """Refuse an image that was read from one DICOM file, if it is of many frames, where they lie being not told by
-    SimpleITK, or one slice of a series whose others lie beside it. Other images pass.
+    """Check that an image read from a single DICOM file stands alone; images of other formats pass.
 
     Raises:
-        InputError: It is one of these.
+        InputError: The file has several frames, whose positions SimpleITK does not report, or is one slice of a series
+            whose other slices are in the same folder.
     """
     if image.HasMetaDataKey(_FRAMES) and _frames(image.GetMetaData(_FRAMES)) > 1:
         raise _many_frames(path)
@@ -125,11 +127,10 @@ def check_alone(image: sitk.Image, path: Path) -> None:
 
 
 def _check_left_out(folder: Path, files: Sequence[str]) -> None:
-    """Refuse a folder with a file that by its name or its kind is a slice of the series, and is not among its files:
-    GDCM leaves out what it can't read.
+    """Check that GDCM has left no slice out of a series, as it does with files that it can't read.
 
     Raises:
-        InputError: Names the file.
+        InputError: A file is a slice of the series by its name or its kind, but not among `files`; names the file.
     """
     taken = {Path(file).name for file in files}
     kind = _kind(Path(files[0]))
@@ -143,7 +144,7 @@ def _check_left_out(folder: Path, files: Sequence[str]) -> None:
 
 
 def _kind(path: Path) -> bytes:
-    """The class of a DICOM object (0002,0002), such as CT image; empty where none is told."""
+    """SOP class UID of a DICOM file (0002,0002), such as that of CT images; empty if it is not given."""
     with path.open("rb") as file:
         found = _CLASS.search(file.read(_HEAD))
     return found[1] if found else b""
@@ -161,8 +162,10 @@ def _many_frames(path: Path) -> InputError:
 
 
 def _check_alike(headers: Sequence[Mapping[str, str]], files: Sequence[str]) -> None:
-    """Refuse slices whose axes or pixels are not those of the first, which ITK takes for those of all; it does look at
-    their rows and columns itself."""
+    """Check that all slices have the orientation and pixel spacing of the first, which ITK assumes.
+
+    ITK itself checks that they have the same number of rows and columns.
+    """
     for tag, name, relative, absolute in (
         (_ORIENTATION, "ImageOrientationPatient", 0.0, _ALIKE), (_PIXELS, "PixelSpacing", _ALIKE, 0.0),
     ):  # fmt: skip
@@ -178,7 +181,7 @@ def _check_alike(headers: Sequence[Mapping[str, str]], files: Sequence[str]) -> 
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers in a header's value; none where it is no list of numbers."""
+    """The numbers in a header's value; empty if it is not a list of numbers."""
     try:
         return [float(number) for number in text.split("\\")]
     except ValueError:
@@ -186,7 +189,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None:
-    """Refuse slices that do not follow one another at the distance that the image has."""
+    """Check that slices follow one another at the image's slice distance."""
     if len(positions) < 2:
         return
     found = [_numbers(text) for text in positions]
@@ -209,8 +212,10 @@ def _check_places(image: sitk.Image, positions: list[str], folder: Path) -> None
 
 
 def _upright(image: sitk.Image) -> sitk.Image:
-    """The image with its slices one above the other, where they are so but for what headers round of their places: few
-    slices at a small distance would else pass for sheared ones, as of a tilted gantry."""
+    """Make the slice axis of an image normal to its slices if only rounding of their positions has tilted it.
+
+    With few slices close together, rounding would otherwise look like the shear of a tilted gantry.
+    """
     axes = np.reshape(image.GetDirection(), (3, 3))
     normal = np.cross(axes[:, 0], axes[:, 1])
     normal *= np.sign(normal @ axes[:, 2])
@@ -222,7 +227,7 @@ def _upright(image: sitk.Image) -> sitk.Image:
 
 @contextmanager
 def warnings_off() -> Iterator[None]:
-    """ITK's warnings go to stderr in its own words; what matters of them is raised in ours."""
+    """Silence ITK's warnings on stderr; those that matter are raised as errors of our own."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

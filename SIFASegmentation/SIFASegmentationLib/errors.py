@@ -1,4 +1,4 @@
-"""The one error that a user can fix."""
+"""The error for faults that a user can fix, and its messages for common causes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _OF_SYSTEM = frozenset(
 class InputError(ValueError):
     """Something that the user gave can't be used.
 
-    The command line prints it alone, as one sentence, and exits with 2; a window shows it on a line. Every other
-    exception is a fault of ours.
+    The command line prints only its one sentence and exits with 2; a window shows it on a line. Every other exception
+    is a fault of the program.
 
     Attributes:
         problem: What is wrong, with the name of the file, node or field.
-        advice: What to do about it; empty where that is plain from the problem.
+        advice: What to do about it; empty if that is obvious from the problem.
     """
 
     def __init__(self, problem: str, advice: str = "") -> None:
@@ -40,14 +40,14 @@ class InputError(ValueError):
 
 
 def unwritable(path: Path | str, error: Exception) -> InputError:
-    """What to raise where a file or folder can't be written, with the system's reason where it gives one."""
+    """The error for a file or folder that can't be written, with the system's reason if it gives one."""
     reason = getattr(error, "strerror", None)
     problem = f"{path} can't be written to" + (f" ({reason})" if reason else "")
     return InputError(problem, "check the folder's permissions and the free space")
 
 
 def system_fault(error: BaseException) -> InputError | None:
-    """What to tell where the system refuses a file or a folder, or has no room for it; None for any other error."""
+    """The error for a file or folder that the system refuses or has no room for; None if `error` is another one."""
     if not isinstance(error, OSError) or error.errno not in _OF_SYSTEM:
         return None
     where = error.filename or "A file"
@@ -55,10 +55,12 @@ def system_fault(error: BaseException) -> InputError | None:
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Where (`loss_weights.cycle`; empty for the whole) and what the first thing is that a validation found wrong, as a
-    part of a sentence."""
+    """Field and message of the first error of a validation.
+
+    The field is written like `loss_weights.cycle`, and is empty for the whole; the message is part of a sentence.
+    """
     fault = error.errors()[0]
-    # Of a field that can be one of several types, pydantic says which of them it tried.
+    # For a field of several possible types, pydantic adds the type that it tried, which is left out here.
     where = ".".join(str(part) for part in fault["loc"] if part not in ("str", "int") and "[" not in str(part))
     if fault["type"] == "extra_forbidden":
         return where, "there is nothing of that name"

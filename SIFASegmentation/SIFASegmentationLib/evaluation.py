@@ -1,4 +1,4 @@
-"""Labelmap files against reference files, to a table of scores."""
+"""Score labelmap files against reference files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .volumes import Volume, volume_name
 from .work import Work, at_once
 
 Report = Callable[[str, int, int], None]
-"""Gets the subject, the number of pairs done and that of all."""
+"""Called with the subject, the number of pairs done, and the number of all pairs."""
 
 _BOTH_EMPTY = "both empty"
-_MOST_VALUES = 256  # Of a labelmap; a task has fewer structures.
+_MOST_VALUES = 256  # A labelmap has no more distinct values; a task has fewer structures.
 
 
 class SomePairsRefusedError(InputError):
-    """Some pairs could not be scored; `table` has those of the others."""
+    """Some pairs could not be scored; `table` has the scores of the others."""
 
     def __init__(self, refused: Sequence[InputError], pairs: int, table: ScoreTable) -> None:
         self.table = table
@@ -51,26 +51,28 @@ def evaluate(
     *,
     report: Report | None = None,
 ) -> ScoreTable:
-    """Score a labelmap against its reference, or a folder of labelmaps against one of references, matched by name.
+    """Score a labelmap against its reference, or a folder of labelmaps against a folder of references.
 
-    Names match without `_segmentation`, `_label`, `_seg` and the like (`cohorts.labelmap_subject`). A reference on
-    another grid is resampled to the prediction's grid by nearest neighbour; that grid is extended if it does not
-    contain the whole reference. The table says so. A pair that can't be used does not end those after it.
+    Files in folders are matched by name, without endings such as `_segmentation`, `_label` and `_seg`
+    (`cohorts.labelmap_subject`). A reference on another grid is resampled to the prediction's grid by nearest
+    neighbour; that grid is extended if it does not contain all that the reference labels. The notes of the table say
+    so. A pair that can't be used does not keep the others from being scored.
 
     Args:
         prediction: A file or a folder.
-        reference: The same kind.
-        task: The structures, or the name of a preset or a file that has them; unless given, all values in the files,
-            as `label 1`, ...
+        reference: A file if the prediction is one, else a folder.
+        task: The structures, or the name of a preset or a file that defines them. Without it, every label value in the
+            files is scored, as `label 1`, ...
         coding: Name of the task's coding that the references use.
-        legacy: The paper's convention (`metrics.score_labelmaps`).
-        tolerance: Of surface Dice, in mm, for structures of which the task says none.
+        legacy: Follow the paper's convention (`metrics.score_labelmaps`).
+        tolerance: Tolerance of surface Dice, in mm, for structures whose tolerance the task does not set; in the legacy
+            mode in voxels, for all structures.
         report: Called after each pair.
 
     Raises:
-        SomePairsRefusedError: Pairs among others can't be used; raised when the others are scored.
-        InputError: A folder, the only pair, the task, the coding or the tolerance can't be used, two files are of one
-            subject, or no two names match.
+        SomePairsRefusedError: Some of several pairs can't be used; raised after the others are scored.
+        InputError: A folder, the only pair, the task, the coding or the tolerance can't be used, two files belong to
+            one subject, or no names match.
     """
     if coding is not None and task is None:
         raise InputError(f"The coding '{coding}' is one of a task's", "say which, by --task")
@@ -79,7 +81,7 @@ def evaluate(
     if isinstance(task, str | Path):
         task = load_task(task)
     if coding is not None and task is not None:
-        # An unknown one would have every pair refused.
+        # Checked once up front: an unknown coding would have every pair refused.
         coding_named(coding, task)
     pairs, unmatched = _pairs(Path(prediction), Path(reference))
     rows: list[Row] = []
@@ -103,7 +105,7 @@ def evaluate(
         if report is not None:
             report(subject, done, len(pairs))
     if task is None:
-        # Of a task every subject has a row of each structure, be it empty.
+        # With a task, every subject already has a row for each structure, even an empty one.
         rows = _with_empty_rows(rows, scored, [f"label {value}" for value in sorted(labels)])
     table = ScoreTable(tuple(rows), legacy, tolerance, unmatched)
     if refused:
@@ -113,7 +115,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two labelmaps with the same values, the structures that these mean, and what is to be known of them."""
+    """Two labelmaps with the same label values, the names of the structures by value, and notes for the table."""
 
     prediction: Volume
     reference: Volume
@@ -122,7 +124,7 @@ class _Pair:
 
 
 def _read_pair(prediction: Path, reference: Path, task: Task | None, coding: str | None) -> _Pair:
-    """Both labelmaps: with a task's values, or with whatever values they have."""
+    """Read both labelmaps: with the task's values, or without a task with whatever values they have."""
     if task is None:
         predicted, referred = _read_plain(prediction), _read_plain(reference)
         values = sorted({*values_in(predicted.array), *values_in(referred.array)} - {0})
@@ -138,7 +140,7 @@ def _read_pair(prediction: Path, reference: Path, task: Task | None, coding: str
 
 
 def _with_empty_rows(rows: Sequence[Row], subjects: Sequence[str], structures: Sequence[str]) -> list[Row]:
-    """A row of each subject and structure, of which neither labelmap may have anything."""
+    """A row for each subject and structure; where there is none in `rows`, both masks are empty."""
     scored = {(row.subject, row.structure): row for row in rows}
     nothing = Scores(nan, nan, nan, nan, 0.0, 0.0, nan)
     return [
@@ -159,12 +161,23 @@ def score_pair_in_pieces(
     tolerances: Mapping[int, float] | None = None,
     notes: Sequence[str] = (),
 ) -> Work[list[Row]]:
-    """Rows of one subject, for structures by value; a reference on another grid is resampled, and the notes say so.
+    """Score one subject, yielding several times within each structure.
 
-    A prediction that was cropped is scored against all that the reference labels. A portion of a structure a piece.
+    A reference on another grid is resampled, and the notes say so. A cropped prediction is scored against all that the
+    reference labels.
 
-    `notes` are what the caller knows of the labelmaps, and go into every row. A structure with a tolerance of its own,
-    in `tolerances` by value, says so in its row.
+    Args:
+        subject: Name of the subject.
+        prediction: Labels.
+        reference: Labels, possibly on another grid.
+        names: Names of the structures by label value.
+        legacy: Follow the paper's convention (`metrics.score_labelmaps`).
+        tolerance: Tolerance of surface Dice, in mm (voxels in the legacy mode).
+        tolerances: Tolerances by label value, for structures that have their own; their rows say so.
+        notes: Remarks of the caller on the labelmaps, for every row.
+
+    Returns:
+        A row for each structure.
     """
     if not names:
         return []
@@ -191,20 +204,20 @@ def score_pair_in_pieces(
 
 
 score_pair = at_once(score_pair_in_pieces)
-"""The same, all at once."""
+"""`score_pair_in_pieces` as an ordinary function."""
 
 
 def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
-    """The prediction, and a note where its grid does not hold all that the reference labels.
+    """The prediction on a grid that contains all that the reference labels, with a note if its own grid does not.
 
-    It is then on a grid of the same voxels that does, and holds what either labels; unless the two lie so far apart
-    that no volume is as large.
+    The extended grid continues that of the prediction and just contains what either of the two labels. If they lie
+    further apart than any volume is large, the prediction keeps its grid, and the note says that.
     """
     box = labelled_box(reference.array)
     if box is None:
         return prediction, []
     geometry = prediction.geometry
-    # The outer faces of the labelled voxels, as indices of the prediction's grid.
+    # The outer faces of the labelled voxels as indices of the reference's grid, then as those of the prediction's.
     faces = [(part.start - 0.5, part.stop - 0.5) for part in reversed(box)]
     corners = np.array(list(itertools.product(*faces))) @ reference.geometry.axes_mm.T + reference.geometry.origin
     first, last = covered_voxels(geometry.index_of(corners))
@@ -225,14 +238,13 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
 
 
 def _read_prediction(path: Path, task: Task) -> Labels:
-    """`read_labels` of a labelmap that no coding is given for: it has the task's own values, or nnU-Net's, which writes
-    what they are beside its predictions.
+    """Read a predicted labelmap: with the task's own values, or those of the nnU-Net label file beside it.
 
     Raises:
-        InputError: As `read_labelmap`.
+        InputError: As for `read_labels`.
     """
     beside = path.parent / NNUNET_FILE
-    # What SIFA writes there has the task's own.
+    # SIFA's own predictions have the task's values even in a folder of nnU-Net's.
     nnunet = beside.is_file() and not volume_name(path).endswith(OWN_ENDING)
     coding = nnunet_labels(beside, task).coding if nnunet else task.own_coding
     try:
@@ -265,15 +277,15 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
 
 
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
-    """Labelmaps by subject; images and probability maps beside them are left out.
+    """Labelmaps of a folder by subject; images and probability maps beside them are left out.
 
     Raises:
-        InputError: Two are of one subject.
+        InputError: Two labelmaps belong to one subject.
     """
     volumes = [path for path in volumes_in(folder) if not path.is_dir() and MAP_INFIX not in volume_name(path)]
     subjects = {path: labelmap_subject(path) for path in volumes}
     labelled = {subject for subject in subjects.values() if subject}
-    # What is not named like a labelmap may be one nevertheless, or the image of one.
+    # A file that is not named like a labelmap may still be one, or the image of one.
     return by_name(
         (subject or volume_name(path), path)
         for path, subject in subjects.items()
@@ -282,18 +294,16 @@ def _labelmaps_in(folder: Path) -> dict[str, Path]:
 
 
 def _is_image_of(subjects: set[str], name: str) -> bool:
-    """Whether a volume beside the labelmaps of these subjects is, by its name, the image of one: `P1`, `P1_image`,
-    `P1_0000`."""
+    """Whether a volume's name makes it the image of one of the subjects: `P1`, `P1_image`, `P1_0000`."""
     return bool({name, image_subject(name), name.removesuffix(CHANNEL_SUFFIX)} & subjects)
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file has voxels that no labelmap has, be its codes as they may; what can't be read is not known to be
-    an image."""
+    """Whether a file has voxel values that no labelmap has, in any coding; False if it can't be read."""
     try:
         image = read_image(path)
     except InputError:
-        # Its pair says so.
+        # Scoring its pair will report the error.
         return False
     if segment_names(image):
         return False
@@ -305,17 +315,17 @@ def _is_image(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> Volume:
-    """A labelmap with whatever values it has, 0 to 255."""
+    """Read a labelmap with whatever values it has, 0 to 255."""
     return _without_task(read_image(path), path)
 
 
 def _without_task(image: sitk.Image, path: Path) -> Volume:
-    """The same from an image that was read from the file."""
+    """The labelmap of `_read_plain`, from the image that was read from its file."""
     if names := segment_names(image):
-        # In each file they have the values in which they were drawn.
+        # Their values depend on the order in which they were drawn, so they can't be compared between files.
         raise InputError(f"{path} has named segments ({', '.join(names.values())})", "say by --task which they are")
     volume = from_image(image, volume_name(path), source=str(path))
-    del image  # As large as what is made of it.
+    del image  # It takes as much memory as the volume made from it.
     values = whole_numbers(volume.array, str(path))
     if values.min() < 0 or values.max() > 255:
         raise InputError(f"{path} has label values below 0 or above 255", "give a task and its coding")

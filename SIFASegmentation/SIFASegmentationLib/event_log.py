@@ -1,4 +1,4 @@
-"""The events of a job: a file that is appended only, one JSON object a line."""
+"""The events of a job: an append-only file with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-TAIL_BYTES = 64 * 1024  # Read at once from the end of the events.
+TAIL_BYTES = 64 * 1024  # Read at a time when events are read backwards.
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
@@ -33,7 +33,7 @@ ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED, State.LOST})
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the events file: Unix time in seconds, kind, and what the kind carries."""
+    """One line of the events file: Unix time in seconds, kind, and data that depend on the kind."""
 
     time: float
     kind: str
@@ -41,17 +41,21 @@ class Event:
 
 
 def append_event(path: Path, kind: str, data: dict[str, Any]) -> None:
-    """Append one event. A line goes out in a single write, so that readers see whole lines or a cut last one."""
+    """Append one event; see `Job.emit`.
+
+    Raises:
+        ValueError: `data` contains a float that is not finite.
+    """
     line = json.dumps({"time": time.time(), "kind": kind, "data": data}, ensure_ascii=False, allow_nan=False)
     with path.open("ab") as file:
-        # A line that a killed process left unfinished must not swallow this one.
+        # This line must not become part of one that a killed process left unfinished.
         if file.tell() > 0 and not _ends_with_newline(path):
             file.write(b"\n")
         file.write(line.encode() + b"\n")
 
 
 def read_events(path: Path, offset: int = 0, portion: int | None = None) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset to go on from; see `Job.events`."""
+    """Read events from byte `offset` on; see `Job.events`."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -66,11 +70,8 @@ def read_events(path: Path, offset: int = 0, portion: int | None = None) -> tupl
 
 
 def last_event(path: Path, kind: str) -> Event | None:
-    """The newest event of a kind.
-
-    The file is read from its end, and no further than the event: of a long training it is large.
-    """
-    # What holds no such word need not be parsed; a damaged line, which is a warning, may hold anything.
+    """The newest event of a kind; see `Job.last`."""
+    # Only lines that contain the kind need parsing. Warnings are an exception, since damaged lines count as such.
     word = b"" if kind == "warning" else json.dumps(kind, ensure_ascii=False).encode()
     try:
         with path.open("rb") as file:
@@ -92,7 +93,7 @@ def _parse(line: bytes, offset: int) -> Event:
 
 
 def _lines_from_the_end(file: BinaryIO, word: bytes) -> Iterator[tuple[bytes, int]]:
-    """The lines of a file that have a word in them, and their offsets, the last one first.
+    """Yield the lines of a file that contain a word, with their offsets, the last line first.
 
     A last line that is still being written is left out.
     """
@@ -105,7 +106,7 @@ def _lines_from_the_end(file: BinaryIO, word: bytes) -> Iterator[tuple[bytes, in
         if not whole:
             content = content[: content.rfind(b"\n") + 1]
             whole = bool(content)
-        # The first line begins further up, unless this is the begin of the file.
+        # The first line read so far begins further up, unless the start of the file has been reached.
         complete = content.find(b"\n") + 1 if start > 0 else 0
         unread, offset = content[:complete], start + len(content)
         if word not in content:

@@ -1,4 +1,4 @@
-"""Which part of a volume is looked at: the body found by itself, or a box that the user gives."""
+"""The part of a volume that the networks see: the body, found automatically, or a box given by the user."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .orientation import Orientation
 from .schema import Frozen
 from .volumes import Geometry
 
-_COARSE_PIXELS = 128  # The body is sought on slices of at most this size ...
+_COARSE_PIXELS = 128  # The body is searched for on slices of at most this size ...
 _COARSE_SLICES = 64  # ... and on at most this many of them.
-_LEAST_AREA = 0.05  # A "body" in a smaller share of the slice is none.
-_LARGE_COMPONENT = 0.25  # Of the largest: a second leg, or a heart apart from the chest wall.
+_LEAST_AREA = 0.05  # What takes a smaller share of the slice is not the body.
+_LARGE_COMPONENT = 0.25  # Size relative to the largest, for a second leg, or a heart separate from the chest wall.
 
 
 @dataclass(frozen=True)
 class VoxelBox:
-    """A box of voxels of an oriented array: slice, row, column, from `start` up to and without `stop`."""
+    """A box of voxels of an oriented array (slice, row, column), from `start` to `stop` (exclusive)."""
 
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
@@ -59,19 +59,19 @@ class BoxMM(Frozen):
 
     @property
     def text(self) -> str:
-        """As `parse_box` reads it, to the last bit: where it ends on a voxel's face, rounding could add a voxel."""
+        """Text that `parse_box` reads back exactly: rounding could add a voxel if the box ends on a voxel's face."""
         return ",".join(str(end) for ends in zip(self.minimum, self.maximum, strict=True) for end in ends)
 
 
 def parse_box(text: str, source: str) -> BoxMM:
-    """A region written as `X0,X1,Y0,Y1,Z0,Z1` in mm, LPS.
+    """Parse a region of interest written as `X0,X1,Y0,Y1,Z0,Z1` in mm, LPS.
 
     Args:
         text: The six numbers.
-        source: Who gave it, for the message: an option, or a line of a file.
+        source: Where the text comes from, for error messages: an option, or a line of a file.
 
     Raises:
-        InputError: Not six numbers, or a lower bound that is not below its upper one.
+        InputError: The text is not six numbers, or a lower bound is not below its upper bound.
     """
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -97,10 +97,10 @@ def whole_box(oriented: NDArray[Any]) -> VoxelBox:
 
 
 def region_box(region: BoxMM, geometry: Geometry, orientation: Orientation, name: str) -> VoxelBox:
-    """The voxels that the region touches: the bounding box of its 8 corners in voxel space, clipped to the volume.
+    """Box of the voxels that a region touches: the bounding box of its 8 corners in voxel space, clipped to the volume.
 
     Raises:
-        InputError: The region lies outside the volume; the message names the volume.
+        InputError: The region lies outside the volume; the message calls the volume `name`.
     """
     corners = np.array(list(product(*zip(region.minimum, region.maximum, strict=True))))
     first, end = covered_voxels(geometry.index_of(corners))
@@ -122,13 +122,14 @@ def region_box(region: BoxMM, geometry: Geometry, orientation: Orientation, name
 
 
 def body_box(oriented: NDArray[Any]) -> VoxelBox:
-    """The body's bounding box in rows and columns, all slices kept, with a margin of two coarse pixels.
+    """Bounding box of the body in rows and columns, with all slices and a margin of two coarse pixels.
 
-    Works on a coarse copy: threshold between the background and Otsu's threshold, opening (which takes off the
-    table and noise), the largest components. Falls back on the whole slice where this finds no body.
+    On a coarse copy, the body is what remains above a threshold between the background and Otsu's threshold after
+    opening, which removes the table and noise, in the largest components. If no body is found, the box is the whole
+    array.
 
     Args:
-        oriented: Array (slice, row, column): CT in HU or windowed, MR; any number type.
+        oriented: Array (slice, row, column) of CT in HU or windowed, or of MR; any real data type.
     """
     whole = whole_box(oriented)
     factors = [ceil(n / _COARSE_PIXELS) for n in oriented.shape[1:]]
@@ -147,7 +148,7 @@ def body_box(oriented: NDArray[Any]) -> VoxelBox:
 
 
 def _coarse(oriented: NDArray[Any], row_factor: int, column_factor: int) -> NDArray[np.float32]:
-    """Means over blocks of pixels, on every n-th slice; the last rows and columns are repeated to fill a block."""
+    """Means over blocks of pixels on every n-th slice; the last row and column are repeated to fill blocks."""
     step = ceil(oriented.shape[0] / _COARSE_SLICES)
     means = []
     for pixels in oriented[::step]:
@@ -161,10 +162,10 @@ def _coarse(oriented: NDArray[Any], row_factor: int, column_factor: int) -> NDAr
 
 
 def _background_threshold(values: NDArray[np.float32]) -> float:
-    """Half way from the mean of Otsu's darker class up to Otsu's threshold, so that dim tissue counts as body.
+    """Threshold half-way between the mean of Otsu's darker class and Otsu's threshold, so that dim tissue is body.
 
-    Both on the square roots of the values above the lowest: where fluid or kidneys are many times as bright as the
-    rest, as in MR with fat suppressed, the threshold would else lie above fat, muscle and liver.
+    Both are computed on square roots of the values above the lowest. Otherwise, where fluid or kidneys are many times
+    as bright as the rest, as in fat-suppressed MR, the threshold would lie above fat, muscle and liver.
     Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9 (1979), 62-66.
     """
     low, high = np.percentile(values, (0.5, 99.5))
@@ -184,7 +185,7 @@ def _background_threshold(values: NDArray[np.float32]) -> float:
 
 
 def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Opening by 3x3 pixels in each slice; what touches the border of the slice is taken to go on beyond it."""
+    """Opening by 3x3 pixels in each slice; what touches the border of the slice is assumed to continue beyond it."""
     square = np.ones((1, 3, 3), dtype=bool)
     eroded = ndimage.binary_erosion(mask, square, border_value=1)
     opened: NDArray[np.bool_] = ndimage.binary_dilation(eroded, square)
@@ -192,7 +193,7 @@ def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _large_components(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The 3D components that are at least a quarter of the largest."""
+    """The 3D components whose size is at least a quarter of the largest's."""
     labels, _ = ndimage.label(mask)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

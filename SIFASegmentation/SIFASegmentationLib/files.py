@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""File names, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tempfile import TemporaryDirectory
 
 from .errors import InputError, unwritable
 
-_REMAINS = re.compile(r"\.[0-9a-f]{8}\.(partial|old)\.(.+)")  # Names that `write_atomically` gives on the way.
-_TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05  # Of removing what is in use.
+_REMAINS = re.compile(r"\.[0-9a-f]{8}\.(partial|old)\.(.+)")  # Temporary names that `write_atomically` gives.
+_TRIES, _BETWEEN_TRIES_SECONDS = 50, 0.05  # For removing a folder that is in use.
 
 
 def check_name(path: Path) -> None:
-    """Refuse a path that is no text, such as one of an archive of another system: ITK would end the process.
+    """Check that a path is valid text; at one that is not, as from an archive of another system, ITK ends the process.
 
     Raises:
-        InputError: Shows what can be shown of it.
+        InputError: The path can't be encoded in UTF-8; the message shows what can be shown of it.
     """
     try:
         str(path).encode()
@@ -35,12 +35,12 @@ def check_name(path: Path) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text as the name of a file: nothing in it that a system forbids, or that leads to another folder."""
+    """Turn a text into a file name, without characters that a system forbids or that lead to another folder."""
     return re.sub(r"[^\w.-]+", "_", text)
 
 
 def file_names(texts: Iterable[str]) -> list[str]:
-    """A file name for each text, all different, on disks too that know no capital letters."""
+    """A distinct file name for each text, even on disks that ignore case."""
     names: list[str] = []
     for text in texts:
         plain = file_name(text).strip("_.") or "unnamed"
@@ -53,10 +53,10 @@ def file_names(texts: Iterable[str]) -> list[str]:
 
 
 def take_names_as_utf8() -> None:
-    """Have ITK find files whose path is not plain ASCII, from a program that is about to read images.
+    """Let ITK open files whose path is not plain ASCII; for programs that are about to read images.
 
-    Its readers open files by C++'s streams, which on Windows take the path in the code page of the process. Slicer's is
-    UTF-8, but that of the Python in which jobs run is not unless it is told so (Windows 10, 1803 and later).
+    ITK's readers use C++ streams, which on Windows interpret paths in the code page of the process. Slicer's is UTF-8;
+    that of the Python process in which jobs run has to be set to it (Windows 10, version 1803 and later).
     """
     if sys.platform == "win32":
         with suppress(locale.Error):
@@ -65,15 +65,15 @@ def take_names_as_utf8() -> None:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or a folder to; it takes `path`'s place when the block ends well.
+    """Yield a temporary path beside `path` for a file or folder, which replaces `path` when the block succeeds.
 
-    An error leaves what stood at `path` as it was, and nothing beside it; one of the system names `path`. The suffixes
-    stay the same, since writers of images go by them.
+    If the block raises, `path` stays as it was and the temporary file is removed; an error of the system then names
+    `path`. The temporary path has the same suffixes, since image writers go by them.
 
     >>> with write_atomically(Path("scores.json")) as partial:
     ...     _ = partial.write_text("{}")
     """
-    # Processes on several machines that share a disk, and threads, may write one path.
+    # The name is random because threads, and processes on several machines with a shared disk, may write one path.
     partial = path.with_name(f".{secrets.token_hex(4)}.partial.{path.name}")
     try:
         yield partial
@@ -82,7 +82,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         else:
             partial.replace(path)
     except OSError as error:
-        # Of the system's errors, what is written to an open file names none.
+        # An error of the system while writing to an open file does not name the file.
         named = error.filename or str(partial)
         if error.errno is not None and isinstance(named, str) and Path(named).is_relative_to(partial):
             error.filename = str(path)
@@ -93,7 +93,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """A folder can't replace a folder in one step: the old one goes only when the new one is whole and there."""
+    """Replace a folder, which takes two steps: the old one is removed only once the new one is in its place."""
     old = path.with_name(f".{secrets.token_hex(4)}.old.{path.name}")
     path.replace(old)
     try:
@@ -105,13 +105,13 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 def check_can_write(folder: Path) -> None:
-    """See whether files can be written to a folder, there or not yet, before work is done that would be lost.
+    """Check that files can be written to a folder, which need not exist yet, before work is done that would be lost.
 
     Raises:
         InputError: They can't, or it is a file.
     """
     try:
-        # On Windows a drive may be missing.
+        # Even the topmost parent can be missing: a drive of Windows.
         there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         with TemporaryDirectory(dir=there, prefix=".SIFA-"):
             pass
@@ -122,14 +122,14 @@ def check_can_write(folder: Path) -> None:
 def remove_remains(
     folder: Path, of: str | None = None, *, in_use: Callable[[Path], bool] = lambda _path: False
 ) -> None:
-    """Clear a folder of what processes that were killed within `write_atomically` left.
+    """Clear a folder of what killed processes left behind in `write_atomically`.
 
-    What was put aside, and never replaced, comes back.
+    A folder that was moved aside and never replaced is restored.
 
     Args:
-        folder: Where nobody else writes, or only to what is `in_use`.
-        of: What was being written; of everything unless given.
-        in_use: Asked of what is there: whether somebody is still writing to it.
+        folder: Folder to which nobody else writes, except to files that are `in_use`.
+        of: Name of the file or folder that was being written; all unless given.
+        in_use: Says of a temporary path whether somebody is still writing to it.
     """
     for path in folder.iterdir():
         if (remains := _REMAINS.fullmatch(path.name)) is None or of not in (None, remains[2]) or in_use(path):
@@ -143,23 +143,23 @@ def remove_remains(
 
 
 def is_remains(path: Path) -> bool:
-    """Whether a file is one that `write_atomically` is at work on, or left when its process was killed."""
+    """Whether a path is a temporary one of `write_atomically`, in use or left by a killed process."""
     return _REMAINS.fullmatch(path.name) is not None
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a user's share of it, is full."""
+    """Whether an error means that the disk, or the user's quota on it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def remove_folder_in_use(folder: Path) -> None:
-    """Remove a folder that a process may still be working in or writing to: again, until it stays away or too long."""
+    """Remove a folder that a process may still be using, trying again for a few seconds until it is gone."""
     for _ in range(_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

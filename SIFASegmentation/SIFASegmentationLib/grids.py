@@ -1,4 +1,4 @@
-"""When a labelmap and an image lie on one grid, and how the one comes onto that of the other."""
+"""Check whether a labelmap and an image lie on the same grid, and bring the labelmap onto the image's grid."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from .errors import InputError
 from .image_files import from_image, to_image
 from .volumes import Geometry, Volume
 
-# Of a voxel, at the outer corners, where errors of spacing and direction have added up: far more than NIfTI's 32-bit
-# floats round, and a tenth of what would move a label.
+# Tolerance in voxels, at the outer corners, where errors of spacing and direction have added up: far more than the
+# rounding of NIfTI's 32-bit floats, and a tenth of what would move a label.
 _SAME_VOXEL = 0.05
 
 
 def same_grid(a: Geometry, b: Geometry) -> bool:
-    """Whether two grids are one, but for rounding in files."""
+    """Whether two grids are the same, apart from rounding in files."""
     return grid_difference(a, b) is None
 
 
 def grid_difference(a: Geometry, b: Geometry) -> str | None:
-    """What two grids differ in, as `size (4, 4, 2) and (4, 4, 3)`; None if they are one but for rounding in files."""
+    """The difference of two grids in words, such as `size (4, 4, 2) and (4, 4, 3)`.
+
+    None if they are the same, apart from rounding in files.
+    """
     if a.size != b.size:
         return f"size {a.size} and {b.size}"
     if _apart(a, b) <= _SAME_VOXEL:
         return None
-    # What most of it comes from.
+    # Name the property that contributes most to the difference.
     changed = {name: replace(a, **{name: getattr(b, name)}) for name in ("spacing", "direction", "origin")}
     name = max(changed, key=lambda name: _apart(a, changed[name]))
     unit = "" if name == "direction" else " mm"
@@ -36,10 +39,10 @@ def grid_difference(a: Geometry, b: Geometry) -> str | None:
 
 
 def check_same_grid(labelmap: Volume, image: Volume) -> None:
-    """Refuse a labelmap on another grid than its image.
+    """Check that a labelmap lies on the grid of its image.
 
     Raises:
-        InputError: Names both, and what differs.
+        InputError: It does not; the message names both, and what differs.
     """
     difference = grid_difference(labelmap.geometry, image.geometry)
     if difference is not None:
@@ -50,11 +53,13 @@ def check_same_grid(labelmap: Volume, image: Volume) -> None:
 
 
 def match_grid(labelmap: Volume, image: Volume) -> Volume:
-    """A labelmap on its image's grid: itself, with its axes in the image's order and directions, or put back into place
-    if it was cropped, as Slicer saves segmentations.
+    """Bring a labelmap onto its image's grid without interpolation.
+
+    Axes in another order or direction are turned; a labelmap that was cropped, as Slicer saves segmentations, is put
+    back into place.
 
     Raises:
-        InputError: Its voxels are not those of the image, or some with a label lie outside it; names both.
+        InputError: Its voxels are not those of the image, or labelled voxels lie outside the image; names both.
     """
     if same_grid(labelmap.geometry, image.geometry):
         return labelmap
@@ -68,7 +73,7 @@ def match_grid(labelmap: Volume, image: Volume) -> Volume:
 
 
 def resample_labelmap(labelmap: Volume, geometry: Geometry) -> Volume:
-    """A labelmap on another grid, by nearest neighbour; 0 outside of its own."""
+    """Resample a labelmap to another grid by nearest neighbour; 0 outside its own grid."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)
     resampler.SetSize(geometry.size)
@@ -79,8 +84,10 @@ def resample_labelmap(labelmap: Volume, geometry: Geometry) -> Volume:
 
 
 def _turned(volume: Volume, other: Geometry) -> Volume:
-    """The same voxels in the same places, with the axes in the order and the directions that come nearest to those of
-    another grid; itself where two of its axes come nearest to one."""
+    """Reorder and flip the axes of a volume to come nearest to those of another grid; no voxel moves in space.
+
+    The volume is returned as it is if two of its axes are nearest to the same axis of the other.
+    """
     own = volume.geometry
     cosines = other.direction_matrix.T @ own.direction_matrix
     axes = np.abs(cosines).argmax(axis=1).tolist()
@@ -91,9 +98,9 @@ def _turned(volume: Volume, other: Geometry) -> Volume:
 
 
 def _is_cropped(labelmap: Volume, whole: Geometry) -> bool:
-    """Whether the labelmap is of another size, its voxels are voxels of `whole`, and all labels lie in it."""
+    """Whether a labelmap differs in size from `whole`, its voxels are voxels of `whole`, and all labels lie inside."""
     own = labelmap.geometry
-    # The same size at another place is an error of origin rather than a crop.
+    # The same size at another place is a wrong origin rather than a crop.
     if own.size == whole.size:
         return False
     start = np.rint(whole.index_of(np.array([own.origin]))[0])
@@ -108,7 +115,7 @@ def _is_cropped(labelmap: Volume, whole: Geometry) -> bool:
 
 
 def _apart(a: Geometry, b: Geometry) -> float:
-    """How far two grids of one size lie apart at their outer corners, in voxels of the first along one of its axes."""
+    """Greatest distance of the outer corners of two grids of equal size, along any axis of `a`, in voxels of `a`."""
     corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in a.size))))
     return float(np.abs(a.index_of(corners @ b.axes_mm.T + b.origin) - corners).max())
 

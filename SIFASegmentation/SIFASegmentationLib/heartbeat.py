@@ -1,7 +1,7 @@
-"""Signs of life in a folder: who works on it, and whether they still do.
+"""Heartbeat of the process that works on a folder, by which others see who works on it and whether it still does.
 
-`heartbeat.json` holds host, process, when it started, and when it was last alive; it is renewed every few seconds and
-gone when nobody is at work.
+`heartbeat.json` holds the host, the process, when it started, and when it was last alive. It is rewritten every few
+seconds and removed when the work ends.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from .files import write_atomically
 HEARTBEAT_FILE = "heartbeat.json"
 HEARTBEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 60.0
-LOOK_SECONDS = 5 * HEARTBEAT_SECONDS  # Until a beat that does not change is taken for that of a process that is gone.
+LOOK_SECONDS = 5 * HEARTBEAT_SECONDS  # If a heartbeat has not changed after this time, its process is considered gone.
 _BETWEEN_LOOKS_SECONDS = 0.2
-_SETTLING_SECONDS = 0.05  # From a look at who is at work to one's own sign of life, at most.
+_SETTLING_SECONDS = 0.05  # A process that finds a folder free writes its own heartbeat within this time.
 _REPLACING_SECONDS = 0.05
 
-_started_here: set[float] = set()  # When each heartbeat of this process started.
+_started_here: set[float] = set()  # Start times of this process's own heartbeats.
 
 
 @contextmanager
 def heartbeat(folder: Path) -> Iterator[None]:
-    """Show that this process works on a folder, from a thread of its own, while the block runs.
+    """Show by a thread that this process works on a folder while the block runs.
 
-    Where another process gave a sign of life, it is waited for up to `LOOK_SECONDS` for another one; stderr tells so.
+    If there is the heartbeat of another process, wait up to `LOOK_SECONDS` to see whether it changes, with a message on
+    stderr.
 
     Raises:
-        InputError: Another process is at work on it.
+        InputError: Another process is at work on the folder.
     """
     if _is_taken(folder):
         raise _taken(folder)
@@ -52,7 +53,7 @@ def heartbeat(folder: Path) -> Iterator[None]:
             with write_atomically(folder / HEARTBEAT_FILE) as partial:
                 partial.write_text(json.dumps(content), encoding="utf-8")
         except OSError as error:
-            # A full disk must not end the work: the next beat may fit again. What is printed may go there too.
+            # A full disk must not end the work: the next beat may fit again. Printing can fail for the same reason.
             with suppress(OSError):
                 print(f"heartbeat not written: {error}", flush=True)
 
@@ -61,11 +62,11 @@ def heartbeat(folder: Path) -> Iterator[None]:
             beat()
 
     beat()
-    # Both of two that start at once have seen nobody: of these the one goes on that wrote last.
+    # Two processes that start at the same time have both found the folder free: the one that wrote last goes on.
     time.sleep(_SETTLING_SECONDS)
     last = last_beat(folder)
     own = last is not None and _is_of_this_process(last) and last["started"] == started
-    # One of before is still there where a full disk keeps this one's out.
+    # An old heartbeat can still be there if a full disk keeps this process from writing its own.
     if last is not None and last != before and not own:
         raise _taken(folder)
     thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
@@ -77,15 +78,15 @@ def heartbeat(folder: Path) -> Iterator[None]:
         done.set()
         thread.join()
         _started_here.remove(started)
-        # On Windows not while somebody reads it; it is old soon.
+        # Windows refuses this while somebody reads the file; the heartbeat that stays then soon counts as old.
         with suppress(OSError):
             (folder / HEARTBEAT_FILE).unlink()
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether a process works on the folder now, on this machine or on another that shares the disk; answers at once.
+    """Whether a process works on the folder now, on this machine or on another that shares the disk; does not wait.
 
-    The clocks of both have to agree to a fraction of `LOST_AFTER_SECONDS`.
+    The two machines' clocks must agree to within a fraction of `LOST_AFTER_SECONDS`.
     """
     beat = last_beat(folder)
     if beat is None or time.time() - beat["time"] > LOST_AFTER_SECONDS:
@@ -100,7 +101,7 @@ def last_beat(folder: Path) -> dict[str, Any] | None:
         try:
             text = path.read_text(encoding="utf-8")
         except PermissionError:
-            # On Windows nothing can be read in the moment in which it is replaced.
+            # On Windows a file can't be read at the moment when it is replaced.
             time.sleep(_REPLACING_SECONDS)
             text = path.read_text(encoding="utf-8")
         beat = json.loads(text)
@@ -117,14 +118,14 @@ def last_beat(folder: Path) -> dict[str, Any] | None:
 def _is_taken(folder: Path) -> bool:
     """Whether somebody is at work on the folder; takes up to `LOOK_SECONDS`.
 
-    A beat says so only if it changes: clocks of two machines may differ, and the process of a young beat may have been
-    killed.
+    Only a heartbeat that changes is proof: the clocks of two machines may differ, and the process of a recent heartbeat
+    may have been killed.
     """
     beat = last_beat(folder)
     if beat is None or _is_gone(beat):
         return False
     if _is_of_this_process(beat):
-        # Before a restart another one can have had its number, as the first process of a container always has.
+        # A process before a restart can have had the same number, as the first process of a container always does.
         return beat["started"] in _started_here
     print(
         f"{folder} has a sign of life of process {beat['process']} on {beat['host']}; waiting up to "
@@ -151,7 +152,7 @@ def _is_of_this_process(beat: dict[str, Any]) -> bool:
 
 
 def _is_gone(beat: dict[str, Any]) -> bool:
-    """Whether a beat is that of a process of this machine which has ended."""
+    """Whether a heartbeat is that of a process on this machine that has ended."""
     return beat["host"] == socket.gethostname() and not process_exists(beat["process"])
 
 
@@ -160,10 +161,10 @@ def _taken(folder: Path) -> InputError:
 
 
 def process_exists(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process with this ID runs on this machine."""
     if sys.platform == "win32":
         synchronize, still_running = 0x00100000, 0x00000102
-        access_denied = 5  # Of another user's: it is there.
+        access_denied = 5  # The process exists, but belongs to another user.
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         handle = kernel.OpenProcess(synchronize, False, process)
         if not handle:
@@ -174,7 +175,7 @@ def process_exists(process: int) -> bool:
             kernel.CloseHandle(handle)
     if hasattr(os, "waitid"):
         try:
-            # A child that has ended exists until somebody asks for its exit code; nobody may, after a reload.
+            # A child that has ended remains until somebody asks for its exit code; after a reload, nobody may do so.
             if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return False
         except ChildProcessError:

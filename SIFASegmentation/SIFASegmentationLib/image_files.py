@@ -1,6 +1,6 @@
-"""Volumes from files and back.
+"""Read volumes from files and write them.
 
-SimpleITK is the only reader and writer here. Its frame is LPS, as DICOM's.
+SimpleITK is the only reader and writer here. Its coordinate frame is LPS, like that of DICOM.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .nifti_files import check_nifti, is_nifti, is_whole_nifti
 from .nifti_orientation import check_orientation
 from .volumes import DIRECTION_TOLERANCE, VOLUME_SUFFIXES, Geometry, Volume, check_spacing, check_voxels, volume_name
 
-_ADDRESS = re.compile(r"\w+\(0x[0-9a-f]+\): ")  # Which object of ITK says something.
+_ADDRESS = re.compile(r"\w+\(0x[0-9a-f]+\): ")  # Class and address of the ITK object that reports an error.
 
-# Of the headers of NRRD and MetaImage, as ITK writes them: what follows is one compressed stream.
+# Last lines of the headers of NRRD and MetaImage, as ITK writes them; one compressed stream follows.
 _LAST_LINES = (b"\n", b"ElementDataFile = LOCAL\n")
-_PORTION = 2**16  # Bytes decompressed together, which can become a thousand times as many.
+_PORTION = 2**16  # Bytes decompressed at a time, which can become a thousand times as many.
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nrrd", ".nii", ".mha")
-"""Formats that are one file, so that a finished file can be renamed into place."""
+"""Formats that consist of one file, so that a finished file can be renamed into place."""
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -40,7 +40,7 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises:
         InputError: The path is missing, unreadable, or not one 3D scalar image with finite voxels and orthonormal
-            directions; the folder does not hold one DICOM series of slices that lie alike at even distances; or the
+            directions; the folder does not hold exactly one DICOM series of parallel slices at even distances; or the
             file is one slice of a DICOM series.
     """
     path = Path(path)
@@ -48,10 +48,10 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Read whatever image the file or DICOM folder holds, of any dimension and pixel type.
+    """Read the image in a file or DICOM folder, of any dimension and pixel type.
 
     Raises:
-        InputError: As `read_volume`, but for the checks of dimension, pixels and directions.
+        InputError: As for `read_volume`, without its checks of dimension, voxels and directions.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
@@ -75,15 +75,16 @@ def read_image(path: Path) -> sitk.Image:
                 f"{path} has singular or sheared axis directions", "resample it to a rectangular grid"
             ) from error
         raise InputError(f"{path} can't be read as an image ({reason})", "check that the file is complete") from error
-    # What was converted to these has taken the tags of DICOM along.
+    # Files of these suffixes can carry DICOM tags along from the series that they were converted from.
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_alone(image, path)
     return image
 
 
 def read_middle_slice(path: Path) -> NDArray[np.generic]:
-    """The voxels (..., j, i) of a file in the middle of all axes but the first two; of many formats the others are not
-    read, and nothing is checked.
+    """Read the plane (..., j, i) of a file that is in the middle of all axes but i and j, without any checks.
+
+    In many formats, the rest of the file is not read.
 
     Raises:
         InputError: The file can't be read.
@@ -103,12 +104,12 @@ def read_middle_slice(path: Path) -> NDArray[np.generic]:
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
-    """Write a volume, compressed, in the format that the path's suffix names; folders are made as needed.
+    """Write a volume, compressed, in the format of the path's suffix; folders are made as needed.
 
-    MetaImage (.mha) keeps the geometry to the last bit, NRRD to rounding of doubles, NIfTI to that of 32-bit floats.
+    MetaImage (.mha) keeps the geometry exactly, NRRD to the rounding of doubles, NIfTI to that of 32-bit floats.
 
     Raises:
-        InputError: The suffix is none of `WRITABLE_SUFFIXES`, or the place can't be written to.
+        InputError: The suffix is none of `WRITABLE_SUFFIXES`, or the file can't be written.
     """
     path = Path(path)
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
@@ -118,16 +119,16 @@ def write_volume(volume: Volume, path: str | Path) -> None:
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image, compressed, whole or not at all; folders are made as needed.
+    """Write an image, compressed and atomically; folders are made as needed.
 
     Raises:
-        InputError: The place can't be written to.
+        InputError: The file can't be written.
     """
     check_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as partial, warnings_off():
-            # ITK's writers print what is in their way; Python says it.
+            # Where the file can't be made, this raises an error with a reason; ITK would only print it.
             partial.touch()
             sitk.WriteImage(image, str(partial), useCompression=True)
             _check_written(partial)
@@ -136,18 +137,18 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def _check_written(path: Path) -> None:
-    """Look whether all is there of a file that was written just now: ITK says nothing of what a full disk cuts off.
+    """Check that a file just written is complete: ITK does not notice when a full disk cuts it off.
 
     Raises:
-        OSError: It is not.
+        OSError: The file is incomplete.
     """
     if not (is_whole_nifti(path) if is_nifti(path) else _is_whole(path)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a NRRD or MetaImage file that ITK has written goes on to the end of its stream, where a checksum is."""
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # Of zlib or gzip.
+    """Whether a NRRD or MetaImage file written by ITK contains its whole compressed stream, whose end is a checksum."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # Accepts zlib and gzip.
     with path.open("rb") as file:
         for line in file:
             if line in _LAST_LINES:
@@ -161,21 +162,22 @@ def _is_whole(path: Path) -> bool:
 
 
 def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volume:
-    """A volume from a SimpleITK image; the voxels are copied, 64-bit floats as 32-bit ones, with which all is computed.
+    """Make a volume from a SimpleITK image.
 
-    An image of four dimensions with one step of the last is one of three.
+    The voxels are copied; 64-bit floats become 32-bit ones, which all computations use. A 4D image with a single time
+    step counts as 3D.
 
     Args:
         image: Any image.
         name: The volume's name.
-        source: What error messages call it, such as its path; the name unless given.
+        source: Name of the image in error messages, such as its path; `name` unless given.
 
     Raises:
         InputError: It is not one 3D scalar image with at least one slice, finite voxels and orthonormal directions.
     """
     source = source or name
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        # Of NIfTI the reader itself leaves the fourth out.
+        # For NIfTI the reader already drops such an axis.
         image = image[..., 0]
     check_grid(image, source)
     voxels = sitk.GetArrayViewFromImage(image)
@@ -185,7 +187,7 @@ def from_image(image: sitk.Image, name: str, source: str | None = None) -> Volum
 
 
 def to_image(volume: Volume) -> sitk.Image:
-    """A SimpleITK image with the volume's voxels (copied; bool becomes uint8) and geometry."""
+    """Make a SimpleITK image with the volume's voxels (copied; bool becomes uint8) and geometry."""
     array = volume.array.astype(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(volume.geometry.spacing)
@@ -200,10 +202,10 @@ def image_geometry(image: sitk.Image) -> Geometry:
 
 
 def check_grid(image: sitk.Image, source: str) -> None:
-    """Refuse an image that is not on a rectangular 3D grid.
+    """Check that an image lies on a rectangular 3D grid.
 
     Raises:
-        InputError: Another dimension than 3, an empty axis, a spacing that no scan has, or directions that are not
+        InputError: The image is not 3D, has an empty axis, a spacing that no scan has, or directions that are not
             orthonormal within 1e-3.
     """
     if image.GetDimension() != 3:

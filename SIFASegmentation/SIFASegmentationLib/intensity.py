@@ -1,7 +1,8 @@
-"""Voxel values to the range of the networks, [-1, 1].
+"""Normalisation of voxel values to the networks' range, [-1, 1].
 
-Clip (percentiles of the volume, or a window in HU), z-score, linear map, by default with clip. All statistics are
-those of the field of view. The bounds of the last map belong to the domain: the same for every volume of it.
+Values are clipped (to percentiles of the volume, or to a window in HU), z-scored, and mapped linearly to [-1, 1], by
+default with a second clip. All statistics are those of the field of view. The bounds of the linear map are the same
+for all volumes of a domain.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from .errors import InputError
 from .schema import Frozen
 
 AIR_HU = -1024
-"""What lies below, in CT, is padding around the reconstruction circle."""
+"""Least value of air in CT; lower values are padding around the reconstruction circle."""
 
 ROBUST_RANGE, FULL_RANGE = (0.1, 99.9), (0.0, 100.0)
-"""Percentiles of a domain's z-scores that may become -1 and 1: by default, and in the authors' code."""
+"""Percentiles of a domain's z-scores that are mapped to -1 and 1: by default, and in the authors' code."""
 
-_PADDING_SHARE = 0.5  # Of what lies below, of one value: else it is no padding, nor a CT.
-_SAMPLE_VOXELS = 2**21  # Percentiles of so many voxels are those of the volume for all that matters.
-_RANGE_VOXELS = 2**17  # A volume's share of the voxels that set the range of its domain.
+# Share of the values below air that must be equal to be padding; otherwise the volume is not a padded CT.
+_PADDING_SHARE = 0.5
+_SAMPLE_VOXELS = 2**21  # The percentiles of this many voxels are close enough to those of the whole volume.
+_RANGE_VOXELS = 2**17  # Voxels that each volume contributes to the intensity range of its domain.
 
 Float32Array = NDArray[np.float32]
 
@@ -35,12 +37,12 @@ class IntensitySettings(Frozen):
     """How the voxels of one domain become network inputs; stored with the model.
 
     Attributes:
-        percentiles: Clip each volume to these percentiles of its own, 0 to 100. The paper's cardiac data had the top
-            2 % cut: (0, 98).
-        window: Clip to these values (HU) instead; then `percentiles` has no effect.
-        z_low: z-score that becomes -1.
-        z_high: z-score that becomes 1.
-        clip: Clip what lies beyond these two to [-1, 1]. The authors' code does not.
+        percentiles: Clip each volume to these percentiles of its own values, 0 to 100. The paper's cardiac data had the
+            top 2 % cut: (0, 98).
+        window: Clip to these values (HU) instead; `percentiles` then has no effect.
+        z_low: z-score that is mapped to -1.
+        z_high: z-score that is mapped to 1.
+        clip: Clip z-scores beyond these two to [-1, 1]. The authors' code does not.
     """
 
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -61,13 +63,13 @@ class IntensitySettings(Frozen):
         return self
 
     def bounded(self, x: Float32Array) -> Float32Array:
-        """Network inputs, clipped to [-1, 1] in place where these settings clip."""
+        """Clip network inputs to [-1, 1] in place, if these settings clip."""
         return np.clip(x, -1, 1, out=x) if self.clip else x
 
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """What was measured in one field of view: clipping bounds, then mean and standard deviation after the clip."""
+    """Statistics of one field of view: clipping bounds, and mean and standard deviation after clipping."""
 
     low: float
     high: float
@@ -75,14 +77,14 @@ class IntensityStatistics:
     std: float
 
     def z_scores(self, voxels: NDArray[Any]) -> Float32Array:
-        """Clipped and z-scored voxels."""
+        """Clip voxels and turn them into z-scores."""
         z = np.clip(voxels.astype(np.float32), self.low, self.high)
         z -= np.float32(self.mean)
         z /= np.float32(self.std)
         return z
 
     def normalize(self, voxels: NDArray[Any], settings: IntensitySettings) -> Float32Array:
-        """Voxels in [-1, 1], or about so where `settings` clip nothing."""
+        """Normalise voxels to [-1, 1], or approximately if the settings do not clip."""
         x = self.z_scores(voxels)
         x -= np.float32(settings.z_low)
         x *= np.float32(2 / (settings.z_high - settings.z_low))
@@ -91,10 +93,10 @@ class IntensityStatistics:
 
 
 def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> IntensityStatistics:
-    """Statistics of a field of view (slice, row, column); large ones are measured on every n-th row and column.
+    """Measure the statistics of a field of view (slice, row, column); of a large one, on every n-th row and column.
 
     Raises:
-        InputError: The voxels are constant after the clip; the message names the volume.
+        InputError: The voxels are constant after clipping; the message calls the volume `name`.
     """
     sample = _sample(voxels).astype(np.float64)
     if settings.window is None:
@@ -111,16 +113,19 @@ def measure(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Int
 
 
 def _take_padding_for_air(sample: NDArray[np.float64]) -> None:
-    """Raise the padding of a CT to air, in place: -2000 or -3024 in the corners would spread the intensities of all."""
+    """Raise the padding of a CT to air, in place: values such as -3024 in the corners would distort the statistics."""
     below = sample < AIR_HU
     if below.any() and np.mean(sample[below] == sample.min()) > _PADDING_SHARE:
         np.maximum(sample, AIR_HU, out=sample)
 
 
 def z_score_sample(voxels: NDArray[Any], settings: IntensitySettings, name: str) -> Float32Array:
-    """Some z-scores of a field of view (slice, row, column), for `estimate_intensity_range`; raises as `measure`.
+    """Sample z-scores (m,) of a field of view (slice, row, column), for `estimate_intensity_range`.
 
-    Where nothing is to be clipped to the domain's range, they are the least and the greatest.
+    If the settings do not clip to the domain's range, these are only the least and the greatest z-score.
+
+    Raises:
+        InputError: The voxels are constant after clipping, as in `measure`.
     """
     statistics = measure(voxels, settings, name)
     if not settings.clip:
@@ -133,17 +138,17 @@ def z_score_sample(voxels: NDArray[Any], settings: IntensitySettings, name: str)
 def estimate_intensity_range(
     samples: Iterable[NDArray[np.floating[Any]]], percentiles: tuple[float, float] = ROBUST_RANGE
 ) -> tuple[float, float]:
-    """z_low and z_high of a domain: percentiles over its training volumes.
+    """Estimate `z_low` and `z_high` of a domain as percentiles over its training volumes.
 
     Args:
-        samples: For each volume its z-scored, clipped voxels, from `z_score_sample`.
-        percentiles: 0 to 100, the lower one first.
+        samples: z-scores of each volume, from `z_score_sample`.
+        percentiles: Lower and upper percentile, 0 to 100.
     """
     low, high = np.percentile(np.concatenate([np.ravel(sample) for sample in samples]), percentiles)
     return float(low), float(high)
 
 
 def _sample(voxels: NDArray[Any]) -> NDArray[Any]:
-    """Every n-th row and column of all slices: a view, and the same voxels however the array is stored."""
+    """A view of every n-th row and column of all slices; which voxels these are does not depend on memory order."""
     step = ceil((voxels.size / _SAMPLE_VOXELS) ** 0.5)
     return voxels[:, ::step, ::step]

@@ -1,19 +1,19 @@
 """The job folder: one protocol for the windows, the shell and a cluster.
 
-A long computation is a folder; whoever sees the folder sees the job.
+Every long computation has a folder; whoever can read the folder can follow the job.
 
 ```
 job.json        what to do: kind, schema version, specification
-events.jsonl    appended only, one JSON object a line: {"time", "kind", "data"}
+events.jsonl    append-only, one JSON object per line: {"time", "kind", "data"}
 heartbeat.json  host, process, when it started, when it was last alive
-log.txt         all that the process printed
-reserve         room for the last words, should the disk be full by then; gone when nobody is at work
+log.txt         everything that the process printed
+reserve         disk space held for the final messages, in case the disk fills up; absent while nobody works on the job
 checkpoints/  previews/  result/
-stop            its presence asks for: finish the iteration, save, end as `stopped`
+stop            its presence asks the process to finish the iteration, save, and end as `stopped`
 ```
 
-Kinds of event: state, progress, losses, monitor, preview, warning, error, result; of a segmentation device and refused
-as well (`segmentation_job`).
+Kinds of event are state, progress, losses, monitor, preview, warning, error and result; a segmentation also has device
+and refused (`segmentation_job`).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _JOB_FILE, _EVENTS_FILE, _RESERVE_FILE, _STOP_FILE = "job.json", "events.jsonl",
 LOG_FILE = "log.txt"
 CHECKPOINTS_FOLDER, PREVIEWS_FOLDER = "checkpoints", "previews"
 BUNDLE_FOLDER = "result/bundle"
-"""Of a training that makes one."""
+"""Where a training job puts its bundle."""
 
-RESERVE_BYTES = 64 * 1024  # Traceback, error and state, each in a block of the disk of its own.
+RESERVE_BYTES = 64 * 1024  # Enough for traceback, error and state, even if each takes a disk block of its own.
 
 
 def is_job(folder: Path) -> bool:
-    """Whether a folder is a job's, be it readable or not."""
+    """Whether a folder is a job folder, even an unreadable one."""
     return (folder / _JOB_FILE).exists()
 
 
 class Job:
-    """A job folder, for the process that works in it and for those that watch.
+    """A job folder, for the process that works on it and for those that follow it.
 
     >>> job = Job.create(Path("runs/abdomen"), "train", {"iterations": 100})
     >>> job.emit("progress", iteration=1, iterations=100)
@@ -118,7 +118,10 @@ class Job:
         return self.folder / _EVENTS_FILE
 
     def emit(self, kind: str, **data: Any) -> None:
-        """Append one event. A line goes out in a single write, so that readers see whole lines or a cut last one."""
+        """Append one event.
+
+        The line is written at once, so that readers see whole lines, or at most a cut last one.
+        """
         append_event(self.events_path, kind, data)
 
     def emit_state(self, state: State) -> None:
@@ -126,23 +129,28 @@ class Job:
         self.emit("state", state=str(state))
 
     def events(self, offset: int = 0, portion: int | None = None) -> tuple[list[Event], int]:
-        """Events from byte `offset` on, and the offset to go on from.
+        """Read events from byte `offset` on.
 
-        With a `portion`, those in so many bytes and the line that ends after them: if the offset moves by less, there
-        are no more. A last line that is still being written is left for the next call. A damaged line in the middle is
-        skipped and stands in the list as a warning that gives its position.
+        Args:
+            offset: Where to start, 0 or what an earlier call returned.
+            portion: Read only this many bytes, and on to the end of the line; None for everything.
+
+        Returns:
+            The events, and the offset to continue from. With a `portion`, an offset that moved by less means that there
+            are no more events. A last line that is still being written is left for the next call; a damaged line is
+            replaced by a warning that gives its position.
         """
         return read_events(self.events_path, offset, portion)
 
     def last(self, kind: str) -> Event | None:
-        """The newest event of a kind.
+        """The newest event of a kind; None if there is none.
 
-        The file is read from its end, and no further than the event: of a long training it is large.
+        The file, which a long training makes large, is read backwards from its end and only as far as needed.
         """
         return last_event(self.events_path, kind)
 
     def state(self) -> State:
-        """Where the job stands; `LOST` when it claims to be at work but its process gives no sign of life."""
+        """State of the job; `LOST` if it claims to be at work but its process gives no sign of life."""
         event = self.last("state")
         state = State(event.data["state"]) if event else State.QUEUED
         if state in (State.PREPARING, State.RUNNING, State.EXPORTING) and not self.is_alive():
@@ -152,7 +160,7 @@ class Job:
     def is_alive(self) -> bool:
         """Whether a process works on this job now, on this machine or on another that shares the disk.
 
-        The clocks of both have to agree to a fraction of `LOST_AFTER_SECONDS`.
+        The two machines' clocks must agree to within a fraction of `LOST_AFTER_SECONDS`.
         """
         return is_alive(self.folder)
 
@@ -161,16 +169,16 @@ class Job:
         return last_beat(self.folder)
 
     def log(self, text: str) -> None:
-        """Append to log.txt, with the local time before it."""
+        """Append text to log.txt, preceded by the local time."""
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Work on the job in the block: alive to all who watch, and `failed` with its error if the block raises.
+        """Mark the job as being worked on while the block runs, and as `failed` if the block raises.
 
-        The error goes on to the caller. An `InputError` says what to do by itself; any other leaves its traceback in
-        the log. A full disk is an `InputError` too, and told even if nothing fits it any more.
+        The error is raised again. The log gets the message of an `InputError`, which says what to do, and the traceback
+        of any other error. A full disk is an `InputError` too, and is reported even though nothing more fits on it.
 
         Raises:
             InputError: Another process is at work on the job, or its disk is full.
@@ -187,7 +195,10 @@ class Job:
 
     @contextmanager
     def failing_with_it(self) -> Iterator[None]:
-        """If the block raises, the job is `failed`; see `at_work`. For a process that helps the one at work on it."""
+        """Mark the job as `failed` if the block raises, as in `at_work`.
+
+        Used alone by a process that helps the one at work on the job.
+        """
         try:
             yield
         except BaseException as error:
@@ -203,16 +214,16 @@ class Job:
             raise
 
     def _remove_remains(self) -> None:
-        """Of a process that was killed: some bytes of a checkpoint are a hundred megabytes."""
+        """Remove partial files that a killed process left; that of a checkpoint can be a hundred megabytes."""
         for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
             remove_remains(folder)
 
     def _reserve(self) -> None:
-        """Take the room that the last words need."""
+        """Reserve disk space for the final messages."""
         (self.folder / _RESERVE_FILE).write_bytes(bytes(RESERVE_BYTES))
 
     def _free_reserve(self) -> None:
-        # Where the folder may not be written to any more, there is something else to tell.
+        # If the folder is no longer writable, the error being handled matters more.
         with suppress(OSError):
             (self.folder / _RESERVE_FILE).unlink(missing_ok=True)
 
@@ -221,7 +232,7 @@ class Job:
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
-        """Show that this process is alive, from a thread of its own, while the block runs.
+        """Show by a thread that this process is alive while the block runs.
 
         Raises:
             InputError: Another process is at work on the job.
@@ -231,7 +242,7 @@ class Job:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked the job to end after the iteration at hand."""
+        """Whether the job was asked to end after the current iteration."""
         return (self.folder / _STOP_FILE).exists()
 
     def request_stop(self) -> None:
@@ -239,5 +250,5 @@ class Job:
         (self.folder / _STOP_FILE).touch()
 
     def withdraw_stop(self) -> None:
-        """Take the request back, as a resumed job does first."""
+        """Withdraw the request to stop, as a resumed job does first."""
         (self.folder / _STOP_FILE).unlink(missing_ok=True)

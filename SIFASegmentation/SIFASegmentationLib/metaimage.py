@@ -1,7 +1,7 @@
-"""MetaImage (.mha) written in portions, so that a window that writes a volume is not held up, and nothing is copied.
+"""Write MetaImage (.mha) files in portions, so that a window stays responsive and the volume is not copied.
 
-The format is a header of text, then the voxels as they lie in memory: itk.org/Wiki/ITK/MetaIO/Documentation. SimpleITK
-writes the same, but copies the volume first, and returns when all of it is written.
+The format is a text header, then the voxels as they lie in memory: itk.org/Wiki/ITK/MetaIO/Documentation. SimpleITK
+writes the same, but copies the volume first, and returns only when all of it is written.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _TYPES = {
 
 
 def write_in_portions(volume: Volume, path: Path) -> Iterator[None]:
-    """Write a volume as MetaImage, uncompressed, geometry to the last bit; whole or not at all. Folders are made.
+    """Write a volume as uncompressed MetaImage, atomically and with its exact geometry; folders are made as needed.
 
-    Yields after each portion; left before its end, it leaves nothing behind.
+    Yields after each portion; a generator that is closed early leaves nothing behind.
 
     Args:
-        volume: Of integers, of floats of 32 or 64 bits, or of bool, which becomes uint8.
-        path: Ends with .mha.
+        volume: Volume of integers, 32- or 64-bit floats, or bool, which becomes uint8.
+        path: Path that ends in `.mha`.
 
     Raises:
-        InputError: The place can't be written to.
+        InputError: The file can't be written.
     """
     array = volume.array.view(np.uint8) if volume.array.dtype == np.bool_ else volume.array
     try:
@@ -58,25 +58,25 @@ def _header(volume: Volume, element_type: str) -> str:
         "BinaryData": True,
         "BinaryDataByteOrderMSB": False,
         "CompressedData": False,
-        # An axis a row.
+        # One axis per row.
         "TransformMatrix": _numbers(geometry.direction_matrix.T),
         "Offset": _numbers(geometry.origin),
         "ElementSpacing": _numbers(geometry.spacing),
         "DimSize": _numbers(geometry.size),
         "ElementType": element_type,
-        # The last one: what follows it is voxels.
+        # This must be the last field: the voxels follow it.
         "ElementDataFile": "LOCAL",
     }
     return "".join(f"{name} = {value}\n" for name, value in fields.items())
 
 
 def _numbers(values: ArrayLike) -> str:
-    """To the last bit."""
+    """Numbers as text that restores them exactly."""
     return " ".join(map(repr, np.ravel(values).tolist()))
 
 
 def _portions(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Slices of an array (k, j, i), at least one at a time, as they lie in the file: little-endian and without gaps."""
+    """Yield slices of an array (k, j, i), one or more at a time, as in the file: little-endian and contiguous."""
     count = max(1, PORTION_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), count):
         planes = array[start : start + count]

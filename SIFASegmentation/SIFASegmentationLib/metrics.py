@@ -1,13 +1,13 @@
 """Scores of one structure in two masks on the same grid.
 
-A mask's surface is its voxels with one of 6 neighbours outside it; beyond the border of the array is outside. Surface
-distances go from each voxel of one surface to the nearest of the other, in both directions, pooled. One set of them
-serves the average, the percentile and surface Dice.
+A mask's surface is the set of its voxels with at least one of their 6 neighbours outside it; everything beyond the
+border of the array counts as outside. Surface distances run from each voxel of one surface to the nearest voxel of the
+other, in both directions, and are pooled. The average, the percentile and surface Dice all come from this one set.
 
-The cost is that of the structures, not of the volume: labelmaps are cropped to what is labelled, masks to their boxes,
-and distances come from a k-d tree over the voxels of the surfaces alone, those that lie on both surfaces being left out
-of the search. The search is slow where surfaces are far apart, so it goes by portions: what ends in `_in_pieces` lets a
-window live in between.
+The cost depends on the structures, not on the volume: labelmaps are cropped to their labelled part and masks to their
+bounding boxes, and distances come from a k-d tree over the surface voxels alone, without a search for voxels that lie
+on both surfaces. The search is slow where surfaces are far apart, so it proceeds in portions: functions whose names end
+in `_in_pieces` are generators that keep a window responsive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .work import Work, at_once
 Mask = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 
-_PORTION = 500  # Points in a portion of the search: some 50 ms where they are far apart, 1 ms where they are near.
+_PORTION = 500  # Points searched for at a time: some 50 ms where the surfaces are far apart, 1 ms where they are near.
 
 
 def score_labelmaps_in_pieces(
@@ -40,16 +40,22 @@ def score_labelmaps_in_pieces(
     tolerances: Mapping[int, float] | None = None,
     legacy: bool = False,
 ) -> Work[dict[int, Scores]]:
-    """Scores of each structure of two labelmaps, a portion of a structure a piece.
+    """Score each structure of two labelmaps, yielding several times within each structure.
 
     Args:
-        prediction: (k, j, i).
-        reference: (k, j, i), on the same grid.
-        spacing: Of the voxels along k, j, i, in mm.
-        values: Of the structures.
-        tolerance: Of surface Dice, in mm.
-        tolerances: By value, of structures that have one of their own.
-        legacy: The paper's convention: distances in voxels, ASD the mean of the two directed means.
+        prediction: Labels (k, j, i).
+        reference: Labels (k, j, i) on the same grid.
+        spacing: Voxel spacing along k, j, i, in mm.
+        values: Label values of the structures.
+        tolerance: Tolerance of surface Dice, in mm (voxels in the legacy mode).
+        tolerances: Tolerances by label value, for structures that have their own.
+        legacy: Follow the paper's convention: distances in voxels, ASD as the mean of the two directed means.
+
+    Returns:
+        Scores by label value.
+
+    Raises:
+        ValueError: The labelmaps differ in shape.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"labelmaps of shapes {prediction.shape} and {reference.shape}")
@@ -71,7 +77,7 @@ def score_labelmaps_in_pieces(
 
 
 score_labelmaps = at_once(score_labelmaps_in_pieces)
-"""The same, all at once."""
+"""`score_labelmaps_in_pieces` as an ordinary function."""
 
 
 def score_masks_in_pieces(
@@ -82,7 +88,10 @@ def score_masks_in_pieces(
     tolerance: float = DEFAULT_TOLERANCE_MM,
     legacy: bool = False,
 ) -> Work[Scores]:
-    """Scores of two masks (k, j, i); arguments as of `score_labelmaps`. What lies beyond the arrays is outside."""
+    """Score one mask (k, j, i) against another, with the arguments of `score_labelmaps`.
+
+    Everything beyond the border of the arrays counts as outside the masks.
+    """
     sizes = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     ml = float(np.prod(spacing)) / 1000
     volumes = sizes[0] * ml, sizes[1] * ml
@@ -106,18 +115,18 @@ def score_masks_in_pieces(
 
 
 score_masks = at_once(score_masks_in_pieces)
-"""The same, all at once."""
+"""`score_masks_in_pieces` as an ordinary function."""
 
 
 def surface_distances_in_pieces(
     first: Mask, second: Mask, spacing: tuple[float, float, float]
 ) -> Work[tuple[Float64Array, Float64Array]]:
-    """Distance of each surface voxel of `first` to the surface of `second`, and the other way round.
+    """Distances from each surface voxel of `first` to the surface of `second`, and the other way round.
 
     Args:
         first: Mask (k, j, i) with at least one voxel.
-        second: The same, on the same grid.
-        spacing: Along k, j, i; the unit of the distances.
+        second: Mask (k, j, i) on the same grid, with at least one voxel.
+        spacing: Voxel spacing along k, j, i; the distances are in its unit.
     """
     surfaces = surface(first), surface(second)
     yield
@@ -126,7 +135,7 @@ def surface_distances_in_pieces(
     for searched, found in (surfaces, reversed(surfaces)):
         tree = KDTree(np.argwhere(found) * np.asarray(spacing), balanced_tree=False, compact_nodes=False)
         yield
-        # On a surface of both the distance is 0; only the rest has to be searched for.
+        # The distance is 0 on voxels of both surfaces; only the others need a search.
         apart = np.argwhere(searched & ~shared) * np.asarray(spacing)
         all_of_them = np.zeros(int(np.count_nonzero(searched)))
         for start in range(0, len(apart), _PORTION):
@@ -138,11 +147,11 @@ def surface_distances_in_pieces(
 
 
 surface_distances = at_once(surface_distances_in_pieces)
-"""The same, all at once."""
+"""`surface_distances_in_pieces` as an ordinary function."""
 
 
 def surface(mask: Mask) -> Mask:
-    """Voxels of a mask (k, j, i) with one of their 6 neighbours outside it."""
+    """Voxels of a mask (k, j, i) with at least one of their 6 neighbours outside it."""
     inner = mask.copy()
     for axis in range(3):
         lower, upper = _halves(axis)

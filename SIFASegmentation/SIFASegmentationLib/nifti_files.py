@@ -1,7 +1,7 @@
-"""NIfTI files that are not whole: no reader and no writer says so by itself.
+"""Detect incomplete or damaged NIfTI files, which readers and writers do not report.
 
-ITK takes a file that ends early for one whose rest is 0, does not look at the checksum, replaces voxels that are no
-numbers by 0, and reports a file as written that a full disk has cut off.
+ITK reads a file that ends early as if the rest were 0, ignores the checksum, replaces NaN by 0, and reports success for
+a file that a full disk has cut off.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .errors import InputError
 from .volumes import not_finite
 
 _SUFFIXES = (".nii", ".nii.gz", ".hdr")
-_VOXEL_SUFFIXES = (".img", ".img.gz")  # Of the file beside a header that stands alone.
+_VOXEL_SUFFIXES = (".img", ".img.gz")  # Suffixes of the voxels' file beside a separate header (`.hdr`).
 _GZIP = b"\x1f\x8b"
 HEADER_BYTES = {348: 352, 540: 544}
-"""By what a header says of its size: where voxels begin at the earliest."""
+"""First possible byte of the voxels, by the size that the header gives for itself."""
 
-_PORTION = 2**22  # Bytes looked at together.
-_FARTHEST = 2**31  # That voxels may begin.
-_KNOWN = 4096  # Files that were looked at lately, and have not changed since.
-# By code of the type. What the header says of bits is no guide: readers go by the code.
+_PORTION = 2**22  # Bytes read at a time.
+_FARTHEST = 2**31  # Voxels that are said to begin beyond this byte are not believed to.
+_KNOWN = 4096  # Results of so many recent checks are kept, for files that have not changed since.
+# Bytes per voxel, by data type code. The header's field of bits per voxel is no guide: readers go by the code.
 _VOXEL_BYTES = {
     2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8, 1536: 16, 1792: 16,
     2048: 32, 2304: 4,
@@ -40,7 +40,7 @@ _FLOATS = {16: "f4", 64: "f8"}
 
 @dataclass(frozen=True)
 class _Header:
-    """Where the voxels begin, how many bytes they are, and their type where they are floats."""
+    """Where the voxels begin, how many bytes they take, and their data type if they are floats."""
 
     offset: int
     size: int
@@ -48,29 +48,29 @@ class _Header:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file's name ends as that of a NIfTI file."""
+    """Whether a file's name has a suffix of NIfTI."""
     return path.name.lower().endswith(_SUFFIXES)
 
 
 def check_nifti(path: Path) -> None:
-    """Refuse a NIfTI file that is cut off or damaged, or has voxels that are no finite numbers.
+    """Check that a NIfTI file is complete and intact, and that its voxels are finite.
 
-    What has no header of NIfTI is left for the reader to refuse.
+    A file without a NIfTI header passes; it is for the reader to refuse.
 
     Raises:
-        InputError: It is one of these.
-        OSError: It can't be opened.
+        InputError: The file is cut off or damaged, or has NaN or infinite voxels.
+        OSError: The file can't be opened.
     """
     stamps = [(file, file.stat()) for file in (path, _voxels_of(path))]
-    # A preparation reads each twice.
+    # Cached by file state, since preparing a data set reads each file twice.
     _check(path, tuple((file, status.st_size, status.st_mtime_ns) for file, status in stamps))
 
 
 def is_whole_nifti(path: Path) -> bool:
-    """Whether all is there of a NIfTI file that was written just now.
+    """Whether a NIfTI file that was just written is complete.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The file can't be read.
     """
     try:
         _look_through(path, finite=False)
@@ -85,7 +85,7 @@ def _check(path: Path, _stamps: tuple[tuple[Path, int, int], ...]) -> None:
 
 
 def _voxels_of(path: Path) -> Path:
-    """The file of the voxels: beside a header that stands alone (`.hdr`), else the file itself."""
+    """The file that contains the voxels: the one beside a separate header (`.hdr`), else the file itself."""
     if path.suffix.lower() != ".hdr":
         return path
     beside = (path.with_suffix(case(suffix)) for suffix in _VOXEL_SUFFIXES for case in (str.lower, str.upper))
@@ -93,7 +93,7 @@ def _voxels_of(path: Path) -> Path:
 
 
 def _look_through(path: Path, *, finite: bool) -> None:
-    """See `check_nifti`; whether voxels are finite is asked only if so said."""
+    """Check as `check_nifti` does, with the check for finite voxels only if `finite`."""
     voxels = _voxels_of(path)
     with opened(path) as first, opened(voxels) as file:
         try:
@@ -113,7 +113,7 @@ def _look_through(path: Path, *, finite: bool) -> None:
 
 
 def _read_to_the_end(file: io.BufferedIOBase) -> None:
-    """Where the checksum stands; what comes after it is nobody's."""
+    """Read to the end of a compressed file, where its checksum is verified; anything after that is ignored."""
     try:
         while file.read(_PORTION):
             pass
@@ -123,7 +123,7 @@ def _read_to_the_end(file: io.BufferedIOBase) -> None:
 
 
 def header_layout(content: bytes) -> tuple[str, int] | None:
-    """The order of bytes, `<` or `>`, and the size of the header that a file begins with; None if it is no NIfTI."""
+    """Byte order, `<` or `>`, and size of the header at the start of a file; None if it is not NIfTI."""
     for order in "<>":
         own_size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 4 else 0
         if own_size in HEADER_BYTES:
@@ -132,17 +132,17 @@ def header_layout(content: bytes) -> tuple[str, int] | None:
 
 
 def opened(path: Path) -> io.BufferedIOBase:
-    """A file, decompressed where it is compressed, whatever it is called: as ITK reads it."""
+    """Open a file for reading; like ITK, decompress it if its content is gzip, whatever its name."""
     with path.open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
     return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _portions(file: io.BufferedIOBase, size: int) -> Iterator[bytes]:
-    """The next bytes of a file, so many of them.
+    """Yield the next `size` bytes of a file in portions.
 
     Raises:
-        EOFError: There are fewer.
+        EOFError: The file has fewer bytes.
     """
     while size > 0:
         portion = file.read(min(_PORTION, size))
@@ -153,12 +153,14 @@ def _portions(file: io.BufferedIOBase, size: int) -> Iterator[bytes]:
 
 
 def _header(content: bytes, *, alone: bool) -> _Header | None:
-    """What the first bytes of a file say; None where they are no header of NIfTI, or of voxels of no known type.
+    """Parse the first bytes of a file; None if they are not a NIfTI header, or the data type is unknown.
 
-    `alone`: the voxels are in a file of their own.
+    Args:
+        content: At least the header, unless the file is shorter.
+        alone: Whether the voxels are in a file of their own.
 
     Raises:
-        EOFError: They end within it.
+        EOFError: The content ends within the header.
     """
     layout = header_layout(content)
     if layout is None:
@@ -176,7 +178,7 @@ def _header(content: bytes, *, alone: bool) -> _Header | None:
         (offset,) = struct.unpack_from(f"{order}f", content, 108)
     if not 1 <= count <= len(sizes) or code not in _VOXEL_BYTES:
         return None
-    # Readers take the least for whatever makes no sense.
+    # Readers take the least possible offset in place of one that makes no sense.
     least = 0 if alone else HEADER_BYTES[own_size]
     starts = int(offset) if (0 if alone else own_size) <= offset < _FARTHEST else least
     voxels = math.prod(max(size, 1) for size in sizes[:count])

@@ -1,6 +1,7 @@
-"""Where a NIfTI file says that its voxels lie: in none, one or two ways, of which ITK takes one without a word.
+"""Check that a NIfTI file says where its voxels lie, and says so without contradiction.
 
-A header has a rotation (qform) and a matrix (sform), each valid where its code is not 0: nifti.nimh.nih.gov.
+A header has a rotation (qform) and a matrix (sform), each valid if its code is not 0: nifti.nimh.nih.gov. ITK silently
+takes one of them, or a default if neither is valid.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .nifti_files import HEADER_BYTES, header_layout, opened
 
-_MOST_APART = 0.5  # Of a voxel's shortest side: what two ways to say the same may differ by.
-_ROUNDING = 2**-22  # Of a quaternion's squared length, in single precision: two units in the last place.
+_MOST_APART = 0.5  # How far qform and sform may differ, as a share of a voxel's shortest side.
+_ROUNDING = 2**-22  # Rounding of a quaternion's squared length in single precision: two units in the last place.
 
 
 class _Layout(NamedTuple):
-    """Where a header has what, as `struct` says it: the format's name, sizes, spacing, codes, rotation, matrix."""
+    """Offsets of a header's fields and their formats for `struct`: magic, sizes, spacing, codes, rotation, matrix."""
 
     magic: int
     sizes: tuple[int, str]
@@ -34,18 +35,18 @@ class _Layout(NamedTuple):
 _LAYOUTS = {
     348: _Layout(344, (42, "3h"), (76, "4f"), (252, "2h"), (256, "6f"), (280, "12f")),
     540: _Layout(4, (24, "3q"), (104, "4d"), (344, "2i"), (352, "6d"), (400, "12d")),
-}  # By what the header says of its size.
-_MAGIC = (b"n+", b"ni")  # An Analyze file, which has none, has other things where the codes are.
+}  # By the size that the header gives for itself.
+_MAGIC = (b"n+", b"ni")  # An Analyze file has no magic, and other fields in place of the codes.
 
 
 def check_orientation(path: Path) -> None:
-    """Refuse a NIfTI file that does not say where its voxels lie, or says two things that differ.
+    """Check that a NIfTI file says unambiguously where its voxels lie; otherwise left and right could be exchanged.
 
-    Left and right could be exchanged. What has no whole header of NIfTI is left for the reader to refuse.
+    A file without a whole NIfTI header passes; it is for the reader to refuse.
 
     Raises:
-        InputError: It is one of these.
-        OSError: It can't be opened.
+        InputError: The file has neither qform nor sform, or both, and they differ.
+        OSError: The file can't be opened.
     """
     with opened(path) as file:
         content = file.read(max(HEADER_BYTES))
@@ -80,7 +81,12 @@ def check_orientation(path: Path) -> None:
 
 
 def _affine(rotation: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The qform as a matrix (3, 4) from voxels to mm, of quaternion and offset (6,) and the sign and sides (4,)."""
+    """The qform as a matrix (3, 4) from voxels to mm.
+
+    Args:
+        rotation: Quaternion b, c, d, then offset in mm: (6,).
+        sides: Sign of the third axis (qfac), then sides of a voxel in mm: (4,).
+    """
     b, c, d = rotation[:3]
     a = np.sqrt(max(0.0, _rest(rotation)))
     a, b, c, d = np.array([a, b, c, d]) / np.linalg.norm([a, b, c, d])
@@ -96,13 +102,15 @@ def _affine(rotation: NDArray[np.float64], sides: NDArray[np.float64]) -> NDArra
 
 
 def _rest(rotation: NDArray[np.float64]) -> float:
-    """The square of the quaternion's first number, which the file leaves out."""
+    """The square of the quaternion's first component, which is not stored."""
     return 1.0 - float(rotation[:3] @ rotation[:3])
 
 
 def _uncertain_angle(rotation: NDArray[np.float64]) -> float:
-    """By what angle, in radians, a qform can be off because its numbers were rounded: near half a turn, the first
-    number of the quaternion is the root of next to nothing."""
+    """Angle in radians by which rounding can turn a qform.
+
+    It is large near half a turn, where the first component of the quaternion is the square root of almost 0.
+    """
     rest = _rest(rotation)
     most, least = np.sqrt(np.maximum(0.0, [rest + _ROUNDING, rest - _ROUNDING])).tolist()
     return 2.0 * float(most - least)

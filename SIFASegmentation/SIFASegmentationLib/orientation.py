@@ -1,4 +1,4 @@
-"""Array axes to anatomical axes and back, as views.
+"""Mapping of array axes to anatomical axes and back, by views.
 
 An oriented array has axes (slice, row, column):
 
@@ -36,8 +36,8 @@ class Orientation:
     """A permutation and flips of the axes of an array (k, j, i).
 
     Attributes:
-        axes: Which axis of the array becomes slice, row, column.
-        flipped: Whether slice, row, column run against their axis of the array.
+        axes: Array axes that become slice, row, column.
+        flipped: Whether slice, row, column run against the direction of their array axis.
     """
 
     axes: tuple[int, int, int]
@@ -57,8 +57,8 @@ class Orientation:
 def nearest_orientation(geometry: Geometry, plane: Plane) -> Orientation:
     """The orientation that brings a volume's axes nearest to the anatomical axes of a plane.
 
-    One axis each, so that the sum of the cosines between array axes and anatomical axes is greatest. An oblique
-    volume keeps its obliquity: nothing is resampled.
+    Axes are matched one to one so that the sum of the absolute cosines between them is greatest. An oblique volume
+    stays oblique: nothing is resampled.
     """
     cosines = np.stack(_DIRECTIONS[plane]) @ geometry.direction_matrix
     targets = np.arange(3)

@@ -1,7 +1,7 @@
-"""Anatomies drawn at random: which tissue lies where in a synthetic patient.
+"""Random anatomies: which tissue lies where in a synthetic patient.
 
-Positions are in mm, LPS, the origin in the middle of the trunk: x to the patient's left, y to the back, z to the
-head. Whether a patient is then imaged by CT or MR makes no difference here.
+Positions are in mm, LPS, with the origin in the middle of the trunk: x points to the patient's left, y to the back, z
+to the head. An anatomy does not depend on whether it is then imaged by CT or MR.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .phantom_shapes import Layer, Shape, ellipsoid, half_space, rotation, trunk
 
 Rng = np.random.Generator
 
-_VALVE_MM = 3.0  # Thickness of what parts ventricle, atrium and aorta.
+_VALVE_MM = 3.0  # Thickness of the septa between ventricle, atrium and aorta.
 
 
 class Tissue(IntEnum):
-    """What a point is made of."""
+    """Tissue at a point."""
 
     AIR = 0
     FAT = auto()
@@ -48,7 +48,7 @@ class Tissue(IntEnum):
 
 
 def abdomen(rng: Rng) -> list[Layer]:
-    """Upper abdomen: structures 1 liver, 2 right kidney, 3 left kidney, 4 spleen, as in the task `abdomen`."""
+    """Draw an upper abdomen: structures 1 liver, 2 right kidney, 3 left kidney, 4 spleen, as in the task `abdomen`."""
     vary = _Variation(rng)
     wide, deep = vary.about(152, 0.10), vary.about(105, 0.12)
     body = trunk(wide, deep, vary.about(2.4, 0.1), rng.uniform(-8e-4, 8e-4))
@@ -94,9 +94,9 @@ def abdomen(rng: Rng) -> list[Layer]:
 
 
 def cardiac(rng: Rng) -> list[Layer]:
-    """Chest with heart: structures 1 AA, 2 LAC, 3 LVC, 4 MYO, as in the task `cardiac`.
+    """Draw a chest with a heart: structures 1 AA, 2 LAC, 3 LVC, 4 MYO, as in the task `cardiac`.
 
-    The valves are drawn as thin septa, so that every cavity ends where something is to be seen.
+    The valves are drawn as thin septa, so that every cavity ends at a visible boundary.
     """
     vary = _Variation(rng)
     wide, deep = vary.about(155, 0.08), vary.about(108, 0.08)
@@ -162,14 +162,14 @@ class _Variation:
         self.rng = rng
 
     def about(self, mean: float, spread: float) -> float:
-        """Uniform within `spread` (relative) of the mean."""
+        """Draw uniformly within the relative `spread` of the mean."""
         return float(mean * self.rng.uniform(1 - spread, 1 + spread))
 
     def radii(self, x: float, y: float, z: float, spread: float = 0.1) -> tuple[float, float, float]:
         return self.about(x, spread), self.about(y, spread), self.about(z, spread)
 
     def turn(self, degrees: float) -> NDArray[np.float64]:
-        """A random rotation about all axes with this standard deviation."""
+        """Draw a rotation (3, 3) about all axes, with this standard deviation of each angle."""
         return rotation(self.rng.normal(0, degrees, 3))
 
 
@@ -177,7 +177,7 @@ Placer = Callable[[float, float, float], tuple[float, float, float]]
 
 
 def _placer(x: float, y: float, z: float, vary: _Variation) -> Placer:
-    """Positions of the mean anatomy to those of this patient: scaled, shifted as a whole, and each a little alone."""
+    """Map from the mean anatomy to this patient: positions are scaled, shifted together, and jittered one by one."""
     shift = vary.rng.normal(0, (3, 3, 8))
 
     def place(px: float, py: float, pz: float) -> tuple[float, float, float]:
@@ -188,7 +188,7 @@ def _placer(x: float, y: float, z: float, vary: _Variation) -> Placer:
 
 
 def _frame(axis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A rotation whose third column is the direction `axis`."""
+    """A rotation (3, 3) whose third column has the direction `axis`."""
     third = axis / np.linalg.norm(axis)
     first = np.cross(third, (0.0, 0.0, 1.0))
     first /= np.linalg.norm(first)
@@ -210,7 +210,7 @@ def _spine(rng: Rng, deep: float) -> list[Layer]:
 
 
 def _ribs(rng: Rng, wide: float, deep: float) -> list[Layer]:
-    """Slanted rings in the wall, open in front."""
+    """Ribs: slanted rings in the wall, open in front."""
     angles = np.radians(np.linspace(-60, 240, 16))
     ribs = []
     for z in np.arange(-130, 190, rng.uniform(24, 30)):
@@ -252,7 +252,7 @@ def _liver_vessels(rng: Rng, place: Placer) -> list[Shape]:
 
 
 def _kidney(rng: Rng, place: Placer, side: int, vary: _Variation) -> tuple[Shape, Shape]:
-    """A kidney of one side (-1 right, 1 left), and its sinus."""
+    """The kidney of one side (-1 right, 1 left), and its sinus."""
     x, y, z = place(side * 64, 44, -24 if side < 0 else -16)
     axes = rotation((rng.normal(0, 6), side * rng.uniform(5, 15), side * rng.uniform(20, 40)))
     radii = vary.radii(31, 25, 54, 0.1)

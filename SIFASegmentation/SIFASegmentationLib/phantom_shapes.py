@@ -1,8 +1,8 @@
-"""Solid shapes as implicit functions, and how layers of them are painted onto sample points.
+"""Solid shapes as implicit functions, and layers of them that are painted onto sample points.
 
-A shape is a function of position: about the signed distance to its surface in mm, negative inside. Union,
-intersection and difference are then minimum and maximum (Ricci, "A constructive geometry for computer graphics",
-1973), a wall of given thickness is a shifted level, and nothing is tied to a voxel grid until it is painted.
+A shape is a function of position: the approximate signed distance to its surface in mm, negative inside. Union,
+intersection and difference are then minima and maxima (Ricci, "A constructive geometry for computer graphics", 1973), a
+wall of given thickness is a shifted level, and nothing is tied to a voxel grid until it is painted.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Shape:
 
     Attributes:
         distance: Maps points (3, ...) in mm to an approximate signed distance (...) in mm, negative inside.
-        low: Corner of a box that holds the solid, in mm; -inf where it has no bound.
-        high: The opposite corner.
+        low: Lower corner (3,) of a box that contains the solid, in mm; -inf where it is unbounded.
+        high: Upper corner (3,) of the box, in mm; inf where it is unbounded.
     """
 
     distance: Callable[[Points], Field]
@@ -95,7 +95,7 @@ def ellipsoid(centre: ArrayLike, radii: ArrayLike, axes: NDArray[np.float64] | N
             along *= along
             level += along
             slope += along / np.float32(radius**2)
-        # f = |q| - 1 over |grad f|, with q the point in units of the semi-axes: exact to first order at the surface.
+        # f / |grad f| for f = |q| - 1, with q the point in units of the semi-axes: exact to first order at the surface.
         return np.asarray((level - np.sqrt(level)) / np.sqrt(slope), np.float32)
 
     return Shape(distance, middle - reach, middle + reach)
@@ -121,7 +121,7 @@ def tube(path: ArrayLike, radii: ArrayLike) -> Shape:
 
 
 def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
-    """All that lies behind the plane through `point` (mm) with outward `normal`."""
+    """Half-space behind the plane through `point` (mm) with outward `normal`."""
     outward = np.asarray(normal, np.float64) / np.linalg.norm(normal)
     offset = float(outward @ np.asarray(point, np.float64))
     nx, ny, nz = outward.astype(np.float32)
@@ -129,7 +129,14 @@ def half_space(point: ArrayLike, normal: ArrayLike) -> Shape:
 
 
 def trunk(half_width: float, half_depth: float, exponent: float, taper: float) -> Shape:
-    """Endless upright cylinder whose section is a superellipse, as the trunk's; `taper` widens it by mm of z."""
+    """Infinite upright cylinder with the section of a superellipse, like the trunk.
+
+    Args:
+        half_width: Half-axis along x at z = 0, in mm.
+        half_depth: Half-axis along y at z = 0, in mm.
+        exponent: Exponent of the superellipse; 2 is an ellipse.
+        taper: Relative widening per mm of z.
+    """
     power, inverse = np.float32(exponent), np.float32(1 / exponent)
 
     def distance(p: Points) -> Field:
@@ -145,13 +152,13 @@ def trunk(half_width: float, half_depth: float, exponent: float, taper: float) -
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One stroke of paint.
+    """A shape to paint with a tissue and a label.
 
     Attributes:
         shape: Where to paint.
-        tissue: What to paint.
-        structure: The label value there; 0 is background.
-        over: The tissues that may be covered; None for all.
+        tissue: Tissue to paint.
+        structure: Label value to paint; 0 is background.
+        over: Tissues that may be painted over; None for all.
     """
 
     shape: Shape
@@ -161,7 +168,7 @@ class Layer:
 
 
 def paint(layers: Sequence[Layer], points: Points) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Tissue and structure at each of `points` (3, k, j, i), each (k, j, i), later layers over earlier ones."""
+    """Tissue (k, j, i) and structure (k, j, i) at `points` (3, k, j, i), with later layers over earlier ones."""
     tissue = np.zeros(points.shape[1:], np.uint8)
     structure = np.zeros_like(tissue)
     ranges = _coordinate_ranges(points)
@@ -185,7 +192,7 @@ def _coordinate_ranges(points: Points) -> list[tuple[Field, Field]]:
 
 
 def _window(ranges: list[tuple[Field, Field]], shape: Shape) -> tuple[slice, slice, slice]:
-    """The part of the array whose planes meet the shape's box: small shapes cost little."""
+    """The part of the array whose planes meet the shape's box, so that small shapes cost little."""
     slices = []
     for least, greatest in ranges:
         meets = ((greatest >= shape.low[:, None]) & (least <= shape.high[:, None])).all(axis=0)

@@ -1,7 +1,7 @@
-"""Synthetic patients in CT and MR, with labels: for tests, the demo, and to try things without data.
+"""Synthetic patients in CT and MR, with labels, for tests, the demo, and trials without data.
 
-An anatomy (`phantom_anatomy`) is drawn at random, then imaged: tissues get the values of the modality, slices are
-thick, edges are blurred, and each modality has its own noise, texture and inhomogeneity.
+A random anatomy (`phantom_anatomy`) is imaged: tissues get the values of the modality, slices are thick, edges are
+blurred, and each modality has its own noise, texture and inhomogeneity.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ANATOMIES = {"abdomen": abdomen, "cardiac": cardiac}
 MODALITIES = ("ct", "mr")
 
 _EXTENT_Z = {"abdomen": (-78.0, 84.0), "cardiac": (-78.0, 84.0)}
-_SUBSLICES = 3  # Samples through a slice's thickness.
+_SUBSLICES = 3  # Samples across the thickness of a slice.
 
 
 @dataclass(frozen=True)
 class _Protocol:
-    """How a modality images: ranges from which each patient's own values are drawn.
+    """Imaging parameters of a modality; pairs are ranges from which each patient's value is drawn.
 
     Attributes:
         field_mm: Width of the square field of view.
@@ -42,7 +42,7 @@ class _Protocol:
         blur_mm: Standard deviation of the in-plane blur.
         noise: Standard deviation of the noise, in units of the image.
         texture: Standard deviation of the smooth variation inside tissues, in units of the image.
-        bias: Largest departure from 1 of the smooth multiplicative field.
+        bias: Largest absolute logarithm of the smooth multiplicative field.
     """
 
     field_mm: tuple[float, float]
@@ -60,9 +60,10 @@ _PROTOCOLS: dict[tuple[str, Modality], _Protocol] = {
     ("cardiac", "mr"): _Protocol((210, 245), (2.5, 4.0), (0.9, 1.5), (12, 26), 14.0, 0.45),
 }
 
-# Mean and spread (uniform, plus or minus) of each tissue. CT in HU, portal venous; MR as T2 with fat suppressed, liver
-# dark and spleen and kidneys bright, flowing blood dark. For the heart: CT angiography, the left side fuller than the
-# right; MR as balanced steady state with T2 preparation, blood on both sides and fat bright, muscle dark.
+# Mean and spread (uniform, plus or minus) of each tissue, in HU for CT. The abdomen is imaged by CT in the portal
+# venous phase, and by MR like fat-suppressed T2: dark liver, bright spleen and kidneys, dark flowing blood. The heart
+# is imaged by CT angiography, with more contrast agent on the left side than on the right, and by MR like balanced
+# steady state with T2 preparation: bright blood on both sides and bright fat, dark muscle.
 _CT: dict[Tissue, tuple[float, float]] = {
     Tissue.AIR: (-1000, 0), Tissue.FAT: (-100, 10), Tissue.MUSCLE: (58, 6), Tissue.BONE: (420, 60),
     Tissue.MARROW: (190, 40), Tissue.CORD_FLUID: (20, 8), Tissue.LUNG: (-850, 30), Tissue.LIVER: (112, 10),
@@ -85,18 +86,18 @@ _CARDIAC_MR = {Tissue.FAT: (600.0, 50.0), Tissue.LIVER: (300.0, 40.0), Tissue.MU
 
 
 def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tuple[Volume, Volume]:
-    """One synthetic patient: image (int16; HU for CT) and labelmap (uint8, the task's values) on one grid.
+    """Make a synthetic patient: image (int16; HU for CT) and labelmap (uint8, the task's values) on one grid.
 
-    The same arguments give the same patient; another modality with the same seed is another patient.
+    The same arguments give the same patient; the same seed in another modality is another patient.
 
     Args:
         task: abdomen or cardiac.
         modality: ct or mr.
-        seed: From 0.
+        seed: Number of the patient, from 0.
         size: Rows and columns; the field of view in mm does not depend on it.
 
     Raises:
-        InputError: Unknown task or modality.
+        InputError: The task or modality is unknown.
     """
     if task not in ANATOMIES or modality not in MODALITIES:
         raise InputError(
@@ -121,14 +122,14 @@ def make_patient(task: str, modality: str, seed: int, *, size: int = 128) -> tup
 
 
 def patient_name(task: str, modality: str, seed: int) -> str:
-    """`abdomen_ct_003`."""
+    """Name of a synthetic patient, such as `abdomen_ct_003`."""
     return f"{task}_{modality}_{seed:03d}"
 
 
 def write_cohort(
     folder: Path, task: str, modality: str, seeds: Iterable[int], *, labelled: bool = True, size: int = 128
 ) -> list[Path]:
-    """Write `NAME_image.nii.gz`, and `NAME_label.nii.gz` if `labelled`, for each seed; the paths of the images."""
+    """Write `NAME_image.nii.gz`, and `NAME_label.nii.gz` if `labelled`, for each seed; return the images' paths."""
     images = []
     for seed in seeds:
         image, label = make_patient(task, modality, seed, size=size)
@@ -141,7 +142,7 @@ def write_cohort(
 
 
 def _geometry(task: str, protocol: _Protocol, size: int, rng: Rng) -> Geometry:
-    """Axial slices, a little off centre."""
+    """Geometry of axial slices, a little off centre."""
     low, high = _EXTENT_Z[task]
     thickness = float(rng.uniform(*protocol.thickness_mm))
     spacing = float(rng.uniform(*protocol.field_mm)) / size
@@ -154,12 +155,12 @@ def _geometry(task: str, protocol: _Protocol, size: int, rng: Rng) -> Geometry:
 
 
 def _tissue_values(task: str, modality: Modality, rng: Rng) -> Float32Array:
-    """This patient's value of each tissue."""
+    """Values (tissues,) of the tissues in this patient."""
     table = dict(_CT if modality == "ct" else _MR)
     if task == "cardiac" and modality == "mr":
         table |= _CARDIAC_MR
     values = np.zeros(len(Tissue), np.float32)
-    # One factor for all of an MR, whose scale is arbitrary.
+    # A common factor for all tissues in MR, whose scale is arbitrary.
     gain = 1.0 if modality == "ct" else rng.uniform(0.8, 1.25)
     for tissue, (mean, spread) in table.items():
         values[tissue] = gain * (mean + spread * rng.uniform(-1, 1))
@@ -169,7 +170,7 @@ def _tissue_values(task: str, modality: Modality, rng: Rng) -> Float32Array:
 def _render(
     layers: list[Layer], geometry: Geometry, means: Float32Array, rng: Rng
 ) -> tuple[Float32Array, NDArray[np.uint8]]:
-    """Values averaged through the slices (k, j, i), and the labels at their middles."""
+    """Image (k, j, i) averaged across the thickness of the slices, and labels (k, j, i) in the middle of the slices."""
     columns, rows, slices = geometry.size
     turn = rotation(rng.normal(0, 2.5, 3)).astype(np.float32)
     x, y = (geometry.origin[a] + geometry.spacing[a] * np.arange(geometry.size[a]) for a in (0, 1))
@@ -187,7 +188,7 @@ def _render(
 
 
 def _table(layers: list[Layer]) -> list[Layer]:
-    """The couch under the back; the body, painted later, covers what it touches."""
+    """The couch under the back, which the body, painted later, covers where they touch."""
     body = layers[0].shape
     couch = ellipsoid((0, 175, 0), (210, 60, 1e4)) - ellipsoid((0, 170, 0), (206, 55, 1e4))
     return [Layer((couch & half_space((0, 155, 0), (0, 1, 0))) - body, Tissue.TABLE)]
@@ -213,7 +214,7 @@ def _with_texture(image: Float32Array, strength: float, geometry: Geometry, rng:
 
 
 def _finish_ct(image: Float32Array, protocol: _Protocol, pixel_mm: float, rng: Rng) -> NDArray[np.int16]:
-    """Noise correlated in the plane, as reconstruction leaves it; clipped at air."""
+    """Add noise correlated in the plane, as reconstruction leaves it, and clip at air."""
     pixels = 0.8 / pixel_mm
     noise = rng.uniform(*protocol.noise) * _smooth_noise(image.shape, (0, pixels, pixels), rng)
     voxels: NDArray[np.int16] = np.clip(np.rint(image + noise), -1024, 3071).astype(np.int16)
@@ -221,7 +222,7 @@ def _finish_ct(image: Float32Array, protocol: _Protocol, pixel_mm: float, rng: R
 
 
 def _finish_mr(image: Float32Array, protocol: _Protocol, rng: Rng) -> NDArray[np.int16]:
-    """Receive field, then Rician noise: the magnitude of a complex signal."""
+    """Apply the receive field, then Rician noise: the magnitude of a complex signal."""
     sigma = tuple(0.25 * n for n in image.shape)
     field = _smooth_noise(image.shape, sigma, rng)
     signal = image * np.exp(protocol.bias * field / np.abs(field).max())

@@ -1,4 +1,4 @@
-"""Stages that work at the same time: while one item is used, the next is made, or several are."""
+"""Pipelines in threads: while one item is used, the next one or several are computed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each of which is made in a thread while the caller is busy with the one before.
+    """Yield the items, computing each in a thread while the caller is busy with the one before.
 
-    NumPy and ONNX Runtime let other threads work while they compute. At most one item waits. Errors of `items` reach
-    the caller at their place; when the caller stops early, the item under way is finished first.
+    NumPy and ONNX Runtime release the GIL while they compute. At most one item waits. An error of `items` is raised in
+    the caller in place of the item; if the caller stops early, the item in progress is completed first.
     """
     remaining = iter(items)
 
@@ -31,10 +31,10 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """What `function` makes of each item, in their order, `threads` at a time.
+    """Yield `function(item)` for each item in order, computing `threads` of them at a time.
 
-    Items are taken by the caller's thread, and no more than are at work. Errors of `function` reach the caller at their
-    place; when the caller stops early, what is under way is finished first.
+    Items are taken in the caller's thread, never more than `threads` ahead. An error of `function` is raised in the
+    caller in place of the result; if the caller stops early, the results in progress are completed first.
     """
     with ThreadPoolExecutor(max_workers=threads) as pool:
         working: deque[Future[Result]] = deque()

@@ -1,8 +1,8 @@
-"""The way of a volume: to the slices that the networks see, and from their probabilities back to its own grid.
+"""From a volume to the slices that the networks see, and from their probabilities back to the volume's own grid.
 
-Orientation by anatomy -> field of view -> intensities -> resampling in the plane; the slice axis is not resampled.
-Training and segmentation go through the same functions, and no function here sees a label before the field of view
-is chosen.
+The steps are anatomical orientation, field of view, intensities, and resampling in the plane; the slice axis is not
+resampled. Training and segmentation use the same functions, and none of them sees a label before the field of view is
+chosen.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ Float32Array = NDArray[np.float32]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 LEAST_SIZE = 32
-"""Of the networks' grid: on less, the discriminators have hardly anything to look at."""
+"""Least size of the networks' grid: on a smaller one, little is left for the discriminators to look at."""
 
 MOST_SIZE = 4096
-"""Of it: no scan has more rows."""
+"""Greatest size of the networks' grid: no scan has more rows."""
 
-_SIZE_STEP = 8  # How much the encoder shrinks slices.
-_SLAB_VOXELS = 2**24  # Work on slabs of about this many voxels, 64 MiB in float32.
+_SIZE_STEP = 8  # The factor by which the encoder shrinks slices.
+_SLAB_VOXELS = 2**24  # Voxels processed at a time, 64 MiB in float32.
 
 
 class Preprocessing(Frozen):
-    """Everything that turns a volume of one domain into network inputs; stored in the bundle's manifest.
+    """Settings that turn a volume of one domain into network inputs; stored in the bundle's manifest.
 
     Attributes:
         plane: Plane of the slices.
         size: Rows and columns of the networks' grid, in pixels.
-        spacing: Distance of its pixels, in mm; None stretches the field of view to the grid, as the paper did.
-        field_of_view: The body's box, found automatically, or the full slice. A region of interest overrides both.
-        intensity: From voxel values to [-1, 1].
-        slice_spacings: Smallest and largest distance of slices among the volumes trained on, in mm; None if unknown.
-        pixel_spacings: The same of their pixels.
+        spacing: Pixel spacing of that grid, in mm; None stretches the field of view to the grid, as in the paper.
+        field_of_view: The body's bounding box, found automatically, or the full slice. A region of interest overrides
+            both.
+        intensity: Mapping of voxel values to [-1, 1].
+        slice_spacings: Smallest and largest slice distance among the training volumes, in mm; None if unknown.
+        pixel_spacings: Smallest and largest pixel spacing among the training volumes, in mm; None if unknown.
     """
 
     plane: Plane = "axial"
@@ -62,14 +63,14 @@ class Preprocessing(Frozen):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the networks' grid lies in a volume: all that the way back needs, and no voxel.
+    """Where the networks' grid lies in a volume: all that is needed to map results back, without any voxels.
 
     Attributes:
         geometry: Geometry of the volume.
-        orientation: From its array to slice, row, column.
+        orientation: Maps the volume's array to slice, row, column.
         field_of_view: The part of the oriented array that the networks see, n slices of (rows, columns).
-        size: Rows and columns of the networks' grid; its centre is that of the field of view.
-        grid_spacing: Distance of the grid's rows and of its columns, in mm.
+        size: Rows and columns of the networks' grid, which has the same centre as the field of view.
+        grid_spacing: Spacing of the grid's rows and of its columns, in mm.
     """
 
     geometry: Geometry
@@ -91,7 +92,7 @@ class Placement:
 
     @property
     def spacings(self) -> tuple[float, float, float]:
-        """Distance of slices, rows and columns in mm."""
+        """Spacing of the volume's slices, rows and columns, in mm."""
         slices, rows, columns = self.orientation.reorder(self.geometry.spacing)
         return slices, rows, columns
 
@@ -100,13 +101,13 @@ class Placement:
         return self.orientation.apply(array)[self.field_of_view.slices]
 
     def to_grid(self, images: Float32Array) -> Float32Array:
-        """Images (..., rows, columns) of the field of view on the grid (..., size, size); 0 outside of it."""
+        """Resample images (..., rows, columns) of the field of view to the grid (..., size, size); 0 outside."""
         return resample(images, *self._weights_to_grid)
 
     def restore_probabilities(self, probabilities: Float32Array) -> Float32Array:
-        """Class probabilities (b, K, size, size) of any slices, on the field of view: (b, K, rows, columns).
+        """Resample class probabilities (b, K, size, size) of slices to the field of view, (b, K, rows, columns).
 
-        Pixels of the field of view that the grid doesn't reach are background, class 0, with probability 1.
+        Pixels of the field of view outside the grid are background, class 0, with probability 1.
         """
         restored = resample(probabilities, *self._weights_from_grid)
         rows, columns = (weights.any(axis=1) for weights in self._weights_from_grid)
@@ -115,9 +116,9 @@ class Placement:
         return restored
 
     def canvas(self, dtype: type[_Scalar]) -> tuple[NDArray[_Scalar], NDArray[_Scalar]]:
-        """A new array (k, j, i) of zeros on the volume's grid, and its field of view (n, rows, columns) to write to.
+        """A new array (k, j, i) of zeros on the volume's grid, and a view (n, rows, columns) of its field of view.
 
-        Writing slab by slab to the view, a caller never holds a second copy of the volume.
+        A caller that writes to the view slab by slab never holds a second copy of the volume.
         """
         array: NDArray[_Scalar] = np.zeros(self.geometry.shape, dtype)
         return array, self.view(array)
@@ -146,13 +147,13 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class PreparedVolume:
-    """A volume on its way into the networks; slices are computed when they are asked for.
+    """A volume prepared for the networks, whose slices are computed on request.
 
     Attributes:
-        voxels: The field of view (n, rows, columns): a view of the volume's array, in its own number type.
-        statistics: Of the intensities in the field of view.
-        settings: Of the intensities.
-        placement: The way back.
+        voxels: The field of view (n, rows, columns): a view of the volume's array, in its own data type.
+        statistics: Intensity statistics of the field of view.
+        settings: Intensity settings of the domain.
+        placement: Where the networks' grid lies in the volume.
     """
 
     voxels: NDArray[Any]
@@ -165,16 +166,19 @@ class PreparedVolume:
         return len(self.placement)
 
     def intensities(self, slab: slice) -> Float32Array:
-        """The field of view in the networks' range, (b, rows, columns) in its own pixels; see `normalize`."""
+        """Normalised intensities (b, rows, columns) of a slab, on the volume's own pixels.
+
+        See `IntensityStatistics.normalize`.
+        """
         return self.statistics.normalize(self.voxels[slab], self.settings)
 
     def batch(self, start: int, stop: int) -> Float32Array:
-        """Slices from `start` up to and without `stop`: (b, size, size), -1 outside the field of view.
+        """Network inputs (b, size, size) of the slices from `start` to `stop` (exclusive).
 
-        In [-1, 1], unless the settings clip nothing.
+        Values are in [-1, 1], unless the settings do not clip, and -1 outside the field of view.
         """
         images = self.intensities(slice(start, stop))
-        # Zero weights then leave exactly -1.
+        # Shifted by 1 during resampling, so that zero weights end at exactly -1.
         images += 1
         slices = self.placement.to_grid(images)
         slices -= 1
@@ -182,7 +186,7 @@ class PreparedVolume:
 
     @property
     def slices(self) -> Float32Array:
-        """All slices (n, size, size)."""
+        """Network inputs (n, size, size) of all slices."""
         slices = np.empty((len(self), self.placement.size, self.placement.size), np.float32)
         for slab in _slabs(self.placement):
             slices[slab] = self.batch(slab.start, slab.stop)
@@ -190,12 +194,12 @@ class PreparedVolume:
 
 
 def place_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> Placement:
-    """Orientation, field of view and grid of a volume.
+    """Determine the orientation, field of view and grid of a volume.
 
     Args:
         volume: The image.
-        preprocessing: The model's settings.
-        region: Region of interest, mm, LPS; takes the place of the automatic field of view.
+        preprocessing: Settings of the volume's domain.
+        region: Region of interest in mm, LPS, instead of the automatic field of view.
 
     Raises:
         InputError: The region lies outside the volume.
@@ -218,7 +222,7 @@ def place_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM | N
 
 
 def prepare_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> PreparedVolume:
-    """A volume ready to give slices to the networks; the arguments are those of `place_volume`.
+    """Prepare a volume for the networks; the arguments are those of `place_volume`.
 
     Raises:
         InputError: The region lies outside the volume, or the field of view is constant.
@@ -230,12 +234,15 @@ def prepare_volume(volume: Volume, preprocessing: Preprocessing, region: BoxMM |
 
 
 def sample_z_scores(volume: Volume, placement: Placement, settings: IntensitySettings) -> Float32Array:
-    """A volume's share for `estimate_intensity_range`.
+    """Sample z-scores of a volume's field of view, for `intensity.estimate_intensity_range`.
 
     Args:
         volume: The image.
-        placement: Of it, which has the field of view.
-        settings: Of its domain's intensities.
+        placement: Placement of the image.
+        settings: Intensity settings of its domain.
+
+    Returns:
+        z-scores (m,).
 
     Raises:
         InputError: The field of view is constant.
@@ -244,10 +251,10 @@ def sample_z_scores(volume: Volume, placement: Placement, settings: IntensitySet
 
 
 def check_size(size: int) -> None:
-    """Refuse a size that no grid of the networks can have.
+    """Check that the networks' grid can have a size.
 
     Raises:
-        InputError: It is too small or too large, or no multiple.
+        InputError: The size is less than `LEAST_SIZE`, greater than `MOST_SIZE`, or not a multiple of 8.
     """
     if not LEAST_SIZE <= size <= MOST_SIZE or size % _SIZE_STEP:
         raise InputError(
@@ -256,11 +263,13 @@ def check_size(size: int) -> None:
 
 
 def labels_on_grid(labelmap: Volume, placement: Placement) -> NDArray[np.uint8]:
-    """Labels (n, size, size) on the networks' grid: each structure resampled linearly, then the largest share wins.
+    """Resample labels to the networks' grid, (n, size, size): each pixel gets the label with the largest share of it.
+
+    Shares come from resampling the mask of each label linearly.
 
     Args:
         labelmap: Labels (uint8) on the grid of the placed volume.
-        placement: Of that volume.
+        placement: Placement of that volume.
 
     Raises:
         InputError: The labelmap has another size than the volume.
@@ -283,10 +292,10 @@ def labels_on_grid(labelmap: Volume, placement: Placement) -> NDArray[np.uint8]:
 
 
 def choose_spacing(extents_mm: Iterable[tuple[float, float]], size: int) -> float:
-    """Pixel spacing in mm with which 95 % of the fields of view fit the grid, rounded up to 0.01 mm.
+    """Pixel spacing in mm at which 95 % of the fields of view fit the grid, rounded up to 0.01 mm.
 
     Args:
-        extents_mm: Heights and widths of the fields of view of both domains, from `Placement.extent_mm`.
+        extents_mm: Height and width of each field of view of both domains, in mm, from `Placement.extent_mm`.
         size: Rows and columns of the grid.
     """
     larger = [max(extent) for extent in extents_mm]
@@ -294,7 +303,7 @@ def choose_spacing(extents_mm: Iterable[tuple[float, float]], size: int) -> floa
 
 
 def _slabs(placement: Placement) -> list[slice]:
-    """Runs of slices that fit `_SLAB_VOXELS`."""
+    """Runs of slices of about `_SLAB_VOXELS` voxels each."""
     _, rows, columns = placement.field_of_view.shape
     step = max(1, _SLAB_VOXELS // max(rows * columns, placement.size**2))
     return [slice(start, min(start + step, len(placement))) for start in range(0, len(placement), step)]

@@ -1,4 +1,4 @@
-"""Probabilities of many structures, kept compressed: most of a map is 0; a hundred maps are not a hundred volumes."""
+"""Probability maps of structures, kept compressed: most of a map is 0, so many maps fit in memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from .preprocessing import Placement
 from .structures import HIGHEST
 from .volumes import Volume
 
-_FASTEST = 1  # Zeros shrink to nothing at any level.
+_FASTEST = 1  # Level of compression; zeros shrink to almost nothing at any level.
 
 
 class ProbabilityMaps(Mapping[str, Volume]):
-    """Map of each structure by its name, then that of the highest (`HIGHEST`).
+    """Probability map of each structure by name, then the map of the highest probability of any class (`HIGHEST`).
 
-    Each is uint8, from 0 to 255 (probability 1), on the volume's grid.
-
-    A map is made anew each time that it is asked for: take one after the other.
+    Maps are uint8, from 0 to 255 (probability 1), on the volume's grid. A map is decompressed at each access, so hold
+    only one at a time.
     """
 
     def __init__(self, structures: Sequence[str], placement: Placement, name: str) -> None:
         """
         Args:
-            structures: Names in the order of their values, from 1; without any there is no map at all.
-            placement: Of the volume.
-            name: Of the volume.
+            structures: Names in the order of their values, from 1; if empty, there are no maps at all.
+            placement: Placement of the volume.
+            name: Name of the volume.
         """
         names = [*structures, HIGHEST] if structures else []
         self._slabs: dict[str, list[tuple[slice, tuple[int, ...], bytes]]] = {name: [] for name in names}
@@ -36,7 +35,7 @@ class ProbabilityMaps(Mapping[str, Volume]):
         self._name = name
 
     def add(self, slab: slice, probabilities: NDArray[np.float32]) -> None:
-        """Class probabilities (b, K, rows, columns) on the field of view, of the slices of `slab`."""
+        """Add class probabilities (b, K, rows, columns) on the field of view for the slices of `slab`."""
         for value, (name, slabs) in enumerate(self._slabs.items(), 1):
             shown = probabilities.max(axis=1) if name == HIGHEST else probabilities[:, value]
             rounded = np.rint(255 * shown).astype(np.uint8)

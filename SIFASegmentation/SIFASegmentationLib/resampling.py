@@ -1,6 +1,6 @@
-"""Separable linear interpolation between two grids with the same centre, as one dense matrix an axis.
+"""Separable linear interpolation between two grids with the same centre, as one dense matrix per axis.
 
-A matrix product runs at the speed of the arithmetic units, and the same two functions serve images, labels and
+Matrix products run at the full speed of the hardware, and the same two functions serve images, labels and
 probabilities, in both directions.
 """
 
@@ -13,16 +13,16 @@ Float32Array = NDArray[np.float32]
 
 
 def linear_weights(source_size: int, source_spacing: float, target_size: int, target_spacing: float) -> Float32Array:
-    """Weights (target, source) of linear interpolation along one axis; the two grids have the same centre.
+    """Weights (target, source) of linear interpolation along one axis between grids with the same centre.
 
-    The triangle is one source pixel wide to each side, and as wide as a target pixel where that is larger (against
-    aliasing). Rows sum to 1; rows of target pixels whose centre lies outside the source's pixels are zero.
+    The triangular kernel extends one source pixel to each side, or one target pixel if that is larger, which prevents
+    aliasing. Rows sum to 1; rows of target pixels whose centre lies outside the source's pixels are zero.
 
     Args:
-        source_size: Pixels along the axis of the source.
-        source_spacing: Distance of its pixels, in mm.
-        target_size: Pixels along the axis of the target.
-        target_spacing: Distance of its pixels, in mm.
+        source_size: Number of source pixels along the axis.
+        source_spacing: Spacing of the source pixels, in mm.
+        target_size: Number of target pixels along the axis.
+        target_spacing: Spacing of the target pixels, in mm.
     """
     offsets_mm = (np.arange(target_size) - (target_size - 1) / 2) * target_spacing
     centres = offsets_mm / source_spacing + (source_size - 1) / 2
@@ -36,6 +36,6 @@ def linear_weights(source_size: int, source_spacing: float, target_size: int, ta
 
 
 def resample(images: Float32Array, row_weights: Float32Array, column_weights: Float32Array) -> Float32Array:
-    """Images (..., rows, columns) on another grid (..., target rows, target columns)."""
+    """Resample images (..., rows, columns) to another grid (..., target rows, target columns)."""
     resampled: Float32Array = np.matmul(np.matmul(row_weights, images), column_weights.T, dtype=np.float32)
     return resampled

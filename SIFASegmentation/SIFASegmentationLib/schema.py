@@ -1,4 +1,4 @@
-"""What all that is stored as JSON has in common: manifests, specifications, settings, tasks."""
+"""Base class of everything stored as JSON: manifests, specifications, settings, tasks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Values that do not change, no names but those of its attributes, and no numbers but finite ones."""
+    """An immutable model that accepts no unknown fields and no numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

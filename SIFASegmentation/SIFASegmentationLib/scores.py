@@ -1,4 +1,4 @@
-"""The table of scores: a row for each subject and structure, then what they come to; as text, CSV and JSON."""
+"""The table of scores, as text, CSV and JSON: a row for each subject and structure, then summary statistics."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from .files import write_atomically
 from .quality import Estimate
 
 DEFAULT_TOLERANCE_MM = 2.0
-"""Of surface Dice."""
+"""Default tolerance of surface Dice."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one structure; not-a-number where a score is not defined.
+    """Scores of one structure, for prediction P and reference R; NaN where a score is not defined.
 
     Attributes:
-        dice: 2 |P and R| / (|P| + |R|), 0 to 1. One mask empty: 0; both: not a number.
-        asd: Average symmetric surface distance: mean of the pooled distances, mm (voxels in the legacy mode).
-        hd95: 95th percentile of the pooled distances, mm (voxels in the legacy mode).
-        surface_dice: Share of both surfaces within the tolerance of the other (Nikolov et al., JMIR 2021), 0 to 1,
-            each voxel of a surface counting the same.
+        dice: 2 |P and R| / (|P| + |R|), 0 to 1; 0 if one mask is empty, NaN if both are.
+        asd: Average symmetric surface distance: mean of the pooled distances, in mm. In the legacy mode the mean of the
+            two directed means, in voxels.
+        hd95: 95th percentile of the pooled distances, in mm (voxels in the legacy mode).
+        surface_dice: Share of both surfaces within the tolerance of the other (Nikolov et al., JMIR 2021), 0 to 1;
+            each surface voxel has the same weight.
         prediction_ml: Volume of the prediction.
         reference_ml: Volume of the reference.
-        volume_difference: (P - R) / R; not a number for an empty reference.
+        volume_difference: (|P| - |R|) / |R|; NaN for an empty reference.
     """
 
     dice: float
@@ -48,7 +49,7 @@ class Scores:
 MEAN_OF_STRUCTURES = "mean"
 NAMES = tuple(field.name for field in fields(Scores))
 _HEADINGS = ("Dice", "ASD", "HD95", "surface Dice", "pred. ml", "ref. ml", "vol. diff.")
-_WORDS = ("subject", "structure", "method", "note")  # Columns that are no numbers.
+_WORDS = ("subject", "structure", "method", "note")  # Columns of text.
 _ESTIMATE_COLUMNS = ("estimated_dice", "estimated_low", "estimated_high")
 _FORMATS = ("{:.3f}", "{:.2f}", "{:.2f}", "{:.3f}", "{:.1f}", "{:.1f}", "{:+.3f}")
 
@@ -58,12 +59,13 @@ class Row:
     """Scores of one structure in one subject.
 
     Attributes:
-        subject: Whose they are; unlike every other subject of the table.
+        subject: Name of the subject, unique in the table.
         structure: Name of the structure.
-        scores: Its scores.
-        note: What is to be known about them.
-        estimate: What was estimated without labels.
-        method: What made the segmentation, in a table that sets it beside others; statistics are of one method each.
+        scores: The structure's scores.
+        note: Remarks on the scores.
+        estimate: Dice as estimated without labels.
+        method: Name of the method that made the segmentation, in a table that compares several; statistics are
+            computed for each method separately.
     """
 
     subject: str
@@ -86,7 +88,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Counts:
-    """How the masks of one structure, by one method, were over the subjects."""
+    """Numbers of subjects, for one structure and method: scored, with both masks empty, with one mask empty."""
 
     structure: str
     scored: int
@@ -100,10 +102,11 @@ class ScoreTable:
     """Scores of any number of subjects.
 
     Attributes:
-        rows: By subject, then structure.
-        legacy: Distances in voxels, standard deviation of the population: the paper's convention.
-        tolerance: Of surface Dice, in mm (voxels in the legacy mode); the note of a row says another one.
-        unmatched: Files that had no counterpart.
+        rows: Rows, ordered by subject, then structure.
+        legacy: Follow the paper's convention: distances in voxels, standard deviation of the population.
+        tolerance: Tolerance of surface Dice, in mm (voxels in the legacy mode); a row with another one has it in its
+            note.
+        unmatched: Files without a counterpart.
     """
 
     rows: tuple[Row, ...]
@@ -118,11 +121,11 @@ class ScoreTable:
 
     @property
     def methods(self) -> list[str]:
-        """What is set side by side, in order of appearance; one empty name where nothing is."""
+        """Names of the compared methods, in order of appearance; a single empty name if nothing is compared."""
         return list(dict.fromkeys(row.method for row in self.rows))
 
     def subject_means(self) -> list[Row]:
-        """For each subject and method the mean over its structures, not-a-number left out."""
+        """For each subject and method, the mean of each score over the structures; NaN is left out."""
         groups: dict[tuple[str, str], list[Scores]] = {}
         for row in self.rows:
             groups.setdefault((row.subject, row.method), []).append(row.scores)
@@ -132,8 +135,10 @@ class ScoreTable:
         ]
 
     def summaries(self) -> list[Summary]:
-        """By method: mean, standard deviation (n - 1; population in the legacy mode) and median of each structure, then
-        of the subjects' means."""
+        """Mean, standard deviation and median of each structure, then of the subjects' means, method by method.
+
+        The standard deviation is that of a sample (n - 1), in the legacy mode that of the population.
+        """
         deviation = np.std if self.legacy else _sample_deviation
         statistics: dict[str, Callable[..., Any]] = {"mean": np.mean, "std": deviation, "median": np.median}
         summarised = self._by_method_and_structure([*self.rows, *self.subject_means()])
@@ -144,13 +149,15 @@ class ScoreTable:
         ]
 
     def means(self, score: str) -> dict[tuple[str, str], float]:
-        """Mean of a score over the subjects by method and structure, and of their means: `table.means("dice")`."""
+        """Means of a score over the subjects, by (method, structure), and of the subjects' means: `means("dice")`."""
         means = [summary for summary in self.summaries() if summary.statistic == "mean"]
         return {(summary.method, summary.structure): getattr(summary.scores, score) for summary in means}
 
     def counts(self) -> list[Counts]:
-        """For each method and structure, the subjects by which masks were empty; those without a reference are none of
-        them."""
+        """Counts of scored subjects and of empty masks for each method and structure.
+
+        Subjects without a reference are not counted.
+        """
         counted = []
         for (method, structure), rows in self._by_method_and_structure(self.rows).items():
             referred = [row.scores for row in rows if not isnan(row.scores.reference_ml)]
@@ -160,7 +167,7 @@ class ScoreTable:
         return counted
 
     def _by_method_and_structure(self, rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-        """Rows by what has its own statistics, in the order in which they are told."""
+        """Rows grouped by (method, structure), in the order in which the statistics are listed."""
         groups: dict[tuple[str, str], list[Row]] = {
             (method, structure): [] for method in self.methods for structure in (*self.structures, MEAN_OF_STRUCTURES)
         }
@@ -169,7 +176,7 @@ class ScoreTable:
         return {key: group for key, group in groups.items() if group}
 
     def mean(self, score: str) -> float:
-        """Mean of a score over the subjects' means, the one number of a table of one method: `table.mean("dice")`."""
+        """Mean of a score over the subjects' means: the one number that sums up a table of one method."""
         return float(getattr(_statistic([row.scores for row in self.subject_means()], np.mean), score))
 
     def text(self) -> str:
@@ -198,7 +205,7 @@ class ScoreTable:
         return "\n".join(parts)
 
     def empty_masks(self) -> list[str]:
-        """A sentence about each structure of which some masks were empty."""
+        """One line for each structure that has empty masks."""
         return [
             f"{c.structure}{f' ({c.method})' if c.method else ''}: {c.scored} scored, {c.both_empty} with both masks "
             f"empty, {c.one_empty} with one empty"
@@ -207,12 +214,12 @@ class ScoreTable:
         ]
 
     def _counted(self) -> list[str]:
-        """How many masks were empty, in words; nothing where there was nothing to score."""
+        """Lines that say how many masks were empty; none if nothing could be scored."""
         scored = sum(count.scored for count in self.counts())
         return self.empty_masks() or ([f"{scored} scored, no mask empty"] if scored else [])
 
     def csv(self, delimiter: str = ",") -> str:
-        """Rows of subjects and structures, then of the statistics, `subject` being mean, std or median."""
+        """The table as CSV: the rows, then the statistics, with mean, std or median in the column `subject`."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
         unit = "voxels" if self.legacy else "mm"
@@ -230,7 +237,7 @@ class ScoreTable:
         return buffer.getvalue()
 
     def json(self) -> str:
-        """Everything; not-a-number is null."""
+        """The whole table as JSON; NaN becomes null."""
         content = {
             "convention": "legacy" if self.legacy else "standard",
             "distance_unit": "voxels" if self.legacy else "mm",
@@ -257,10 +264,10 @@ class ScoreTable:
 
     @classmethod
     def read(cls, path: Path) -> ScoreTable:
-        """What was written as JSON.
+        """Read a table that `write` wrote as JSON.
 
         Raises:
-            InputError: No such file, or not what `write` makes.
+            InputError: The file can't be read or does not hold such a table.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -277,10 +284,10 @@ class ScoreTable:
             raise InputError(f"{path} holds no scores ({error})", "score the labelmaps again") from error
 
     def write(self, path: Path) -> None:
-        """Write as CSV or JSON, by the path's suffix.
+        """Write the table as CSV or JSON, depending on the path's suffix.
 
         Raises:
-            InputError: Another suffix, or the place can't be written to.
+            InputError: The suffix is neither `.csv` nor `.json`, or the file can't be written.
         """
         check_suffix(path)
         text = self.json() if path.suffix.lower() == ".json" else self.csv()
@@ -293,17 +300,17 @@ class ScoreTable:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that a table of scores is not written to.
+    """Check that a table of scores can be written in the format of a path's suffix.
 
     Raises:
-        InputError: It ends otherwise than `.csv` or `.json`.
+        InputError: The suffix is neither `.csv` nor `.json`.
     """
     if path.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"{path} can't be written", "end its name with .csv or .json")
 
 
 def _none(rows: Sequence[Any]) -> list[str]:
-    """Empty cells of so many rows."""
+    """An empty cell for each row."""
     return [""] * len(rows)
 
 
@@ -312,7 +319,7 @@ def _sample_deviation(values: Sequence[float]) -> float:
 
 
 def _statistic(scores: Sequence[Scores], function: Callable[..., Any]) -> Scores:
-    """`function` of each score over those that are numbers."""
+    """Apply `function` to each score, over the values that are not NaN."""
     columns = ([v for s in scores if not isnan(v := getattr(s, name))] for name in NAMES)
     return Scores(*(float(function(column)) if column else nan for column in columns))
 
@@ -326,23 +333,23 @@ def _nullable(scores: Scores) -> dict[str, float | None]:
 
 
 def _scores_of(values: dict[str, Any]) -> Scores:
-    """From `_nullable`."""
+    """Inverse of `_nullable`."""
     return Scores(*(nan if values[name] is None else float(values[name]) for name in NAMES))
 
 
 def formatted(scores: Scores) -> list[str]:
-    """The scores for people to read, in the order of `NAMES`; `-` for one that is not defined."""
+    """The scores as text for display, in the order of `NAMES`; `-` for one that is not defined."""
     values = asdict(scores).values()
     return ["-" if isnan(v) else form.format(v) for v, form in zip(values, _FORMATS, strict=True)]
 
 
 def formatted_estimate(estimate: Estimate | None) -> str:
-    """An estimate with its band for people to read; `-` for none."""
+    """An estimate with its band as text for display; `-` for none."""
     return "-" if estimate is None else str(estimate)
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
-    """Columns of equal width, headed by the first row: words to the left, numbers to the right."""
+    """Lines with aligned columns, whose first row is the heading: text to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     words = {column for column, name in enumerate(cells[0]) if name in _WORDS}
     return [

@@ -1,4 +1,4 @@
-"""A volume through a model, slice by slice, to a labelmap on the volume's own grid. ONNX Runtime, no torch."""
+"""Segment a volume with a model, slice by slice, into a labelmap on the volume's own grid, by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from .winograd import with_fast_convolutions
 
 Float32Array = NDArray[np.float32]
 Progress = Callable[[int, int], None]
-"""Gets the number of slices done and in all."""
+"""Called with the number of slices done and the number of all slices."""
 
 BATCH = 4
-"""Slices at a time: on a processor 8 are hardly faster, and the first are seen twice as late."""
+"""Slices per batch: on a CPU, 8 are hardly faster, and the first progress is seen after twice the time."""
 _HALF_CELL = 4
-"""Half of the cells of 8 x 8 pixels to which E comes down, and between whose centres C1's map is interpolated."""
+"""Half a cell, in pixels: E reduces slices to cells of 8 x 8 pixels, and C1's map is interpolated between their
+centres."""
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_SURE_BACKGROUND = 0.95  # Pixels above count as background when a slice's confidence is taken.
+_SURE_BACKGROUND = 0.95  # Pixels with at least this probability of background do not count for a slice's confidence.
 
 
 class CancelledError(Exception):
@@ -44,17 +45,17 @@ class CancelledError(Exception):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a model says of a volume.
+    """A model's segmentation of a volume.
 
     Attributes:
-        labelmap: uint8, the task's values, on the volume's grid.
-        probabilities: Of each structure, if asked for; else empty.
-        confidence: Of each slice of the model's plane, in [0, 1]: mean probability of the predicted class over the
-            pixels that are not surely background; 1 where all are; not-a-number outside of the field of view.
+        labelmap: Labels (uint8) with the task's values, on the volume's grid.
+        probabilities: Probability map of each structure if asked for, else empty.
+        confidence: Confidence of each slice of the model's plane, in [0, 1]: mean probability of the predicted class
+            over the pixels that are not surely background; 1 if all are, NaN outside the field of view.
         slice_axis: Axis of the labelmap's array along which `confidence` runs, in the order of the array.
-        estimates: Estimated Dice of each structure by name (`quality`), without any reference; empty for
-            bundles without a calibration, for options that are not `calibrated`, and for the other domain.
-        found: Of each structure by name.
+        estimates: Dice of each structure by name, estimated without a reference (`quality`); empty for bundles without
+            a calibration, for options that are not `calibrated`, and for the other domain.
+        found: Volume, position and brightness of each structure by name, to check them for plausibility.
     """
 
     labelmap: Volume
@@ -72,13 +73,13 @@ class Segmentor:
         """
         Args:
             bundle: The model.
-            device: auto, cpu or cuda; auto takes CUDA where ONNX Runtime has it.
-            threads: Of the CPU; 0 for all cores.
-            baseline: Take the bundle's model without adaptation; volumes are preprocessed in the same way.
+            device: auto, cpu or cuda; auto takes CUDA if ONNX Runtime has it.
+            threads: Number of CPU threads; 0 for all cores.
+            baseline: Use the bundle's model without adaptation; volumes are preprocessed in the same way.
 
         Raises:
-            InputError: The device is not there, the bundle has no baseline and it is asked for, or the model is damaged
-                or not what the manifest says.
+            InputError: The device is not available, the bundle lacks the baseline asked for, or the model is damaged or
+                not as its manifest says.
         """
         summary = bundle.manifest.baseline if baseline else bundle.manifest
         if summary is None:
@@ -89,7 +90,7 @@ class Segmentor:
         self._file = BASELINE_FILE if baseline else MODEL_FILE
         quality = summary.quality
         self._quality = quality if quality is not None and quality.of_decided else None
-        # Nobody doubts what is there to compare with.
+        # The baseline is only there to compare with, so its structures are not checked for plausibility.
         self._usual = Usual() if baseline else bundle.manifest.usual
         self.bundle = bundle
         self.manifest = bundle.manifest
@@ -98,7 +99,7 @@ class Segmentor:
             self._session = start_session(model, device, threads)
         except InputError:
             raise
-        except Exception as error:  # ONNX Runtime has a type of its own for each of its reasons, with no common base
+        except Exception as error:  # ONNX Runtime raises many types, which have no base class of their own
             raise InputError(
                 f"{bundle.path / self._file} can't be loaded ({_first_line(error)})", "export it again"
             ) from error
@@ -110,17 +111,18 @@ class Segmentor:
         return device_of(self._session)
 
     def predict(self, slices: Float32Array) -> Float32Array:
-        """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1]: always the whole grid.
+        """Class probabilities (b, K, size, size) of slices (b, size, size) in [-1, 1].
 
-        Border and padding tell the networks where they are: a part of the grid gives another answer.
+        Slices always cover the whole grid: the networks know positions from its border and padding, so a crop would
+        give another result.
 
         Raises:
-            InputError: The GPU's memory does not suffice.
-            MemoryError: That of the machine does not.
+            InputError: The GPU does not have enough memory.
+            MemoryError: The machine does not have enough memory.
         """
         try:
             (probabilities,) = self._session.run(None, {self._session.get_inputs()[0].name: slices[:, np.newaxis]})
-        except Exception as error:  # see above
+        except Exception as error:  # of any type, as in `__init__`
             if "alloc" not in str(error).lower():
                 raise
             if self.device == "cpu":
@@ -133,10 +135,10 @@ class Segmentor:
         return result
 
     def predict_refined(self, slices: Float32Array) -> Float32Array:
-        """As `predict`, averaged with what is said of a copy moved by half a cell along both axes, moved back.
+        """Average `predict` with the prediction for a copy shifted by half a cell along both axes, shifted back.
 
-        Where `predict` interpolates between the centres of four cells, the copy has a centre. Pixels that move out of
-        the grid keep the one opinion.
+        Where `predict` interpolates between the centres of four cells, the copy has the centre of a cell. Pixels that
+        are shifted out of the grid keep the prediction of `predict`.
         """
         moved = np.full_like(slices, -1)
         moved[..., _HALF_CELL:, _HALF_CELL:] = slices[..., :-_HALF_CELL, :-_HALF_CELL]
@@ -157,15 +159,17 @@ class Segmentor:
         """Segment one volume.
 
         Args:
-            volume: Of the modality that the model was adapted to.
-            options: How.
-            region: Field of view, mm, LPS; found automatically unless given.
+            volume: Image of the modality that the model was adapted to.
+            options: How to segment.
+            region: Field of view in mm, LPS; found automatically unless given.
             progress: Called after each batch of slices.
-            cancelled: Asked after each batch of slices.
+            cancelled: Called after each batch of slices; segmentation ends if it returns True.
 
         Raises:
-            InputError: The region lies outside the volume, or the volume is constant.
-            CancelledError: `cancelled` said so.
+            InputError: The region lies outside the volume, the volume is constant in its field of view, or the GPU does
+                not have enough memory.
+            MemoryError: The machine does not have enough memory.
+            CancelledError: `cancelled` returned True.
         """
         prepared = prepare_volume(volume, self.manifest.preprocessing[options.domain or self.manifest.domain], region)
         placement = prepared.placement
@@ -190,7 +194,7 @@ class Segmentor:
         voxels = expected.predicted
         millilitres = volume.geometry.voxel_volume_ml
         labelmap = Volume(labels, volume.geometry, volume.name)
-        # What is known of the model is of its own domain; in the other one's preprocessing units differ, too.
+        # Calibration and contrasts hold for the model's own domain; the other domain's intensities have another unit.
         own_domain = options.domain in (None, self.manifest.domain)
         positions = positions_mm(labelmap, self.manifest.task) if self._usual.positions_mm else {}
         bright = self._brightness(prepared, labels_view) if self._usual.contrasts and own_domain else {}
@@ -212,7 +216,10 @@ class Segmentor:
         )
 
     def _stage(self) -> Callable[[Iterable[Any]], Iterator[Any]]:
-        """A GPU does not wait for what comes before and after it; a processor would only share its cores."""
+        """Wrapper of a stage's iterator that lets it work ahead in a thread beside a GPU.
+
+        On a CPU, stages would only compete for its cores, and run one after the other.
+        """
         return ahead if self.device == "cuda" else iter
 
     def _predictions(
@@ -223,8 +230,10 @@ class Segmentor:
         progress: Progress | None,
         cancelled: Callable[[], bool],
     ) -> Iterator[tuple[slice, Float32Array, Float32Array]]:
-        """Slab by slab its slices (b, size, size) and their class probabilities (b, K, size, size), noted down in
-        `confidence`."""
+        """Yield each slab with its slices (b, size, size) and their class probabilities (b, K, size, size).
+
+        The slices' confidence is written into `confidence`.
+        """
         stage, predict = self._stage(), self.predict_refined if refine else self.predict
         starts = range(0, len(prepared), BATCH)
         slabs = [slice(start, min(start + BATCH, len(prepared))) for start in starts]
@@ -241,19 +250,23 @@ class Segmentor:
     def _restored(
         prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
     ) -> Iterator[tuple[slice, Float32Array]]:
-        """Slab by slab the class probabilities (b, K, rows, columns) on the field of view."""
+        """Yield each slab with its class probabilities (b, K, rows, columns) on the field of view."""
         for slab, _, predicted in predictions:
             yield slab, prepared.placement.restore_probabilities(predicted)
 
     def _decided(
         self, prepared: PreparedVolume, predictions: Iterable[tuple[slice, Float32Array, Float32Array]]
     ) -> Iterator[tuple[slice, Float32Array]]:
-        """The same, corrected by the whole volume's intensities: learned on the grid, applied to its own pixels."""
+        """Like `_restored`, with probabilities corrected by the volume's intensities (`appearance`).
+
+        The appearance is learned on the networks' grid and applied to the volume's own pixels.
+        """
         placement = prepared.placement
         classes, size = self.manifest.classes, placement.size
         step = sampling_step(len(prepared), classes, size)
         sampled: list[tuple[Float32Array, Float32Array]] = []
-        # Until all is known, the probabilities are kept: where there are some, in half the digits, which are enough.
+        # The appearance is known only after the last slab, so all probabilities are kept until then: only in the box
+        # where any structure is probable, and in half precision, which is enough.
         kept: list[tuple[slice, tuple[slice, slice], NDArray[np.float16]]] = []
         for slab, slices, predicted in predictions:
             sampled.append((predicted[..., ::step, ::step].copy(), slices[:, ::step, ::step].copy()))
@@ -271,7 +284,10 @@ class Segmentor:
             yield slab, probable
 
     def _brightness(self, prepared: PreparedVolume, labels: NDArray[np.uint8]) -> dict[str, float]:
-        """Of the structures in the field of view, in the networks' range, to which medians go as voxels do."""
+        """Median brightness of the structures in the field of view, by name, in the networks' range.
+
+        The normalisation is monotonic, so the median can be normalised instead of the voxels.
+        """
         own = brightness(prepared.voxels, labels, self.manifest.task)
         values = prepared.statistics.normalize(np.array(list(own.values())), prepared.settings)
         return dict(zip(own, values.tolist(), strict=True))
@@ -297,7 +313,7 @@ class Segmentor:
 
 
 def slice_confidence(probabilities: Float32Array) -> Float32Array:
-    """Confidence (b,) of each slice from class probabilities (b, K, rows, columns); see `Segmentation`."""
+    """Confidence (b,) of each slice, as in `Segmentation`, from class probabilities (b, K, rows, columns)."""
     top = probabilities.max(axis=1)
     considered = probabilities[:, 0] < _SURE_BACKGROUND
     counts = considered.sum(axis=(1, 2))
@@ -307,16 +323,17 @@ def slice_confidence(probabilities: Float32Array) -> Float32Array:
 
 
 def start_session(model: bytes, device: str, threads: int = 0) -> onnxruntime.InferenceSession:
-    """ONNX Runtime with a model, on auto, cpu or cuda.
+    """Load a model into ONNX Runtime on a device: auto, cpu or cuda.
 
     Raises:
-        InputError: The device is unknown or not there.
+        InputError: The device is unknown or not available.
     """
     providers = providers_of(device)
     session = open_session(model, providers, threads)
     if _CUDA not in providers or device_of(session) == "cuda":
         return session
-    # It lists what it was built with; without the libraries of CUDA it quietly takes the processor, and a slow form.
+    # ONNX Runtime lists the providers that it was built with. If CUDA's libraries are missing, it silently falls back
+    # on the CPU, where the model as it is would be slow.
     if device == "cuda":
         raise InputError(
             "ONNX Runtime can't start CUDA here",
@@ -326,9 +343,10 @@ def start_session(model: bytes, device: str, threads: int = 0) -> onnxruntime.In
 
 
 def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> onnxruntime.InferenceSession:
-    """ONNX Runtime with a model; from bytes, so that what was checked is what runs, and can't name other files.
+    """Load a model into ONNX Runtime with these execution providers.
 
-    Processors get its convolutions in the form that is fast there (`winograd`); GPUs have forms of their own.
+    The model is passed as bytes, so that exactly what was checked is run, and it can't refer to other files. On a CPU
+    its convolutions are rewritten into a fast form (`winograd`); GPUs have fast ones of their own.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -342,15 +360,15 @@ def open_session(model: bytes, providers: Sequence[str], threads: int = 0) -> on
 
 
 def device_of(session: onnxruntime.InferenceSession) -> str:
-    """Where a session runs: cpu or cuda."""
+    """The device that a session runs on: cpu or cuda."""
     return "cuda" if _CUDA in session.get_providers() else "cpu"
 
 
 def providers_of(device: str) -> list[str]:
-    """Execution providers of ONNX Runtime for auto, cpu or cuda.
+    """Execution providers of ONNX Runtime for a device: auto, cpu or cuda.
 
     Raises:
-        InputError: The device is unknown or not there.
+        InputError: The device is unknown or not available.
     """
     available = onnxruntime.get_available_providers()
     if device not in ("auto", "cpu", "cuda"):

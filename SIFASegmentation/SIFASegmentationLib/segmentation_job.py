@@ -1,16 +1,21 @@
-"""Segmenting in a process of its own: a job folder whose inputs and results are files.
+"""Segmentation in a separate process: a job folder whose inputs and results are files.
 
 ```
 job.json                      kind "segment", a `SegmentationSpecification`
-result/N_segmentation.mha     labelmap of volume N, on its grid to the last bit
-result/N_baseline.mha         the same by the model without adaptation, if asked for
+result/N_segmentation.mha     labelmap of volume N, on exactly its grid
+result/N_baseline.mha         labelmap by the model without adaptation, if asked for
 result/N_probability_M.mha    M-th of its `probability_maps`, uint8 from 0 to 255, if asked for
 ```
 
-Run by `python -m SIFASegmentationLib JOB`. Events: progress (volume, volumes, done, total, eta_seconds) after each
-batch of slices, warning (volume, message) where a volume or a structure in it is unlike those of the training or
-adaptation seems to have made it worse, and result (volume, labelmap, baseline, probabilities, confidence, slice_axis,
-estimates, baseline_estimates, doubts) after each volume.
+It is run by `python -m SIFASegmentationLib JOB`. Events are
+
+- device (name), once the models are loaded;
+- progress (volume, volumes, done, total, eta_seconds) after each batch of slices;
+- warning (volume, message) if a volume or a structure in it is unlike those of the training, or adaptation seems to
+  have made the result worse;
+- result (volume, labelmap, baseline, probabilities, confidence, slice_axis, estimates, baseline_estimates, doubts)
+  after each volume;
+- refused (volume, message) for a volume that can't be used.
 """
 
 from __future__ import annotations
@@ -41,8 +46,8 @@ class VolumeRequest(Frozen):
     """One volume to segment.
 
     Attributes:
-        name: What messages call it.
-        image: File or DICOM folder; relative paths are relative to the job folder.
+        name: Name of the volume in messages.
+        image: Path of the file or DICOM folder, absolute or relative to the job folder.
         region: Field of view in mm, LPS; found automatically unless given.
     """
 
@@ -52,14 +57,14 @@ class VolumeRequest(Frozen):
 
 
 class SegmentationSpecification(Frozen):
-    """job.json of a segmentation.
+    """Specification of a segmentation in job.json.
 
     Attributes:
-        bundle: Folder of the model.
-        volumes: What to segment, in this order.
-        options: How; whether the probability of each structure is written as well.
+        bundle: Path of the model's bundle.
+        volumes: Volumes to segment, in this order.
+        options: How to segment, and whether to write the probability maps.
         device: auto, cpu or cuda.
-        baseline: Segment with the bundle's model without adaptation as well.
+        baseline: Also segment with the bundle's model without adaptation.
     """
 
     bundle: str
@@ -70,7 +75,7 @@ class SegmentationSpecification(Frozen):
 
     @classmethod
     def of(cls, job: Job) -> SegmentationSpecification:
-        """That of a job.
+        """The specification of a job.
 
         Raises:
             InputError: The job is of another kind, or its specification is damaged.
@@ -85,23 +90,22 @@ class SegmentationSpecification(Frozen):
 
 
 def create_segmentation_job(folder: Path, specification: SegmentationSpecification) -> Job:
-    """A new segmentation job, queued.
+    """Create a segmentation job in the state `QUEUED`.
 
     Raises:
-        InputError: The folder is not empty.
+        InputError: The folder is not empty or can't be written to.
     """
     return Job.create(folder, KIND, specification.model_dump(mode="json"))
 
 
 def run_segmentation(job: Job) -> State:
-    """Segment the job's volumes one after the other; one that can't be used does not end those after it.
+    """Segment the job's volumes one after the other; a volume that can't be used does not stop those after it.
 
     Returns:
-        `FINISHED`, or `STOPPED` if that was asked for; results of the volumes done until then are kept. An event
-        `refused` tells of each volume that can't be used.
+        `FINISHED`, or `STOPPED` if that was asked for; the results of volumes done before are kept.
 
     Raises:
-        InputError: The model or none of the volumes can be used, or another process works on the job.
+        InputError: The model can't be used, none of the volumes can be used, or another process works on the job.
     """
     specification = SegmentationSpecification.of(job)
     with job.at_work():
@@ -118,7 +122,7 @@ def run_segmentation(job: Job) -> State:
                     with in_memory(request.name):
                         _segment(job, specification, models, index, request, started)
                 except InputError as error:
-                    # Without its traceback, which would keep the volume in memory.
+                    # Stored without its traceback, which would keep the volume in memory.
                     refused.append(InputError(error.problem, error.advice))
                     job.emit("refused", volume=index, message=str(error))
         except CancelledError:
@@ -154,7 +158,7 @@ def _segment(
 
 
 def _progress(job: Job, index: int, volumes: int, started: float) -> Progress:
-    """Emits the count of a volume's slices, and the time left for all volumes, as if they were alike."""
+    """Callback that emits the progress of a volume, with the time left as if all volumes took equally long."""
 
     def emit(done: int, total: int) -> None:
         share = (index + done / total) / volumes
@@ -165,7 +169,7 @@ def _progress(job: Job, index: int, volumes: int, started: float) -> Progress:
 
 
 def _write(job: Job, index: int, segmentation: Segmentation) -> dict[str, Any]:
-    """Write a volume's results; what the `result` event says of them."""
+    """Write a volume's results, and return the data of its `result` event."""
     labelmap = f"result/{index}_segmentation.mha"
     write_volume(segmentation.labelmap, job.folder / labelmap)
     maps = {}
@@ -182,7 +186,7 @@ def _write(job: Job, index: int, segmentation: Segmentation) -> dict[str, Any]:
 
 
 def _write_baseline(job: Job, index: int, baseline: Segmentation) -> dict[str, Any]:
-    """The same of the model without adaptation."""
+    """Write the results of the model without adaptation, and return their part of the `result` event."""
     labelmap = f"result/{index}_baseline.mha"
     write_volume(baseline.labelmap, job.folder / labelmap)
     return {"baseline": labelmap, "baseline_estimates": _plain(baseline.estimates)}

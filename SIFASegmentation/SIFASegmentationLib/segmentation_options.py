@@ -1,4 +1,4 @@
-"""How a volume is segmented: what a caller, a job and the window say alike."""
+"""Options of a segmentation, shared by callers from Python, jobs and the window."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Domain = Literal["source", "target"]
 
 @dataclass(frozen=True)
 class SegmentationOptions:
-    """The same for all volumes of a call.
+    """How to segment volumes.
 
     Attributes:
-        domain: Whose preprocessing to use; that of the bundle's own `domain`, the target, unless given.
+        domain: Domain whose preprocessing to use; the bundle's own `domain`, the target, unless given.
         appearance: Where the model is in doubt, let the volume's own intensities decide (`appearance`).
-        largest_component: Of each structure keep the largest connected part alone, or as many as its `parts`.
-        fill_holes: Give to each structure the background that it encloses on all sides.
-        refine: Ask the model twice, for finer borders (`Segmentor.predict_refined`).
-        probabilities: Keep the probability of each structure.
+        largest_component: Of each structure, keep only as many of the largest connected parts as its `parts` says.
+        fill_holes: Add to each structure the background that it encloses on all sides.
+        refine: Run the model twice, for finer borders (`Segmentor.predict_refined`).
+        probabilities: Keep the probability map of each structure.
     """
 
     domain: Domain | None = None
@@ -30,8 +30,8 @@ class SegmentationOptions:
 
     @property
     def calibrated(self) -> bool:
-        """Whether a bundle's calibration applies: it was fitted with both steps, and is too optimistic without
-        one of them."""
+        """Whether a bundle's calibration applies: it was fitted with `appearance` and `largest_component`, and is too
+        optimistic without either of them."""
         return self.appearance and self.largest_component
 
 

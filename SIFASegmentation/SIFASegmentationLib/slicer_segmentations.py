@@ -1,4 +1,4 @@
-"""Segmentations as Slicer saves and opens them (`.seg.nrrd`): labelmaps with names, colours and terminology."""
+"""Slicer's segmentation files (`.seg.nrrd`): labelmaps with names, colours and terminology."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
 
 
 def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
-    """Write a labelmap as a segmentation that Slicer opens with names, colours and terminology (`.seg.nrrd`)."""
+    """Write a labelmap as a Slicer segmentation (`.seg.nrrd`) with names, colours and terminology.
+
+    Raises:
+        InputError: The file can't be written.
+    """
     image = to_image(labelmap)
     extent = " ".join(f"0 {n - 1}" for n in labelmap.geometry.size)
     image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
@@ -42,7 +46,7 @@ def write_slicer_segmentation(labelmap: Volume, task: Task, path: Path) -> None:
 
 
 def segment_names(image: sitk.Image) -> dict[int, str]:
-    """Number and name of each segment that Slicer described in the file, in Slicer's order; empty for a plain file."""
+    """Names of the segments in a file of Slicer by number, in Slicer's order; empty for a plain labelmap."""
     matches = (_SEGMENT_NAME.fullmatch(key) for key in image.GetMetaDataKeys())
     return dict(sorted((int(match[1]), image.GetMetaData(match[0])) for match in matches if match))
 
@@ -50,14 +54,23 @@ def segment_names(image: sitk.Image) -> dict[int, str]:
 def labels_of_segments(
     image: sitk.Image, segments: dict[int, str], task: Task, path: Path
 ) -> tuple[Volume, int, tuple[str, ...]]:
-    """Segments by name, the later one where they overlap, for which they lie in layers.
+    """Make a labelmap from segments whose names are structures of a task.
+
+    Overlapping segments, which lie in different layers, are resolved in favour of the later one.
+
+    Args:
+        image: Image as read from the file.
+        segments: Names of its segments by number, from `segment_names`.
+        task: The structures.
+        path: Path of the file, for messages and the labelmap's name.
 
     Returns:
-        A labelmap with the task's values, the number of voxels that two segments share, and the names of the segments
-        that are no structure of the task.
+        The labelmap with the task's values, the number of voxels in which segments overlap, and the names of the
+        segments that are not structures of the task.
 
     Raises:
-        InputError: No segment is one, or the file says of one what can't be.
+        InputError: No segment is a structure of the task, a layer or label value in the file is invalid, or its grid
+            is not a rectangular 3D one.
     """
     structures = {number: task.structure_named(name) for number, name in segments.items()}
     if not any(structures.values()):
@@ -69,7 +82,7 @@ def labels_of_segments(
     labels, overlapping = np.zeros(geometry.shape, np.uint8), 0
     for number, structure in structures.items():
         if structure is not None:
-            # Slicer 4.10 and before gave each segment a layer of its own with the value 1, and did not write so.
+            # Slicer 4.10 and earlier gave each segment its own layer with the value 1, and wrote neither to the file.
             layer = _segment_number(image, f"Segment{number}_Layer", number, path)
             if not 0 <= layer < len(layers):
                 raise InputError(
@@ -84,7 +97,7 @@ def labels_of_segments(
 
 
 def _layers(image: sitk.Image, path: Path) -> tuple[list[NDArray[np.generic]], Geometry]:
-    """Layers (k, j, i): components of the voxels, or steps of a fourth axis; and their common geometry."""
+    """The layers (k, j, i) of an image, which are voxel components or steps of a fourth axis, and their geometry."""
     if image.GetDimension() == 4:
         images = [image[..., index] for index in range(image.GetSize()[3])]
         check_grid(images[0], str(path))

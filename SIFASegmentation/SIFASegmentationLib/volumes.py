@@ -1,4 +1,4 @@
-"""A 3D image as plain data: an array and where its voxels lie in the patient."""
+"""3D images as plain data: an array, and where its voxels lie in the patient."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ VOLUME_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".nii", ".mha", ".m
 DIRECTION_TOLERANCE = 1e-3
 
 LEAST_SPACING, LARGEST_SPACING = 1e-3, 1e3
-"""In mm, of anything that a scanner makes."""
+"""Range of voxel spacings of scanners, in mm."""
 
-_LARGEST = 1e30  # Of a voxel: sums of more do not fit the floats that are computed with.
+_LARGEST = 1e30  # Greatest voxel value; sums of greater ones overflow 32-bit floats.
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Geometry:
 
     Attributes:
         size: Voxels along i, j, k (i is the fastest axis in memory; an array of the volume has shape (k, j, i)).
-        spacing: Distance of neighbouring voxels along i, j, k, in mm.
+        spacing: Distance between the centres of neighbouring voxels along i, j, k, in mm.
         origin: Position of the centre of voxel (0, 0, 0), in mm, LPS.
         direction: 3x3 matrix, row by row; its columns are the unit vectors of the i, j, k axes in LPS.
     """
@@ -60,12 +60,12 @@ class Geometry:
 
     @property
     def axes_mm(self) -> NDArray[np.float64]:
-        """Steps in mm, LPS, from a voxel to the next along i, j, k: the columns of an array (3, 3)."""
+        """Array (3, 3) whose columns are the steps in mm, LPS, from a voxel to the next along i, j, k."""
         axes: NDArray[np.float64] = self.direction_matrix * np.asarray(self.spacing)
         return axes
 
     def index_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Continuous voxel indices (n, 3), order i, j, k, of points (n, 3) in mm, LPS."""
+        """Continuous voxel indices (n, 3) in the order i, j, k of points (n, 3) in mm, LPS."""
         indices: NDArray[np.float64] = np.linalg.solve(self.axes_mm, (points - np.asarray(self.origin)).T).T
         return indices
 
@@ -77,7 +77,7 @@ class Volume:
     Attributes:
         array: Voxels, shape (k, j, i).
         geometry: Where they lie.
-        name: What to call the volume in messages and tables: the file's name without its suffixes, or the node's.
+        name: Name of the volume in messages and tables: the file's name without its suffixes, or the node's.
     """
 
     array: NDArray[Any]
@@ -97,15 +97,15 @@ def _without_suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
-    # Of `.` and `..` too.
+    # `.` and `..` are resolved, so that they have a name too.
     return path.stem if path.is_file() else Path(os.path.abspath(path)).name  # noqa: PTH100  links keep their names
 
 
 def check_spacing(spacing: Sequence[float], source: str) -> None:
-    """Refuse distances of voxels, in mm, that no scan has.
+    """Check that a voxel spacing, in mm, can be that of a scan.
 
     Raises:
-        InputError: One is less than a micrometre or more than a metre; names the `source`.
+        InputError: A spacing is less than a micrometre or more than a metre; the message names the `source`.
     """
     if not all(LEAST_SPACING <= distance <= LARGEST_SPACING for distance in spacing):
         shown = " x ".join(f"{distance:g}" for distance in spacing)
@@ -113,15 +113,15 @@ def check_spacing(spacing: Sequence[float], source: str) -> None:
 
 
 def not_finite(source: object) -> InputError:
-    """What to raise where voxels are no numbers."""
+    """The error for voxels that are NaN or infinite."""
     return InputError(f"{source} has voxels that are not finite (NaN or infinite)", "replace them first")
 
 
 def check_voxels(array: NDArray[Any], source: str) -> None:
-    """Refuse voxels (k, j, i) that are no scalars or not finite.
+    """Check that voxels (k, j, i) are real, finite scalars.
 
     Raises:
-        InputError: Several values a voxel, complex or not finite; names the `source`.
+        InputError: They have several components, are complex, not finite or too large; the message names the `source`.
     """
     if array.ndim != 3:
         raise InputError(

@@ -1,15 +1,15 @@
-"""Convolutions between many channels by Winograd's minimal filtering: the same function, with 2.25 products for 9.
+"""Fast convolutions between many channels by Winograd's minimal filtering: 2.25 multiplications per pixel, not 9.
 
-A bundle keeps plain convolutions, which every runtime and every GPU knows. For a processor the graph is rewritten as it
-is loaded. Each 3x3 convolution becomes, on a plane cut into tiles of 4x4 pixels,
+A bundle contains plain convolutions, which every runtime and every GPU supports. For a CPU, the graph is rewritten when
+it is loaded: planes are cut into tiles of 4x4 output pixels, and each 3x3 convolution becomes
 
-1. B^T d B of every tile d of 6x6 input pixels, which overlap by two;
-2. at each of the 36 places of a tile, one matrix product over the channels with G g G^T of the filters g;
-3. A^T m A of the products m, which are the 4x4 pixels of the output.
+1. B^T d B for every tile d of 6x6 input pixels, which overlap by two;
+2. for each of the 36 positions in a tile, one matrix product over the channels with G g G^T of the filters g;
+3. A^T m A for every tile m of products, which gives the 4x4 pixels of the output.
 
-In each direction the tiles of a whole row, steps 1 and 3, are one matrix product with a banded matrix, which also holds
-the padding and the dilation. Between the convolutions the pixels lead and the channels follow, (H, W, b, C); ONNX
-Runtime cancels the transpositions between two neighbours.
+Steps 1 and 3 handle all tiles of a line at once, in each direction by one product with a banded matrix, which includes
+the padding and the dilation. Rewritten convolutions work on arrays (H, W, b, C); ONNX Runtime cancels the
+transpositions between two of them in a row.
 
 Sources: A. Lavin, S. Gray, Fast algorithms for convolutional neural networks, CVPR 2016; B. Barabasz et al., Error
 analysis and improving the accuracy of Winograd convolution for deep neural networks, ACM TOMS 46 (2020).
@@ -36,11 +36,11 @@ Float64Array = NDArray[np.float64]
 
 _TAPS = 3
 POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
-"""Where the polynomials are evaluated, beside infinity. Pairs of opposite and of reciprocal numbers keep the entries of
-the matrices near 1: on SIFA's encoder the error is half that of the usual 0, 1, -1, 2, -2."""
+"""Points at which the polynomials are evaluated, besides infinity. Pairs of opposite and reciprocal numbers keep the
+matrix entries near 1: on SIFA's encoder the error is half that of the usual 0, 1, -1, 2, -2."""
 _LEAST_GAIN = 80
-"""A product over C input and K output channels saves CK operations of a pixel where the tiles cost C + K passes over
-memory: from this CK/(C + K) on the saving is the larger (128 to 256 channels, not 128 to 128)."""
+"""Least CK / (C + K), for C input and K output channels, at which rewriting pays: it saves operations in proportion to
+CK per pixel and costs memory traffic in proportion to C + K (128 to 256 channels gain, 128 to 128 do not)."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class MinimalFilter:
     """Matrices of F(m, r): m outputs of a filter of r taps by m + r - 1 products, y = output [(taps g) * (data d)].
 
     Attributes:
-        data: B^T (m + r - 1, m + r - 1).
-        taps: G (m + r - 1, r).
-        output: A^T (m, m + r - 1).
+        data: Matrix B^T (m + r - 1, m + r - 1).
+        taps: Matrix G (m + r - 1, r).
+        output: Matrix A^T (m, m + r - 1).
     """
 
     data: Float64Array
@@ -60,11 +60,11 @@ class MinimalFilter:
 
 @lru_cache
 def minimal_filter(points: tuple[Fraction, ...] = POINTS, taps: int = _TAPS) -> MinimalFilter:
-    """F(m, taps) by evaluation at m + taps - 2 distinct points and at infinity (Toom and Cook).
+    """Construct F(m, taps) by evaluation at m + taps - 2 distinct points and at infinity (Toom and Cook).
 
     Args:
-        points: Distinct.
-        taps: r of the filter.
+        points: The distinct points.
+        taps: Number r of the filter's taps.
 
     Raises:
         ValueError: A point is given twice.
@@ -88,7 +88,7 @@ def minimal_filter(points: tuple[Fraction, ...] = POINTS, taps: int = _TAPS) -> 
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients, the constant first, of the polynomial with these roots and leading coefficient 1."""
+    """Coefficients, constant term first, of the polynomial with these roots and leading coefficient 1."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]
@@ -102,13 +102,13 @@ def _matrix(rows: Sequence[Sequence[Fraction]]) -> Float64Array:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A line of pixels cut into tiles of m outputs, separately in each of the phases of a dilation.
+    """A line of pixels cut into tiles of m outputs, separately for each phase of a dilation.
 
     Attributes:
-        tiles: n, over all phases.
-        scatter: (a n, length), a = m + 2: B^T of every tile of the line; the zeros that the line is padded with are
-            left out. The tile runs fastest.
-        gather: (length, a n): A^T of every tile's products, at the place of its pixels.
+        tiles: Number n of tiles over all phases.
+        scatter: Matrix (a n, length), a = m + 2, that applies B^T to every tile of the line, with the zeros of the
+            padding left out. Rows are ordered by position in the tile, then by tile.
+        gather: Matrix (length, a n) that applies A^T to every tile's products and puts the outputs in their places.
     """
 
     tiles: int
@@ -118,7 +118,7 @@ class Tiling:
 
 @lru_cache
 def tiling(length: int, dilation: int = 1) -> Tiling:
-    """Tiles for a filter of 3 taps, `dilation` pixels apart, over a line that is padded to keep its length."""
+    """Tiles for a filter of 3 taps, `dilation` pixels apart, on a line that is padded to keep its length."""
     matrices = minimal_filter()
     outputs, places = matrices.output.shape
     longest_phase = -(-length // dilation)
@@ -139,7 +139,7 @@ def tiling(length: int, dilation: int = 1) -> Tiling:
 
 
 def transformed_filters(weights: Float32Array) -> Float32Array:
-    """G g G^T (36, C, K) of the filters (K, C, 3, 3)."""
+    """Transform filters g (K, C, 3, 3) to G g G^T (36, C, K)."""
     outputs, inputs = weights.shape[:2]
     taps = minimal_filter().taps
     both = np.kron(taps, taps).astype(np.float32)
@@ -153,7 +153,8 @@ class FastModel:
 
     Attributes:
         model: The serialised graph, without the transformed filters.
-        filters: Those, by name: they are four times as large as what they are made of, and are not copied once more.
+        filters: The transformed filters by name. They are kept apart so that they are not copied once more: they are
+            four times as large as the original ones.
     """
 
     model: bytes
@@ -161,7 +162,7 @@ class FastModel:
 
 
 def with_fast_convolutions(model: bytes) -> FastModel:
-    """Rewrite the convolutions of an ONNX model that gain from it; the others, and all else, stay.
+    """Rewrite the convolutions of an ONNX model that gain from it, and leave everything else as it is.
 
     Raises:
         google.protobuf.message.DecodeError: `model` is not an ONNX model.
@@ -180,12 +181,12 @@ def with_fast_convolutions(model: bytes) -> FastModel:
 
 
 class _Rewriting:
-    """The nodes in place of those of a graph.
+    """Replacement of a graph's nodes.
 
     Attributes:
-        constants: New initializers that the nodes need.
-        filters: To be transformed, by the name of the result.
-        replaced: Initializers that are needed no longer.
+        constants: Initializers that the new nodes need, by name.
+        filters: Filters to transform, by the name of the result.
+        replaced: Names of initializers that are no longer needed.
     """
 
     def __init__(self, graph: Any) -> None:
@@ -200,12 +201,15 @@ class _Rewriting:
         }
 
     def nodes_for(self, node: Any) -> list[Any]:
-        """What computes the output of a node: the node, or a convolution in other words."""
+        """The nodes that compute a node's output: the node itself, or those of a rewritten convolution."""
         dilation = self._dilation(node)
         return [node] if dilation is None else self._convolution(node, dilation)
 
     def _dilation(self, node: Any) -> int | None:
-        """Of a convolution that is worth rewriting: 3x3, without stride or groups, padded to keep a known size."""
+        """Dilation of a convolution that is worth rewriting, else None.
+
+        It has 3x3 filters, no stride or groups, padding that keeps a known size, and enough channels.
+        """
         if node.op_type != "Conv" or node.input[1] not in self._weights:
             return None
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -260,7 +264,7 @@ class _Rewriting:
 
 
 class _Chain:
-    """Nodes one after the other, each with the output of the one before."""
+    """A sequence of nodes, each of which takes the output of the one before."""
 
     def __init__(self, start: str, end: str, constants: dict[str, Any]) -> None:
         self._nodes: list[Any] = []
@@ -294,7 +298,7 @@ class _Chain:
 
 
 def _declared(name: str, shape: tuple[int, ...]) -> Any:
-    """An initializer whose values are given to the session, not written into the model."""
+    """An initializer whose values are passed to the session instead of being part of the model."""
     tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=name)

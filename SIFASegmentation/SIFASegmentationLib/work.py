@@ -1,4 +1,4 @@
-"""Long work as a generator that yields after each piece, so that a window can live in between."""
+"""Long computations as generators that yield after each piece, so that a window stays responsive."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import ParamSpec, TypeVar
 T = TypeVar("T")
 P = ParamSpec("P")
 Work = Generator[None, None, T]
-"""Yields after each piece; returns what came of it."""
+"""A generator that yields after each piece of work and returns the result."""
 
 
 def result_of(work: Work[T]) -> T:
-    """Do all of some work now."""
+    """Run a computation to its end and return its result."""
     while True:
         try:
             next(work)
@@ -23,7 +23,7 @@ def result_of(work: Work[T]) -> T:
 
 
 def at_once(in_pieces: Callable[P, Work[T]]) -> Callable[P, T]:
-    """The function that does in one go, and with the same arguments, what `in_pieces` does piece by piece.
+    """Turn a generator function that works in pieces into an ordinary function with the same arguments and result.
 
     >>> def squares_in_pieces(numbers):
     ...     squares = []

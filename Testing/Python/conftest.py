@@ -1,4 +1,4 @@
-"""A small prepared data set, a job and a bundle that several tests read; none of them writes to these."""
+"""A small prepared data set, a job and a bundle that several tests read; no test may change them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`mr` and `ct`, two labelled patients each."""
+    """A folder with `mr` and `ct`, two labelled patients each."""
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder / "mr", "abdomen", "mr", range(2), size=48)
     write_cohort(folder / "ct", "abdomen", "ct", range(2), size=48)
@@ -28,7 +28,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MR to CT on 32 x 32 pixels."""
+    """A prepared data set from MR to CT, with 32 x 32 pixels."""
     out = tmp_path_factory.mktemp("prepared") / "set"
     prepare(cohort / "mr", cohort / "ct", out, size=32, report=lambda _: None)
     return out
@@ -36,7 +36,7 @@ def prepared(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_job(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training of six iterations."""
+    """A finished training job of six iterations."""
     folder = tmp_path_factory.mktemp("jobs") / "sifa"
     train(create_job(prepared, folder, quick_config(), "cpu"))
     return folder
@@ -44,5 +44,5 @@ def finished_job(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def bundle(finished_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Its bundle."""
+    """The bundle of `finished_job`."""
     return export(finished_job, tmp_path_factory.mktemp("bundles") / "abdomen bundle")

@@ -1,4 +1,4 @@
-"""What many tests share: a training of a second, the command line in a process of its own, the weights of a job."""
+"""Helpers of many tests: settings of a training of one second, the command line in a process, the weights of a job."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from SIFATrainingLib.prepare import Preparation, make_preparation
 
 LIBRARIES = [str(Path(__file__).parents[2] / name) for name in ("SIFASegmentation", "SIFATraining")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(LIBRARIES), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-"""Of a process that imports the libraries from here."""
+"""Environment of a process that imports the libraries of this repository."""
 
 QUICK_OPTIONS = [
     "--width", "0.0625", "--batch", "2", "--device", "cpu", "--set", "log_every=1", "--set", "preview_every=1000"
 ]  # fmt: skip
-"""Those of a training of a second, for the command line."""
+"""The command line's options for a training of one second."""
 
 QUICK = {
     "width": 0.0625, "batch": 2, "log_every": 2, "checkpoint_every": 2, "preview_every": 4, "pool": 3,
@@ -32,7 +32,7 @@ QUICK = {
 
 
 def quick_config(**settings: object) -> TrainingConfig:
-    """Settings of a training of a second."""
+    """Settings of a training of one second."""
     return make_config(**{"iterations": 6, **QUICK, **settings})
 
 
@@ -43,21 +43,21 @@ def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def silent(_: object) -> None:
-    """Progress of no interest."""
+    """Ignore a report of progress."""
 
 
 def preparation(cohort: Path, **settings: Any) -> Preparation:
-    """Of a cohort's folders `mr` and `ct`."""
+    """Preparation from a cohort's folder `mr` to its folder `ct`."""
     return make_preparation(**{"source": cohort / "mr", "target": cohort / "ct", "size": 32, **settings})
 
 
 def final_state(job: Job) -> dict[str, Any]:
-    """A job's last checkpoint."""
+    """Content of a job's last checkpoint."""
     return load_checkpoint(checkpoint_paths(job.folder / "checkpoints")[-1])
 
 
 def tensors(state: Any) -> list[torch.Tensor]:
-    """All tensors of a checkpoint, or a part of it, in its order."""
+    """All tensors of a checkpoint or a part of it, in order."""
     if isinstance(state, torch.Tensor):
         return [state]
     if isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""What the intensities of a volume say: against known anatomy, in any contrast, and where they have nothing to say."""
+"""Correction by a volume's intensities: with known anatomy, in any contrast, and where intensities do not help."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SPACINGS = (2.0, 2.0)
 
 
 def volume(seed: int, levels: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (6, 64, 64) of two structures, slices of these levels, and a network's doubtful idea of them."""
+    """Labels (6, 64, 64) of two structures, slices with these intensities, and a network's uncertain prediction."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:64, :64]
     labels = np.zeros((6, 64, 64), np.int64)
     labels[:, (rows - 24) ** 2 + (columns - 22) ** 2 < 14**2] = 1
     labels[:, (rows - 42) ** 2 + (columns - 44) ** 2 < 9**2] = 2
     slices = np.array(levels)[labels] + rng.normal(0, 0.05, labels.shape)
-    # It sees everything a few pixels away from where it is, and is hardly sure of anything.
+    # The network sees everything a few pixels away from where it is.
     seen = np.roll(labels, (3, 3), (1, 2))
     probabilities = np.full((3, *labels.shape), 0.035)
     np.put_along_axis(probabilities, seen[np.newaxis], 0.93, 0)
@@ -53,7 +53,7 @@ def test_structures_end_where_their_intensities_end_in_any_contrast(
         before, after = (dice(p.argmax(1), labels, value) for p in (probabilities, result))
         others = [level for other, level in enumerate(levels) if other != value]
         told_apart = min(abs(levels[value] - level) for level in others) > 0.4
-        # More than half of what was wrong; noise alone, where nothing tells them apart, spoils little.
+        # More than half of the error is corrected; where intensities do not differ, their noise does little harm.
         assert after > ((1 + before) / 2 if told_apart else before - 0.12)
 
 
@@ -71,7 +71,7 @@ def test_where_everything_looks_alike_nothing_is_decided() -> None:
 
 @pytest.mark.parametrize("spacing", [0.6, 0.75, 0.9, 1.25, 2.0, 3.21, 3.67, 6.0])
 def test_what_is_mirrored_is_decided_in_the_mirror(spacing: float) -> None:
-    """Nothing moves, by half a pixel least of all."""
+    """The correction shifts nothing, not even by half a pixel."""
     _, slices, probabilities = volume(6, (-0.3, 0.2, 0.5))
     spacings = (spacing, 1.1 * spacing)
     result = decided(probabilities, slices, spacings)
@@ -82,7 +82,7 @@ def test_what_is_mirrored_is_decided_in_the_mirror(spacing: float) -> None:
 
 def test_pixels_are_averaged_over_the_same_distance_whatever_their_size() -> None:
     for spacing in (0.3, 0.5, 0.8, 1.25, 2.0, 3.21, 5.0, 8.0):
-        # One sure pixel of structure 1 in a slice that says nothing: where it goes is the average's shape.
+        # One sure pixel of structure 1 in a slice without information: the result is the kernel of the average.
         probabilities = np.zeros((1, 2, 1, 201), np.float32)
         probabilities[:, 0], probabilities[:, 1] = 0.98, 0.02
         probabilities[0, :, 0, 100] = 0, 1
@@ -97,7 +97,7 @@ def test_pixels_are_averaged_over_the_same_distance_whatever_their_size() -> Non
 
 def test_a_structure_that_was_not_found_takes_nothing_from_others() -> None:
     labels, slices, probabilities = volume(3, (-0.5, 0.2, 0.6))
-    # Of the second structure only a suspicion is left.
+    # The second structure keeps only a probability of 0.02.
     probabilities[:, 0] += probabilities[:, 2] - 0.02
     probabilities[:, 2] = 0.02
     result = decided(probabilities, slices)

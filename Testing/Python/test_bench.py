@@ -1,4 +1,4 @@
-"""`sifa bench`: what it measures is there and makes sense; how fast is nobody's business here."""
+"""`sifa bench`: its measurements are complete and plausible; how fast they are is not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes of what is labelled, and scores of arrays that are cropped to them."""
+"""Bounding boxes of labels, and scores of arrays that are cropped to them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TURNED = (0.6, -0.8, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_what_a_cropped_prediction_leaves_out_is_missed(seed: int) -> None:
-    """Its scores are those of the whole grid, wherever it was cropped and however the volume lies."""
+    """The scores are those on the whole grid, wherever the prediction was cropped and however the volume lies."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, SHAPE).astype(np.uint8)
     k, j, i = (slice(*sorted(rng.choice(size + 1, 2, replace=False).tolist())) for size in SHAPE)
@@ -121,7 +121,7 @@ def test_boxes_of_values_are_those_of_each_alone(planes: int, dtype: type[np.int
 def test_covered_voxels_hold_all_points_and_no_plane_more(points: list[tuple[float, float, float]]) -> None:
     first, end = covered_voxels(np.array(points))
     low, high = np.min(points, 0), np.max(points, 0)
-    # Voxel n reaches from n - 0.5 to n + 0.5.
+    # Voxel n extends from n - 0.5 to n + 0.5.
     assert (first - 0.5 <= low + 2e-3).all()
     assert (end - 0.5 >= high - 2e-3).all()
     assert (first + 0.5 > low).all()

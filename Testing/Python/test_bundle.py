@@ -1,4 +1,4 @@
-"""Export, and what a bundle that is not whole is answered with."""
+"""Export of bundles, and the errors for bundles that are incomplete or damaged."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def change(copy: Path, **values: object) -> None:
 
 
 def rewrite(copy: Path, **values: object) -> None:
-    """A change by somebody who knows of the checksum."""
+    """Change a manifest and its checksum, as somebody could who knows about the checksum."""
     content = json.loads((copy / "manifest.json").read_text()) | values
     del content["checksum"]
     checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -210,7 +210,7 @@ def test_an_export_replaces_nothing_but_a_bundle(
         with pytest.raises(InputError, match=f"{name} is there, and is no bundle that could be replaced"):
             export(finished_job, tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
-    # Another bundle, and nothing, is replaced.
+    # Another bundle and an empty folder are replaced.
     shutil.copytree(bundle.path, tmp_path / "old")
     (tmp_path / "old" / ".DS_Store").touch()
     for name in ("old", "empty"):

@@ -1,4 +1,4 @@
-"""Paths that can't be read as a bundle, for whatever reason, are answered with a sentence."""
+"""Paths that can't be read as a bundle, for whatever reason, give an error of one sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     if name == "model":
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").touch()
-    # Whoever may read everything, as root in a container, can't be refused by the file's mode.
+    # A file's mode would not stop root, as which tests may run in a container.
     monkeypatch.setattr("SIFASegmentationLib.bundle_files.zipfile.ZipFile", refuse)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(InputError, match=rf"{name}.manifest\.json can't be read \(Permission denied\): check the path"):

@@ -122,7 +122,7 @@ def test_a_schedulers_signal_to_two_processes_saves(prepared: Path, tmp_path: Pa
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
-        # Slurm tells all processes, and `torchrun`, which is told as well, tells them again.
+        # Slurm signals all processes, and `torchrun`, which gets the signal too, passes it on to them again.
         beat = Job(folder).last_beat()
         assert beat is not None
         os.kill(beat["process"], signal.SIGTERM)
@@ -137,7 +137,7 @@ def test_a_schedulers_signal_to_two_processes_saves(prepared: Path, tmp_path: Pa
 def test_a_signal_to_a_process_ends_nobody_elses_training(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a second training was started by mistake on a job: its launcher ends those that wait for the first."""
+    """As when a second training is started on a job by mistake: its launcher ends those that wait for the first."""
     job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
 
     def wait(_job: Job, *, must_stop: Callable[[], bool], **_: Any) -> State:
@@ -177,7 +177,7 @@ def test_torchrun_trains_on_two_processes(prepared: Path, tmp_path: Path) -> Non
         (["train"], "Missing option"),
         (["train", "--out", "x"], "give either a prepared data set"),
         (
-            # Even where that is the default.
+            # Also if the option's value is the default.
             ["train", "nowhere", "--out", "x", "--size", "256"],
             "--size has no effect on a data set that is prepared already",
         ),
@@ -212,7 +212,7 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(
     tmp_path: Path, arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """In this process: there are many, and a new one takes a second to import what it needs."""
+    """Run in this process: there are many cases, and a new process takes a second for its imports."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sifa", *arguments])
     kept = {number: signal.getsignal(number) for number in cli._end_signals()}
@@ -320,7 +320,7 @@ main()
         command = [sys.executable, "-c", program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stderr
-    # What needs more says so, and leaves a job as it is.
+    # Commands that need more packages say so, and leave a job as it is.
     job = Job.create(tmp_path / "job", "training", {})
     for arguments in (("bench",), ("resume", job.folder), ("export", job.folder, "--out", tmp_path / "x")):
         command = [sys.executable, "-c", program, *map(str, arguments)]
@@ -334,7 +334,7 @@ def test_a_terminal_that_closes_saves(prepared: Path, tmp_path: Path) -> None:
     if not hasattr(signal, "SIGHUP"):
         pytest.skip("Windows has no such signal")
     folder = tmp_path / "job"
-    # Not as where these tests were started by `nohup`.
+    # Undo that `nohup`, with which these tests may have been started, ignores the signal.
     program = (
         "import signal; from SIFATrainingLib.cli import main\nsignal.signal(signal.SIGHUP, signal.SIG_DFL); main()\n"
     )
@@ -344,7 +344,7 @@ def test_a_terminal_that_closes_saves(prepared: Path, tmp_path: Path) -> None:
     )
     try:
         _wait_for(lambda: (folder / "events.jsonl").exists() and Job(folder).last("losses") is not None)
-        # A shell sends it as well as the system.
+        # The signal can come several times, from the system and from the shell.
         for _ in range(3):
             process.send_signal(signal.SIGHUP)
         assert process.wait(60) == cli.STOPPED
@@ -383,7 +383,7 @@ def _wait_for(condition: object, seconds: float = 60) -> None:
 
 
 def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path: Path) -> None:
-    """What torch registers to be done then waits for those that are still at work, who wait for this one."""
+    """torch's exit handlers would wait for the processes still at work, which wait for this one."""
     script = tmp_path / "script.py"
     script.write_text(
         "import atexit, sys, time\n"
@@ -474,7 +474,7 @@ def test_scores_of_pairs_are_written_though_others_are_refused(
         app(["evaluate", *folders, "--out", str(tmp_path / "scores.csv")], standalone_mode=False)
     assert "P2: pair 2 of 2" in capsys.readouterr().out
     assert "\nP1,label 1,1.0" in (tmp_path / "scores.csv").read_text()
-    # Told before anything is scored.
+    # The error comes before anything is scored.
     with pytest.raises(InputError, match="can't be written to"):
         app(["evaluate", *folders, "--out", str(tmp_path / "scores.csv" / "x.csv")], standalone_mode=False)
     assert capsys.readouterr().out == ""

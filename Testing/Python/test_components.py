@@ -45,7 +45,7 @@ def test_a_task_says_how_many_parts_a_structure_has(tmp_path: Path) -> None:
     assert load_task("abdomen").parts == {1: 1, 2: 1, 3: 1, 4: 1}
     content = json.loads(load_task("abdomen").model_dump_json())
     for structure in content["structures"]:
-        # As in all files of before.
+        # As in all older files.
         del structure["parts"]
     content["structures"][1]["parts"] = 2
     path = tmp_path / "task.json"
@@ -90,7 +90,7 @@ def test_holes_are_filled_in_three_dimensions() -> None:
     assert (labels[2:4, 2:4, 2:4] == 2).all()
     changed = labels != before
     assert changed.sum() == 8
-    # In each plane by itself this would be a hole.
+    # In 2D, this would be a hole in each plane.
     tunnel = np.full((3, 5, 5), 1, np.uint8)
     tunnel[:, 2, 2] = 0
     assert fill_holes(tunnel, (1,)) == {1: 0}

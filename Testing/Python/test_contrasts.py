@@ -1,4 +1,4 @@
-"""Brightness of structures beside one another: measured, kept with the model, and doubted where it is unusual."""
+"""Contrasts between structures: measured, kept with the model, and doubted if they are unusual."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ USUAL: ContrastRanges = {
 
 
 def of(liver: float, right: float, left: float, spleen: float | None) -> dict[str, Found]:
-    """What was found, by the brightness of each."""
+    """Findings with these brightnesses of the structures."""
     found = {"liver": liver, "right kidney": right, "left kidney": left, "spleen": spleen}
     return {name: Found(100.0, brightness=value) for name, value in found.items()}
 
@@ -41,9 +41,9 @@ def of(liver: float, right: float, left: float, spleen: float | None) -> dict[st
 def test_structures_unlike_the_usual_are_told_of_and_not_those_beside_them() -> None:
     usual = Usual(contrasts=USUAL)
     assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.05), usual) == {}
-    # 0.2 beyond the usual: another phase of the contrast medium.
+    # 0.2 beyond the usual range, as in another phase of the contrast medium, is accepted.
     assert doubts_about_structures(of(0.0, 0.5, 0.5, 0.15), usual) == {}
-    # Bowel full of contrast medium for the spleen; vessels for the right kidney; a cyst for the left one.
+    # Bowel with contrast medium taken for the spleen; vessels for the right kidney; a cyst for the left kidney.
     assert doubts_about_structures(of(0.0, 0.15, 0.15, 0.9), usual) == {
         "spleen": "compared with the liver, it is brighter than in the volumes that the model was trained for"
     }
@@ -52,11 +52,11 @@ def test_structures_unlike_the_usual_are_told_of_and_not_those_beside_them() -> 
     assert darker == {
         "left kidney": "compared with the right kidney, it is darker than in the volumes that the model was trained for"
     }
-    # Where two are unlike, both are told of; where one of two is and it can't be said which, too.
+    # Two unusual structures are both reported; so are both of a pair if it is unclear which one is unusual.
     assert set(doubts_about_structures(of(0.0, 0.6, -0.4, 0.05), usual)) == {"right kidney", "left kidney"}
     pair = {name: one for name, one in of(0.0, 0.4, 0.0, 0.0).items() if "kidney" in name}
     assert set(doubts_about_structures(pair, usual)) == {"right kidney", "left kidney"}
-    # Nothing is said of what was not found, nor by bundles of before.
+    # Nothing is said of structures that were not found, nor with older bundles.
     assert doubts_about_structures(of(0.0, 0.15, 0.15, None), usual) == {}
     assert doubts_about_structures(of(0.0, 0.9, 0.15, 0.05), Usual()) == {}
 
@@ -77,7 +77,7 @@ def test_brightness_is_the_median_of_each_structure_that_is_there() -> None:
 
 
 class ByBrightness(torch.nn.Module):
-    """Surely the second structure in the brightest pixels, the first one in the darkest; it needs no training."""
+    """A network without training, sure of the second structure in the brightest pixels and the first in the darkest."""
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         classes = torch.zeros(len(slices), 5, *slices.shape[2:])

@@ -1,4 +1,4 @@
-"""What only a GPU can tell. Run these first on one: the program was written without."""
+"""Tests that need a GPU. Run these first on one: the program was written without a GPU at hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS = ["sifa", "image_alignment", "prior_sifa", "output_alignment", "without
 @pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_on_a_gpu_is_the_step_on_a_processor(prepared: Path, method: str, schedule: str) -> None:
-    """Of one batch: the losses before the step, and those after it, which tell of all that has moved."""
+    """For one batch, the losses before the step agree, and so do those after it, which depend on all that has moved."""
     config = quick_config(
         width=0.25, pool=0, decoder_dropout=0.0, method=method, schedule=schedule, loss_weights={"random_contrast": 0.0}
     )
@@ -54,7 +54,7 @@ def test_slices_are_augmented_as_on_a_processor(prepared: Path) -> None:
         BatchSource(dataset, "source", config.augmentation, batch=4, seed=1, device=torch.device(device)).batch(3)
         for device in ("cpu", "cuda")
     )
-    # Noise is drawn on the device; it is 0.02 at the most.
+    # Noise is drawn on each device separately; its standard deviation is 0.02 at most.
     assert (on_gpu.source.cpu() - on_cpu.source).abs().mean() < 0.05
     assert (on_gpu.labels.cpu() != on_cpu.labels).float().mean() < 0.01
 
@@ -65,7 +65,7 @@ def test_the_gpu_is_of_use() -> None:
 
 
 def test_slices_that_are_read_from_the_disk_are_those_on_the_gpu(prepared: Path) -> None:
-    """The reader's memory is pinned, and copied while the GPU works on the batch before."""
+    """The reader's memory is pinned, and copied while the GPU works on the previous batch."""
     config, dataset = quick_config(), PreparedDataset(prepared)
     kept, read = (
         BatchSource(

@@ -1,4 +1,4 @@
-"""Preparing volumes, and the batches that come of it."""
+"""Preparing volumes, and drawing batches from them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_segmentation_that_slicer_cropped_is_put_back_into_place(
 
 
 def test_a_grid_that_holds_no_body_is_told(cohort: Path, tmp_path: Path) -> None:
-    """As where somebody gives the spacing that another program resamples to."""
+    """As when somebody gives the spacing to which another program resamples."""
     told: list[Finding] = []
     prepare(cohort / "mr", cohort / "ct", tmp_path / "out", size=32, spacing=1.0, report=silent, warn=told.append)
     assert [(one.subject, one.message.split(",")[0]) for one in told if "grid" in one.message] == [
@@ -202,7 +202,7 @@ def test_a_region_of_its_own_overrides_the_common_one(cohort: Path, tmp_path: Pa
     geometry = read_volume(images[0]).geometry
     corners = geometry.direction_matrix @ (np.array([[0, 0, 0], geometry.size]) * geometry.spacing).T
     low, high = np.sort(corners.T + geometry.origin, axis=0)
-    # The middle half of slices and rows, all columns.
+    # The region is the middle half of the slices and rows, with all columns.
     middle, quarter = (low + high) / 2, (high - low) / 4
     box = [(low[0], high[0]), *zip((middle - quarter)[1:], (middle + quarter)[1:], strict=True)]
     text = ",".join(f"{value:g}" for pair in box for value in pair)
@@ -254,7 +254,7 @@ def test_two_processes_share_the_batch_of_one(prepared: Path) -> None:
 
 
 def test_streamed_slices_are_the_resident_ones(prepared: Path) -> None:
-    """In order, where the next batch is read ahead, and out of it, as after a resumption."""
+    """Both in order, when the next batch is read ahead, and out of order, as after a resumption."""
     resident = source(prepared, AugmentationSettings(), 4)
     streamed = source(prepared, AugmentationSettings(), 4, budget_bytes=0)
     for iteration in (0, 1, 2, 7, 8, 3):
@@ -269,7 +269,8 @@ def test_pseudo_labels_move_with_their_slices_from_when_they_are_given(prepared:
     for budget in (float("inf"), 0):
         batches = source(prepared, QUIET, 4, budget_bytes=budget)
         assert batches.batch(0).pseudo_labels is None
-        # What is brighter than the middle, so that the labels tell which slices they are of; read ahead by now.
+        # Pseudo-labels of what is brighter than a threshold show which slices they belong to. The batch that has
+        # already been read ahead has to get them too.
         for darkest in (0, -FULL_SCALE // 2):
             batches.set_pseudo_labels((dataset.slices("target") > darkest).astype(np.uint8))
             batch = batches.batch(1)
@@ -297,7 +298,7 @@ def test_the_preview_shows_a_slice_of_many_structures(prepared: Path) -> None:
 
 
 def test_labels_are_warped_by_the_grid_of_their_slices(prepared: Path, tmp_path: Path) -> None:
-    """Slices that show their labels still do after augmentation, of both domains."""
+    """Slices that show their labels still do so after augmentation, in both domains."""
     copy, masks = shutil.copytree(prepared, tmp_path / "set"), {}
     for name in ("source", "target"):
         masks[name] = np.zeros(np.load(copy / f"{name}_slices.npy").shape, np.uint8)
@@ -314,7 +315,7 @@ def test_labels_are_warped_by_the_grid_of_their_slices(prepared: Path, tmp_path:
 
 
 def test_patients_held_out_leave_no_trace(cohort: Path, tmp_path: Path) -> None:
-    """Neither in the grid nor in the intensities: the data set is that of a cohort without them, byte by byte."""
+    """The grid and the intensities do not depend on them: the data set equals one without them, byte by byte."""
     for modality in ("mr", "ct"):
         shutil.copytree(cohort / modality, tmp_path / modality, ignore=shutil.ignore_patterns("*_001_*"))
     held = [f"abdomen_{modality}_001" for modality in ("mr", "ct")]
@@ -335,7 +336,7 @@ def test_the_papers_preprocessing_is_what_is_asked_for(cohort: Path, tmp_path: P
     papers = prepared_with("papers", stretch=True, full_slice=True, percentiles=(2, 98))
     assert (papers.spacing, papers.field_of_view) == (None, "full")
     assert papers.intensity.percentiles == (2, 98)
-    # The range of all voxels, and no clip to it; but what is stored lies within.
+    # With `min_max`, the range is that of all voxels and there is no clipping, but stored values lie within it.
     robust, fixed = (
         prepared_with(f"{fixed}", percentiles=(0, 100), min_max=fixed).intensity for fixed in (False, True)
     )
@@ -353,7 +354,7 @@ def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Pa
     task = load_task("abdomen")
     for path in (copy / "mr").glob("*_label*"):
         label = read_volume(path)
-        # All of the liver lies in a segment of the spleen, which is the later one; and there is a tumour.
+        # The segment of the spleen, which is the later one, contains all of the liver; and there is a tumour.
         spleen = ((label.array == 1) | (label.array == 4)).astype(np.uint8)
         layers = [label.array * (label.array < 4), spleen]
         image = sitk.Compose([to_image(replace(label, array=layer.astype(np.uint8))) for layer in layers])

@@ -25,7 +25,7 @@ def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "SIZE", 32)
     monkeypatch.setattr(module, "TRAINED_PATIENTS", 2)
     monkeypatch.setattr(module, "TEST_PATIENTS", 1)
-    # With its self-training, as the demo has it.
+    # Like the demo, with self-training.
     monkeypatch.setattr(module, "SETTINGS", {**QUICK, "self_training": {"share": 0.4}})
     monkeypatch.setattr(module, "ITERATIONS", {"without_adaptation": 2, "sifa": 5})
     out = tmp_path / "demo"
@@ -35,7 +35,7 @@ def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     assert summary["without_adaptation"]["dice"] == tables["without_adaptation"].mean("dice")
     assert summary["seconds"] > 0
     page = (out / "report.html").read_text(encoding="utf-8")
-    # One patient, the translated slices, the losses.
+    # The report shows one patient, the translated slices, and the losses.
     assert page.count("data:image/png;base64") == 3
     for name in (
         "bundle/manifest.json", "bundle_without_adaptation/manifest.json",
@@ -61,7 +61,7 @@ def test_slices_are_shown_alike_in_any_unit_of_intensity(cohort: Path) -> None:
     low, high = np.percentile(image.array[labelmap.array > 0], (1, 99))
     assert (shown[0][:, 0] < low).all()
     assert (shown[0][:, 1] > high).all()
-    assert (shown[0] < 3 * image.array.max()).all()  # Not lost in a window of CT.
+    assert (shown[0] < 3 * image.array.max()).all()  # A window made for CT would hide the structures.
 
 
 def test_masks_that_were_empty_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""DICOM series: read as they are, refused where their slices make no grid."""
+"""DICOM series: read as they are, and refused if their slices do not form a grid."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def write_series(
     shapes: Sequence[tuple[int, int]] = (),
     further: Sequence[Mapping[str, str]] = (),
 ) -> Path:
-    """A slice at each height in mm, the later ones in files that come first; slice k has the value k.
+    """Write a slice with value k at the k-th height in mm, in files whose names have the opposite order.
 
-    `pixels` are spacings along i and j in mm, `shapes` rows and columns, `further` tags, each of every slice.
+    `pixels`, `shapes` and `further` give for each slice its spacings along i and j in mm, its rows and columns, and
+    further tags.
     """
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -139,7 +140,7 @@ def test_a_slice_alone_is_an_image_and_one_of_a_series_is_not(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["1.2.3.4_001.dcm", "1.2.3.4_004.dcm", "read me.txt", ".#lock"])
 def test_a_series_with_a_broken_link_is_refused(tmp_path: Path, name: str) -> None:
-    """GDCM takes what it has found before; no gap tells of the rest."""
+    """GDCM would silently use only the files before the link, and no gap would show that others are missing."""
     folder = write_series(tmp_path / "P1", [0, 5, 10, 15])
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(tmp_path / "annex" / "object")
@@ -154,7 +155,7 @@ def test_a_series_with_a_broken_link_is_refused(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("which", [0, 2, -1])
 @pytest.mark.parametrize("kept", [0, 700])
 def test_a_slice_that_can_not_be_read_is_not_left_out(tmp_path: Path, which: int, kept: int) -> None:
-    """GDCM does so without a word; at an end of the series nothing else would tell."""
+    """GDCM leaves it out silently, and at an end of the series no gap would show it."""
     folder = write_series(tmp_path / "series", [0, 3, 6, 9, 12])
     path = sorted(folder.iterdir())[which]
     path.write_bytes(path.read_bytes()[:kept])
@@ -177,7 +178,7 @@ def test_files_of_many_frames_are_refused(tmp_path: Path) -> None:
     for path in (file, file.parent):
         with pytest.raises(InputError, match=r"DICOM file of many frames.* convert it to NRRD or NIfTI"):
             read_volume(path)
-    # SimpleITK takes the tags along into what it converts.
+    # SimpleITK copies the DICOM tags into files that it converts, which are read nevertheless.
     sitk.WriteImage(sitk.ReadImage(str(file)), str(tmp_path / "converted.nrrd"))
     assert read_volume(tmp_path / "converted.nrrd").array.shape == (6, 4, 5)
 
@@ -185,7 +186,7 @@ def test_files_of_many_frames_are_refused(tmp_path: Path) -> None:
 def test_each_slice_is_rescaled_as_it_says(tmp_path: Path) -> None:
     further = [{"0028|1053": slope, "0028|1052": "0"} for slope in ("1", "2", "2")]
     volume = read_volume(write_series(tmp_path / "pet", [0, 5, 10], value=60_000, further=further))
-    # Not in the first slice's type of numbers, which need not hold the others'.
+    # The data type is not that of the first slice, which need not be able to hold the others' values.
     assert volume.array.dtype == np.float32
     assert volume.array[:, 0, 0].tolist() == [60_000, 60_000, 60_002]
 
@@ -195,7 +196,7 @@ def test_a_folder_of_slices_is_a_series_whatever_lies_below(tmp_path: Path) -> N
     write_series(folder / "scout", [0, 1], series="1.2.9")
     assert _expand(folder) == [Request(folder)]
     assert _expand(tmp_path) == [Request(folder)]
-    # Volumes beside slices are not passed over.
+    # Volumes beside slices are not silently ignored.
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(folder / "P2.nii.gz"))
     with pytest.raises(InputError, match="is a DICOM file beside volumes"):
         _expand(folder)
@@ -259,7 +260,7 @@ def test_oblique_slices_whose_places_were_rounded_are_no_tilted_ones(
     volume = read_volume(write_series(tmp_path / "ct", range(slices), further=further))
     read = volume.geometry.direction_matrix
     assert np.allclose(read, axes, rtol=0, atol=2e-5)
-    # The farthest slice lies where it says, but for what was rounded.
+    # The last slice lies where its header says, apart from rounding.
     there = np.asarray(volume.geometry.origin) + read[:, 2] * volume.geometry.spacing[2] * (slices - 1)
     assert np.abs(there - places[-1]).max() < 0.2
 

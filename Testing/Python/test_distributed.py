@@ -25,7 +25,7 @@ from SIFATrainingLib.players import Player
 
 
 def moved(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
-    """By how much each parameter moves in one step of the training program, in memory as that lays it out."""
+    """Change of each parameter in one step of the training program, with the program's own memory layout."""
     torch.set_num_threads(1)
     config = quick_config(
         batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule, loss_weights={"random_contrast": 0.0}
@@ -43,8 +43,10 @@ def moved(prepared: str, rank: int, processes: int, batch: int, schedule: str) -
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
-    """Gradients that every optimiser gets in one step, after they were averaged; what processes draw for themselves is
-    off: dropout, pools, random contrasts."""
+    """Gradients that every optimiser gets in one step, averaged over processes, and statistics of batch norm.
+
+    Whatever each process draws at random by itself is off: dropout, pools, random contrasts.
+    """
     torch.set_num_threads(1)
     config = quick_config(
         batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule, loss_weights={"random_contrast": 0.0}
@@ -64,7 +66,7 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
         def record(player: Player = player) -> None:
             collected.extend(p.grad.clone() for p in player.parameters if p.grad is not None)
 
-        # In place of the optimiser's step: the networks stay as they are.
+        # Record gradients instead of taking the optimiser's step, so that the networks do not change.
         player.optimiser.step = record  # type: ignore[method-assign, assignment]
     given = batches.batch(0)
     iteration.step(type(given)(given.source.double(), given.labels, given.target.double()))
@@ -95,7 +97,7 @@ def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, sch
         for ours, theirs in zip(found, expected, strict=True):
             scale = float(theirs.abs().max())
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-12)
-        # Adam's first step is the gradient's sign: where that is all but 0, as before a norm, rounding decides.
+        # Adam's first step is the sign of the gradient, which rounding decides where it is almost 0, as before a norm.
         decided = [pair for pair in zip(found_moves, expected_moves, strict=True) if pair[1].abs().max() > 1e-5]
         assert len(decided) > 150
         for ours, theirs in decided:
@@ -103,7 +105,7 @@ def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, sch
 
 
 def test_gpus_get_the_statistics_where_they_look_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's kernel for slices in the channels-last order stops without them; the one for processors has no use."""
+    """torch's CUDA kernel for the channels-last layout fails without them; the CPU's does not use them."""
     original, asked = torch.ops.aten.native_batch_norm_backward, []
 
     def backward(*arguments: object) -> object:

@@ -1,4 +1,4 @@
-"""The moving average, which is what is exported."""
+"""The moving average of the weights, which is what gets exported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from SIFATrainingLib.ema import MovingAverage
 
 
 def test_the_moving_average_by_hand() -> None:
-    """Its decay grows from 0.1 at the first iteration; statistics of batch norm are not averaged."""
+    """The decay grows from 0.1 at the first iteration; statistics of batch norm are not averaged."""
     norm, expected = nn.BatchNorm1d(1), 1.0
     average = MovingAverage(nn.ModuleDict({"norm": norm}), 0.5)
     for iteration, decay in ((0, 0.1), (1, 2 / 11), (100, 0.5)):

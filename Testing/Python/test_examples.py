@@ -1,4 +1,4 @@
-"""The examples in the docstrings of both libraries do what they show."""
+"""The examples in the docstrings of both libraries are correct."""
 
 from __future__ import annotations
 

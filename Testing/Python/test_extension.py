@@ -1,4 +1,4 @@
-"""What Slicer's build ships, and that nothing of a layer below knows of one above."""
+"""The files that Slicer's build ships, and that no layer imports one above it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_python_file_and_resource_is_shipped(module: str) -> None:
 
 
 def imports(path: Path, *, everywhere: bool) -> set[str]:
-    """Top names of what a file imports: absolutely all, or only at file scope outside of `if TYPE_CHECKING`."""
+    """Top-level names of a file's imports: all of them, or only those at file scope outside `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree) if everywhere else tree.body:
@@ -59,7 +59,7 @@ def test_no_layer_reaches_upwards(folder: str, forbidden: tuple[str, ...]) -> No
 
 
 def test_nothing_that_may_be_missing_is_imported_at_file_scope_of_a_module() -> None:
-    """Slicer imports the modules at start, before anything is installed: follow their imports into our own files."""
+    """Slicer imports the modules when it starts, before anything is installed; imports are followed into our files."""
     packages = {path.name: path for module in MODULES for path in (ROOT / module).iterdir() if path.is_dir()}
     waiting = [ROOT / module / f"{module}.py" for module in MODULES]
     seen: set[Path] = set()

@@ -1,4 +1,4 @@
-"""Texts that become names of files."""
+"""File names made from texts, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_no_text_leads_to_another_folder() -> None:
 
 
 def test_several_write_one_path_at_once(tmp_path: Path) -> None:
-    """Threads here; elsewhere machines that share a disk, whose processes can have one number."""
+    """Threads stand for machines with a shared disk, whose processes can have the same ID."""
     path, together = tmp_path / "table.csv", threading.Barrier(4)
     faults: list[Exception] = []
 
@@ -52,7 +52,7 @@ def test_what_killed_processes_left_is_cleared_and_what_they_put_aside_comes_bac
     killed = subprocess.run([sys.executable, "-c", program, str(path)], env=ENVIRONMENT, check=False)
     assert killed.returncode != 0
     assert len(list(tmp_path.iterdir())) == 2
-    # Killed between putting the old folder aside and the new one in its place.
+    # As if killed between moving the old folder aside and putting the new one in its place.
     (tmp_path / ".0123abcd.old.bundle").mkdir()
     (tmp_path / ".0123abcd.old.bundle" / "model.onnx").touch()
     (tmp_path / ".0123abcd.partial.bundle").mkdir()

@@ -1,4 +1,4 @@
-"""Reading volumes, labelmaps, tasks and cohorts, and what bad ones are answered with."""
+"""Reading volumes, labelmaps, tasks and cohorts, and the errors for bad ones."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_presets_name_their_structures_and_codings() -> None:
 
 
 def test_what_structures_are_for_other_programs() -> None:
-    """SNOMED CT."""
+    """Terminology codes are those of SNOMED CT."""
     codes = {
         structure.name: (structure.terminology.type.code, structure.terminology.modifier and
                          structure.terminology.modifier.code)
@@ -190,7 +190,7 @@ def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "flat.seg.nrrd", ABDOMEN).overlapping == 0
     write_volume(labelmap(values), tmp_path / "plain.nii.gz")
     assert read_labels(tmp_path / "plain.nii.gz", ABDOMEN).overlapping == 0
-    # Liver in a layer of its own, over voxels of all others.
+    # The liver is in a layer of its own and overlaps all other structures.
     image = sitk.ReadImage(str(tmp_path / "flat.seg.nrrd"))
     both = sitk.Compose(image, sitk.Cast(image > 0, image.GetPixelID()))
     for key in image.GetMetaDataKeys():
@@ -252,7 +252,7 @@ def test_labelmaps_beside_their_images_are_no_images(tmp_path: Path) -> None:
     made = ("P1_seg", "P1_segmentation", "P1_labels", "P1_probability_right_kidney", "P1_label")
     files(tmp_path / "plain", "P1.nii.gz", "P2.mha", *(f"{name}.nii.gz" for name in made))
     assert [c.patient for c in find_cases(tmp_path / "plain", labelled=False)] == ["P1", "P2"]
-    # Neither trained on nor left out without a word.
+    # A labelmap without an image is neither trained on nor left out silently.
     files(tmp_path / "plain", "lone_seg.nii.gz")
     with pytest.raises(InputError, match=r"lone_seg\.nii\.gz is named like a labelmap, but not like that of an image"):
         find_cases(tmp_path / "plain", labelled=False)
@@ -282,7 +282,7 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
         read_labelmap(path, ABDOMEN)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert read_labelmap(path, ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 4], [0, 2]]
-    # SIFA's own labelmaps beside them have the task's values.
+    # SIFA's own labelmaps in the same place have the task's values.
     write_volume(labelmap([[1, 2], [3, 4]]), tmp_path / "labelsPr" / "p1.nii.gz")
     assert read_labelmap(tmp_path / "labelsPr" / "p1.nii.gz", ABDOMEN).array[1, 1:3, 1:3].tolist() == [[1, 2], [3, 4]]
     numbers = {"liver": 1, "spleen": 1}, {"liver": "one"}, {"liver": 1.7}, {"right kidney": 2, "kidney_right": 3}
@@ -297,11 +297,11 @@ def test_names_in_an_nnunet_data_set_say_what_its_values_are(tmp_path: Path, lab
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "bone": 1, "skin": [1, 2]}}))
     with pytest.raises(InputError, match=r"dataset\.json names bone, skin, none of which is in the task abdomen"):
         read_labelmap(path, ABDOMEN)
-    # Regions that overlap can't both have their voxels.
+    # Overlapping regions can't both have the same voxels.
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": [1, 2], "spleen": [2, 4]}}))
     with pytest.raises(InputError, match="the code 2 is given twice"):
         read_labelmap(path, ABDOMEN)
-    # nnU-Net leaves these voxels out of its loss; background they are not.
+    # nnU-Net leaves `ignore` voxels out of its loss; they are not background.
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"liver": 4, "spleen": 1, "ignore": 9, "x": 2}}))
     with pytest.raises(InputError, match=r"label codes 9, which its dataset\.json does not name or says to ignore"):
         read_labelmap(path, ABDOMEN)
@@ -323,7 +323,7 @@ BOTH_KIDNEYS = Task.model_validate_json(
 
 
 def test_several_codes_of_a_data_set_are_one_structure(tmp_path: Path) -> None:
-    """Both kidneys, with the labels of one that tells them apart."""
+    """One structure for both kidneys, in a data set whose codes distinguish them."""
     values = labelmap([[6, 2], [3, 1]])
     path = tmp_path / "labelsTr" / "x.nii.gz"
     write_volume(values, path)
@@ -406,7 +406,7 @@ def test_the_table_tells_empty_masks_and_resampled_references(tmp_path: Path) ->
     assert notes["liver"].startswith("reference empty; reference resampled: size")
     assert notes["right kidney"].startswith("prediction empty")
     assert notes["spleen"].startswith("both empty")
-    # A subject without a reference is none of them.
+    # A subject without a reference is not counted.
     alone = Row("d", "liver", Scores(*[nan] * 4, 3.0, nan, nan))
     counts = {
         c.structure: (c.scored, c.both_empty, c.one_empty) for c in replace(table, rows=(*table.rows, alone)).counts()
@@ -442,7 +442,7 @@ def test_statistics_are_of_one_method_each() -> None:
 
 
 def test_a_structure_has_a_tolerance_of_its_own(tmp_path: Path) -> None:
-    """Surfaces of a voxel against one that lies a voxel, 2.5 mm in this direction, from it."""
+    """Surfaces of single voxels that lie one voxel, in this direction 2.5 mm, apart."""
     liver, spleen = ABDOMEN.structures[0], ABDOMEN.structures[3]
     wide = spleen.model_copy(update={"tolerance_mm": 50.0})
     task = ABDOMEN.model_copy(update={"structures": (liver, *ABDOMEN.structures[1:3], wide)})
@@ -453,7 +453,7 @@ def test_a_structure_has_a_tolerance_of_its_own(tmp_path: Path) -> None:
     assert (rows["liver"].scores.surface_dice, rows["spleen"].scores.surface_dice) == (0.0, 1.0)
     assert rows["spleen"].note == "surface Dice at 50 mm"
     assert "50 mm" not in rows["liver"].note
-    # In voxels a tolerance in mm means nothing.
+    # With distances in voxels, a tolerance in mm is meaningless and not used.
     legacy = {row.structure: row for row in evaluate(
         tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", task, tolerance=0.1, legacy=True
     ).rows}  # fmt: skip
@@ -476,7 +476,7 @@ def test_two_empty_labelmaps_have_nothing_to_score_and_are_counted(tmp_path: Pat
     table = evaluate(tmp_path / "predicted", tmp_path / "reference")
     empty, full = table.rows
     assert (full.subject, full.structure, full.scores.dice) == ("b", "label 1", 1.0)
-    # Of a label that others have, a subject without it counts as empty.
+    # A subject that lacks a label which others have counts as empty.
     assert (empty.subject, empty.structure, empty.note) == ("a", "label 1", "both empty")
     assert np.isnan(empty.scores.dice)
     (count,) = table.counts()
@@ -576,7 +576,7 @@ def test_what_nnunet_predicted_has_the_values_that_it_says(tmp_path: Path) -> No
     names = {"background": 0, "spleen": 1, "liver": 4, "right kidney": 2, "left kidney": 3}
     (tmp_path / "predicted" / "dataset.json").write_text(json.dumps({"labels": names}))
     assert evaluate(*folders, ABDOMEN).mean("dice") == 1
-    # SIFA's own labelmaps have the task's values, whatever lies beside them.
+    # SIFA's own labelmaps have the task's values, even beside nnU-Net's label file.
     (tmp_path / "predicted" / "p1.nii.gz").rename(tmp_path / "predicted" / "p1_segmentation.nii.gz")
     assert evaluate(*folders, ABDOMEN).mean("dice") == pytest.approx(0.5)
 
@@ -606,7 +606,7 @@ def test_no_pair_is_left_out_for_how_others_are_called(tmp_path: Path) -> None:
         write_volume(values, tmp_path / "predicted" / f"{name}.nii.gz")
     for name in ("P1_label", "P1_image", "P2", "heart_seg"):
         write_volume(values, tmp_path / "references" / f"{name}.nii.gz")
-    # Beside them lie images, whatever they are called, and maps of probabilities.
+    # Images with any name and probability maps lie in the same folders.
     image = replace(values, array=values.array.astype(np.float32) + 0.5)
     for name in ("P1_t1", "P3", "P1_segmentation_probability_liver"):
         for folder in ("predicted", "references"):
@@ -629,7 +629,7 @@ def test_labelmaps_with_codes_of_any_size_or_segments_are_no_images(tmp_path: Pa
     write_slicer_segmentation(values, ABDOMEN, tmp_path / "references" / "P3.nrrd")
     for name in ("P1", "P2", "P3"):
         write_volume(values, tmp_path / "predicted" / f"{name}_segmentation.nii.gz")
-    # An image of whole numbers is one nevertheless.
+    # An image of whole numbers is recognised as an image too.
     image = np.arange(16**3, dtype=np.int16).reshape(16, 16, 16)
     write_volume(Volume(image, replace(values.geometry, size=(16, 16, 16)), "P4"), tmp_path / "references/P4_t1.nii.gz")
     table = evaluate(tmp_path / "predicted", tmp_path / "references", task, "large")
@@ -664,7 +664,7 @@ def test_a_damaged_pair_does_not_lose_the_others(tmp_path: Path, task: str | Non
     predicted, references = tmp_path / "predicted", tmp_path / "references"
     for folder in (predicted, references):
         files(folder, "P1_seg.nii.gz", "P3_seg.nii.gz")
-    # The one that can't be read might as well be an image.
+    # A file that can't be read could be an image or a labelmap.
     (predicted / "P2.nii.gz").write_bytes((predicted / "P1_seg.nii.gz").read_bytes()[:100])
     files(references, "P2_seg.nii.gz")
     told: list[tuple[str, int, int]] = []
@@ -672,7 +672,7 @@ def test_a_damaged_pair_does_not_lose_the_others(tmp_path: Path, task: str | Non
         evaluate(predicted, references, task, report=lambda *step: told.append(step))
     assert {row.subject for row in raised.value.table.rows} == {"P1", "P3"}
     assert told == [("P1", 1, 3), ("P2", 2, 3), ("P3", 3, 3)]
-    # Of a single pair there is nothing else to tell.
+    # For a single pair, its own error is raised.
     with pytest.raises(InputError, match=r"P2\.nii\.gz") as raised_alone:
         evaluate(predicted / "P2.nii.gz", references / "P2_seg.nii.gz", task)
     assert not isinstance(raised_alone.value, SomePairsRefusedError)

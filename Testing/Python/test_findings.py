@@ -1,4 +1,4 @@
-"""Errors of the input: one sentence, and the same as a finding, where what to do stands apart."""
+"""Input errors, as one sentence and as a finding that has the advice in a field of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes from files of any format and back."""
+"""Reading and writing volumes in files of any format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def volume(kind: type[np.generic]) -> Volume:
 def test_a_disk_that_takes_only_part_of_a_file(
     tmp_path: Path, suffix: str, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ITK's writer says nothing then."""
+    """ITK's writer does not report this."""
     path = tmp_path / f"v{suffix}"
     path.write_bytes(b"before")
     write = sitk.WriteImage

@@ -33,7 +33,7 @@ GROUPS = {
 def small_networks() -> Networks:
     torch.manual_seed(3)
     networks = Networks(CLASSES, width=0.0625, decoder_dropout=0.0).double()
-    # Larger weights than the authors' start, so that every path carries a gradient worth comparing.
+    # Weights are larger than the authors' initial ones, so that every path has a gradient worth comparing.
     for parameter in networks.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.08)
@@ -50,7 +50,7 @@ def small_batch() -> Batch:
 
 
 def config(*, loss_weights: Mapping[str, float] | None = None, **settings: object) -> TrainingConfig:
-    """Nothing random in the iteration."""
+    """Settings without anything random in the iteration."""
     weights = {"random_contrast": 0.0, **(loss_weights or {})}
     return make_config(width=0.0625, batch=2, pool=0, decoder_dropout=0.0, loss_weights=weights, **settings)
 
@@ -60,7 +60,7 @@ def parameters_of(networks: Networks, group: str) -> list[nn.Parameter]:
 
 
 def losses_as_in_the_sheet(n: Networks, batch: Batch) -> dict[str, Tensor]:
-    """What each group minimises, in one plain forward pass (method, section 3)."""
+    """The loss that each group minimises, from one plain forward pass (method, section 3)."""
     gan = LeastSquaresAdversarial()
     x_s, y_s, x_t = batch.source, batch.labels, batch.target
     x_st = n.generator(x_s)
@@ -100,7 +100,7 @@ def expected_gradients(networks: Networks, group: str) -> Sequence[Tensor]:
 
 
 class Recorder:
-    """Stands in for an optimiser's step: keeps the gradients, and moves the group only if asked to."""
+    """Replacement of an optimiser's step that records the gradients, and moves the group only if asked to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, iteration: AdaptationIteration, *, moving: bool) -> None:
         self.order: list[str] = []
@@ -164,7 +164,7 @@ def test_sequential_updates_in_the_order_of_the_paper_each_from_what_the_last_be
 
 
 def _as_seen_by(recorder: Recorder, group: str) -> Networks:
-    """The networks before a group's step; D_t judges the slices that G_t made before its own step."""
+    """The networks as a group's step sees them; D_t judges slices that G_t made before its own step."""
     networks = recorder.before[group]
     if group == "target_discriminator":
         networks.generator.load_state_dict(recorder.before["generator"].generator.state_dict())
@@ -193,7 +193,7 @@ def test_in_bfloat16_too_sequential_updates_see_what_the_last_became() -> None:
         changes.append(float((after - before).abs().max()))
     exact, rounded = changes
     assert exact > 0.1
-    # How much more rounding moves depends on the processor; what did not see the step would not have moved.
+    # How much rounding adds depends on the processor; a copy from before the step would not have moved at all.
     assert rounded > exact / 2
 
 
@@ -287,7 +287,7 @@ def test_losses_are_reported_by_name_and_finite() -> None:
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
 def test_losses_in_bfloat16_are_those_of_float32(schedule: str) -> None:
-    """Each of them, the GAN's above all, from fresh networks and while they move; weights stay in float32."""
+    """Holds for each loss, above all the GAN's, for fresh networks and during steps; weights stay in float32."""
     followed = []
     for mixed in (False, True):
         torch.manual_seed(3)
@@ -302,8 +302,8 @@ def test_losses_in_bfloat16_are_those_of_float32(schedule: str) -> None:
         followed.append(losses)
         assert all(parameter.dtype == torch.float32 for parameter in networks.parameters())
     for number, (exact, rounded) in enumerate(zip(*followed, strict=True)):
-        # Adam's first steps are as large for a gradient that is rounding as for any other: with them, weights part, and
-        # by how much differs between processors.
+        # Adam's first steps are as large for a gradient that is only rounding as for any other, so weights diverge, by
+        # amounts that depend on the processor.
         allowed = 0.04 * (2 + number)
         assert {"adversarial_target", "target_discriminator", "prediction_discriminator"} <= set(exact)
         for name, value in exact.items():

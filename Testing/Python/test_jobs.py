@@ -1,4 +1,4 @@
-"""The job folder."""
+"""The job folder: events, state and heartbeat."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_line_cut_in_the_middle_is_left_for_later_and_does_not_swallow_the_nex
 
 
 class CountingReader(io.BufferedReader):
-    """A file that counts the bytes that are read of it."""
+    """A file that counts the bytes read from it."""
 
     total = 0
 
@@ -89,7 +89,7 @@ def test_of_many_events_only_the_last_are_read(job: Job, monkeypatch: pytest.Mon
     assert losses is not None
     assert losses.data == {"iteration": 1}
     assert CountingReader.total <= 2 * event_log.TAIL_BYTES
-    # What is far up is found all the same.
+    # An event far from the end is found too.
     error = job.last("error")
     assert error is not None
     assert error.data["message"] == "the disk was full"
@@ -104,7 +104,7 @@ def test_the_last_of_a_kind_is_that_of_all_events(job: Job, seed: int, monkeypat
     lines = [json.dumps({"time": n, "kind": rng.choice(kinds), "data": {"n": n}}).encode() for n in range(12)]
     damaged = [b"", b"{", b"\xff\x00", b'{"kind": "state"', b'"state"', b"x" * 300]
     content = [rng.choice(damaged) if rng.random() < 0.3 else line for line in lines]
-    # Of the last one, only a part may be there.
+    # The last line may be incomplete.
     text = b"\n".join(content)
     job.events_path.write_bytes(text[: len(text) - rng.choice([0, 0, 5, 50])] + rng.choice([b"", b"\n"]))
     events, _ = job.events()
@@ -155,12 +155,12 @@ def test_two_processes_can_not_work_on_one_job(job: Job) -> None:
 
 
 def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both have looked before either wrote: the other writes last."""
+    """Both find the folder free before either writes; the other one writes last."""
     other = {"host": "elsewhere", "process": 1, "started": time.time(), "time": time.time()}
     monkeypatch.setattr(time, "sleep", lambda _: (job.folder / "heartbeat.json").write_text(json.dumps(other)))
     with pytest.raises(InputError, match="Another process is at work"):
         job.at_work().__enter__()
-    # The other's sign of life stays.
+    # The other's heartbeat stays.
     assert job.last_beat() == other
     assert job.state() is State.QUEUED
 
@@ -169,7 +169,7 @@ def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.Mon
 def test_a_beat_that_does_not_change_is_that_of_a_killed_process(
     job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock_off: float
 ) -> None:
-    """As where a scheduler kills a job and starts it on another machine at once."""
+    """As when a scheduler kills a job and restarts it at once on another machine."""
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", 0.01)
     beat = {"host": "elsewhere", "process": 1, "started": 1.0, "time": time.time() + clock_off}
@@ -202,8 +202,8 @@ def test_who_ends_while_another_waits_keeps_it_out_no_longer(job: Job, monkeypat
 
 
 def test_a_restarted_container_does_not_take_itself_for_another(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its host is called as before, and its first process has the same number."""
-    monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", float("nan"))  # Nobody waits.
+    """Its host has the same name as before, and its first process the same ID."""
+    monkeypatch.setattr(heartbeat, "_BETWEEN_LOOKS_SECONDS", float("nan"))  # Waiting would raise an error.
     beat = {"host": socket.gethostname(), "process": os.getpid(), "started": time.time() - 9, "time": time.time() - 5}
     (job.folder / "heartbeat.json").write_text(json.dumps(beat))
     with job.at_work():
@@ -213,7 +213,7 @@ def test_a_restarted_container_does_not_take_itself_for_another(job: Job, monkey
 
 
 def test_of_a_process_that_is_gone_the_last_beat_keeps_nobody_out(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a full disk keeps the new one's out."""
+    """As when a full disk keeps the new process from writing its own heartbeat."""
     old = {"host": "elsewhere", "process": 1, "started": 1.0, "time": 2.0}
     (job.folder / "heartbeat.json").write_text(json.dumps(old))
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.0)

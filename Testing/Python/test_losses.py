@@ -47,7 +47,7 @@ def test_a_floor_on_probabilities_kills_the_gradient_of_confident_mistakes() -> 
     wrong = torch.zeros(1, 2, 1, 1)
     wrong[:, 1] = 20.0
     labels = torch.zeros(1, 1, 1, dtype=torch.long)
-    # The weight of the only class is zero, so a second pixel of class 1 gives it some.
+    # A class that is alone has weight 0, so a pixel of class 1 is added.
     logits = torch.cat([wrong, wrong], 3).requires_grad_()
     both = torch.cat([labels, labels + 1], 2)
     (floored,) = torch.autograd.grad(weighted_cross_entropy(logits, both, 0.005), logits)

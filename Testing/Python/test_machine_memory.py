@@ -26,7 +26,7 @@ def test_the_tightest_limit_of_a_group_and_those_above_counts(tmp_path: Path) ->
         f"{top}/job/step/memory.stat": "inactive_file 20",
     }  # fmt: skip
     write_groups(tmp_path, "0::/job/step", files)
-    # What caches files is given back.
+    # Memory that only caches files counts as free.
     assert free_bytes_of_control_groups(tmp_path) == 1000 - 900 + 150
     (tmp_path / top / "job" / "step" / "memory.max").write_text("800\n", encoding="ascii")
     assert free_bytes_of_control_groups(tmp_path) == 800 - 700 + 20

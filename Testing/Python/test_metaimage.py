@@ -1,4 +1,4 @@
-"""MetaImage written in portions is what SimpleITK reads."""
+"""SimpleITK reads back the MetaImage files that are written in portions."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_distances_are_pooled_and_legacy_averages_the_directions() -> None:
     assert scores.volume_difference == -0.5
     legacy = score_masks(prediction, reference, (1.0, 1.0, 2.0), legacy=True)
     assert legacy.asd == pytest.approx((0 + 2 / 2) / 2)
-    # In voxels, whatever they measure.
+    # Distances are in voxels, so the spacing has no effect.
     assert legacy.hd95 == score_masks(prediction, reference, (1.0, 1.0, 7.0), legacy=True).hd95
 
 
@@ -89,7 +89,7 @@ def test_equal_to_monai_but_for_the_pooling(seed: int) -> None:
     scores = score_masks(p, r, SPACING)
     tensors = torch.from_numpy(p)[None, None], torch.from_numpy(r)[None, None]
     hd95 = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=list(SPACING))
-    # MONAI takes the larger of the two directed percentiles; ours is that of the pool, which lies between them.
+    # MONAI takes the larger of the two directed percentiles; ours is that of the pooled distances, between the two.
     directed = [float(np.percentile(distances, 95)) for distances in surface_distances(p, r, SPACING)]
     assert max(directed) == pytest.approx(float(hd95), rel=1e-5)
     assert min(directed) <= scores.hd95 <= max(directed)
@@ -99,7 +99,7 @@ def test_equal_to_monai_but_for_the_pooling(seed: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
 def test_surface_dice_is_close_to_surface_distance() -> None:
-    """That library puts the surface between the voxels and weighs it by area; on a large ball it matters little."""
+    """That library places the surface between voxels and weighs it by area, which matters little for a large ball."""
     k, j, i = np.indices((64, 64, 64))
     ball = (k - 31) ** 2 + (j - 31) ** 2 + (i - 30) ** 2 < 24**2
     other = (k - 31) ** 2 + (j - 31) ** 2 + (i - 33) ** 2 < 23**2

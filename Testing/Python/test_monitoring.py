@@ -1,4 +1,4 @@
-"""Watching a training by labelled target volumes: the numbers, and that nothing is learned from them."""
+"""Monitoring of a training by labelled target volumes: the scores, and that nothing is learned from the labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def monitored(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set `prepared`, watched by the target's own second patient, named in a CSV."""
+    """The data set `prepared`, monitored by the target's second patient, which a CSV file names."""
     folder = tmp_path_factory.mktemp("monitored")
     image, label = (cohort / "ct" / f"abdomen_ct_001_{kind}.nii.gz" for kind in ("image", "label"))
     (folder / "monitor.csv").write_text(f"patient,image,label\nabdomen_ct_001,{image},{label}\n")
@@ -36,7 +36,7 @@ def monitored(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Fixed(nn.Module):
-    """Says the classes (n, 32, 32), batch after batch, whatever it sees."""
+    """A model that predicts the classes (n, 32, 32), batch after batch, whatever it sees."""
 
     def __init__(self, classes: Tensor) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
     dataset = PreparedDataset(monitored)
     with torch.no_grad():
         if settings.get("reestimate_batch_norm", True):
-            # Of the domain that the model is for; the networks' own running statistics are those of other weights.
+            # Statistics come from the domain that the model is for; the running ones belong to other weights.
             shown = dataset.slices("source" if "method" in settings else "target")
             before, batch = networks.encoder.state_dict()["lower.1.running_mean"].clone(), quick_config().batch
             reestimate_batch_norm(networks.encoder, spread_batches(shown, batch, 16 * batch))

@@ -75,7 +75,7 @@ def test_generator_and_decoder_add_to_their_input() -> None:
 
 def test_a_score_of_the_discriminator_sees_70_by_70_pixels() -> None:
     discriminator = Discriminator(1, 1, width=0.0625)
-    # Instance norm spreads every pixel over the whole map; without it the field shows.
+    # Through instance norm, every score depends on every pixel; without it, the receptive field shows.
     for name, module in list(discriminator.body.named_children()):
         if isinstance(module, nn.InstanceNorm2d):
             discriminator.body[int(name)] = nn.Identity()
@@ -175,7 +175,7 @@ def test_what_counting_parameters_does_not_show() -> None:
     }  # fmt: skip
     for name, sigma in sigmas.items():
         drawn = torch.cat([p.flatten() for p in networks.get_submodule(name).parameters() if p.ndim > 1])
-        # Normal, cut off at twice that.
+        # Drawn from a normal distribution truncated at two standard deviations.
         assert drawn.abs().max() <= 2 * sigma, name
         assert drawn.std().item() == pytest.approx(0.88 * sigma, rel=0.05), name
     decoder, x, skip = Decoder(16, 0.125, dropout=0.5).train(), torch.rand(1, 16, 4, 4), torch.zeros(1, 1, 32, 32)
@@ -190,7 +190,7 @@ def test_the_upsampling_has_half_pixel_centres() -> None:
 
 
 def test_multiplications_are_those_of_the_paper() -> None:
-    """10^9 of each network for one slice of 256 x 256 (method, section 2)."""
+    """Billions of multiplications of each network for one slice of 256 x 256 (method, section 2)."""
     with torch.device("meta"):
         n = Networks(5)
         x, features = torch.empty(1, 1, 256, 256), torch.empty(1, 512, 32, 32)

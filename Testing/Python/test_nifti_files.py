@@ -1,4 +1,4 @@
-"""NIfTI files that are not whole, which ITK reads and writes without a word."""
+"""Incomplete NIfTI files, which ITK reads and writes silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NIfTI files that say in no way, or in two, where their voxels lie: ITK takes any of it without a word."""
+"""NIfTI files that do not say where their voxels lie, or say it in two ways, all of which ITK silently accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SIFASegmentationLib.nifti_orientation import check_orientation
 from SIFASegmentationLib.phantom_shapes import rotation
 from SIFASegmentationLib.volumes import Geometry, Volume
 
-_CODES, _MATRIX, _MAGIC = 252, 280, 344  # Where they are in a header.
+_CODES, _MATRIX, _MAGIC = 252, 280, 344  # Offsets of these fields in a header.
 GEOMETRY = Geometry((30, 20, 10), (1.0, 1.5, 3.0), (5.0, -7.0, 2.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
 
 
@@ -79,7 +79,7 @@ def test_a_matrix_that_is_sheared_is_not_what_the_rotation_says(tmp_path: Path) 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_one_orientation_said_in_two_ways_is_accepted(tmp_path: Path, mirrored: bool) -> None:
-    """However a volume is turned: ITK writes both."""
+    """ITK writes both qform and sform, and they agree for a volume in any orientation."""
     rng = np.random.default_rng(0)
     path = tmp_path / "v.nii"
     turned = [rotation(list(rng.uniform(-180, 180, 3))) for _ in range(40)]
@@ -91,7 +91,7 @@ def test_one_orientation_said_in_two_ways_is_accepted(tmp_path: Path, mirrored: 
 
 
 def test_fine_voxels_near_half_a_turn_are_accepted(tmp_path: Path) -> None:
-    """Stacks tilted about one axis: the quaternion's first number is 0, which single precision makes 3e-4."""
+    """Stacks tilted about one axis: the quaternion's first component is 0, but 3e-4 in single precision."""
     rng = np.random.default_rng(0)
     path, size, side = tmp_path / "v.nii", (1024, 1024, 150), 0.3
     for first in (0.0, 0.0, 1e-4, 3e-4, 1e-3) * 20:

@@ -60,18 +60,18 @@ def test_the_same_seed_draws_the_same_patient_and_modalities_are_unpaired() -> N
 
 
 def test_the_modalities_differ_as_real_ones_do() -> None:
-    """Relative to fat and bone: bone is bright in CT and dark in MR, fluid the other way round."""
+    """Bone is brightest in CT, and organs have other contrasts in MR."""
     for task in ("abdomen", "cardiac"):
         ct, ct_label = make_patient(task, "ct", 2, size=96)
         mr, mr_label = make_patient(task, "mr", 2, size=96)
         assert ct.array.min() < -900
         assert mr.array.min() >= 0
         brightest = [image.array > np.percentile(image.array, 99.5) for image in (ct, mr)]
-        # Few of the brightest voxels of a CT are in the structures: they are bone.
+        # Most of the brightest voxels of a CT are bone, and lie outside the structures.
         assert (ct_label.array[brightest[0]] > 0).mean() < 0.5
         assert ct_label.array.any()
         assert mr_label.array.any()
-    # T2 sets spleen and liver far apart, the portal venous phase of CT hardly.
+    # Spleen and liver differ much in T2, and hardly in the portal venous phase of CT.
     contrast = []
     for modality in ("ct", "mr"):
         image, label = make_patient("abdomen", modality, 2, size=96)
@@ -85,7 +85,7 @@ def test_the_fat_around_the_heart_is_darker_than_its_wall_in_ct_and_brighter_in_
     for modality in ("ct", "mr"):
         image, label = make_patient("cardiac", modality, 2, size=96)
         inside = label.array == 4
-        # What lies around, less the blurred edge, other structures, and lung and air.
+        # The surroundings, without the blurred edge, other structures, lung and air.
         near = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(label.array > 0, iterations=2)
         around = image.array[near & (image.array > (-300 if modality == "ct" else 60))]
         brighter.append(np.median(around) > np.median(image.array[inside]))

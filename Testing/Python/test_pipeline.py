@@ -1,4 +1,4 @@
-"""Stages that work at the same time."""
+"""Pipelines in threads."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_several_items_are_worked_on_and_come_in_order(threads: int) -> None:
             at_work -= 1
         return number / 2
 
-    # As many as there are threads must meet, or the barrier breaks.
+    # The barrier breaks unless as many calls as there are threads run at the same time.
     assert list(in_threads(halve, range(4 * threads), threads)) == [number / 2 for number in range(4 * threads)]
     assert most == threads
 

@@ -28,7 +28,7 @@ def test_then_half_of_the_images_are_swapped_for_old_ones_and_none_is_lost() -> 
         shown = pool.exchange(fakes(*new))[:, 0, 0, 0].tolist()
         old += sum(value not in new for value in shown)
         seen += shown
-    assert 60 <= old <= 100  # Of 160, half on average.
+    assert 60 <= old <= 100  # Half of 160 on average.
     assert pool.images is not None
     kept = pool.images[:, 0, 0, 0].tolist()
     assert sorted(seen + kept) == sorted(float(v) for v in range(size + 160))

@@ -1,4 +1,4 @@
-"""Where structures lie, as seen from one another."""
+"""Positions of structures relative to one another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_positions_are_the_same_in_whatever_order_voxels_are_stored(
     geometry = Geometry((12, 10, 8), (1.5, 1.0, 4.0), (10.0, -20.0, 30.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     labelmap = Volume(array, geometry, "patient")
     expected = positions_mm(labelmap, task)
-    # By the definition, voxel by voxel.
+    # The expected position is computed by its definition, voxel by voxel.
     centres = [np.argwhere(array == value).mean(0)[::-1] * geometry.spacing for value in (1, 2, 3, 4)]
     assert expected["spleen"] == pytest.approx(centres[3] - np.mean(centres[:3], 0))
     image = sitk.PermuteAxes(sitk.Flip(to_image(labelmap), [sign < 0 for sign in signs]), axes)

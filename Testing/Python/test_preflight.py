@@ -1,4 +1,4 @@
-"""What the checks before a training find, each on an input that has it."""
+"""Findings of the checks before a training, each on an input that causes it."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_segments_that_are_not_the_tasks(copy: Path) -> None:
 
 
 def test_labels_of_an_nnunet_data_set_that_are_not_the_tasks(copy: Path) -> None:
-    """A tumour that the task lacks would be a hole in the liver."""
+    """If the task has no tumour, the tumour would become a hole in the liver."""
     source = copy / "mr"
     for path in source.glob("*_image.nii.gz"):
         label = path.with_name(path.name.replace("_image", "_label"))
@@ -229,7 +229,7 @@ def test_a_volume_taken_in_another_plane_and_an_oblique_one(copy: Path) -> None:
 def test_volumes_that_may_be_labelmaps_and_those_that_are_not_used(cohort: Path, tmp_path: Path) -> None:
     target, ct = tmp_path / "target", cohort / "ct"
     (target / "more").mkdir(parents=True)
-    # Of these names none says that it is a labelmap.
+    # None of these names marks a labelmap.
     for name, place in (("image", "P1_ct"), ("label", "P1_liver"), ("image", "more/P2")):
         shutil.copyfile(ct / f"abdomen_ct_000_{name}.nii.gz", target / f"{place}.nii.gz")
     checked = found(cohort, target=target)
@@ -277,13 +277,13 @@ def test_a_torch_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = check_computer(quick_config(), classes=5, size=32)
     assert (finding.level, finding.message) == ("error", "version 2.4.1+cu121 is too old")
     assert finding.fix == "install 2.6 or later"
-    # As the package itself asks for.
+    # The package itself requires the same version.
     requirements = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert "torch>=2.6" in requirements["optional-dependencies"]["training"]
 
 
 def test_what_is_installed_stands_the_same_everywhere() -> None:
-    """For pip, for either module of Slicer, and for the checks before a training."""
+    """The requirements are the same for pip, for both modules of Slicer, and for the checks before a training."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     of_pip = {*project["dependencies"], *project["optional-dependencies"]["training"]}
@@ -306,7 +306,7 @@ def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pyt
     monkeypatch.setattr(devices, "free_bytes", lambda _: free)
     memory = of_computer(config={"batch": 64})["memory"]
     assert (memory.level, memory.fix) == ("warning", "use a batch of 20")
-    # The slices are kept there as well, if they are not too many.
+    # The slices are kept in the same memory, if they are not too many.
     assert of_computer(config={"batch": 64}, slices=int(5 * measured.slice_bytes / (32 * 32 * 3)))["memory"].fix in {
         "use a batch of 14",
         "use a batch of 15",
@@ -326,7 +326,7 @@ def test_memory_that_does_not_suffice_names_the_batch_that_fits(monkeypatch: pyt
 def test_a_disk_that_is_full_or_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "can't be written to" in of_computer(out=tmp_path / "file" / "job")["disk"].message
-    # What the job holds besides, such as volumes of a scene.
+    # `more_bytes` is what the job holds besides, such as volumes of a scene.
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
     assert "about 10 GB will be written" in of_computer(more_bytes=10**10)["disk"].message
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -358,10 +358,10 @@ def test_the_targets_labels_are_in_memory_and_checkpoints(
     without, labelled = estimates
     assert labelled.checkpoint_bytes - without.checkpoint_bytes == slices * 32**2
     assert sizes[1] - sizes[0] == pytest.approx(slices * 32**2, rel=0.02)
-    # A file has headers, too.
+    # The file also contains headers.
     assert labelled.checkpoint_bytes < sizes[1] < 1.3 * labelled.checkpoint_bytes
     assert labelled.fixed_bytes - without.fixed_bytes == slices * 32**2
-    # The target's alone, where that is known.
+    # Only the target's slices count, if their number is known.
     asked: list[int] = []
     monkeypatch.setattr(estimate, "measure", lambda *settings: asked.append(settings[-1]) or labelled)
     of_computer(slices=50, target_slices=30)
@@ -384,7 +384,7 @@ def test_estimates_grow_as_they_should(settings: dict[str, Any], tmp_path: Path)
 
     model = Model.create(5, quick_config(pool=0, **settings), torch.device("cpu"))
     written = save_checkpoint(tmp_path / "c", 0, {"done": 0, "model": model.state_dict()})
-    # Before the first step there are no moments of Adam.
+    # The file may be smaller: before the first step, Adam has no moments.
     assert written.stat().st_size < 1.3 * small.checkpoint_bytes
 
 
@@ -410,5 +410,5 @@ def test_the_command(cohort: Path, copy: Path, tmp_path: Path) -> None:
 def test_seconds_are_scaled_by_slices_and_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(ticks)))
-    # A step of two slices of 128 x 128 takes a second: what of eight of twice the side?
+    # The measured step, two slices of 128 x 128, takes one second; it is scaled to eight slices of 256 x 256.
     assert measure(quick_config(batch=8), 5, 256, "cpu").seconds_per_iteration == pytest.approx(1 / 2 * 8 * 4)

@@ -1,4 +1,4 @@
-"""The files of a prepared data set are closed before its folder is renamed or removed, which Windows asks for."""
+"""The files of a prepared data set are closed before its folder is renamed or removed, as Windows requires."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from SIFATrainingLib.prepare import prepare
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """References to all arrays in files that were opened, none of which may live at the end of an atomic write."""
+    """References to all opened memory-mapped arrays, none of which may be alive at the end of an atomic write."""
     references: list[Any] = []
     original_open, original_write = preparing.open_memmap, preparing.write_atomically
 

@@ -29,7 +29,7 @@ FLIPS = list(product((1, -1), repeat=3))
 
 
 def direction(axes: tuple[int, ...], flips: tuple[int, ...], oblique: float = 0.0) -> tuple[float, ...]:
-    """Array axes i, j, k along these patient axes, all turned by `oblique` degrees."""
+    """Direction of array axes i, j, k along these patient axes, all turned by `oblique` degrees."""
     matrix = np.eye(3)[:, list(axes)] * np.asarray(flips)
     return tuple((rotation((oblique, -oblique, oblique / 2)) @ matrix).ravel())
 
@@ -45,7 +45,7 @@ def blobs(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def round_trip(labels: NDArray[np.uint8], geometry: Geometry, preprocessing: Preprocessing) -> Volume:
-    """Labels to the grid, and as probabilities back."""
+    """Resample labels to the grid, and back as probabilities."""
     image = Volume((labels > 0).astype(np.float32) * 100 + 20, geometry, "image")
     placement = place_volume(image, preprocessing)
     on_grid = labels_on_grid(Volume(labels, geometry, "labels"), placement)
@@ -94,7 +94,7 @@ def test_labels_survive_the_round_trip(
     geometry = Geometry((i, j, k), spacing, (11.0, -7.0, 3.0), direction(axes, flips, oblique))
     image = Volume(labels.astype(np.float32), geometry, "image")
     base = Preprocessing(plane=plane, size=256, field_of_view="full")
-    # Fine enough for the finer of the two in-plane axes, wide enough for the longer.
+    # The spacing must be fine enough for the finer in-plane axis and let the longer one fit the grid.
     extent = max(place_volume(image, base).extent_mm)
     fits = choose_spacing([(extent, extent)], 256)
     finest = min(mm for mm, axis in zip(spacing, axes, strict=True) if axis != across)
@@ -128,12 +128,14 @@ def test_sizes_up_to_1024_and_a_single_slice(pixels: int, slices: int) -> None:
 def test_small_structures_survive_as_what_a_network_would_say_at_its_best(
     pixels: int, axes: tuple[int, ...], oblique: float
 ) -> None:
-    """The share that a structure has of each pixel of the grid: of small ones its labels, of all or nothing, lose too
-    much of the border."""
+    """The share that a structure has of each pixel of the grid survives.
+
+    Labels, which are all or nothing, would lose too much of the border of small structures.
+    """
     rng = np.random.default_rng(pixels)
     labels = np.zeros((2, pixels, pixels), np.uint8)
     rows, columns = np.mgrid[:pixels, :pixels]
-    radius = max(10.0, 13 * pixels / 1024)  # 600 voxels and more in the two slices.
+    radius = max(10.0, 13 * pixels / 1024)  # At least 600 voxels in the two slices.
     for value, centre in ((1, 0.25), (2, 0.5), (3, 0.75)):
         row, column = pixels * centre + rng.uniform(-0.5, 0.5, 2)
         labels[:, (rows - row) ** 2 + (columns - column) ** 2 < radius**2] = value
@@ -173,7 +175,7 @@ def test_axial_slices_lie_as_radiologists_see_them() -> None:
     coronal = nearest_orientation(geometry, "coronal").apply(array)
     assert coronal.shape == (4, 3, 5)
     assert coronal[-1, 0, -1] == 1
-    # Slices go to the left, rows to the feet, columns to the back.
+    # In sagittal slices, slices go to the left, rows to the feet, columns to the back.
     sagittal = nearest_orientation(geometry, "sagittal").apply(array)
     assert sagittal.shape == (5, 3, 4)
     assert sagittal[-1, 0, -1] == 1
@@ -211,7 +213,7 @@ def test_what_pads_a_ct_makes_no_difference(padding: int) -> None:
     percentiles = IntensitySettings()
     padded, plain = (measure(np.where(outside, value, body), percentiles, "ct") for value in (padding, -1024))
     assert padded == plain
-    # What reaches lower without being padding is left alone.
+    # Low values that are not padding are left alone.
     phases = rng.uniform(-4096, 4096, (4, 64, 64))
     assert measure(phases, percentiles, "mr").low == pytest.approx(np.percentile(phases, 0.5))
 
@@ -220,7 +222,7 @@ def test_the_range_of_a_domain_covers_its_volumes() -> None:
     low, high = estimate_intensity_range([np.linspace(-1, 2, 1000), np.linspace(-2, 1, 1000)])
     assert low == pytest.approx(-2, abs=0.02)
     assert high == pytest.approx(2, abs=0.02)
-    # 1 in 1,000 at either end is left out, unless all are asked for.
+    # 1 in 1,000 at either end is left out, unless the full range is asked for.
     assert estimate_intensity_range([np.arange(10001.0)]) == pytest.approx((10, 9990))
     assert estimate_intensity_range([np.arange(10001.0), np.array([-5.0])], FULL_RANGE) == (-5, 10000)
 
@@ -230,7 +232,7 @@ def test_what_lies_beyond_the_range_of_the_domain_is_clipped_unless_it_is_to_be_
     settings = IntensitySettings(percentiles=FULL_RANGE, z_low=-1, z_high=1)
     statistics = measure(ramp, settings, "mr")
     kept = statistics.normalize(ramp, settings.model_copy(update={"clip": False}))
-    # A ramp is uniform: its ends lie the root of 3 standard deviations from the mean.
+    # The ends of a uniform distribution lie sqrt(3) standard deviations from the mean.
     assert (kept.min(), kept.max()) == pytest.approx((-np.sqrt(3), np.sqrt(3)), rel=1e-2)
     assert np.array_equal(statistics.normalize(ramp, settings), np.clip(kept, -1, 1))
 
@@ -247,7 +249,7 @@ def test_the_networks_see_what_lies_beyond_the_range_where_nothing_is_clipped(cl
 
 
 def test_intensities_are_measured_within_the_field_of_view() -> None:
-    """What a table or the other arm is like must not move the scale of what is looked at."""
+    """A table or an arm outside the field of view must not affect the intensities inside."""
     rng = np.random.default_rng(5)
     geometry = Geometry((64, 64, 4), (1, 1, 1), (0, 0, 0), direction((0, 1, 2), (1, 1, 1)))
     array = rng.normal(50, 20, (4, 64, 64))
@@ -269,17 +271,17 @@ def test_a_region_in_mm_is_the_field_of_view_in_any_storage_order() -> None:
     for axes, flips in product(AXES, FLIPS):
         size = tuple((20, 30, 40)[axis] for axis in axes)
         matrix = np.reshape(direction(axes, flips), (3, 3))
-        # The corner of the volume with the least coordinates is at the patient's 0, 0, 0.
+        # The corner of the volume with the least coordinates is at the origin of LPS.
         far = matrix @ (np.asarray(size) - 1)
         origin = tuple(np.where(far < 0, -far, 0.0))
-        # Each voxel says where it is.
+        # The value of each voxel encodes its position.
         x, y, z = np.einsum("pa,akji->pkji", matrix, np.indices(size[::-1])[::-1]) + np.reshape(origin, (3, 1, 1, 1))
         volume = Volume(x + 100 * y + 10000 * z, Geometry(size, (1, 1, 1), origin, tuple(matrix.ravel())), "v")
         placement = place_volume(volume, Preprocessing(size=64), BoxMM(minimum=(2, 3, 4), maximum=(12, 18, 24)))
         assert placement.field_of_view.shape == (21, 16, 11)
         view = placement.view(volume.array)
         assert (view[0, 0, 0], view[-1, -1, -1]) == (40302, 241812)
-    # On faces of voxels: as exact in the text of a table as in the scene, no voxel more or less.
+    # A box that ends on faces of voxels covers the same voxels, from a scene as from the text of a table.
     geometry = Geometry((128, 128, 10), (0.78125, 0.78125, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     faces = BoxMM(minimum=(8.203125, 8.203125, 0), maximum=(77.734375, 77.734375, 3))
     volume = Volume(np.zeros(geometry.shape), geometry, "v")
@@ -308,14 +310,14 @@ def test_a_second_body_counts_if_it_is_large_and_without_any_all_is_looked_at() 
     rng = np.random.default_rng(6)
     pixels = np.full((2, 128, 128), -1000.0) + rng.normal(0, 5, (2, 128, 128))
     pixels[:, 20:60, 20:60] = 40
-    # Of a quarter of the area and more; then of less.
+    # The second body has more than a quarter of the first one's area, then less.
     large, small = pixels.copy(), pixels.copy()
     large[:, 80:104, 80:104] = 40
     small[:, 80:94, 80:94] = 40
     assert body_box(large).stop[1:] == (106, 106)
     assert body_box(small).stop[1:] == (62, 62)
     assert body_box(small).start[1:] == (18, 18)
-    # What is found is too small for a body.
+    # The only component is too small to be a body.
     speck = np.full((2, 128, 128), -1000.0)
     speck[:, 60:70, 60:70] = 40
     assert body_box(speck).shape == (2, 128, 128)

@@ -1,4 +1,4 @@
-"""Maps of many structures, kept compressed."""
+"""Probability maps of many structures, kept compressed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_maps_lie_where_their_slabs_were_put() -> None:
         assert (placement.view(volume.array) == np.rint(255 * expected)).all()
         outside = volume.array.copy()
         placement.view(outside)[...] = 0
-        # Beyond the field of view all is background, surely.
+        # Outside the field of view, background has probability 1.
         assert set(np.unique(outside)) <= ({0, 255} if name == "highest" else {0})
 
 

@@ -1,4 +1,4 @@
-"""The tables that documents show are those of the stored scores: `Testing/Benchmarks/tables.py`."""
+"""The tables in the documents agree with the stored scores, from which `Testing/Benchmarks/tables.py` makes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random contrasts: other intensities, the same borders, the same span; and the loss that is made of them."""
+"""Random contrasts: other intensities with the same borders and the same range; and the loss based on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from SIFATrainingLib.random_contrast import in_random_contrast, loss_in_random_c
 from SIFATrainingLib.self_training import SelfTrainingIteration
 
 REACH = 4
-"""Pixels from which a pixel's new intensity may come: four layers of 3 x 3 at most."""
+"""Distance in pixels up to which a pixel affects new intensities: at most four layers of 3 x 3."""
 
 
 def halves(count: int) -> Tensor:
@@ -53,7 +53,7 @@ def test_borders_stay_and_nothing_appears_away_from_them() -> None:
     changed = in_random_contrast(halves(64))
     for side in (changed[..., : 16 - REACH], changed[..., 16 + REACH :]):
         assert float((side.amax((1, 2, 3)) - side.amin((1, 2, 3))).max()) < 1e-4
-    # Contrasts turn round in some slices, which no gamma, contrast or brightness does.
+    # The contrast is inverted in some slices, which changes of gamma, contrast or brightness can't do.
     turned = changed[:, 0, 16, 0] > changed[:, 0, 16, -1]
     assert 0 < int(turned.sum()) < 64
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "Benchmarks"))
 
 from reference_step import ReferenceStep
 
-# Iterations, and the share of a network's change in them by which the two may differ. In float32 one, in the same
-# layout: adversaries that answer each other enlarge differences of rounding a thousandfold with each further one.
+# Data type, memory layout, iterations, and allowed difference as a share of a network's change. In float32 there is
+# only one iteration, in one layout: with each further one, the adversaries amplify rounding errors a thousandfold.
 RUNS = [
     (torch.float64, torch.contiguous_format, 3, 1e-6),
     (torch.float64, torch.channels_last, 3, 1e-6),
@@ -41,7 +41,7 @@ def test_the_sequential_schedule_gives_the_weights_of_seven_separate_passes(
         warm([player.optimiser for player in product.players().values()])
         warm(reference.optimisers())
     for step in (product.step, reference.step):
-        # The pools draw from torch's generator.
+        # The pools of both draw from torch's generator.
         torch.manual_seed(7)
         for batch in batches(iterations):
             step(Batch(batch.source.to(dtype), batch.labels, batch.target.to(dtype)))
@@ -58,7 +58,7 @@ def test_the_sequential_schedule_gives_the_weights_of_seven_separate_passes(
     ("schedule", "passes"), [("reference", (9, 11, 7)), ("sequential", (5, 5, 6)), ("simultaneous", (2, 2, 2))]
 )
 def test_how_often_the_networks_are_asked(schedule: str, passes: tuple[int, int, int]) -> None:
-    """G_t, E and U, in one iteration."""
+    """Numbers of forward passes of G_t, E and U in one iteration."""
     settings = {} if schedule == "reference" else {"schedule": schedule}
     config = make_config("paper", width=0.125, batch=2, **settings)
     own, asked = networks(), [0, 0, 0]
@@ -74,8 +74,11 @@ def test_how_often_the_networks_are_asked(schedule: str, passes: tuple[int, int,
 
 
 def warm(optimisers: list[torch.optim.Optimizer]) -> None:
-    """Adam as after many iterations. Its first step is as long for a gradient that is nothing but rounding as for any
-    other, so that in float32 two ways to compute the same part; a warm one follows the gradient."""
+    """Put Adam into a state as after many iterations, in which its steps follow the gradient.
+
+    Its first step is as large for a gradient that is only rounding as for any other; in float32, two ways to compute
+    the same would then diverge.
+    """
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             for parameter in group["params"]:
@@ -97,7 +100,7 @@ def batches(count: int) -> list[Batch]:
 def networks() -> Networks:
     torch.manual_seed(6)
     made = Networks(3, width=0.125, decoder_dropout=0.0)
-    # Larger weights than the authors' start, so that every path carries a gradient worth comparing.
+    # Weights are larger than the authors' initial ones, so that every path has a gradient worth comparing.
     for parameter in made.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.08)

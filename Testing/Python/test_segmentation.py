@@ -1,4 +1,4 @@
-"""Volumes through a model, on a model whose answer is known and on a trained one."""
+"""Segmentation of volumes, with a model whose output is known and with a trained one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_labelmap_lies_on_the_volumes_own_grid(bundle: Bundle, cohort: Path)
 
 
 def test_storage_order_makes_no_difference(bundle: Bundle, cohort: Path) -> None:
-    """The same patient, stored with other axes and flipped: the same labels, slice confidences in that order."""
+    """The same patient stored with other axes gets the same labels, and slice confidences in the stored order."""
     volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     i, j, k = volume.geometry.spacing
     direction = volume.geometry.direction_matrix
@@ -78,7 +78,7 @@ def test_cancelling_and_progress(bundle: Bundle, cohort: Path) -> None:
 
 
 def test_stages_at_the_same_time_give_the_same(bundle: Bundle, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU; one that is stopped ends as well."""
+    """Stages in threads, as on a GPU; a segmentation that is stopped ends as well."""
     volume = read_volume(cohort / "ct" / "abdomen_ct_000_image.nii.gz")
     segmentor = Segmentor(bundle, "cpu")
     one = segmentor.segment(volume, SegmentationOptions(probabilities=True))
@@ -108,7 +108,7 @@ def test_what_the_intensities_say_is_told_in_the_volumes_own_pixels(bundle: Bund
         slab = slice(start, start + 4)
         expected = placement.restore_probabilities(predicted[slab])
         appearance.decide(expected, prepared.intensities(slab), placement.spacings[1:])
-        # Kept in half the digits, and without what is hardly probable.
+        # Not all are equal: probabilities were kept in half precision, and only where a structure is probable.
         same = placement.view(decided.labelmap.array)[slab] == expected.argmax(1)
         assert same.mean() > 0.99
 
@@ -168,7 +168,7 @@ def test_refining_asks_again_half_a_cell_away(
     (finely,) = segment_files(bundle.path, [image], tmp_path / "fine", SegmentationOptions(refine=True), device="cpu")
     assert (read_volume(plainly.labelmap).array != read_volume(finely.labelmap).array).any()
 
-    # What depends on nothing but the pixel itself comes back to its place.
+    # A prediction that depends only on the pixel itself is shifted back to its place.
     def by_pixel(_self: Segmentor, shown: np.ndarray) -> np.ndarray:
         one = (shown + 1) / 2
         return np.stack([1 - one, one], 1)
@@ -212,7 +212,7 @@ def test_volumes_come_one_by_one_into_one_table(bundle: Bundle, cohort: Path, tm
     structures = ("liver", "right kidney", "left kidney", "spleen")
     names = (output_name(path) for path in (first, second))
     assert sorted(rows) == sorted(itertools.product(names, structures))
-    # As Excel may leave it.
+    # Files as Excel may save them.
     for spoilt in ("volume;structure\n", "volume,structure,estimated_dice,low,high,doubtful\nM\xfcller,x,1,1,1,no\n"):
         (tmp_path / "estimated_dice.csv").write_text(spoilt, encoding="latin-1")
         with pytest.raises(InputError, match="was not written by SIFA, or was edited since: move it away"):
@@ -228,7 +228,7 @@ def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: P
     shutil.copy(image, channel)
     (made,) = segment_files(bundle.path, [channel], tmp_path / "out", device="cpu")
     assert made.labelmap.name == "P1_segmentation.nii.gz"
-    # As a hospital stores them: a folder of each patient, with one file name in all.
+    # As hospitals store them: a folder for each patient, with the same file name in all.
     folders = [tmp_path / name / "ct.nii.gz" for name in ("a", "b")]
     for path in folders:
         path.parent.mkdir()
@@ -245,7 +245,7 @@ def test_outputs_are_called_as_is_said(bundle: Bundle, cohort: Path, tmp_path: P
 
 def test_a_table_names_volumes_and_their_regions(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     first, second = sorted((cohort / "ct").glob("*_image.nii.gz"))
-    # The lower half of the slices, in a world that reaches further.
+    # The region is the lower half of the slices, and extends beyond the volume.
     geometry = read_volume(first).geometry
     middle = geometry.origin[2] + geometry.spacing[2] * geometry.size[2] / 2
     half = BoxMM(minimum=(-999, -999, -999), maximum=(999, 999, middle))
@@ -275,7 +275,7 @@ def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, coho
 def test_where_cuda_does_not_start_auto_takes_the_processor_and_cuda_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime lists CUDA where it was built with it, whether or not its libraries are there."""
+    """ONNX Runtime lists CUDA if it was built with it, whether or not CUDA's libraries are installed."""
     asked: list[list[str]] = []
     original = onnxruntime.InferenceSession
 
@@ -287,7 +287,7 @@ def test_where_cuda_does_not_start_auto_takes_the_processor_and_cuda_is_refused(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     assert Segmentor(bundle, "auto").device == "cpu"
-    # In the form that is fast there.
+    # The session is opened again for the CPU, which needs the model in another form.
     assert asked == [listed, ["CPUExecutionProvider"]]
     with pytest.raises(InputError, match="can't start CUDA here: install the versions"):
         Segmentor(bundle, "cuda")

@@ -1,4 +1,4 @@
-"""Segmenting in a process of its own."""
+"""Segmentation in a separate process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_results_are_those_of_the_segmentor_and_events_tell_of_them(
     progress = [event.data for event in events if event.kind == "progress"]
     assert progress[-1]["done"] == progress[-1]["total"] == len(volume.array)
     assert progress[-1]["eta_seconds"] == 0
-    # Of both volumes, while the first is segmented.
+    # While the first volume is segmented, the time left includes the second.
     first = [data for data in progress if data["volume"] == 0][-1]
     assert first["eta_seconds"] > 0
 
@@ -85,9 +85,9 @@ def test_a_process_whose_parent_is_gone_ends(bundle: Bundle, images: list[Path],
     job = make_job(tmp_path / "job", bundle, images * 50)
     command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(gone.pid)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
-    # 3, or another where it has missed its files in the moment in which they went.
+    # The exit code is 3, or another one if the process failed because its files were being removed.
     assert done.returncode != 0
-    # Nobody can take the result any more, and volumes of patients don't stay behind.
+    # Nobody can use the result any more, and volumes of patients must not be left behind.
     assert not job.folder.exists()
 
 

@@ -1,4 +1,4 @@
-"""The structure-preserving term: the same for another contrast, another for other borders."""
+"""The structure-preserving term: it ignores changes of contrast and responds to changed borders."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ def test_a_descriptor_is_in_range_by_hand_and_in_single_precision() -> None:
     step = torch.zeros(1, 1, 32, 32)
     step[..., 16:] = 1
     right, left, down, up = mind(step)[0, :, 16, 13:17].unbind()
-    # Rows are alike; of the columns, a patch of 3 x 3 whose neighbour two to the right lies all beyond the step has
-    # D = 1 there and 0 elsewhere: exp(-1 / (1 / 4)).
+    # All rows are equal, so D = 0 upwards and downwards. Where D > 0 in one direction alone, V = D / 4: exp(-4).
     assert torch.equal(up, torch.ones(4))
     assert torch.equal(down, torch.ones(4))
-    # At column 14 two of the patch's three columns change: D = 2 / 3 to the right and, at 13 to 15, 0 to the left.
+    # At column 14, D = 2 / 3 to the right, since two of the patch's three columns change; D = 0 to the left, as at 13.
     assert right.tolist()[1] == pytest.approx(float(torch.exp(torch.tensor(-4.0))))
     assert left.tolist()[0] == 1
     assert bool((mind(step) >= 0).all() and (mind(step) <= 1).all())

@@ -1,4 +1,4 @@
-"""Winograd's filtering against plain convolution: the matrices, lines of tiles, rewritten graphs, whole models."""
+"""Winograd's filtering compared with plain convolution: matrices, lines of tiles, rewritten graphs, whole models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def convolution_model(
     inputs: int = 256, outputs: int = 128, size: tuple[int, int] = (12, 20), bias: bool = True, kernel: int = 3,
     twice: bool = False, dtype: type[np.floating[Any]] = np.float32, **attributes: Any,
 ) -> bytes:  # fmt: skip
-    """One convolution, or two with the same filters, after a node that is no convolution."""
+    """A model of one convolution, or two with the same filters, after a node that is not a convolution."""
     generator = np.random.default_rng(0)
     group = attributes.get("group", 1)
     weights = generator.normal(0, 1 / np.sqrt(9 * inputs), (outputs, inputs // group, kernel, kernel))
@@ -177,7 +177,7 @@ def test_a_model_of_full_width_says_the_same_and_is_rewritten_where_it_counts() 
 
 
 def test_a_trained_model_draws_the_same_labelmap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all its convolutions, though so few channels gain nothing: 30 errors in a row instead of 18."""
+    """All convolutions are rewritten, even those too narrow to gain: 30 in a row, not 18, add their rounding errors."""
     bundle = read_bundle(SAMPLE_MODEL)
     volume, _ = make_patient("abdomen", "ct", 900)
     options = SegmentationOptions(probabilities=True, largest_component=False)
