@@ -321,7 +321,7 @@ def segment(
     ] = False,
 ) -> None:
     """Segment volumes with a bundle; each labelmap on its volume's own grid."""
-    from SIFASegmentationLib.segment_files import segment_files  # noqa: PLC0415
+    from SIFASegmentationLib.segment_files import Callbacks, OutputOptions, segment_files  # noqa: PLC0415
     from SIFASegmentationLib.segmentation_options import SegmentationOptions  # noqa: PLC0415
 
     if domain not in ("source", "target"):
@@ -338,12 +338,22 @@ def segment(
         for finding in unused_volumes(str(path), path):
             print_warning(finding)
     shown = _SegmentedVolumes()
-    outputs = segment_files(
-        bundle, volumes, out, options, device=device, threads=threads, region=parse_roi(roi), confidence=confidence,
-        suffix=suffix, task=load_task(task) if task else None, baseline=baseline, skip_existing=skip_existing,
-        report=shown.slices, on_volume=shown.volume, on_outputs=_show_outputs, on_refused=_show_refused,
-    )  # fmt: skip
-    if not outputs:
+    made = segment_files(
+        bundle,
+        volumes,
+        out,
+        options,
+        outputs=OutputOptions(confidence=confidence, suffix=suffix, baseline=baseline),
+        device=device,
+        threads=threads,
+        region=parse_roi(roi),
+        task=load_task(task) if task else None,
+        skip_existing=skip_existing,
+        callbacks=Callbacks(
+            on_volume=shown.volume, on_slices=shown.slices, on_outputs=_show_outputs, on_refused=_show_refused
+        ),
+    )
+    if not made:
         print(f"{out} has the results of all volumes already")
 
 

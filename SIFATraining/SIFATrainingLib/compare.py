@@ -41,8 +41,9 @@ from SIFASegmentationLib.files import file_name, remove_remains, write_atomicall
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job, State, is_job
 from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.output_names import labelmap_path
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import Request, labelmap_path, segment_files
+from SIFASegmentationLib.segment_files import Request, segment_files
 from SIFASegmentationLib.structures import Task
 from SIFASegmentationLib.volumes import Volume, volume_name
 

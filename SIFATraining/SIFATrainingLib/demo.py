@@ -12,7 +12,7 @@ from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.files import write_atomically
 from SIFASegmentationLib.phantoms import write_cohort
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import segment_files
+from SIFASegmentationLib.segment_files import OutputOptions, segment_files
 from SIFASegmentationLib.structures import load_task
 
 from .config import make_config
@@ -114,8 +114,8 @@ def _train_and_score(out: Path, method: str, task: str, device: str, seed: int) 
 
 
 def _write_slicer_files(out: Path, device: str) -> None:
-    test = out / "target" / "test"
-    segment_files(out / "bundle", [test], out / "slicer", device=inference_device(device), suffix=".seg.nrrd")
+    test, outputs = out / "target" / "test", OutputOptions(suffix=".seg.nrrd")
+    segment_files(out / "bundle", [test], out / "slicer", outputs=outputs, device=inference_device(device))
 
 
 def _write_summary(path: Path, tables: dict[str, ScoreTable], seconds: float) -> None:

@@ -14,8 +14,8 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import PREVIEWS_FOLDER
 from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.output_names import labelmap_path
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import labelmap_path
 from SIFASegmentationLib.structures import Task
 
 from .captions import PREVIEW_CAPTION

@@ -21,9 +21,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from SIFASegmentationLib.doubts import WORSE, doubts_about_adaptation
+from SIFASegmentationLib.estimates_table import ESTIMATES_FILE
 from SIFASegmentationLib.quality import Estimate
 from SIFASegmentationLib.scores import ScoreTable
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE
 from SIFATrainingLib.compare import file_name
 
 

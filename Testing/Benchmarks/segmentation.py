@@ -56,13 +56,13 @@ SIZE, SPACING, SLICES = 256, 1.6, 100
 FIRST_SLICE = """
 import sys, time
 started = float(sys.argv[3])
-from SIFASegmentationLib.segment_files import segment_files
+from SIFASegmentationLib.segment_files import Callbacks, segment_files
 class Done(Exception): pass
 def report(name, done, total):
     print(time.time() - started)
     raise Done
 try:
-    segment_files(sys.argv[1], [sys.argv[2]], sys.argv[4], device=sys.argv[5], report=report)
+    segment_files(sys.argv[1], [sys.argv[2]], sys.argv[4], device=sys.argv[5], callbacks=Callbacks(on_slices=report))
 except Done:
     pass
 """

@@ -24,6 +24,7 @@ from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
+from SIFASegmentationLib.segmentation_outputs import OutputOptions
 from SIFATrainingLib import cli
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.cli import app
@@ -411,8 +412,9 @@ def test_one_of_many_processes_does_not_wait_at_its_exit_for_the_others(tmp_path
         (["--probabilities"], {"probabilities": True}, {}),
         (["--skip-existing"], {}, {"skip_existing": True}),
         (["--domain", "source"], {"domain": "source"}, {}),
-        (["--format", ".nrrd", "--confidence"], {}, {"suffix": ".nrrd", "confidence": True}),
-        (["--baseline", "--threads", "3", "--device", "cpu"], {}, {"baseline": True, "threads": 3, "device": "cpu"}),
+        (["--format", ".nrrd", "--confidence"], {}, {"outputs": OutputOptions(confidence=True, suffix=".nrrd")}),
+        (["--baseline"], {}, {"outputs": OutputOptions(baseline=True)}),
+        (["--threads", "3", "--device", "cpu"], {}, {"threads": 3, "device": "cpu"}),
         (
             ["--roi=-10,20,-30,40,-50,60"], {},
             {"region": BoxMM(minimum=(-10.0, -30.0, -50.0), maximum=(20.0, 40.0, 60.0))},
@@ -434,10 +436,10 @@ def test_what_is_said_to_segment_reaches_it(
     ((given, named),) = asked
     assert given == (tmp_path, [tmp_path], tmp_path / "out", SegmentationOptions(**{"domain": "target", **options}))
     usual = {
-        "device": "auto", "threads": 0, "region": None, "confidence": False, "suffix": ".nii.gz", "task": None,
-        "baseline": None, "skip_existing": False,
+        "outputs": OutputOptions(), "device": "auto", "threads": 0, "region": None, "task": None,
+        "skip_existing": False,
     }  # fmt: skip
-    del named["report"], named["on_volume"], named["on_outputs"], named["on_refused"]
+    del named["callbacks"]
     assert named == {**usual, **others}
 
 

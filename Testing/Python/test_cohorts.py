@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from SIFASegmentationLib.cohorts import find_cases, unused_folders
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
-from SIFASegmentationLib.segment_files import output_name
+from SIFASegmentationLib.output_names import output_name
 
 FOLDER = ("{}_image.nii.gz", "{}_label.nii.gz")
 NNUNET = ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")

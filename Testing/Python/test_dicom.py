@@ -13,7 +13,7 @@ from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.dicom_files import _check_places
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
-from SIFASegmentationLib.segment_files import Request, _expand
+from SIFASegmentationLib.segmentation_requests import Request, requests_of
 
 
 def write_series(
@@ -144,7 +144,7 @@ def test_a_series_with_a_broken_link_is_refused(tmp_path: Path, name: str) -> No
     folder = write_series(tmp_path / "P1", [0, 5, 10, 15])
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(tmp_path / "annex" / "object")
-    for use in (read_volume, _expand):
+    for use in (read_volume, requests_of):
         with pytest.raises(InputError, match=f"{name} is a link to a file that is not there: fetch the file"):
             use(folder)
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(tmp_path / "P2.nii.gz"))
@@ -194,12 +194,12 @@ def test_each_slice_is_rescaled_as_it_says(tmp_path: Path) -> None:
 def test_a_folder_of_slices_is_a_series_whatever_lies_below(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "P1", [0, 3, 6])
     write_series(folder / "scout", [0, 1], series="1.2.9")
-    assert _expand(folder) == [Request(folder)]
-    assert _expand(tmp_path) == [Request(folder)]
+    assert requests_of(folder) == [Request(folder)]
+    assert requests_of(tmp_path) == [Request(folder)]
     # Volumes beside slices are not silently ignored.
     sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(folder / "P2.nii.gz"))
     with pytest.raises(InputError, match="is a DICOM file beside volumes"):
-        _expand(folder)
+        requests_of(folder)
 
 
 def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:

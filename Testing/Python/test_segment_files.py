@@ -15,16 +15,20 @@ import numpy as np
 import pytest
 
 from quick import sifa
-from SIFASegmentationLib import examination, segmented_folder
+from SIFASegmentationLib import examination, retries
 from SIFASegmentationLib import segment_files as segment_files_module
 from SIFASegmentationLib.bundle import Bundle, manifest_json
 from SIFASegmentationLib.bundle_files import MANIFEST_FILE
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.estimates_table import ESTIMATES_FILE
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.segment_files import ESTIMATES_FILE, Request, SomeRefusedError, output_name, segment_files
+from SIFASegmentationLib.output_names import output_name
+from SIFASegmentationLib.result_records import Origin, Record
+from SIFASegmentationLib.segment_files import Callbacks, OutputOptions, Request, SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import Segmentation, Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
-from SIFASegmentationLib.segmented_folder import Origin, Record, SegmentedFolder
+from SIFASegmentationLib.segmentation_outputs import OutputWriter
+from SIFASegmentationLib.segmented_folder import SegmentedFolder
 
 
 def test_warnings_call_volumes_as_is_said(
@@ -42,7 +46,7 @@ def test_warnings_call_volumes_as_is_said(
     with pytest.raises(SomeRefusedError, match="The volume patient c is constant") as caught:
         segment_files(
             bundle.path, requests, tmp_path / "out", device="cpu",
-            report=lambda name, _done, _total: told.append(name),
+            callbacks=Callbacks(on_slices=lambda name, _done, _total: told.append(name)),
         )  # fmt: skip
     for outputs, name in zip(caught.value.outputs, ("patient a", "patient b"), strict=True):
         assert outputs.name == name
@@ -120,7 +124,9 @@ def test_what_is_done_is_told_as_it_is_done(bundle: Bundle, cohort: Path, tmp_pa
     images, told = sorted((cohort / "ct").glob("*_image.nii.gz")), list[tuple[str, int]]()
     segment_files(
         bundle.path, images, tmp_path, device="cpu",
-        on_outputs=lambda one: told.append((one.name, len(list(tmp_path.glob("*_segmentation.nii.gz"))))),
+        callbacks=Callbacks(
+            on_outputs=lambda one: told.append((one.name, len(list(tmp_path.glob("*_segmentation.nii.gz")))))
+        ),
     )  # fmt: skip
     assert told == [(output_name(images[0]), 1), (output_name(images[1]), 2)]
 
@@ -190,7 +196,8 @@ def test_of_two_at_once_each_has_a_name(bundle: Bundle, alike: list[Path], tmp_p
         if not names:
             names.extend(one.name for one in segment_files(bundle.path, alike[1], tmp_path / "out", device="cpu"))
 
-    (first,) = segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", report=start_the_other)
+    callbacks = Callbacks(on_slices=start_the_other)
+    (first,) = segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", callbacks=callbacks)
     assert (first.name, names) == ("ct", ["s2_ct"])
 
 
@@ -198,11 +205,10 @@ def test_an_image_is_known_wherever_it_lies_and_its_results_by_all_their_files(
     bundle: Bundle, alike: list[Path], tmp_path: Path
 ) -> None:
     out, options = tmp_path / "out", SegmentationOptions(appearance=False, probabilities=True)
+    outputs = OutputOptions(confidence=True, baseline=False)
 
     def names(*images: Path) -> list[str]:
-        made = segment_files(
-            bundle.path, images, out, options, device="cpu", baseline=False, confidence=True, skip_existing=True
-        )
+        made = segment_files(bundle.path, images, out, options, outputs=outputs, device="cpu", skip_existing=True)
         return [one.name for one in made]
 
     assert names(*alike) == ["s1_ct", "s2_ct"]
@@ -283,9 +289,9 @@ def test_a_labelmap_that_was_cut_off_from_its_record_is_ours(
         raise OSError("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(segment_files_module, "_write_confidence", fail)
+        patched.setattr(OutputWriter, "_confidence", fail)
         with pytest.raises(OSError, match="full"):
-            segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", confidence=True)
+            segment_files(bundle.path, alike[0], tmp_path / "out", outputs=OutputOptions(confidence=True), device="cpu")
     (made,) = segment_files(bundle.path, alike[0], tmp_path / "out", device="cpu", skip_existing=True)
     assert made.name == "ct"
 
@@ -324,7 +330,7 @@ def test_many_processes_write_to_one_table(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmented_folder, "_TRIES", 1)
+    monkeypatch.setattr(retries, "_TRIES", 1)
     (tmp_path / ".sifa").mkdir()
     (tmp_path / ".sifa" / "P1.json").write_text("{}")
     with pytest.raises(InputError, match=r"P1\.json is damaged or can't be read: delete it"):
@@ -333,7 +339,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a process that was killed before it wrote, of one whose disk was full, and what macOS puts beside a file."""
-    monkeypatch.setattr(segmented_folder, "_TRIES", 1)
+    monkeypatch.setattr(retries, "_TRIES", 1)
     records = tmp_path / ".sifa"
     records.mkdir()
     (records / "P1.json").touch()
@@ -356,7 +362,7 @@ def test_files_in_use_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on Windows, where what somebody reads can't be replaced, and what is being replaced can't be read."""
-    monkeypatch.setattr(segmented_folder, "_BETWEEN_TRIES_SECONDS", 0)
+    monkeypatch.setattr(retries, "_BETWEEN_TRIES_SECONDS", 0)
     held: dict[str, int] = {}
 
     def unless_held(action: Callable[..., Any]) -> Callable[..., Any]:
@@ -403,14 +409,14 @@ def test_an_interrupted_call_goes_on_where_it_was(
 
     monkeypatch.setattr(Segmentor, "segment", count)
     with pytest.raises(KeyboardInterrupt):
-        segment_files(bundle.path, [cohort / "ct"], tmp_path, device="cpu", on_outputs=interrupt)
+        segment_files(bundle.path, [cohort / "ct"], tmp_path, device="cpu", callbacks=Callbacks(on_outputs=interrupt))
     numbers: list[tuple[int, int]] = []
 
     def go_on(**settings: Any) -> list[str]:
         done.clear()
         segment_files(
             bundle.path, [cohort / "ct"], tmp_path, device="cpu", skip_existing=True,
-            on_volume=lambda *which: numbers.append(which), **settings,
+            callbacks=Callbacks(on_volume=lambda *which: numbers.append(which)), **settings,
         )  # fmt: skip
         return list(done)
 
@@ -455,7 +461,9 @@ def test_a_volume_too_large_for_the_memory_ends_nothing(
     with pytest.raises(SomeRefusedError, match="1 of 2 volumes could not be segmented") as caught:
         segment_files(
             bundle.path, images, tmp_path, device="cpu",
-            on_refused=lambda image, error: told.append((image, str(error), len(list(tmp_path.glob("*.nii.gz"))))),
+            callbacks=Callbacks(
+                on_refused=lambda image, error: told.append((image, str(error), len(list(tmp_path.glob("*.nii.gz")))))
+            ),
         )  # fmt: skip
     assert [one.image for one in caught.value.outputs] == images[1:]
     ((image, sentence, written),) = told

@@ -20,8 +20,9 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
+from SIFASegmentationLib.output_names import output_name
 from SIFASegmentationLib.preprocessing import prepare_volume
-from SIFASegmentationLib.segment_files import Request, SomeRefusedError, output_name, segment_files
+from SIFASegmentationLib.segment_files import OutputOptions, Request, SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import (
     BATCH,
     CancelledError,
@@ -188,7 +189,9 @@ def test_confidence_looks_at_what_is_not_surely_background() -> None:
 
 def test_files_of_a_folder(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     options = SegmentationOptions(probabilities=True)
-    outputs = segment_files(bundle.path, [cohort / "ct"], tmp_path, options, device="cpu", confidence=True)
+    outputs = segment_files(
+        bundle.path, [cohort / "ct"], tmp_path, options, outputs=OutputOptions(confidence=True), device="cpu"
+    )
     names = sorted(path.name for path in tmp_path.iterdir() if path.name != ".sifa")
     assert len(outputs) == 2
     assert len(names) == 2 * (1 + 4 + 1 + 1) + 1
@@ -263,7 +266,7 @@ def test_a_table_names_volumes_and_their_regions(bundle: Bundle, cohort: Path, t
 def test_a_segmentation_for_slicer_has_names_and_reads_back(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     image = cohort / "ct" / "abdomen_ct_001_image.nii.gz"
     for suffix in (".seg.nrrd", ".nii.gz"):
-        segment_files(bundle.path, [image], tmp_path, device="cpu", suffix=suffix)
+        segment_files(bundle.path, [image], tmp_path, outputs=OutputOptions(suffix=suffix), device="cpu")
     task = load_task("abdomen")
     one, other = (
         read_labelmap(tmp_path / f"abdomen_ct_001_segmentation{suffix}", task, allow_empty=True)
@@ -311,12 +314,17 @@ def test_a_full_gpu_is_told_of(message: str, bundle: Bundle, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [({"device": "tpu"}, "device 'tpu' is unknown"), ({"device": "cuda"}, "has no CUDA"),
-     ({"suffix": ".png"}, "format '.png'"), ({"task": load_task("cardiac")}, "not the structures of the task cardiac")],
+     ({"task": load_task("cardiac")}, "not the structures of the task cardiac")],
 )  # fmt: skip
 def test_bad_settings(bundle: Bundle, cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         segment_files(bundle.path, [cohort / "ct"], tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(InputError, match=r"The format '\.png' can't be written: choose \.nii\.gz, "):
+        OutputOptions(suffix=".png")
 
 
 def test_bad_volumes(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:

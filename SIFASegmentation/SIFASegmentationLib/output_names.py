@@ -1,0 +1,74 @@
+"""What the outputs of volumes are called.
+
+| name    | after                                                                                     |
+|---------|-------------------------------------------------------------------------------------------|
+| `ct`    | the file: `s1/ct.nii.gz` or `s1/ct_image.nii.gz`                                          |
+| `s1_ct` | its folder and the file, where another image of the call or of the folder is called `ct`  |
+| `P1`    | the patient, where a table names one and the others are taken as well                     |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .cohorts import CHANNEL_SUFFIX, OWN_ENDING, holds_channels, image_subject
+from .errors import InputError
+from .files import file_name
+from .segmentation_requests import Request
+from .volumes import volume_name
+
+
+def output_name(image: Path) -> str:
+    """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
+    name = volume_name(image)
+    name = image_subject(name) or name
+    return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
+
+
+def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
+    """Where the labelmap of a volume is whose outputs have this name."""
+    return out / f"{name}{OWN_ENDING}{suffix}"
+
+
+def possible_names(request: Request) -> dict[str, str]:
+    """Names of a volume's outputs, from the one that says least to the one that says most, each with what messages call
+    the volume then."""
+    if request.name is not None:
+        return {request.name: request.name}
+    own, file, folder = output_name(request.image), request.image.name, request.image.absolute().parent.name
+    names = {own: file, f"{folder}_{own}": f"{folder}/{file}"}
+    if request.patient is not None:
+        names.setdefault(file_name(request.patient), request.patient)
+    return names
+
+
+def distinct_names(choices: Sequence[Iterable[str]]) -> list[list[str]]:
+    """Names of each volume, the best first: of those that are no other volume's first, the one that says least.
+
+    The others are for a folder that has results of another image of that name, as where each volume is segmented by a
+    call of its own.
+
+    Args:
+        choices: `possible_names` of each.
+
+    Raises:
+        InputError: Two volumes would have one name.
+    """
+    names = [list(some) for some in choices]
+    for step in range(1, max(map(len, names), default=0)):
+        alike = _alike(names)
+        for some in names:
+            # As in data sets that have a folder of each patient, with the same files in each.
+            if some[0] in alike and len(some) > step:
+                some.append(some.pop(0))
+    if alike := _alike(names):
+        raise InputError(f"Two volumes are called {min(alike)}", "segment them into different folders")
+    return names
+
+
+def _alike(names: Sequence[Sequence[str]]) -> set[str]:
+    """The first names that others have too; on many disks capital letters make no difference."""
+    times = Counter(first.casefold() for first, *_ in names)
+    return {first for first, *_ in names if times[first.casefold()] > 1}

@@ -1,0 +1,26 @@
+"""Files that other processes read and write at the same time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_TRIES, _BETWEEN_TRIES_SECONDS = 20, 0.05
+
+_T = TypeVar("_T")
+
+
+def retried(action: Callable[[], _T], *faults: type[Exception]) -> _T:
+    """What comes of an action, which is tried again after some faults; the last one is raised.
+
+    By itself after a `PermissionError`: on Windows no file can be opened or replaced in the moment in which another
+    process replaces or reads it.
+    """
+    again: tuple[type[Exception], ...] = (PermissionError, *faults)
+    for _ in range(_TRIES - 1):
+        try:
+            return action()
+        except again:
+            time.sleep(_BETWEEN_TRIES_SECONDS)
+    return action()

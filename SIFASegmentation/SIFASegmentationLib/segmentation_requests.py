@@ -1,0 +1,58 @@
+"""What is to be segmented: files, DICOM series, folders and tables of them, as volumes one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cohorts import find_cases, is_volume_file
+from .dicom_files import dicom_series
+from .errors import InputError
+from .field_of_view import BoxMM
+
+
+@dataclass(frozen=True)
+class Request:
+    """A volume to segment.
+
+    Attributes:
+        image: Its file, or the folder of its DICOM series.
+        name: What its outputs are called, whatever the others are; unless given, see `output_names`.
+        region: Its field of view, mm, LPS; that of all volumes unless given.
+        patient: Whose it is, where that is known by more than the file.
+    """
+
+    image: Path
+    name: str | None = None
+    region: BoxMM | None = None
+    patient: str | None = None
+
+
+Given = str | Path | Request
+"""A file, a DICOM series folder, a folder of such, a CSV file that names some, or a request."""
+
+
+def requests_of(volumes: Given | Sequence[Given]) -> list[Request]:
+    """A request for each volume.
+
+    Raises:
+        InputError: A folder or a CSV can't be used (`cohorts.find_cases`), or an image is given twice.
+    """
+    given = [volumes] if isinstance(volumes, Given) else volumes
+    requests = [one for some in given for one in ([some] if isinstance(some, Request) else _expand(Path(some)))]
+    times = Counter(request.image for request in requests)
+    if twice := next((image for image, count in times.items() if count > 1), None):
+        raise InputError(f"{twice} is given twice", "name it once")
+    return requests
+
+
+def _expand(path: Path) -> list[Request]:
+    """A file or DICOM series folder is itself; another folder, or a CSV, is the images in it."""
+    is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
+    if not is_folder and path.suffix.lower() != ".csv":
+        return [Request(path)]
+    # In a folder, patients are called as their files are.
+    return [Request(case.image, region=case.region, patient=None if is_folder else case.patient)
+            for case in find_cases(path, labelled=False)]  # fmt: skip
