@@ -8,16 +8,24 @@ from pathlib import Path
 
 from .errors import InputError
 from .field_of_view import BoxMM
+from .volumes import volume_name
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image: patient, file (or DICOM folder), labelmap if it is to be read, region of interest if it has one."""
+    """One image: patient, file (or DICOM folder), labelmap (or folder of masks) if it is to be read, region of interest
+    if it has one."""
 
     patient: str
     image: Path
     label: Path | None
     region: BoxMM | None = None
+
+    def shown(self, file: Path) -> str:
+        """What messages call its image or labelmap: by the file's name, with that of its folder where this is the
+        patient's, whose files may be called as everybody's."""
+        of_patient = volume_name(file.parent) == self.patient
+        return f"{file.parent.name}/{file.name}" if of_patient else file.name
 
 
 def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: str, second_name: str) -> None:
@@ -32,5 +40,5 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
     if patients := sorted({case.patient for case in first} & {case.patient for case in second}):
         raise InputError(
             f"The patient '{patients[0]}' is both in {first_name} and in {second_name}",
-            "leave the patient out of one of them, or rename the files if these are two people",
+            "leave the patient out of one of them, or rename the files or folders if these are two people",
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from .cases import Case
 from .errors import InputError
-from .volume_folders import check_nothing_is_missed, folder_names, unused_folders, volumes_in
+from .patient_folders import cases_of_patients
+from .volume_folders import check_nothing_is_missed, folder_names, folders_of_masks, unused_folders, volumes_in
 from .volume_names import (
     CHANNEL_SUFFIX,
     SEGMENTATION_SUFFIX,
@@ -40,6 +41,8 @@ def cases_in_folder(folder: Path, labelled: bool, patients: Collection[str] | No
         check_nothing_is_missed(folder / "imagesTr", volumes)
         return cases
     volumes = volumes_in(folder)
+    if not volumes and folders_of_masks(folder):
+        return cases_of_patients(folder, labelled, patients)
     images = images_named(images_among(volumes))
     if labelled or images:
         labels = labels_named(volumes) if labelled else {}

@@ -1,13 +1,17 @@
 """Which files belong together: images, their labelmaps, their patients.
 
-| what is given | images                      | labelmaps                  | patient    |
-|---------------|-----------------------------|----------------------------|------------|
-| a folder      | `NAME_image.*`              | `NAME_label.*`             | NAME       |
-| nnU-Net       | `imagesTr/NAME_0000.*`      | `labelsTr/NAME.*`          | NAME       |
-| Decathlon     | `imagesTr/NAME.*`           | `labelsTr/NAME.*`          | NAME       |
-| a folder      | any volumes, DICOM folders  | none (unlabelled only)     | file name  |
-| `images...`   | `NAME_0000.*` or `NAME.*`   | none (unlabelled only)     | NAME       |
-| a CSV file    | column `image`              | column `label`             | `patient`  |
+| what is given    | images                     | labelmaps                      | patient   |
+|------------------|----------------------------|--------------------------------|-----------|
+| a folder         | `NAME_image.*`             | `NAME_label.*`                 | NAME      |
+| nnU-Net          | `imagesTr/NAME_0000.*`     | `labelsTr/NAME.*`              | NAME      |
+| Decathlon        | `imagesTr/NAME.*`          | `labelsTr/NAME.*`              | NAME      |
+| TotalSegmentator | the volume in `NAME/`      | `NAME/segmentations/*` (masks) | NAME      |
+| a folder         | any volumes, DICOM folders | none (unlabelled only)         | file name |
+| `images...`      | `NAME_0000.*` or `NAME.*`  | none (unlabelled only)         | NAME      |
+| a CSV file       | column `image`             | column `label`                 | `patient` |
+
+A folder is one of TotalSegmentator's where no volume lies directly in it, and some folder in it has one that is called
+`segmentations`. A folder of masks has a file for each structure (`mask_folders`), and can be a CSV's `label`, too.
 
 In `_image` and `_label`, case does not matter, and a hyphen, a dot or a space separates as well. Labelmaps beside
 unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are left alone. Where a name leaves open whether a

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .image_files import check_grid, image_geometry, to_image, write_image
-from .structures import Task
+from .structures import LabelCoding, Task
 from .volumes import Geometry, Volume, volume_name
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
@@ -48,9 +48,10 @@ def segment_names(image: sitk.Image) -> dict[int, str]:
 
 
 def labels_of_segments(
-    image: sitk.Image, segments: dict[int, str], task: Task, path: Path
+    image: sitk.Image, segments: dict[int, str], task: Task, path: Path, coding: LabelCoding | None = None
 ) -> tuple[Volume, int, tuple[str, ...]]:
-    """Segments by name, the later one where they overlap, for which they lie in layers.
+    """Segments by name, that of the structure or of its `coding`; the later one where they overlap, for which they lie
+    in layers.
 
     Returns:
         A labelmap with the task's values, the number of voxels that two segments share, and the names of the segments
@@ -59,7 +60,7 @@ def labels_of_segments(
     Raises:
         InputError: No segment is one, or the file says of one what can't be.
     """
-    structures = {number: task.structure_named(name) for number, name in segments.items()}
+    structures = {number: task.structure_named(name, coding) for number, name in segments.items()}
     if not any(structures.values()):
         raise InputError(
             f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}",

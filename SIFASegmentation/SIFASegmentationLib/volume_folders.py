@@ -1,9 +1,9 @@
-"""Which volumes are in a folder, and what of it would be left out."""
+"""Which volumes, or which patients with masks, are in a folder, and what of it would be left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .dicom_files import SUFFIXES, check_links, dicom_series, is_dicom
@@ -11,32 +11,53 @@ from .errors import InputError
 from .volume_names import MAP_INFIX, labelmap_subject
 from .volumes import is_volume_file, volume_name
 
+MASKS_FOLDER = "segmentations"
+"""Beside a patient's image, in the data sets of TotalSegmentator."""
+
 _DICOM_SUFFIXES = ("", *SUFFIXES)
 _LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
 _SHOWN = 12  # Folders of a list that can have a hundred.
 
 
-def volumes_in(folder: Path) -> list[Path]:
-    """Volume files, broken links to such, and DICOM series folders directly in a folder, sorted by name.
+def volumes_in(folder: Path, *, but: Collection[str] = ()) -> list[Path]:
+    """Volume files, broken links to such, and DICOM series folders directly in a folder, sorted by name; none that is
+    called as one of `but`.
 
     Raises:
         InputError: A series has a broken link.
     """
     found = []
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in but:
             continue
         if is_volume_file(entry) or (entry.is_dir() and dicom_series(entry)):
             found.append(entry)
     return found
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, sorted by name, but for hidden ones."""
+    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def folders_of_masks(folder: Path) -> list[Path]:
+    """That of each patient in a folder of patients, `ROOT/s0001/segmentations`, sorted by patient; none where volume
+    files lie directly in it."""
+    if any(map(is_volume_file, folder.iterdir())):
+        return []
+    return [patient / MASKS_FOLDER for patient in subfolders(folder) if (patient / MASKS_FOLDER).is_dir()]
+
+
 def unused_folders(path: Path) -> list[Path]:
     """Folders that hold images, at any depth, which `find_cases` leaves out because it looks for volumes, and series in
-    folders of their own, directly in the folder `path` alone; none where that is a file."""
+    folders of their own, directly in the folder `path` alone, or in that of each patient; none where that is a file."""
     folder = path / "imagesTr" if (path / "imagesTr").is_dir() else path
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".") and _holds_images(entry)]
+    if not folder.is_dir():
+        return []
+    looked_at = subfolders(folder) if folders_of_masks(folder) else [folder]
+    below = [entry for place in looked_at for entry in subfolders(place)]
+    masks = [place / MASKS_FOLDER for place in looked_at if place != folder]
+    return [entry for entry in below if entry not in masks and _holds_images(entry)]
 
 
 def folder_names(folders: Sequence[Path]) -> str:
