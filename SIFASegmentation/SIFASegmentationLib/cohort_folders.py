@@ -8,7 +8,14 @@ from pathlib import Path
 from .cases import Case
 from .errors import InputError
 from .patient_folders import cases_of_patients
-from .volume_folders import check_nothing_is_missed, folder_names, folders_of_masks, unused_folders, volumes_in
+from .volume_folders import (
+    MASKS_FOLDER,
+    check_nothing_is_missed,
+    folder_names,
+    folders_of_masks,
+    unused_folders,
+    volumes_in,
+)
 from .volume_names import (
     CHANNEL_SUFFIX,
     SEGMENTATION_SUFFIX,
@@ -61,6 +68,8 @@ def cases_in_folder(folder: Path, labelled: bool, patients: Collection[str] | No
 
 def _nothing_in(folder: Path, what: str, advice: str) -> InputError:
     """What to raise where a folder has no volumes; if there are some further down, it says where."""
+    if (folder / MASKS_FOLDER).is_dir():
+        advice += ", or, if it is one patient's, give the folder in which it lies"
     if below := unused_folders(folder):
         advice += f", or list the volumes that lie in its subfolders ({folder_names(below)}) in a CSV file"
     return InputError(f"{folder} holds no {what}", advice)

@@ -56,8 +56,7 @@ def unused_folders(path: Path) -> list[Path]:
         return []
     looked_at = subfolders(folder) if folders_of_masks(folder) else [folder]
     below = [entry for place in looked_at for entry in subfolders(place)]
-    masks = [place / MASKS_FOLDER for place in looked_at if place != folder]
-    return [entry for entry in below if entry not in masks and _holds_images(entry)]
+    return [entry for entry in below if entry.name != MASKS_FOLDER and _holds_images(entry)]
 
 
 def folder_names(folders: Sequence[Path]) -> str:

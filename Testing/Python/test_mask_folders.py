@@ -109,6 +109,9 @@ def test_what_is_another_layout_stays_so(tmp_path: Path) -> None:
         find_cases(tmp_path / "unlabelled", labelled=False)
     # A patient's own folder is one of volumes.
     assert [case.patient for case in find_cases(tmp_path / "s0001", labelled=False)] == ["ct"]
+    assert unused_folders(tmp_path / "s0001") == []
+    with pytest.raises(InputError, match=r"no labelled volumes: .*, or, if it is one patient's, give the folder"):
+        find_cases(tmp_path / "s0001", labelled=True)
     # So is one of which volumes lie beside its folders.
     write(tmp_path / "P1.nii.gz", 3)
     assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]
