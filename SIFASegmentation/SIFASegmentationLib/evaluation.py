@@ -17,11 +17,13 @@ from .errors import InputError
 from .grids import grid_difference, resample_labelmap
 from .image_files import from_image, read_image
 from .labelmaps import Labels, UnknownCodesError, coding_named, read_labels, whole_numbers
+from .mask_folders import holds_masks
 from .metrics import score_labelmaps_in_pieces
 from .nnunet_labels import NNUNET_FILE, nnunet_labels
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from .slicer_segmentations import segment_names
 from .structures import Task, load_task
+from .volume_folders import MASKS_FOLDER, folders_of_masks
 from .volumes import Volume, volume_name
 from .work import Work, at_once
 
@@ -59,8 +61,8 @@ def evaluate(
     so. A pair that can't be used does not keep the others from being scored.
 
     Args:
-        prediction: A file or a folder.
-        reference: A file if the prediction is one, else a folder.
+        prediction: A labelmap, or a folder of labelmaps, or of patients with a folder of masks each (`cohorts`).
+        reference: The same kind. A folder of masks can be the reference of a single labelmap.
         task: The structures, or the name of a preset or a file that defines them. Without it, every label value in the
             files is scored, as `label 1`, ...
         coding: Name of the task's coding that the references use.
@@ -260,10 +262,14 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
     for path in (prediction, reference):
         if not path.exists():
             raise InputError(f"{path} does not exist", "check the path")
-    if prediction.is_dir() != reference.is_dir():
-        raise InputError(f"{prediction} and {reference} are a file and a folder", "give two files or two folders")
-    if prediction.is_file():
-        return [(labelmap_subject(prediction) or volume_name(prediction), prediction, reference)], ()
+    if prediction.is_file() or reference.is_file():
+        for path in (prediction, reference):
+            if path.is_dir() and not holds_masks(path):
+                raise InputError(
+                    f"{prediction} and {reference} are a file and a folder without masks",
+                    "give two files or two folders",
+                )
+        return [(_subject_of(prediction), prediction, reference)], ()
     predicted, referred = _labelmaps_in(prediction), _labelmaps_in(reference)
     matched = sorted(predicted.keys() & referred.keys())
     if not matched:
@@ -276,12 +282,21 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
     return [(name, predicted[name], referred[name]) for name in matched], tuple(sorted(map(str, alone)))
 
 
+def _subject_of(labelmap: Path) -> str:
+    """Whose labelmap it is, by its name, or where it is a patient's folder of masks by that of the patient's."""
+    if labelmap.name == MASKS_FOLDER and labelmap.is_dir():
+        return volume_name(labelmap.absolute().parent)
+    return labelmap_subject(labelmap) or volume_name(labelmap)
+
+
 def _labelmaps_in(folder: Path) -> dict[str, Path]:
     """Labelmaps of a folder by subject; images and probability maps beside them are left out.
 
     Raises:
         InputError: Two labelmaps belong to one subject.
     """
+    if masks := folders_of_masks(folder):
+        return by_name((_subject_of(path), path) for path in masks)
     volumes = [path for path in volumes_in(folder) if not path.is_dir() and MAP_INFIX not in volume_name(path)]
     subjects = {path: labelmap_subject(path) for path in volumes}
     labelled = {subject for subject in subjects.values() if subject}
@@ -316,6 +331,8 @@ def _is_image(path: Path) -> bool:
 
 def _read_plain(path: Path) -> Volume:
     """Read a labelmap with whatever values it has, 0 to 255."""
+    if holds_masks(path):
+        raise InputError(f"{path} is a folder of masks", "say by --task which structures they are")
     return _without_task(read_image(path), path)
 
 

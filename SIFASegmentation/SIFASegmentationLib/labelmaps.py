@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .boxes import values_in
 from .errors import InputError
 from .image_files import from_image, read_image, read_middle_slice
+from .mask_folders import holds_masks, labels_of_masks
 from .nnunet_labels import labels_beside
 from .slicer_segmentations import labels_of_segments, segment_names
 from .structures import LabelCoding, Task
@@ -30,35 +31,37 @@ class UnknownCodesError(InputError):
 def read_labelmap(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
 ) -> Volume:
-    """A labelmap file with the task's values.
+    """A labelmap with the task's values.
 
     Args:
-        path: A labelmap in any format of `read_volume`, or a segmentation that Slicer saved (`.seg.nrrd`), whose
-            segments are matched to structures by name or alias; other segments are background, and where two overlap
-            the later one has the voxel.
+        path: A labelmap in any format of `read_volume`; a segmentation that Slicer saved (`.seg.nrrd`), whose segments
+            are matched to structures by name or alias; or a folder of masks, one file each, matched by the files'
+            names. Other segments and masks are background, and where two structures overlap the later one has the
+            voxel.
         task: The structures.
-        coding: Codes of the file: a name among `task.label_codes`, or a coding. Unless given, what the `dataset.json`
-            of an nnU-Net data set says, for a file in `labelsTr` or `labelsTs`; else the task's own values. Has no
-            effect where segments have names.
-        allow_empty: Accept a file without a labelled voxel.
+        coding: What structures are called: a name among `task.label_codes`, or a coding. Unless given, what the
+            `dataset.json` of an nnU-Net data set says, for a file in `labelsTr` or `labelsTs`; else the task's own
+            values. Values have no effect where segments or masks have names.
+        allow_empty: Accept a labelmap without a labelled voxel.
 
     Returns:
-        Volume of uint8, on the file's own grid: Slicer may have cropped it, see `grids.match_grid`.
+        Volume of uint8, on the labelmap's own grid: Slicer may have cropped it, see `grids.match_grid`.
 
     Raises:
-        InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, or no label.
+        InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, a structure
+            without mask, masks that do not fit together, or no label.
     """
     return read_labels(path, task, coding, allow_empty=allow_empty).labelmap
 
 
 class Labels(NamedTuple):
-    """What a file has of a task.
+    """What a labelmap has of a task.
 
     Attributes:
         labelmap: As `read_labelmap` gives it.
-        overlapping: Voxels that two segments share, each of which the later one has; 0 in a plain labelmap.
+        overlapping: Voxels that two segments or masks share, each of which the later one has; 0 in a plain labelmap.
         unmatched: Names of the segments, or of the labels of an nnU-Net data set that the file has, that are no
-            structure of the task; none in another labelmap.
+            structure of the task; none in another labelmap, nor in a folder of masks, of which the others are not read.
     """
 
     labelmap: Volume
@@ -71,17 +74,24 @@ def read_labels(
 ) -> Labels:
     """As `read_labelmap`, and what a reader should know of it."""
     path = Path(path)
-    image = read_image(path)
-    if segments := segment_names(image):
-        labels = Labels(*labels_of_segments(image, segments, task, path))
-    else:
-        volume = from_image(image, volume_name(path), source=str(path))
-        del image  # As large as what is made of it.
-        array, unmatched = _recode(volume.array, task, coding, path)
-        labels = Labels(Volume(array, volume.geometry, volume.name), unmatched=unmatched)
+    labels = _labels_of_folder(path, task, coding) if holds_masks(path) else _labels_of_file(path, task, coding)
     if not allow_empty and not labels.labelmap.array.any():
         raise InputError(f"{path} is empty, no voxel is labelled", "leave it out, or check that it is the right file")
     return labels
+
+
+def _labels_of_folder(path: Path, task: Task, coding: str | LabelCoding | None) -> Labels:
+    return Labels(*labels_of_masks(path, task, _coding(task, coding, path)))
+
+
+def _labels_of_file(path: Path, task: Task, coding: str | LabelCoding | None) -> Labels:
+    image = read_image(path)
+    if segments := segment_names(image):
+        return Labels(*labels_of_segments(image, segments, task, path, _coding(task, coding, path)))
+    volume = from_image(image, volume_name(path), source=str(path))
+    del image  # As large as what is made of it.
+    array, unmatched = _recode(volume.array, task, coding, path)
+    return Labels(Volume(array, volume.geometry, volume.name), unmatched=unmatched)
 
 
 def structures_ml(labelmap: Volume, task: Task) -> dict[str, float]:

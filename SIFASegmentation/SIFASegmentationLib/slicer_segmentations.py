@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .image_files import check_grid, image_geometry, to_image, write_image
-from .structures import Task
+from .structures import LabelCoding, Task
 from .volumes import Geometry, Volume, volume_name
 
 _SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
@@ -52,7 +52,7 @@ def segment_names(image: sitk.Image) -> dict[int, str]:
 
 
 def labels_of_segments(
-    image: sitk.Image, segments: dict[int, str], task: Task, path: Path
+    image: sitk.Image, segments: dict[int, str], task: Task, path: Path, coding: LabelCoding | None = None
 ) -> tuple[Volume, int, tuple[str, ...]]:
     """Make a labelmap from segments whose names are structures of a task.
 
@@ -63,6 +63,7 @@ def labels_of_segments(
         segments: Names of its segments by number, from `segment_names`.
         task: The structures.
         path: Path of the file, for messages and the labelmap's name.
+        coding: Other names that the segments may have.
 
     Returns:
         The labelmap with the task's values, the number of voxels in which segments overlap, and the names of the
@@ -72,7 +73,7 @@ def labels_of_segments(
         InputError: No segment is a structure of the task, a layer or label value in the file is invalid, or its grid
             is not a rectangular 3D one.
     """
-    structures = {number: task.structure_named(name) for number, name in segments.items()}
+    structures = {number: task.structure_named(name, coding) for number, name in segments.items()}
     if not any(structures.values()):
         raise InputError(
             f"{path} has the segments {', '.join(segments.values())}, none of which is in the task {task.name}",

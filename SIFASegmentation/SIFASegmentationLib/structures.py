@@ -32,6 +32,8 @@ It is 1 outside of the field of view, where all is background."""
 _T = TypeVar("_T")
 Channel = Annotated[int, Field(ge=0, le=255)]
 Text = Annotated[str, Field(min_length=1)]
+LabelCode = Annotated[int | Text, Field(union_mode="left_to_right")]
+"""What a data set calls a structure: a value in its labelmaps, or the name of a segment or of the file of a mask."""
 
 
 class Code(Frozen):
@@ -90,26 +92,36 @@ class Structure(Frozen):
     parts: Annotated[int, Field(ge=0)] = 1
     tolerance_mm: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
+
 
 class LabelCoding(Frozen):
-    """The label values of a public data set.
+    """What structures are called in the labels of a public data set.
 
     Attributes:
-        codes: Structure name -> value in its files, or several, which are one structure for the task: both kidneys. A
+        codes: Structure name -> value in its labelmaps, or name of its segment or of its mask's file, of which only the
+            words count, as of aliases; or several of these, which are one structure for the task: both kidneys. A
             structure that it has not labelled is left out.
-        ignored: Values of its files that are background for the task.
+        ignored: Values of its labelmaps that are background for the task.
     """
 
-    codes: dict[str, int | tuple[int, ...]]
+    codes: dict[str, Annotated[LabelCode | tuple[LabelCode, ...], Field(union_mode="left_to_right")]]
     ignored: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _codes_are_distinct(self) -> Self:
         for name, codes in self.codes.items():
-            if min(_each(codes), default=0) < 1:
+            if not _each(codes) or min(_values(codes), default=1) < 1:
                 raise ValueError(f"give {name!r} a code of 1 or more, or a list of such codes")
-        if repeated := _repeated([*itertools.chain(*map(_each, self.codes.values())), *self.ignored]):
+            if unreadable := [other for other in _names(codes) if not normal_name(other)]:
+                raise ValueError(f"the name {unreadable[0]!r} of {name!r} has neither a letter nor a digit")
+        if repeated := _repeated([*itertools.chain(*map(_values, self.codes.values())), *self.ignored]):
             raise ValueError(f"the code {repeated} is given twice")
+        if repeated_name := _repeated(map(normal_name, itertools.chain(*self.names.values()))):
+            raise ValueError(f"the name {repeated_name!r} is given twice")
         return self
 
     def fits(self, found: Iterable[int]) -> bool:
@@ -120,8 +132,17 @@ class LabelCoding(Frozen):
 
     @property
     def names_by_value(self) -> dict[int, str]:
-        """The structure of each value in its files, but for those ignored."""
-        return {value: name for name, codes in self.codes.items() for value in _each(codes)}
+        """The structure of each value in its labelmaps, but for those ignored."""
+        return {value: name for name, codes in self.codes.items() for value in _values(codes)}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Of the segments, or the files of masks, of each structure that has some; a coding of values has none."""
+        return {name: names for name, codes in self.codes.items() if (names := _names(codes))}
+
+    def names_of(self, structure: Structure) -> tuple[str, ...]:
+        """What segments, or files of masks, of a structure are called: its own names, unless the coding has some."""
+        return self.names.get(structure.name, ()) if self.names else structure.all_names
 
 
 class Task(Frozen):
@@ -192,10 +213,19 @@ class Task(Frozen):
         """The task's own values, as a coding."""
         return LabelCoding(codes={structure.name: structure.value for structure in self.structures})
 
-    def structure_named(self, name: str) -> Structure | None:
-        """The structure with this name or alias: `Right Kidney`, `kidney_right`, ...; None if there is none."""
+    def structure_named(self, name: str, coding: LabelCoding | None = None) -> Structure | None:
+        """The structure with this name or alias: `Right Kidney`, `kidney_right`, ...; None if there is none.
+
+        Args:
+            name: Of which only the words count, in any order.
+            coding: Whose names for structures count instead, if it has some.
+        """
         wanted = normal_name(name)
-        return next((s for s in self.structures if wanted in _normal_names(s)), None)
+        for structure in self.structures:
+            names = structure.all_names if coding is None else coding.names_of(structure)
+            if wanted in map(normal_name, names):
+                return structure
+        return None
 
 
 def preset_names() -> list[str]:
@@ -233,11 +263,19 @@ def normal_name(name: str) -> str:
 
 
 def _normal_names(structure: Structure) -> set[str]:
-    return {normal_name(name) for name in (structure.name, *structure.aliases)}
+    return set(map(normal_name, structure.all_names))
 
 
-def _each(codes: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (codes,) if isinstance(codes, int) else codes
+def _each(codes: LabelCode | tuple[LabelCode, ...]) -> tuple[LabelCode, ...]:
+    return codes if isinstance(codes, tuple) else (codes,)
+
+
+def _values(codes: LabelCode | tuple[LabelCode, ...]) -> tuple[int, ...]:
+    return tuple(code for code in _each(codes) if isinstance(code, int))
+
+
+def _names(codes: LabelCode | tuple[LabelCode, ...]) -> tuple[str, ...]:
+    return tuple(code for code in _each(codes) if isinstance(code, str))
 
 
 def _repeated(items: Iterable[_T]) -> _T | None:

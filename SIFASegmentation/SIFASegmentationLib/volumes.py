@@ -93,6 +93,11 @@ def volume_name(path: str | Path) -> str:
     return unicodedata.normalize("NFC", _without_suffix(Path(path)))
 
 
+def is_volume_file(path: Path) -> bool:
+    """Whether something in a folder is a file whose name ends as a volume's, or a link to one, even a broken link."""
+    return not path.is_dir() and path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
 def _without_suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):

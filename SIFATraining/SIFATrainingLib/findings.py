@@ -67,7 +67,7 @@ def unused_volumes(subject: str, path: Path) -> list[Finding]:
     folders = unused_folders(path)
     if not folders:
         return []
-    fix = f"to use them, put them directly into {path}, or list all volumes in a CSV file"
+    fix = f"to use them, put them where the others lie in {path}, or list all volumes in a CSV file"
     return [Finding("warning", subject, f"volumes in subfolders are not used ({folder_names(folders)})", fix)]
 
 

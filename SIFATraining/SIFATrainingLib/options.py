@@ -86,7 +86,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 def preparation_options(
     source: Annotated[
-        Path | None, typer.Option(help="Labelled volumes: a folder (*_image, *_label or nnU-Net) or a CSV.")
+        Path | None,
+        typer.Option(help="Labelled volumes: a folder (*_image, *_label; nnU-Net; TotalSegmentator) or a CSV."),
     ] = None,
     target: Annotated[
         Path | None, typer.Option(help="Unlabelled volumes: a folder or a CSV. Labels there are not read.")
@@ -104,7 +105,11 @@ def preparation_options(
     roi: Roi = None,
     full_slice: Annotated[bool, typer.Option("--full-slice", help="Don't crop to the body.")] = False,
     source_coding: Annotated[
-        str | None, typer.Option(help="Label codes of the source: 'MMWHS', 'CHAOS MR', 'BTCV', ...")
+        str | None,
+        typer.Option(
+            help="The task's coding of the source's label values, or of the names of its segments or masks: 'MMWHS', "
+            "'CHAOS MR', 'BTCV', ..."
+        ),
     ] = None,
     target_coding: Annotated[
         str | None, typer.Option(help="The same for the target's labels, where they are read: scores, --monitor.")

@@ -77,7 +77,7 @@ class Preparation(Frozen):
         roi: Field of view of every volume, a box in mm, LPS, unless a CSV gives the volume a region of its own; found
             automatically where neither does.
         full_slice: Take the whole slice as the field of view.
-        source_coding: Name of the task's label coding that the source's labelmaps use.
+        source_coding: Name of the task's label coding that the source's labelmaps use, by values or by names.
         target_coding: The same for the target's, where they are read, and for the monitor's.
         source_window: Clip the source to this window (HU) instead of percentiles.
         target_window: The same for the target.
@@ -300,7 +300,7 @@ class _Steps:
     def read(self, cases: Sequence[Case], doing: str) -> Iterator[Volume]:
         """The images of `cases`, one after the other."""
         for number, case in enumerate(cases, 1):
-            self.report(Step(self.done, self.total, f"{doing} {number} of {len(cases)}: {case.image.name}"))
+            self.report(Step(self.done, self.total, f"{doing} {number} of {len(cases)}: {case.shown(case.image)}"))
             yield read_volume(case.image)
             self.done += 1
 
@@ -390,7 +390,7 @@ class _Writer:
         positions: list[dict[str, Triple]] = []
         start = 0
         for case, volume in zip(cases, steps.read(cases, f"{self.name}, resampling"), strict=True):
-            for finding in looks_like_labelmap(case.image.name, volume):
+            for finding in looks_like_labelmap(case.shown(case.image), volume):
                 self.warn(finding)
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
@@ -398,7 +398,7 @@ class _Writer:
             _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
             if self.reader is not None and case.label is not None:
                 labels, labelmap = self.reader.read(case.label, volume)
-                for finding in lost_labels(case.label.name, labels, self.reader.task):
+                for finding in lost_labels(case.shown(case.label), labels, self.reader.task):
                     self.warn(finding)
                 volumes_ml.append(structures_ml(labelmap, self.reader.task))
                 positions.append(positions_mm(labelmap, self.reader.task))

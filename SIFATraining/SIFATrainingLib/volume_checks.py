@@ -71,7 +71,7 @@ class VolumeChecks:
         total, done = sum(map(len, cases.values())), 0
         for name, some in cases.items():
             for case in some:
-                self._report(Step(done, total, f"{name}, checking {done + 1} of {total}: {case.image.name}"))
+                self._report(Step(done, total, f"{name}, checking {done + 1} of {total}: {case.shown(case.image)}"))
                 self._check(name, case)
                 done += 1
             self._sum_up(name, len(some))
@@ -97,22 +97,22 @@ class VolumeChecks:
 
     def _check(self, name: SetName, case: Case) -> None:
         preprocessing = self._preparation.preprocessing(domain_of(name))
+        subject = case.shown(case.image)
         try:
             volume = read_volume(case.image)
             placement = prepare_volume(volume, preprocessing, case.region or self._preparation.roi).placement
         except InputError as error:
-            self.findings.append(Finding.of(case.image.name, error))
+            self.findings.append(Finding.of(subject, error))
             return
         self.slices[name] += len(placement)
-        self._lowest[name].append((case.image.name, float(volume.array.min())))
+        self._lowest[name].append((subject, float(volume.array.min())))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
-        self.findings.append(_describe(case.image.name, placement, preprocessing.plane))
-        self.findings += looks_like_labelmap(case.image.name, volume)
+        self.findings.append(_describe(subject, placement, preprocessing.plane))
+        self.findings += looks_like_labelmap(subject, volume)
         if case.label is not None:
-            self._check_label(name, case.label, volume)
+            self._check_label(name, case.label, case.shown(case.label), volume)
 
-    def _check_label(self, name: SetName, path: Path, volume: Volume) -> None:
-        subject = path.name
+    def _check_label(self, name: SetName, path: Path, subject: str, volume: Volume) -> None:
         try:
             coding = self._preparation.coding(name)
             labels, labelmap = LabelReader(self._task, coding).read(path, volume)

@@ -1,0 +1,255 @@
+"""Folders of patients with a file for each structure, as TotalSegmentator's data sets have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SIFASegmentationLib.cohorts import find_cases, unused_folders
+from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.evaluation import evaluate
+from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
+from SIFASegmentationLib.structures import LabelCoding, Task, load_task
+from SIFASegmentationLib.volumes import Geometry, Volume
+from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.findings import Finding
+from SIFATrainingLib.prepare import make_preparation, prepare
+from SIFATrainingLib.steps import Step, say_nothing
+from SIFATrainingLib.volume_checks import VolumeChecks
+
+ABDOMEN = load_task("abdomen")
+GRID = Geometry((4, 3, 2), (1.0, 2.0, 3.0), (5.0, 6.0, 7.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+FILES = ("liver", "kidney_right", "kidney_left", "spleen", "autochthon_left")
+"""Structures with a file, each with one voxel of the first slice, from its first on."""
+
+
+def write(path: Path, *voxels: int, value: float = 1, grid: Geometry = GRID) -> None:
+    """A mask of these voxels, by their numbers in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.zeros(grid.shape, np.uint8 if value == int(value) else np.float32)
+    array.flat[list(voxels)] = value
+    write_volume(Volume(array, grid, path.name), path)
+
+
+def patient(root: Path, name: str, image: str = "ct.nii.gz") -> Path:
+    """A patient's folder of masks, beside the image."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    scan = np.arange(24, dtype=np.int16).reshape(GRID.shape)
+    write_volume(Volume(scan, GRID, name), root / name / image)
+    for voxel, structure in enumerate(FILES):
+        write(root / name / "segmentations" / f"{structure}.nii.gz", voxel)
+    return root / name / "segmentations"
+
+
+def both_kidneys(**codes: object) -> Task:
+    """A task of liver and kidneys, with the coding `mine`."""
+    task = json.loads(ABDOMEN.model_dump_json())
+    task["structures"] = task["structures"][:2]
+    task["structures"][1] |= {"name": "kidneys", "parts": 2, "aliases": []}
+    return Task.model_validate(task | {"label_codes": {"mine": {"codes": codes}}})
+
+
+def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("s0002", "s0001"):
+        patient(root, name)
+    (root / "meta.csv").touch()
+    (root / "scripts").mkdir()
+    for labelled in (True, False):
+        cases = find_cases(root, labelled=labelled)
+        assert [case.patient for case in cases] == ["s0001", "s0002"]
+        assert [case.image for case in cases] == [root / name / "ct.nii.gz" for name in ("s0001", "s0002")]
+        masks = [root / name / "segmentations" for name in ("s0001", "s0002")]
+        assert [case.label for case in cases] == (masks if labelled else [None, None])
+    assert cases[0].shown(cases[0].image) == "s0001/ct.nii.gz"
+    assert unused_folders(root) == []
+
+
+def test_a_table_may_name_folders_of_masks(tmp_path: Path) -> None:
+    patient(tmp_path, "s0001")
+    table = tmp_path / "some.csv"
+    table.write_text("patient,image,label\nP,s0001/ct.nii.gz,s0001/segmentations\n")
+    (case,) = find_cases(table, labelled=True)
+    assert case.label is not None
+    assert read_labelmap(case.label, ABDOMEN).array.ravel()[:5].tolist() == [1, 2, 3, 4, 0]
+
+
+def test_patients_whose_folders_lack_something(tmp_path: Path) -> None:
+    patient(tmp_path, "s0001")
+    patient(tmp_path, "s0002", "mri.nii.gz")
+    (tmp_path / "s0002" / "mri.nii.gz").unlink()
+    assert [case.patient for case in find_cases(tmp_path, labelled=True, patients=["s0001"])] == ["s0001"]
+    assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["s0001"]
+    with pytest.raises(InputError, match="s0002 has no image: put one beside segmentations, or take the folder away"):
+        find_cases(tmp_path, labelled=True)
+    (tmp_path / "s0002" / "segmentations").rename(tmp_path / "s0001" / "other")
+    patient(tmp_path, "s0002", "mri.nii.gz")
+    write(tmp_path / "s0003" / "ct.nii.gz", value=9)
+    assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["s0001", "s0002", "s0003"]
+    with pytest.raises(InputError, match="s0003 has no folder segmentations: put its masks there"):
+        find_cases(tmp_path, labelled=True)
+    # What lies deeper is told.
+    assert unused_folders(tmp_path) == [tmp_path / "s0001" / "other"]
+    patient(tmp_path, "s0002")
+    for labelled in (True, False):
+        with pytest.raises(InputError, match=r"s0002 has two images, ct\.nii\.gz and mri\.nii\.gz: keep one of them"):
+            find_cases(tmp_path, labelled=labelled)
+
+
+def test_what_is_another_layout_stays_so(tmp_path: Path) -> None:
+    patient(tmp_path, "s0001")
+    # With no masks anywhere, nothing says that folders are patients.
+    write(tmp_path / "unlabelled" / "s0001" / "ct.nii.gz")
+    with pytest.raises(InputError, match=r"list the volumes that lie in its subfolders \(s0001\) in a CSV file"):
+        find_cases(tmp_path / "unlabelled", labelled=False)
+    # A patient's own folder is one of volumes.
+    assert [case.patient for case in find_cases(tmp_path / "s0001", labelled=False)] == ["ct"]
+    assert unused_folders(tmp_path / "s0001") == []
+    with pytest.raises(InputError, match=r"no labelled volumes: .*, or, if it is one patient's, give the folder"):
+        find_cases(tmp_path / "s0001", labelled=True)
+    # So is one of which volumes lie beside its folders.
+    write(tmp_path / "P1.nii.gz", 3)
+    assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]
+    assert unused_folders(tmp_path) == [tmp_path / "s0001", tmp_path / "unlabelled"]
+    with pytest.raises(InputError, match="holds no labelled volumes"):
+        find_cases(tmp_path, labelled=True)
+
+
+def test_masks_by_the_words_of_their_names(tmp_path: Path) -> None:
+    masks = patient(tmp_path, "s0001")
+    (masks / "kidney_right.nii.gz").rename(masks / "Kidney-RIGHT.nii.gz")
+    # What is none of the task's is not read.
+    (masks / "autochthon_left.nii.gz").write_bytes(b"no image")
+    read = read_labels(masks, ABDOMEN)
+    assert read.labelmap.array.ravel()[:5].tolist() == [1, 2, 3, 4, 0]
+    assert (read.overlapping, read.unmatched, read.labelmap.geometry) == (0, (), GRID)
+    # Values of a coding say nothing of names.
+    assert np.array_equal(read_labelmap(masks, ABDOMEN, "TotalSegmentator").array, read.labelmap.array)
+    write(masks / "spleen.nii.gz", 0, 3, value=255)
+    again = read_labels(masks, ABDOMEN)
+    assert (again.labelmap.array.ravel()[:5].tolist(), again.overlapping) == ([4, 2, 3, 4, 0], 1)
+
+
+def test_a_coding_names_masks(tmp_path: Path) -> None:
+    masks = patient(tmp_path, "s0001")
+    kidneys = both_kidneys(liver="Liver", kidneys=["left kidney", "kidney_right"])
+    assert read_labelmap(masks, kidneys, "mine").array.ravel()[:5].tolist() == [1, 2, 2, 0, 0]
+    # What it leaves out is not labelled.
+    assert read_labelmap(masks, both_kidneys(kidneys="spleen"), "mine").array.ravel()[:5].tolist() == [0, 0, 0, 2, 0]
+    missing = both_kidneys(kidneys=["kidney_left", "kidney_rigth"])
+    reason = r"segmentations has no file called kidney_rigth, as the coding calls kidneys \(similar: kidney_right\.nii"
+    with pytest.raises(InputError, match=reason):
+        read_labelmap(masks, missing, "mine")
+
+
+def test_a_coding_names_segments(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.array([[[0, 1, 2, 3]]], np.uint8))
+    for number, name in enumerate(("Left kidney", "Right kidney", "liver")):
+        for key, text in {"Name": name, "Layer": "0", "LabelValue": str(number + 1)}.items():
+            image.SetMetaData(f"Segment{number}_{key}", text)
+    sitk.WriteImage(image, str(tmp_path / "drawn.seg.nrrd"))
+    task = both_kidneys(kidneys=["kidney_left", "kidney_right"])
+    assert read_labelmap(tmp_path / "drawn.seg.nrrd", task, "mine").array.ravel().tolist() == [0, 2, 2, 0]
+    assert read_labels(tmp_path / "drawn.seg.nrrd", task).unmatched == ("Left kidney", "Right kidney")
+
+
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        ({"liver": ["Liver", "liver"]}, "the name 'liver' is given twice"),
+        ({"liver": "right_part", "spleen": "part right"}, "the name 'part right' is given twice"),
+        ({"liver": "__"}, "the name '__' of 'liver' has neither a letter nor a digit"),
+        ({"liver": ["a", 0]}, "give 'liver' a code of 1 or more"),
+    ],
+)
+def test_names_in_a_coding_that_are_none(codes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LabelCoding.model_validate({"codes": codes})
+
+
+def test_values_and_names_in_one_coding() -> None:
+    coding = LabelCoding.model_validate({"codes": {"liver": [5, "liver"], "kidneys": ["kl", "kr"], "spleen": "7"}})
+    assert coding.names_by_value == {5: "liver", 7: "spleen"}
+    assert coding.names == {"liver": ("liver",), "kidneys": ("kl", "kr")}
+    assert LabelCoding.model_validate_json(coding.model_dump_json()) == coding
+
+
+def test_masks_that_can_not_be_used(tmp_path: Path) -> None:
+    def refused(name: str, reason: str) -> None:
+        with pytest.raises(InputError, match=reason):
+            read_labelmap(tmp_path / name / "segmentations", ABDOMEN)
+
+    (patient(tmp_path, "lacking") / "kidney_right.nii.gz").unlink()
+    advice = r"add right_kidney\.nii\.gz, or give a coding that names its file, or"
+    refused(
+        "lacking", rf"lacking/segmentations has no mask of right kidney \(similar: kidney_left\.nii\.gz\): {advice}"
+    )
+    write(patient(tmp_path, "twice") / "right kidney.nrrd", 1)
+    refused("twice", r"twice/segmentations/kidney_right\.nii\.gz and right kidney\.nrrd are masks of the same name")
+    masks = patient(tmp_path, "moved")
+    write(masks / "spleen.nii.gz", 3, grid=Geometry((4, 3, 3), GRID.spacing, GRID.origin, GRID.direction))
+    refused("moved", r"moved/segmentations/spleen\.nii\.gz and liver\.nii\.gz lie on different grids \(size")
+    masks = patient(tmp_path, "probable")
+    graded = np.zeros(GRID.shape, np.float32)
+    graded.flat[:3] = 0.25, 0.5, 1
+    write_volume(Volume(graded, GRID, "liver"), masks / "liver.nii.gz")
+    refused("probable", r"liver\.nii\.gz is no mask: its voxels have values from 0\.25 to 1 besides 0: give a file")
+    masks = patient(tmp_path, "unfetched")
+    (masks / "liver.nii.gz").unlink()
+    (masks / "liver.nii.gz").symlink_to(".git/annex/objects/nothing")
+    refused("unfetched", r"segmentations/liver\.nii\.gz is a link to a file that is not there: fetch the file")
+    for structure in FILES:
+        write(tmp_path / "empty" / "segmentations" / f"{structure}.nii.gz")
+    refused("empty", "empty/segmentations is empty, no voxel is labelled")
+    (tmp_path / "nothing" / "segmentations").mkdir(parents=True)
+    refused("nothing", "nothing/segmentations has no mask of liver: add liver")
+
+
+def test_masks_are_scored(tmp_path: Path) -> None:
+    masks = [patient(tmp_path / "truth", name) for name in ("s0001", "s0002")]
+    (tmp_path / "found").mkdir()
+    for folder in masks:
+        write_volume(read_labelmap(folder, ABDOMEN), tmp_path / "found" / f"{folder.parent.name}_segmentation.nii.gz")
+    file = tmp_path / "found" / "s0001_segmentation.nii.gz"
+    for pair in ((tmp_path / "found", tmp_path / "truth"), (tmp_path / "truth", tmp_path / "found")):
+        table = evaluate(*pair, ABDOMEN)
+        assert [(row.subject, row.scores.dice) for row in table.rows] == [("s0001", 1.0)] * 4 + [("s0002", 1.0)] * 4
+    for pair in ((file, masks[0]), (masks[0], file)):
+        assert {(row.subject, row.scores.dice) for row in evaluate(*pair, ABDOMEN).rows} == {("s0001", 1.0)}
+        with pytest.raises(InputError, match="segmentations is a folder of masks: say by --task which structures"):
+            evaluate(*pair)
+
+
+def masks_of(cohort: Path, root: Path, image: str) -> Path:
+    """The patients of a labelled folder in folders of their own."""
+    for case in find_cases(cohort, labelled=True):
+        assert case.label is not None
+        (root / case.patient).mkdir(parents=True)
+        (root / case.patient / image).symlink_to(case.image)
+        labels = read_labelmap(case.label, ABDOMEN)
+        for structure in ABDOMEN.structures:
+            mask = Volume((labels.array == structure.value).astype(np.uint8), labels.geometry, structure.name)
+            write_volume(mask, root / case.patient / "segmentations" / f"{structure.name.replace(' ', '_')}.nii.gz")
+    return root
+
+
+def test_a_preparation_from_masks_is_that_from_labelmaps(cohort: Path, prepared: Path, tmp_path: Path) -> None:
+    mr = masks_of(cohort / "mr", tmp_path / "mr", "mri.nii.gz")
+    ct = masks_of(cohort / "ct", tmp_path / "ct", "ct.nii.gz")
+    steps: list[Step] = []
+    told: list[Finding] = []
+    prepare(mr, ct, tmp_path / "set", size=32, report=steps.append, warn=told.append)
+    assert "abdomen_mr_000/mri.nii.gz" in str(steps[0])
+    assert told == []
+    from_masks, usual = PreparedDataset(tmp_path / "set"), PreparedDataset(prepared)
+    assert np.array_equal(from_masks.labels("source"), usual.labels("source"))
+    assert not from_masks.entry("target").labelled
+    checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing, "source")
+    checks.run()
+    (finding,) = (one for one in checks.findings if one.subject == "abdomen_mr_000/segmentations")
+    assert (finding.level, finding.message) == ("ok", "all 4 structures")
