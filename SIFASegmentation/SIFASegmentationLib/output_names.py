@@ -5,6 +5,8 @@
 | `ct`    | the file: `s1/ct.nii.gz` or `s1/ct_image.nii.gz`                                          |
 | `s1_ct` | its folder and the file, where another image of the call or of the folder is called `ct`  |
 | `P1`    | the patient, where a table names one and the others are taken as well                     |
+
+Where the folder is called after the patient, as in TotalSegmentator's data sets, names are `s1`, then `s1_ct`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ def possible_names(request: Request) -> dict[str, str]:
     if request.name is not None:
         return {request.name: request.name}
     own, file, folder = output_name(request.image), request.image.name, request.image.absolute().parent.name
-    names = {own: file, f"{folder}_{own}": f"{folder}/{file}"}
+    in_folder = {f"{folder}_{own}": f"{folder}/{file}"}
+    if request.patient == folder:
+        return {folder: f"{folder}/{file}", **in_folder}
+    names = {own: file, **in_folder}
     if request.patient is not None:
         names.setdefault(file_name(request.patient), request.patient)
     return names

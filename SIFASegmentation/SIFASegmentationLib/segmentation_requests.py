@@ -53,6 +53,9 @@ def _expand(path: Path) -> list[Request]:
     is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
     if not is_folder and path.suffix.lower() != ".csv":
         return [Request(path)]
-    # In a folder, patients are called as their files are.
-    return [Request(case.image, region=case.region, patient=None if is_folder else case.patient)
-            for case in find_cases(path, labelled=False)]  # fmt: skip
+    requests = []
+    for case in find_cases(path, labelled=False):
+        # In a folder, patients are called as their files are, or as the folders of their own that these are in.
+        patient = None if is_folder and case.image.parent == path else case.patient
+        requests.append(Request(case.image, region=case.region, patient=patient))
+    return requests

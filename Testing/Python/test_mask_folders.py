@@ -14,6 +14,8 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
+from SIFASegmentationLib.output_names import distinct_names, possible_names
+from SIFASegmentationLib.segmentation_requests import Request, requests_of
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib.dataset import PreparedDataset
@@ -46,12 +48,31 @@ def patient(root: Path, name: str, image: str = "ct.nii.gz") -> Path:
     return root / name / "segmentations"
 
 
+def names_of(requests: list[Request]) -> list[dict[str, str]]:
+    return [possible_names(request) for request in requests]
+
+
 def both_kidneys(**codes: object) -> Task:
     """A task of liver and kidneys, with the coding `mine`."""
     task = json.loads(ABDOMEN.model_dump_json())
     task["structures"] = task["structures"][:2]
     task["structures"][1] |= {"name": "kidneys", "parts": 2, "aliases": []}
     return Task.model_validate(task | {"label_codes": {"mine": {"codes": codes}}})
+
+
+def test_results_are_called_after_the_patients(tmp_path: Path) -> None:
+    for name in ("s0001", "s0002"):
+        patient(tmp_path, name)
+    requests = requests_of(tmp_path)
+    assert [request.patient for request in requests] == ["s0001", "s0002"]
+    assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct"], ["s0002", "s0002_ct"]]
+    # One alone as well: `evaluate` finds its reference by that.
+    assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct"]]
+    # Two scans of a patient, by a table.
+    patient(tmp_path, "s0001", "mri.nii.gz")
+    table = tmp_path / "two.csv"
+    table.write_text("patient,image\ns0001,s0001/ct.nii.gz\ns0001,s0001/mri.nii.gz\n")
+    assert [first for first, *_ in distinct_names(names_of(requests_of(table)))] == ["s0001_ct", "s0001_mri"]
 
 
 def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
