@@ -1,4 +1,4 @@
-"""The images of a cohort, each with whose it is and what belongs to it."""
+"""The images of a cohort, each with its patient, labelmap and region of interest."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from .volumes import volume_name
 
 @dataclass(frozen=True)
 class Case:
-    """One image: patient, file (or DICOM folder), labelmap (or folder of masks) if it is to be read, region of interest
-    if it has one."""
+    """One image of a cohort.
+
+    Attributes:
+        patient: Name of the patient.
+        image: Image file, or folder of a DICOM series.
+        label: Labelmap, or folder of masks; None if labels are not to be read.
+        region: Region of interest, if the image has one of its own.
+    """
 
     patient: str
     image: Path
@@ -22,8 +28,11 @@ class Case:
     region: BoxMM | None = None
 
     def shown(self, file: Path) -> str:
-        """What messages call its image or labelmap: by the file's name, with that of its folder where this is the
-        patient's, whose files may be called as everybody's."""
+        """Return the name of its image or labelmap for messages.
+
+        A file in a folder named after the patient is shown with that folder, since such files often have the same name
+        for all patients.
+        """
         of_patient = volume_name(file.parent) == self.patient
         return f"{file.parent.name}/{file.name}" if of_patient else file.name
 
@@ -32,7 +41,7 @@ def check_disjoint(first: Iterable[Case], second: Iterable[Case], first_name: st
     """Refuse two sets of cases that share a patient or a file.
 
     Raises:
-        InputError: Names the patient, or the file, and both sets.
+        InputError: They share one; the message names it and both sets.
     """
     first, second = list(first), list(second)
     if shared := sorted({case.image.resolve() for case in first} & {case.image.resolve() for case in second}):

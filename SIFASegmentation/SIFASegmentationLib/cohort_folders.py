@@ -36,7 +36,7 @@ _IMAGE_ENDINGS = [suffix for suffix in VOLUME_SUFFIXES if suffix != SEGMENTATION
 
 
 def cases_in_folder(folder: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
-    """As `cohorts.find_cases`, of a folder."""
+    """Find the cases in a folder; see `cohorts.find_cases`."""
     if (folder / "imagesTr").is_dir():
         volumes = volumes_in(folder / "imagesTr")
         images = _named_in(folder / "imagesTr", volumes)
@@ -67,7 +67,7 @@ def cases_in_folder(folder: Path, labelled: bool, patients: Collection[str] | No
 
 
 def _nothing_in(folder: Path, what: str, advice: str) -> InputError:
-    """What to raise where a folder has no volumes; if there are some further down, it says where."""
+    """Return the error for a folder without volumes; it names subfolders that hold some."""
     if (folder / MASKS_FOLDER).is_dir():
         advice += ", or, if it is one patient's, give the folder in which it lies"
     if below := unused_folders(folder):
@@ -80,10 +80,10 @@ def _of(patients: Collection[str] | None, named: dict[str, Path]) -> dict[str, P
 
 
 def _named_in(folder: Path, volumes: list[Path]) -> dict[str, Path]:
-    """The images in a folder whose names have no ending, or nnU-Net's where the folder is one of its.
+    """Return the images in a folder by name, without the `_0000` that images in nnU-Net's folders end in.
 
     Raises:
-        InputError: One of several channels, two of one name, or a name that leaves open what a file is.
+        InputError: An image is one of several channels, two have the same name, or a name leaves open what a file is.
     """
     images = images_among(volumes)
     if not (holds_channels(folder) and has_channels(images)):
@@ -99,13 +99,13 @@ def _named_in(folder: Path, volumes: list[Path]) -> dict[str, Path]:
 
 
 def _check_all_are_images(volumes: list[Path]) -> None:
-    """Refuse volume files beside `*_image` files that are neither such nor made from one.
+    """Refuse volume files beside `*_image` files that are neither images themselves nor made from one.
 
     Raises:
-        InputError: Names the first of them.
+        InputError: There is such a file; the message names the first.
     """
     for path in images_among(volumes):
-        # A DICOM series can be what an image was made of.
+        # An image may have been converted from a DICOM series beside it.
         if not path.is_dir() and image_subject(volume_name(path)) is None:
             raise InputError(
                 f"{path} lies beside files called NAME_image and is neither one nor a labelmap of one",
@@ -116,7 +116,7 @@ def _check_all_are_images(volumes: list[Path]) -> None:
 def _paired(
     images: dict[str, Path], labels: dict[str, Path], folder: Path, image: str, label: str, labelled: bool
 ) -> list[Case]:
-    """Images with their labelmaps; `image` and `label` say how their files are called, with {} for the name."""
+    """Pair images with labelmaps; `image` and `label` are patterns of file names, with {} for the name."""
     if not images and not labels:
         pair = f"{image.format('NAME')}.nii.gz" + (f" with {label.format('NAME')}.nii.gz" if labelled else "")
         raise _nothing_in(folder, "labelled volumes" if labelled else "volumes", f"put {pair} into it")

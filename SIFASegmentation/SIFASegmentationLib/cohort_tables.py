@@ -15,10 +15,10 @@ from .field_of_view import parse_box
 
 
 def cases_in_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
-    """As `cohorts.find_cases`, of a CSV file."""
+    """Find the cases listed in a CSV file; see `cohorts.find_cases`."""
     wanted = ["patient", "image", *(["label"] if labelled else [])]
     cases: list[Case] = []
-    lines: dict[Path, int] = {}  # On which each file is named.
+    lines: dict[Path, int] = {}  # The line that names each file.
     for line, row in _csv_rows(path, wanted):
         patient = unicodedata.normalize("NFC", row["patient"])
         if patients is not None and patient not in patients:
@@ -47,7 +47,11 @@ def cases_in_csv(path: Path, labelled: bool, patients: Collection[str] | None) -
 
 
 def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]:
-    """Line number and stripped values by column of each row."""
+    """Return the line number and the stripped values, by column, of each row.
+
+    Raises:
+        InputError: The file is not a CSV text file, its columns are wrong, or a row has too many values.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             text = file.read()
@@ -74,6 +78,9 @@ def _csv_rows(path: Path, wanted: list[str]) -> list[tuple[int, dict[str, str]]]
 
 
 def _delimiter(text: str) -> str:
-    """A comma; or the semicolon that Excel writes where numbers have decimal commas, if only that is in the header."""
+    """Return the delimiter: a semicolon if the header has semicolons and no commas, else a comma.
+
+    Excel writes semicolons where numbers have decimal commas.
+    """
     header = next((line for line in text.splitlines() if line.strip(" ,;")), "")
     return ";" if ";" in header and "," not in header else ","

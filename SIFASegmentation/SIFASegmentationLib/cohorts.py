@@ -1,4 +1,4 @@
-"""Which files belong together: images, their labelmaps, their patients.
+"""Find out which files belong together: images, labelmaps and patients.
 
 | what is given    | images                     | labelmaps                      | patient   |
 |------------------|----------------------------|--------------------------------|-----------|
@@ -10,15 +10,15 @@
 | `images...`      | `NAME_0000.*` or `NAME.*`  | none (unlabelled only)         | NAME      |
 | a CSV file       | column `image`             | column `label`                 | `patient` |
 
-A folder is one of TotalSegmentator's where no volume lies directly in it, and some folder in it has one that is called
-`segmentations`. A folder of masks has a file for each structure (`mask_folders`), and can be a CSV's `label`, too.
+A folder counts as TotalSegmentator's if no volume lies directly in it and some folder in it has a subfolder
+`segmentations`. A folder of masks has a file for each structure (`mask_folders`), and can also be a CSV's `label`.
 
-In `_image` and `_label`, case does not matter, and a hyphen, a dot or a space separates as well. Labelmaps beside
-unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are left alone. Where a name leaves open whether a
-file is a labelmap, its voxels decide: a labelmap is refused, an image is one. A folder of slices is always an image.
+The endings `_image` and `_label` may be in any case, with a hyphen, a dot or a space in place of `_`. Labelmaps beside
+unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are ignored. Where a name leaves open whether a file
+is a labelmap, its voxels decide: a labelmap is refused, an image is used. A folder of slices is always an image.
 
-The CSV alone can give a patient several images, and an image a region of interest of its own: column `region`,
-`"X0,X1,Y0,Y1,Z0,Z1"` in mm, LPS, in quotes, empty where there is none.
+Only a CSV can list several images of a patient, or give an image a region of interest of its own: in the column
+`region`, as `"X0,X1,Y0,Y1,Z0,Z1"` in mm, LPS, with the quotes; empty if there is none.
 """
 
 from __future__ import annotations
@@ -50,19 +50,20 @@ __all__ = ["CHANNEL_SUFFIX", "MAP_INFIX", "OWN_ENDING", "Case", "by_name", "chec
 
 
 def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | None = None) -> list[Case]:
-    """The cases in a folder or a CSV file, sorted by patient and image.
+    """Find the cases in a folder or a CSV file, sorted by patient and image.
 
     Args:
-        path: As in the table above; paths in a CSV are relative to it.
-        labelled: Whether each image needs a labelmap. If not, labelmaps are left alone: `Case.label` is None.
-        patients: Whose cases are wanted, all unless given; what the others have or lack does not matter.
+        path: Folder or CSV file as in the table above; paths in a CSV are relative to it.
+        labelled: Whether each image needs a labelmap. If not, labelmaps are ignored and `Case.label` is None.
+        patients: Patients whose cases are wanted; all unless given. An image or labelmap that is missing for another
+            patient is then no error.
 
     Raises:
-        InputError: Nothing there, an image without labelmap, a labelmap without image, two files for one, something of
-            a patient that would be left out (a broken link, a volume beside `*_image` files that is none and was not
-            made from one, DICOM files elsewhere than in a folder of each series), a volume that by its name and voxels
-            may be a labelmap, or by its name a channel of another, or a line of the CSV that is incomplete, names a
-            missing file or one that another line names.
+        InputError: Nothing is found, an image has no labelmap or a labelmap no image, two files have the same name,
+            something of a patient would be left out (a broken link, a volume beside `*_image` files that is neither
+            one nor made from one, DICOM files outside a folder of their series), a volume may be a labelmap by its
+            name and voxels, or a channel of another by its name, or a line of the CSV is incomplete, or names a file
+            that is missing or that another line names.
     """
     path = Path(path)
     if path.is_file():

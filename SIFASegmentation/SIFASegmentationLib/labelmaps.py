@@ -1,4 +1,4 @@
-"""Labelmap files with any codes to the values of a task."""
+"""Read labelmap files with any label codes as labelmaps with a task's values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .slicer_segmentations import labels_of_segments, segment_names
 from .structures import LabelCoding, Task
 from .volumes import Volume, volume_name
 
-_NEARLY = 1e-3  # What scaling and single precision leave of a whole number.
+_NEARLY = 1e-3  # Tolerance for whole numbers that were scaled or stored in single precision.
 _LARGEST_LABEL = np.iinfo(np.int32).max
-_FEW_VALUES = 48  # Of a slice: what lists of a hundred structures show in one, and far less than any scan has.
-_SHOWN_CODES = 8  # A wrong file can have thousands.
+_FEW_VALUES = 48  # Most values in a slice of labels, even of a hundred structures; any scan has far more.
+_SHOWN_CODES = 8  # Unknown codes that a message lists; a wrong file can have thousands.
 
 
 class UnknownCodesError(InputError):
@@ -31,37 +31,38 @@ class UnknownCodesError(InputError):
 def read_labelmap(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
 ) -> Volume:
-    """A labelmap with the task's values.
+    """Read a labelmap with the task's values.
 
     Args:
         path: A labelmap in any format of `read_volume`; a segmentation that Slicer saved (`.seg.nrrd`), whose segments
             are matched to structures by name or alias; or a folder of masks, one file each, matched by the files'
-            names. Other segments and masks are background, and where two structures overlap the later one has the
+            names. Other segments and masks become background. Where two structures overlap, the later one takes the
             voxel.
         task: The structures.
-        coding: What structures are called: a name among `task.label_codes`, or a coding. Unless given, what the
-            `dataset.json` of an nnU-Net data set says, for a file in `labelsTr` or `labelsTs`; else the task's own
-            values. Values have no effect where segments or masks have names.
+        coding: How the file's labels map to structures: a name among `task.label_codes`, or a coding. Unless given,
+            the `dataset.json` of an nnU-Net data set for a file in `labelsTr` or `labelsTs`, else the task's own
+            values. A coding by values has no effect on segments and masks, which are matched by name.
         allow_empty: Accept a labelmap without a labelled voxel.
 
     Returns:
-        Volume of uint8, on the labelmap's own grid: Slicer may have cropped it, see `grids.match_grid`.
+        Volume of uint8 on the labelmap's own grid, to which Slicer may have cropped it (see `grids.match_grid`).
 
     Raises:
-        InputError: Unreadable file, codes that are not in the task, voxels that are not whole numbers, a structure
-            without mask, masks that do not fit together, or no label.
+        InputError: The file can't be read, it has codes that are not in the task or voxels that are not whole numbers,
+            a structure has no mask, masks do not fit together, or no voxel is labelled.
     """
     return read_labels(path, task, coding, allow_empty=allow_empty).labelmap
 
 
 class Labels(NamedTuple):
-    """What a labelmap has of a task.
+    """The labels of a file that belong to a task.
 
     Attributes:
-        labelmap: As `read_labelmap` gives it.
-        overlapping: Voxels that two segments or masks share, each of which the later one has; 0 in a plain labelmap.
-        unmatched: Names of the segments, or of the labels of an nnU-Net data set that the file has, that are no
-            structure of the task; none in another labelmap, nor in a folder of masks, of which the others are not read.
+        labelmap: Labelmap as returned by `read_labelmap`.
+        overlapping: Number of voxels shared by segments or masks of different structures, which the later one takes; 0
+            for a plain labelmap.
+        unmatched: Names of segments, or of labels in an nnU-Net data set that the file contains, that are no structure
+            of the task. Empty for other labelmaps, and for folders of masks, in which other files are not read.
     """
 
     labelmap: Volume
@@ -72,7 +73,7 @@ class Labels(NamedTuple):
 def read_labels(
     path: str | Path, task: Task, coding: str | LabelCoding | None = None, *, allow_empty: bool = False
 ) -> Labels:
-    """As `read_labelmap`, and what a reader should know of it."""
+    """Read a labelmap as `read_labelmap` does, with its overlapping voxels and unmatched names."""
     path = Path(path)
     labels = _labels_of_folder(path, task, coding) if holds_masks(path) else _labels_of_file(path, task, coding)
     if not allow_empty and not labels.labelmap.array.any():
@@ -89,14 +90,14 @@ def _labels_of_file(path: Path, task: Task, coding: str | LabelCoding | None) ->
     if segments := segment_names(image):
         return Labels(*labels_of_segments(image, segments, task, path, _coding(task, coding, path)))
     volume = from_image(image, volume_name(path), source=str(path))
-    del image  # As large as what is made of it.
+    del image  # It is as large as the array made from it.
     array, unmatched = _recode(volume.array, task, coding, path)
     return Labels(Volume(array, volume.geometry, volume.name), unmatched=unmatched)
 
 
 def structures_ml(labelmap: Volume, task: Task) -> dict[str, float]:
-    """Volume of each structure, by name; 0 where it is not there."""
-    # By slices: a count of all voxels at once would make numbers of 8 bytes of them.
+    """Return the volume of each structure in ml, by name; 0 if it is absent."""
+    # Counted slice by slice, since `bincount` converts what it counts to integers of 8 bytes.
     voxels = np.zeros(256, np.int64)
     for plane in labelmap.array:
         voxels += np.bincount(plane.ravel(), minlength=256)
@@ -105,15 +106,15 @@ def structures_ml(labelmap: Volume, task: Task) -> dict[str, float]:
 
 
 def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generic]:
-    """Labels (k, j, i) that a program stored as floats, or scaled, as the whole numbers that they are nearly.
+    """Round labels (k, j, i) that a program stored as floats, or scaled, to the whole numbers that they nearly are.
 
     Raises:
-        InputError: They are none, or larger than any label; names the `source`.
+        InputError: They are not nearly whole numbers, or are larger than any label; the message names the `source`.
     """
     if voxels.dtype.kind != "f":
         return voxels
     rounded = np.empty(voxels.shape, np.int32)
-    # By planes: floats of the whole would need as much memory again.
+    # Rounded plane by plane: floats of the whole would need as much memory again.
     for plane, whole in zip(voxels, rounded, strict=True):
         nearest = np.rint(plane)
         if not (np.abs(plane - nearest) <= _NEARLY).all():
@@ -125,7 +126,7 @@ def whole_numbers(voxels: NDArray[np.generic], source: str) -> NDArray[np.generi
 
 
 def look_like_labels(voxels: NDArray[np.generic]) -> bool:
-    """Whether voxels of a slice are whole numbers of which few differ, as labels are and no scan's."""
+    """Whether the voxels of a slice are whole numbers with few distinct values, as labels are and scans are not."""
     values = np.unique(voxels)
     if values.size > _FEW_VALUES or not np.isfinite(values).all():
         return False
@@ -133,18 +134,18 @@ def look_like_labels(voxels: NDArray[np.generic]) -> bool:
 
 
 def looks_like_labelmap(path: Path) -> bool:
-    """Whether the middle slice of a file looks so; what can't be read is not known to be a labelmap."""
+    """Whether the middle slice of a file looks like labels; False if it can't be read."""
     try:
         return look_like_labels(read_middle_slice(path))
     except InputError:
-        # Who reads all of it says so.
+        # Reading the whole file will report the fault.
         return False
 
 
 def _recode(
     voxels: NDArray[np.generic], task: Task, coding: str | LabelCoding | None, path: Path
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The task's values of a file's, and the `unmatched` of `Labels`."""
+    """Convert a file's values to the task's; return them with the `unmatched` names of `Labels`."""
     voxels = whole_numbers(voxels, str(path))
     found = [code for code in values_in(voxels) if code != 0]
     beside = labels_beside(path, task) if coding is None else None
@@ -171,13 +172,13 @@ def _coding_advice(task: Task, found: list[int]) -> str:
     if task.own_coding.fits(found):
         return "they are the task's own values, give no coding"
     if set(task.own_coding.names_by_value) <= set(found):
-        # Some data set's list of a hundred would fit, too, and mean other structures.
+        # A data set's coding of a hundred structures would fit too, but mean other structures.
         return "the others are the task's own values: take these out, or give the coding that has all of them"
     return f"they fit {' and '.join(fitting)}, choose that coding" if fitting else "give a coding that has them"
 
 
 def _map_values(voxels: NDArray[np.generic], mapping: Mapping[int, int]) -> NDArray[np.uint8]:
-    """Voxels with `mapping`'s keys replaced by its values, all others 0."""
+    """Replace voxels that are keys of `mapping` by its values, and all others by 0."""
     mapped = np.zeros(voxels.shape, np.uint8)
     for code, value in mapping.items():
         mapped[voxels == code] = value
@@ -198,10 +199,10 @@ def _coding(task: Task, coding: str | LabelCoding | None, path: Path) -> LabelCo
 
 
 def coding_named(coding: str, task: Task) -> LabelCoding:
-    """A coding by its name.
+    """Return the coding of a task by its name.
 
     Raises:
-        InputError: The task has none of that name.
+        InputError: The task has no coding of that name.
     """
     if coding not in task.label_codes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Folders of masks, a file for each structure, as TotalSegmentator writes them and its public data sets have them."""
+"""Read folders of masks with one file per structure, as in TotalSegmentator's output and its public data sets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .image_files import read_volume
 from .structures import LabelCoding, Structure, Task, normal_name
 from .volumes import Volume, is_volume_file, volume_name
 
-_ALIKE = 0.5  # Of two names, from 0 to 1, as `difflib` measures it.
-_SHOWN = 5  # Of such names.
+_ALIKE = 0.5  # Similarity, from 0 to 1 as `difflib` measures it, from which a message suggests a file's name.
+_SHOWN = 5  # Most names that a message suggests.
 
 _Files = dict[str, list[Path]]
 """Volume files of a folder by the words of their names (`normal_name`)."""
@@ -29,21 +29,23 @@ def holds_masks(path: Path) -> bool:
 
 
 def labels_of_masks(folder: Path, task: Task, coding: LabelCoding) -> tuple[Volume, int]:
-    """Masks by the names of their files, the later structure where they overlap. Only those of the task are read.
+    """Make a labelmap from the masks of a task's structures; other files are not read.
+
+    Where masks overlap, the later structure takes the voxel.
 
     Args:
-        folder: Of files that are 0 outside and have one other value inside.
-        task: The structures. The words of a file's name, in any order, are those of the structure's name or an alias;
-            several such files are one structure.
-        coding: If it has names, they are those of the files, all of which must be there, and a structure that it leaves
-            out is not labelled.
+        folder: Folder of masks, which are 0 outside the structure and have one other value inside.
+        task: The structures. A file belongs to a structure if its name has the words of the structure's name or of an
+            alias, in any order; several files of a structure are merged.
+        coding: If it has names, these are the names of the files. All of them must be there, and a structure that the
+            coding leaves out is not labelled.
 
     Returns:
-        A labelmap with the task's values, and the number of voxels that masks of two structures share.
+        A labelmap with the task's values, and the number of voxels that masks of different structures share.
 
     Raises:
-        InputError: A structure has no file, a name has two, a file can't be read or is no mask, or two lie on different
-            grids.
+        InputError: A structure has no file, two files have the same name, a file can't be read or is no mask, or two
+            lie on different grids.
     """
     masks = _files_of_structures(folder, task, coding)
     check_links(path for _value, path in masks)
@@ -61,15 +63,15 @@ def labels_of_masks(folder: Path, task: Task, coding: LabelCoding) -> tuple[Volu
         inside = _inside(mask, path)
         overlapping += int(np.count_nonzero((labels != value) & (labels != 0) & inside))
         labels[inside] = value
-    # Of all patients, the folder of masks is called alike.
+    # The folder of masks has the same name for every patient, so the patient's folder is named as well.
     return Volume(labels, geometry, f"{folder.absolute().parent.name}/{folder.name}"), overlapping
 
 
 def _files_of_structures(folder: Path, task: Task, coding: LabelCoding) -> list[tuple[int, Path]]:
-    """Files with the values of their structures, in the task's order.
+    """Return the files with the label values of their structures, in the task's order.
 
     Raises:
-        InputError: As `labels_of_masks`.
+        InputError: A structure has no file, or two files have the same name.
     """
     files: _Files = {}
     for path in sorted(folder.iterdir()):
@@ -89,7 +91,7 @@ def _files_of_structures(folder: Path, task: Task, coding: LabelCoding) -> list[
 
 
 def _check_named(folder: Path, structure: Structure, coding: LabelCoding, files: _Files) -> None:
-    """Refuse a folder without one of the files that a coding names: a part of the structure would be missing."""
+    """Refuse a folder that lacks a file named by the coding: part of the structure would be missing."""
     for name in coding.names_of(structure):
         if normal_name(name) not in files:
             raise InputError(
@@ -99,7 +101,7 @@ def _check_named(folder: Path, structure: Structure, coding: LabelCoding, files:
 
 
 def _check_any(folder: Path, structure: Structure, files: _Files) -> None:
-    """Refuse a folder without a file that is called as a structure, which would be background in its images."""
+    """Refuse a folder without any file for a structure, which would be background in the patient's image."""
     if not any(normal_name(name) in files for name in structure.all_names):
         raise InputError(
             f"{folder} has no mask of {structure.name}{_similar(structure.name, files)}",
@@ -109,16 +111,16 @@ def _check_any(folder: Path, structure: Structure, files: _Files) -> None:
 
 
 def _similar(name: str, files: _Files) -> str:
-    """What a message says of files that are called nearly so; nothing if there are none."""
+    """Return a message's list of files with similar names; empty if there are none."""
     similar = get_close_matches(normal_name(name), files, n=_SHOWN, cutoff=_ALIKE)
     return f" (similar: {', '.join(files[key][0].name for key in similar)})" if similar else ""
 
 
 def _inside(mask: Volume, path: Path) -> NDArray[np.bool_]:
-    """The voxels (k, j, i) of a mask that are not 0.
+    """Return the voxels (k, j, i) of a mask that are not 0.
 
     Raises:
-        InputError: They have several values, as probabilities, labels of several structures, or an image.
+        InputError: They have several values, as in a probability map, a labelmap of several structures or an image.
     """
     inside: NDArray[np.bool_] = mask.array != 0
     values = mask.array[inside]

@@ -1,4 +1,4 @@
-"""What nnU-Net and the Medical Decathlon say of label values, in the `dataset.json` of a data set."""
+"""Read what the `dataset.json` of nnU-Net and Medical Decathlon data sets says about label values."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .errors import InputError, first_fault
 from .structures import LabelCoding, Task, normal_name
 
 NNUNET_FILE = "dataset.json"
-"""In which nnU-Net says what label values are, above the labels and beside its predictions."""
+"""The file in which nnU-Net defines label values, in the folder above the labels and beside its predictions."""
 
 _NNUNET_LABELS = ("labelsTr", "labelsTs")
 
 
 class NnunetLabels(NamedTuple):
-    """What a `dataset.json` of nnU-Net, or of the Medical Decathlon, says of label values.
+    """Label values as defined by a `dataset.json` of nnU-Net or the Medical Decathlon.
 
     Attributes:
-        coding: Of a task. Values that are no structure's are background, but for what nnU-Net is told to ignore, which
-            is nothing.
+        coding: Coding of a task's structures. Values of other labels count as background, except the value that
+            nnU-Net is to ignore, which the coding does not know.
         others: Name and values of each label, or region of labels, that is no structure of the task.
     """
 
@@ -32,30 +32,31 @@ class NnunetLabels(NamedTuple):
     others: tuple[tuple[str, list[int]], ...]
 
     def lost(self, found: Iterable[int]) -> tuple[str, ...]:
-        """Names of what becomes background of the values `found` in a file."""
+        """Return the names of labels whose values, among those `found` in a file, become background."""
         lost = {*found} & {*self.coding.ignored}
         return tuple(name for name, values in self.others if lost & {*values})
 
 
 def labels_beside(path: Path, task: Task) -> NnunetLabels | None:
-    """What the `dataset.json` of an nnU-Net data set says of its labels; None where there is none.
+    """Read the label values of the nnU-Net data set to which a labelmap belongs; None if it belongs to none.
 
     Raises:
-        InputError: As `nnunet_labels`.
+        InputError: The `dataset.json` can't be used (`nnunet_labels`).
     """
     file = path.parent.parent / NNUNET_FILE
     return nnunet_labels(file, task) if path.parent.name in _NNUNET_LABELS and file.is_file() else None
 
 
 def nnunet_labels(file: Path, task: Task) -> NnunetLabels:
-    """What a `dataset.json` says of label values, which are in its own order.
+    """Read the label values of a task's structures from a `dataset.json`.
 
     Raises:
-        InputError: It can't be read, names no structure of the task, names one twice, or gives two the same value.
+        InputError: The file can't be read, names no structure of the task, names one twice, or gives two the same
+            value.
     """
     try:
         labels = json.loads(file.read_text(encoding="utf-8-sig"))["labels"]
-        # nnU-Net names values, and lists those of a region; the Medical Decathlon values names.
+        # nnU-Net maps names to values, or to lists of them for regions; the Medical Decathlon maps values to names.
         pairs = [(value, name) if name.isdigit() else (name, value) for name, value in labels.items()]
         values = [(str(name), _whole_numbers(value)) for name, value in pairs]
         matched = _values_of_structures(values, task)
@@ -75,11 +76,11 @@ def nnunet_labels(file: Path, task: Task) -> NnunetLabels:
 
 
 def _whole_numbers(value: Any) -> list[int]:
-    """The values of a label: one, or those of a region.
+    """Return the values of a label: one, or those of a region.
 
     Raises:
-        ValueError: Any of them is no whole number.
-        TypeError: They are no numbers.
+        ValueError: A value is not a whole number.
+        TypeError: A value is not a number.
     """
     numbers = [float(number) for number in (value if isinstance(value, list) else [value])]
     if not all(number.is_integer() for number in numbers):
@@ -88,10 +89,10 @@ def _whole_numbers(value: Any) -> list[int]:
 
 
 def _values_of_structures(values: Iterable[tuple[str, list[int]]], task: Task) -> dict[str, tuple[int, ...]]:
-    """By structure, of names and values those that are the task's: all of its labels, which may be regions.
+    """Return the values of each structure of the task, given the names and values of labels, which may be regions.
 
     Raises:
-        ValueError: Two names are one.
+        ValueError: Two labels have the same name.
     """
     matched: dict[str, set[int]] = {}
     seen: set[str] = set()
@@ -99,7 +100,7 @@ def _values_of_structures(values: Iterable[tuple[str, list[int]]], task: Task) -
         structure = task.structure_named(name)
         if structure is None or numbers == [0]:
             continue
-        # Two aliases are two parts of it, such as both kidneys; one name twice is an error.
+        # Two aliases of a structure are parts of it, such as both kidneys; the same name twice is an error.
         if normal_name(name) in seen:
             raise ValueError(f"{name} is there twice")
         seen.add(normal_name(name))

@@ -1,4 +1,4 @@
-"""What the outputs of volumes are called.
+"""Names of the outputs of volumes.
 
 | name    | after                                                                                     |
 |---------|-------------------------------------------------------------------------------------------|
@@ -6,7 +6,7 @@
 | `s1_ct` | its folder and the file, where another image of the call or of the folder is called `ct`  |
 | `P1`    | the patient, where a table names one and the others are taken as well                     |
 
-Where the folder is called after the patient, as in TotalSegmentator's data sets, names are `s1`, then `s1_ct`.
+Where the folder is named after the patient, as in TotalSegmentator's data sets, the names are `s1`, then `s1_ct`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from .volumes import volume_name
 
 
 def output_name(image: Path) -> str:
-    """What the outputs of an image are called, unless one says otherwise: `P1_image.nii.gz` -> `P1`."""
+    """Return the name of an image's outputs unless another is given: `P1` for `P1_image.nii.gz`."""
     name = volume_name(image)
     name = image_subject(name) or name
     return name.removesuffix(CHANNEL_SUFFIX) if holds_channels(image.parent) else name
 
 
 def labelmap_path(out: Path, name: str, suffix: str = ".nii.gz") -> Path:
-    """Where the labelmap of a volume is whose outputs have this name."""
+    """Return the path of the labelmap of a volume whose outputs have this name."""
     return out / f"{name}{OWN_ENDING}{suffix}"
 
 
 def possible_names(request: Request) -> dict[str, str]:
-    """Names of a volume's outputs, from the one that says least to the one that says most, each with what messages call
-    the volume then."""
+    """Return a volume's possible output names, least specific first, with the volume's name in messages for each."""
     if request.name is not None:
         return {request.name: request.name}
     own, file, folder = output_name(request.image), request.image.name, request.image.absolute().parent.name
@@ -50,22 +49,22 @@ def possible_names(request: Request) -> dict[str, str]:
 
 
 def distinct_names(choices: Sequence[Iterable[str]]) -> list[list[str]]:
-    """Names of each volume, the best first: of those that are no other volume's first, the one that says least.
+    """Choose the names of each volume's outputs: first the least specific one that is no other volume's first name.
 
-    The others are for a folder that has results of another image of that name, as where each volume is segmented by a
-    call of its own.
+    The other names follow in case the folder already has results of another image under the first, as when each volume
+    is segmented by a separate call.
 
     Args:
-        choices: `possible_names` of each.
+        choices: `possible_names` of each volume.
 
     Raises:
-        InputError: Two volumes would have one name.
+        InputError: Two volumes would have the same name.
     """
     names = [list(some) for some in choices]
     for step in range(1, max(map(len, names), default=0)):
         alike = _alike(names)
         for some in names:
-            # As in data sets that have a folder of each patient, with the same files in each.
+            # As in data sets with a folder for each patient and the same file names in each.
             if some[0] in alike and len(some) > step:
                 some.append(some.pop(0))
     if alike := _alike(names):
@@ -74,6 +73,6 @@ def distinct_names(choices: Sequence[Iterable[str]]) -> list[list[str]]:
 
 
 def _alike(names: Sequence[Sequence[str]]) -> set[str]:
-    """The first names that others have too; on many disks capital letters make no difference."""
+    """Return the first names that several volumes share, regardless of case, which many disks ignore."""
     times = Counter(first.casefold() for first, *_ in names)
     return {first for first, *_ in names if times[first.casefold()] > 1}

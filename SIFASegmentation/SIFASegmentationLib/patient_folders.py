@@ -1,4 +1,4 @@
-"""The cases of a folder with one of each patient, with an image and a folder of masks: TotalSegmentator's data sets."""
+"""Cases of data sets like TotalSegmentator's: a folder for each patient, with an image and a folder of masks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from .volumes import volume_name
 
 
 def cases_of_patients(folder: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:
-    """As `cohorts.find_cases`. Folders with neither an image nor masks are no patients; where labels are left alone,
-    nor are those with masks alone."""
+    """Find the cases in a folder of patients' folders; see `cohorts.find_cases`.
+
+    Folders with neither an image nor masks are ignored and, where labels are not read, so are those with masks alone.
+    """
     cases = []
     for place in subfolders(folder):
         patient, masks = volume_name(place), place / MASKS_FOLDER
@@ -35,11 +37,11 @@ def cases_of_patients(folder: Path, labelled: bool, patients: Collection[str] | 
 
 
 def _image_in(place: Path) -> Path | None:
-    """The image of a patient's folder, None if there is none.
+    """Return the image in a patient's folder; None if there is none.
 
     Raises:
-        InputError: There are several, the only one looks like a labelmap, or DICOM slices lie elsewhere than in a
-            folder of their own.
+        InputError: There are several images, the only one looks like a labelmap, or DICOM slices lie outside a folder
+            of their own.
     """
     volumes = volumes_in(place, but=[MASKS_FOLDER])
     images = plainly_named(images_among(volumes))

@@ -1,4 +1,4 @@
-"""What is segmented: structures with label value, colour and SNOMED CT terminology; tasks as JSON files."""
+"""Tasks, read from JSON files, and their structures with label value, colour and SNOMED CT terminology."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from .scores import MEAN_OF_STRUCTURES
 _PRESETS = Path(__file__).parent / "tasks"
 
 GENERIC_TISSUE = "85756007"
-"""SNOMED CT's concept Tissue."""
+"""Code of the SNOMED CT concept Tissue."""
 
 MOST_STRUCTURES = 254
-"""Labelmaps have bytes, and in a training 255 marks pixels that say nothing."""
+"""Labelmaps are stored as bytes, and in training the value 255 marks pixels to ignore."""
 
 HIGHEST = "highest"
-"""The map of the highest probability of all classes, the background's too: how sure of each voxel the segmentation is.
-It is 1 outside of the field of view, where all is background."""
+"""Name of the map of the highest probability of any class, including the background: how certain the segmentation is of
+each voxel. It is 1 outside of the field of view, where all is background.
+"""
 
 _T = TypeVar("_T")
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -44,7 +45,7 @@ class Code(Frozen):
 
 
 class Terminology(Frozen):
-    """What a segment is, as Slicer and DICOM SEG say it."""
+    """What a segment represents, in the codes of Slicer and DICOM SEG."""
 
     category: Code
     type: Code
@@ -52,20 +53,22 @@ class Terminology(Frozen):
 
     @property
     def entry(self) -> str:
-        """As Slicer stores it with a segment, tag `TerminologyEntry`."""
+        """The codes as Slicer stores them with a segment, in the tag `TerminologyEntry`."""
         codes = [f"SCT^{c.code}^{c.meaning}" if c else "^^" for c in (self.category, self.type, self.modifier)]
         anatomic_context = "Anatomic codes - DICOM master list~^^~^^"
         return "~".join(["Segmentation category and type - 3D Slicer General Anatomy list", *codes, anatomic_context])
 
     def is_in(self, entry: str) -> bool:
-        """Whether Slicer's entry of a segment says the same type and modifier, whatever the names of its lists."""
+        """Whether a segment's entry in Slicer has the same type and modifier; the names of its lists don't matter."""
         wanted = [["SCT", self.type.code], ["SCT", self.modifier.code] if self.modifier else ["", ""]]
         return codes_of(entry) == wanted
 
 
 def codes_of(entry: str) -> list[list[str]] | None:
-    """Scheme and code of type and modifier of Slicer's entry of a segment; None for one that says nothing, such as the
-    generic `Tissue` that Slicer gives to every new segment."""
+    """Return scheme and code of the type and the modifier in a segment's entry in Slicer.
+
+    Returns None for an entry without meaning, such as the generic `Tissue` that Slicer gives to every new segment.
+    """
     codes = [fields.split("^")[:2] for fields in entry.split("~")[2:4]]
     return codes if len(codes) == 2 and codes[0][-1] not in (GENERIC_TISSUE, "") else None
 
@@ -77,11 +80,11 @@ class Structure(Frozen):
         name: Its name in tables and segmentations.
         value: Its value in labelmaps, and its channel in the networks' output.
         color: Red, green, blue, 0 to 255.
-        terminology: SNOMED CT.
-        aliases: Other names; case, order of the words, and what stands between them don't matter.
-        parts: How many separate parts it has at most: two, if both kidneys are one structure. So many of what is found
-            are kept, the largest; 0 keeps all.
-        tolerance_mm: Of its surface Dice; what is asked for, 2 mm, unless given.
+        terminology: SNOMED CT codes.
+        aliases: Other names; case, the order of the words and what separates them don't matter.
+        parts: Largest number of separate parts that it can have: two, if both kidneys are one structure. Only that many
+            parts of a segmentation are kept, the largest ones; 0 keeps all.
+        tolerance_mm: Tolerance of its surface Dice, in mm; unless given, that of the evaluation, by default 2 mm.
     """
 
     name: Text
@@ -99,13 +102,13 @@ class Structure(Frozen):
 
 
 class LabelCoding(Frozen):
-    """What structures are called in the labels of a public data set.
+    """How the labels of a public data set name structures.
 
     Attributes:
-        codes: Structure name -> value in its labelmaps, or name of its segment or of its mask's file, of which only the
-            words count, as of aliases; or several of these, which are one structure for the task: both kidneys. A
-            structure that it has not labelled is left out.
-        ignored: Values of its labelmaps that are background for the task.
+        codes: Structure name -> value in the labelmaps, or name of the segment or of the mask's file, of which only the
+            words count, as in aliases; or several of these, which the task takes as one structure, such as both
+            kidneys. Structures that the data set does not label are left out.
+        ignored: Values in the labelmaps that are background for the task.
     """
 
     codes: dict[str, Annotated[LabelCode | tuple[LabelCode, ...], Field(union_mode="left_to_right")]]
@@ -132,16 +135,16 @@ class LabelCoding(Frozen):
 
     @property
     def names_by_value(self) -> dict[int, str]:
-        """The structure of each value in its labelmaps, but for those ignored."""
+        """Structure of each value in the labelmaps, without the ignored values."""
         return {value: name for name, codes in self.codes.items() for value in _values(codes)}
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
-        """Of the segments, or the files of masks, of each structure that has some; a coding of values has none."""
+        """Names of each structure's segments or mask files, if it has some; a coding by values has none."""
         return {name: names for name, codes in self.codes.items() if (names := _names(codes))}
 
     def names_of(self, structure: Structure) -> tuple[str, ...]:
-        """What segments, or files of masks, of a structure are called: its own names, unless the coding has some."""
+        """Return the names of a structure's segments or mask files: its own, unless the coding has names."""
         return self.names.get(structure.name, ()) if self.names else structure.all_names
 
 
@@ -150,7 +153,7 @@ class Task(Frozen):
 
     Attributes:
         name: Short name, the preset's or the file's.
-        title: What a window shows.
+        title: Name shown in windows.
         plane: Plane of the slices.
         structures: Values 1, 2, ... in this order, so that a label value is the network's output channel; 0 is
             background.
@@ -173,7 +176,7 @@ class Task(Frozen):
         names = [name for structure in self.structures for name in _normal_names(structure)]
         if repeated_name := _repeated(names):
             raise ValueError(f"two structures have the name or alias {repeated_name!r}")
-        # What tables call the mean of all, and maps the highest of all.
+        # Tables use the one for the mean of all structures, maps the other for the highest probability.
         for name in (MEAN_OF_STRUCTURES, HIGHEST):
             if any(normal_name(structure.name) == name for structure in self.structures):
                 raise ValueError(f"no structure can be called {name!r}, which tables and maps have a use for")
@@ -185,27 +188,27 @@ class Task(Frozen):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the structures, in the order of their values."""
+        """Names of the structures, in the order of their values."""
         return tuple(structure.name for structure in self.structures)
 
     @property
     def names_by_value(self) -> dict[int, str]:
-        """The structures' names, by their values in labelmaps."""
+        """Names of the structures by their values in labelmaps."""
         return {structure.value: structure.name for structure in self.structures}
 
     @property
     def classes(self) -> int:
-        """K, channels of the networks' output: the background and the structures."""
+        """K, the number of channels of the networks' output: the background and the structures."""
         return 1 + len(self.structures)
 
     @property
     def parts(self) -> dict[int, int]:
-        """Of each value the `parts` of its structure."""
+        """`Structure.parts` by label value."""
         return {structure.value: structure.parts for structure in self.structures}
 
     @property
     def tolerances_mm(self) -> dict[int, float]:
-        """By value, of the structures whose surface Dice has a tolerance of its own."""
+        """Tolerance of surface Dice in mm, by label value, for structures that have their own."""
         return {s.value: s.tolerance_mm for s in self.structures if s.tolerance_mm is not None}
 
     @property
@@ -214,11 +217,11 @@ class Task(Frozen):
         return LabelCoding(codes={structure.name: structure.value for structure in self.structures})
 
     def structure_named(self, name: str, coding: LabelCoding | None = None) -> Structure | None:
-        """The structure with this name or alias: `Right Kidney`, `kidney_right`, ...; None if there is none.
+        """Return the structure with this name or alias (`Right Kidney`, `kidney_right`, ...); None if there is none.
 
         Args:
-            name: Of which only the words count, in any order.
-            coding: Whose names for structures count instead, if it has some.
+            name: A name, of which only the words count, in any order.
+            coding: Coding whose names for structures are used instead, if it has some.
         """
         wanted = normal_name(name)
         for structure in self.structures:
@@ -229,15 +232,16 @@ class Task(Frozen):
 
 
 def preset_names() -> list[str]:
-    """Names of the tasks that come with the library."""
+    """Return the names of the tasks that come with the library."""
     return sorted(path.stem for path in _PRESETS.glob("*.json"))
 
 
 def load_task(name_or_path: str | Path) -> Task:
-    """A task by the name of a preset, or from a JSON file.
+    """Load a task by the name of a preset, or from a JSON file.
 
     Raises:
-        InputError: No such preset or file, or the file is no valid task; the message names the file and the field.
+        InputError: There is no such preset or file, or the file is not a valid task; the message names the file and the
+            field.
     """
     preset = _PRESETS / f"{name_or_path}.json"
     path = preset if str(name_or_path) in preset_names() else Path(name_or_path)
@@ -255,8 +259,8 @@ def load_task(name_or_path: str | Path) -> Task:
 
 
 def normal_name(name: str) -> str:
-    """`RightKidney`, `kidney_right`, `Kidney (right)` -> `kidney right`."""
-    # An accent that is a character of its own, as macOS writes it, would end a word.
+    """Reduce a name to its words, sorted: `RightKidney`, `kidney_right`, `Kidney (right)` -> `kidney right`."""
+    # An accent stored as a separate character, as on macOS, would end a word.
     composed = unicodedata.normalize("NFC", name)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed).casefold()
     return " ".join(sorted(re.findall(r"[^\W_]+", words)))

@@ -1,4 +1,4 @@
-"""Which volumes, or which patients with masks, are in a folder, and what of it would be left out."""
+"""Find the volumes, or the patients with masks, in a folder, and whatever would be left out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from .volume_names import MAP_INFIX, labelmap_subject
 from .volumes import is_volume_file, volume_name
 
 MASKS_FOLDER = "segmentations"
-"""Beside a patient's image, in the data sets of TotalSegmentator."""
+"""Name of the folder of masks beside a patient's image in TotalSegmentator's data sets."""
 
 _DICOM_SUFFIXES = ("", *SUFFIXES)
-_LOOKED_AT = 3  # Files of a folder, to tell whether it holds DICOM.
-_SHOWN = 12  # Folders of a list that can have a hundred.
+_LOOKED_AT = 3  # Number of files of a folder that are read to find out whether it holds DICOM.
+_SHOWN = 12  # Most folders that a message lists; there can be a hundred.
 
 
 def volumes_in(folder: Path, *, but: Collection[str] = ()) -> list[Path]:
-    """Volume files, broken links to such, and DICOM series folders directly in a folder, sorted by name; none that is
-    called as one of `but`.
+    """Return the volume files, broken links to such, and DICOM series folders directly in a folder, sorted by name.
+
+    Entries whose names are in `but` are left out.
 
     Raises:
         InputError: A series has a broken link.
@@ -36,21 +37,26 @@ def volumes_in(folder: Path, *, but: Collection[str] = ()) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted by name, but for hidden ones."""
+    """Return the folders directly in a folder, sorted by name, without hidden ones."""
     return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def folders_of_masks(folder: Path) -> list[Path]:
-    """That of each patient in a folder of patients, `ROOT/s0001/segmentations`, sorted by patient; none where volume
-    files lie directly in it."""
+    """Return each patient's folder of masks, `ROOT/s0001/segmentations`, in a folder of patients, sorted by patient.
+
+    There are none if volume files lie directly in the folder.
+    """
     if any(map(is_volume_file, folder.iterdir())):
         return []
     return [patient / MASKS_FOLDER for patient in subfolders(folder) if (patient / MASKS_FOLDER).is_dir()]
 
 
 def unused_folders(path: Path) -> list[Path]:
-    """Folders that hold images, at any depth, which `find_cases` leaves out because it looks for volumes, and series in
-    folders of their own, directly in the folder `path` alone, or in that of each patient; none where that is a file."""
+    """Return the folders that hold images, at any depth, which `find_cases` leaves out; none if `path` is a file.
+
+    `find_cases` looks for volumes, and for series in folders of their own, only directly in the folder `path` or, if it
+    holds patients' folders, directly in these.
+    """
     folder = path / "imagesTr" if (path / "imagesTr").is_dir() else path
     if not folder.is_dir():
         return []
@@ -60,22 +66,22 @@ def unused_folders(path: Path) -> list[Path]:
 
 
 def folder_names(folders: Sequence[Path]) -> str:
-    """What a list of folders is called in a message."""
+    """Return a list of folders as text for a message."""
     return ", ".join(folder.name for folder in folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
 
 
 def check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
-    """Refuse a folder of whose patients some would be left out without a word.
+    """Refuse a folder if some of its patients would be left out silently.
 
     Raises:
-        InputError: DICOM slices of a series that has no folder, a series that lies deeper, or a broken link that can
-            have been to either.
+        InputError: There are DICOM slices outside a folder of their series, a series further down, or a broken link
+            that may have led to either.
     """
     known, has_files = set(volumes), any(not path.is_dir() for path in volumes)
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.name == "DICOMDIR" or entry in known:
             continue
-        # Beside volumes that are files, series can be what these were made of.
+        # Volume files may have been converted from series beside them.
         if not has_files:
             if entry.is_dir() and (deeper := _deeper_dicom(entry)) is not None:
                 raise InputError(
@@ -90,8 +96,10 @@ def check_nothing_is_missed(folder: Path, volumes: list[Path]) -> None:
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether there are volumes not named like labelmaps or maps, or DICOM files further down, for a series directly in
-    the folder is found."""
+    """Whether a folder holds volumes that are not named like labelmaps or maps, or DICOM files further down.
+
+    DICOM files directly in it don't count, since such a series is found.
+    """
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
@@ -104,14 +112,16 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _is_broken_series(path: Path) -> bool:
-    """Whether something in a folder is a broken link that by its name can be to a series or a slice: one with a suffix
-    of DICOM's, none, or the end of a UID."""
+    """Whether a path is a broken link that, by its name, may have led to a series or a slice.
+
+    Such names have a suffix of DICOM's, none, or the end of a UID.
+    """
     suffix = path.suffix.lower()
     return not path.exists() and (suffix in _DICOM_SUFFIXES or suffix[1:].isdecimal())
 
 
 def _deeper_dicom(folder: Path) -> Path | None:
-    """A folder below that holds DICOM files, if there is one; the first files of each are looked at."""
+    """Return a folder in this one with DICOM files among its first files; None if there is none."""
     for place, folders, files in os.walk(folder):
         folders.sort()
         if any(is_dicom(Path(place, name)) for name in sorted(files)[:_LOOKED_AT]):
