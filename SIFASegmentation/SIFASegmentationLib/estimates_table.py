@@ -1,4 +1,4 @@
-"""The table of what is estimated of volumes: `estimated_dice.csv`, a row for each structure of each."""
+"""The table of estimates, `estimated_dice.csv`, with a row for each structure of each volume."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HEAD = ["volume", "structure", "estimated_dice", "low", "high", "doubtful", "wa
 _HEAD_OF_BEFORE = _HEAD[:-1]
 
 Row = tuple[str, str, str, str, str, str]
-"""Of the table, without the volume."""
+"""A row of the table without its first column, the volume."""
 
 
 def rows_of(made: Examination, warnings: Sequence[str]) -> tuple[Row, ...]:
-    """What the table says of a volume: of each structure, with the warnings about it and about the whole volume."""
+    """Return a volume's rows: one for each structure, with the warnings about it and about the whole volume."""
     segmentation = made.segmentation
     about = dict(zip(made.doubts, as_sentences(segmentation.labelmap.name, made.doubts), strict=True))
     rows = []
@@ -37,10 +37,10 @@ def rows_of(made: Examination, warnings: Sequence[str]) -> tuple[Row, ...]:
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """The lines below the head of a table that is there, each with the volume first; none where it is not.
+    """Read the rows below the header of a table, each starting with the volume; none if the file does not exist.
 
     Raises:
-        InputError: It is another table.
+        InputError: The file is another table.
     """
     if not path.exists():
         return []
@@ -56,10 +56,10 @@ def read_lines(path: Path) -> list[list[str]]:
 
 
 def write_lines(path: Path, lines: Sequence[Sequence[str]]) -> None:
-    """Write a table of such lines in place of what is there.
+    """Write a table of such rows, in place of any that exists.
 
     Raises:
-        PermissionError: Another program, such as Excel on Windows, has it open.
+        PermissionError: Another program, such as Excel on Windows, has the file open.
     """
 
     def write() -> None:

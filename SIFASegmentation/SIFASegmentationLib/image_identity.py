@@ -1,4 +1,4 @@
-"""What an image is known by: its content, wherever it lies. An image that replaces another is another one."""
+"""Identity of images: their content, wherever it is stored. An image that replaces another is a different one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 
 from .cohorts import is_volume_file
 
-_LOOKED_AT_BYTES = 1 << 20  # At either end of a file: all of it would take minutes for a study on a network disk.
-_HEADER_SUFFIXES = (".hdr", ".mhd", ".nhdr")  # Of headers whose voxels may be in files of their own.
+_LOOKED_AT_BYTES = 1 << 20  # Read at either end of a file; all of it would take minutes for a study on a network drive.
+_HEADER_SUFFIXES = (".hdr", ".mhd", ".nhdr")  # Headers whose voxels may be in separate files.
 
 
 def content_of(image: Path) -> str | None:
-    """What tells an image from others: a digest of its files' sizes and both ends, and of a folder's their names.
+    """Return a digest that identifies an image: of its files' sizes and both ends and, for a folder, their names.
 
     Args:
         image: A file, or the folder of a DICOM series.
 
     Returns:
-        None where a file can't be read or the voxels are not found: whoever reads the image says what is the matter.
+        Hexadecimal digest; None if a file can't be read or the voxels are not found, a fault that is reported when the
+        image is read.
     """
     try:
         files = _files_of(image)
@@ -42,9 +43,9 @@ def _digest(files: Sequence[Path], *, with_names: bool) -> str:
 
 
 def _files_of(image: Path) -> list[Path]:
-    """The files that an image consists of; none where its voxels are not found."""
+    """Return the files that an image consists of; none if its voxels are not found."""
     if image.is_dir():
-        # What SIFA writes may be in it as well.
+        # The folder may also hold what SIFA writes.
         return [file for file in sorted(image.iterdir()) if file.is_file() and not _is_beside_a_series(file)]
     if not image.name.lower().endswith(_HEADER_SUFFIXES):
         return [image]
@@ -53,9 +54,9 @@ def _files_of(image: Path) -> list[Path]:
 
 
 def _voxel_files(header: Path) -> list[Path]:
-    """The files that a header names."""
+    """Return the files beside a header that hold its voxels."""
     beside = [file for file in sorted(header.parent.iterdir()) if file.is_file() and not is_volume_file(file)]
-    if header.suffix.lower() == ".hdr":  # Which names none.
+    if header.suffix.lower() == ".hdr":  # It names no file; its voxels are in one of the same name.
         return [file for file in beside if file.name.startswith(f"{header.stem}.")]
     with header.open("rb") as opened:
         text = opened.read(_LOOKED_AT_BYTES)

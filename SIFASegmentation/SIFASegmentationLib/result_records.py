@@ -1,7 +1,7 @@
-"""Records of results: which image those of a name came from, and how they were made (`.sifa/NAME.json`).
+"""Records of results (`.sifa/NAME.json`): which image the results called NAME came from, and how they were made.
 
-Several processes may write to one folder, and nothing is locked: locks are not the same on all disks, and killed
-processes leave them. A name belongs to whoever makes its record, which only one can.
+Several processes may write to one folder. Nothing is locked: locks differ between disks, and killed processes leave
+them behind. A name belongs to the process that creates its record, which only one can do.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .schema import Frozen
 _FOLDER = ".sifa"
 
 Signature = tuple[int, int]
-"""What tells a record from the one before: its file's time and size."""
+"""Time of modification (ns) and size (bytes) of a record's file, which show whether the record has changed."""
 
 
 class Record(Frozen):
-    """Whose a name is, and what came of it.
+    """The image that a name belongs to, and its results.
 
     Attributes:
-        image: The volume's file or folder, an absolute path; for messages only.
-        content: Tells the image from others, wherever it lies.
-        made_by: Names the model and the options; None while the results are being made.
-        files: Of the results, relative to the folder, with slashes; the labelmap is the first. Empty as long as there
-            are none.
-        rows: Of the table; as long as these are not known, those that the table has stay.
+        image: Absolute path of the volume's file or folder; for messages only.
+        content: Identifies the image, wherever it is stored (`Origin.content`).
+        made_by: Identifies the model and the options; None while the results are being made.
+        files: Files of the results, relative to the folder, with slashes; the labelmap is the first. Empty as long as
+            there are none.
+        rows: Rows for the table; None if they are not known yet, and the table keeps those that it has.
     """
 
     image: str
@@ -49,11 +49,11 @@ class Record(Frozen):
 
 @dataclass(frozen=True)
 class Origin:
-    """What results are made of, and how.
+    """What results are made from, and how.
 
     Attributes:
         image: The volume's file or folder.
-        made_by: Names the model and the options.
+        made_by: Identifies the model and the options.
     """
 
     image: Path
@@ -61,51 +61,51 @@ class Origin:
 
     @cached_property
     def content(self) -> str:
-        """Tells the image from others (`image_identity`); where its content is not known, by its path.
+        """Identifies the image by its content (`image_identity`) or, if that is not known, by its path.
 
-        Files are read only once this is asked for, as there may be many.
+        The image's files are only read on first use, as there may be many.
         """
         return content_of(self.image) or hashlib.sha256(self._said.encode()).hexdigest()
 
     def owns(self, record: Record) -> bool:
-        """Whether what a record is about came from this image."""
+        """Whether a record is about results of this image."""
         return record.content == self.content
 
     def begun(self, before: Record | None = None) -> Record:
-        """A record of results that are being made; meanwhile, files and rows of the record of `before` stay."""
+        """Return a record of results being made, which meanwhile keeps the files and rows of the record `before`."""
         record = Record(image=self._said, content=self.content)
         return record if before is None else record.model_copy(update={"files": before.files, "rows": before.rows})
 
     def finished(self, files: tuple[str, ...], rows: tuple[Row, ...]) -> Record:
-        """A record of results that are there."""
+        """Return a record of finished results."""
         return Record(image=self._said, content=self.content, made_by=self.made_by, files=files, rows=rows)
 
     @property
     def _said(self) -> str:
-        """The image as records name it; where a name is not in UTF-8, with an escape."""
+        """The image's path as stored in records; bytes that are not UTF-8 are escaped."""
         return str(self.image.resolve()).encode(errors="backslashreplace").decode()
 
 
 class Records:
-    """Those of a folder, there or not yet, by the names of the results."""
+    """The records of a folder, which need not exist yet, by the names of the results."""
 
     def __init__(self, out: Path) -> None:
         self._folder = out / _FOLDER
         self._known: dict[str, tuple[Signature, Record | None]] = {}
 
     def path(self, name: str) -> Path:
-        """Where a record is."""
+        """Return the path of a record."""
         return self._folder / f"{name}.json"
 
     def read(self, name: str) -> Record | None:
-        """A record; None if there is none, or one that stays empty.
+        """Read a record; None if there is none, or if it stays empty.
 
         Raises:
-            InputError: It is damaged.
+            InputError: The record is damaged or can't be read.
         """
         path = self.path(name)
         try:
-            # Another process may be writing it.
+            # Retried, since another process may be writing it.
             return retried(partial(_read, path), _EmptyError, ValidationError)
         except (FileNotFoundError, _EmptyError):
             return None
@@ -115,24 +115,24 @@ class Records:
             ) from error
 
     def claim(self, name: str, record: Record) -> Record | None:
-        """Make a record unless there is one, which is returned.
+        """Create a record; if there is one already, return that instead.
 
         Raises:
-            InputError: The one that is there is damaged.
+            InputError: The existing record is damaged or can't be read.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self.path(name)
         while not _make(path, record):
             if (before := self.read(name)) is not None:
                 return before
-            # One that stays empty is nobody's.
+            # A record that stays empty belongs to nobody.
             with suppress(FileNotFoundError):
                 if path.stat().st_size == 0:
                     retried(path.unlink)
         return None
 
     def write(self, name: str, record: Record) -> None:
-        """Put a record in the place of one that was claimed."""
+        """Replace a record that was claimed."""
 
         def write() -> None:
             with write_atomically(self.path(name)) as partly:
@@ -141,28 +141,28 @@ class Records:
         retried(write)
 
     def remove(self, name: str) -> None:
-        """Leave a name to others."""
+        """Remove a record, so that its name is free again."""
         retried(partial(self.path(name).unlink, missing_ok=True))
 
     def signatures(self) -> dict[str, Signature]:
-        """What records there are now."""
+        """Return the signatures of all records that exist now, by name."""
         found = {}
         for path in self._folder.glob("*.json"):
-            # What macOS puts beside files on disks of other systems has their names with this before it.
+            # On disks of other systems, macOS puts a file of the same name with this prefix beside each file.
             if is_remains(path) or path.name.startswith("._"):
                 continue
             try:
                 status = retried(path.stat)
-            except FileNotFoundError:  # Of a volume that failed.
+            except FileNotFoundError:  # Removed meanwhile, because its volume failed.
                 continue
             found[path.name.removesuffix(".json")] = (status.st_mtime_ns, status.st_size)
         return found
 
     def read_all(self, signatures: Mapping[str, Signature]) -> dict[str, Record]:
-        """Those records; of thousands, only those that changed are read.
+        """Return the records with these signatures; only those that have changed since the last call are read.
 
         Raises:
-            InputError: One is damaged.
+            InputError: A record is damaged or can't be read.
         """
         for name, signature in signatures.items():
             if name not in self._known or self._known[name][0] != signature:
@@ -171,7 +171,7 @@ class Records:
 
 
 class _EmptyError(Exception):
-    """A record without content: its process was killed, or has not got to writing it."""
+    """A record is empty: its process was killed, or has not written it yet."""
 
 
 def _read(path: Path) -> Record:
@@ -181,7 +181,7 @@ def _read(path: Path) -> Record:
 
 
 def _make(path: Path, record: Record) -> bool:
-    """Make a record, unless there is one."""
+    """Create a record; return False if there is one already."""
     try:
         file = retried(partial(path.open, "x", encoding="utf-8"))
     except FileExistsError:

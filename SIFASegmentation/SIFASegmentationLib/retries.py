@@ -1,4 +1,4 @@
-"""Files that other processes read and write at the same time."""
+"""Retries for files that other processes read and write at the same time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _T = TypeVar("_T")
 
 
 def retried(action: Callable[[], _T], *faults: type[Exception]) -> _T:
-    """What comes of an action, which is tried again after some faults; the last one is raised.
+    """Return the result of an action, repeating it after a `PermissionError` or one of `faults`; raise the last error.
 
-    By itself after a `PermissionError`: on Windows no file can be opened or replaced in the moment in which another
-    process replaces or reads it.
+    On Windows, a file can't be opened or replaced at the moment when another process replaces or reads it.
     """
     again: tuple[type[Exception], ...] = (PermissionError, *faults)
     for _ in range(_TRIES - 1):

@@ -1,4 +1,4 @@
-"""Volumes on disk through a model, to labelmaps on disk."""
+"""Segment volumes on disk, and write their labelmaps."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ __all__ = ["Callbacks", "OutputOptions", "Outputs", "Request", "SomeRefusedError
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told how a call gets on; nobody unless given.
+    """Functions that are told about the progress of a call; by default they do nothing.
 
     Attributes:
-        on_volume: Called before each volume with its number and how many there are, those left out as well.
-        on_slices: Called after each batch of slices with what the volume is called, the number of slices done and in
-            all, of both models where there is a baseline.
-        on_outputs: Called with what was written for a volume, as soon as it is.
-        on_refused: Called with a volume among others that can't be used and the reason, as soon as that is known.
+        on_volume: Called before each volume with its number and the number of volumes, both including those left out.
+        on_slices: Called after each batch of slices with the volume's name, the number of slices done and the total,
+            over both models if there is a baseline.
+        on_outputs: Called with the outputs of a volume as soon as they are written.
+        on_refused: Called with a volume that can't be used and the error as soon as that is known, unless it is the
+            only volume.
     """
 
     on_volume: Callable[[int, int], None] = lambda _number, _count: None
@@ -72,43 +73,43 @@ def segment_files(
     skip_existing: bool = False,
     callbacks: Callbacks = _NO_CALLBACKS,
 ) -> list[Outputs]:
-    """Segment volumes with a bundle; one after the other, each file whole or not there.
+    """Segment volumes with a bundle, one after the other; each file is written whole or not at all.
 
-    One that can't be used does not end those after it. Several processes may write to one folder. Results of an image
-    replace those of before, but never those of another image or a labelmap of somebody else (`segmented_folder`).
+    A volume that can't be used does not end the call. Several processes may write to one folder. Results replace those
+    of the same image, but never those of another one, nor a labelmap that SIFA did not write (`segmented_folder`).
 
     Args:
-        bundle: From `sifa export`.
-        volumes: Files, DICOM series folders, folders of such, or CSV files that name some, with their regions
-            (`cohorts.find_cases`); or requests. One or several.
-        out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band,
-            whether a warning is about it, warnings about it and about the volume), and on request
+        bundle: Bundle from `sifa export`.
+        volumes: One or several of: files, DICOM series folders, folders of these, CSV files that list some with their
+            regions (`cohorts.find_cases`), or requests.
+        out: Folder for `NAME_segmentation.nii.gz` and `estimated_dice.csv` (volume, structure, estimate, band, whether
+            a warning is about the structure, warnings about it and about the volume), and on request
             `NAME_probability_STRUCTURE.nii.gz` (float32, in steps of 1/255) and `NAME_confidence.csv` (slice,
             confidence).
-        options: How; whether the probability of each structure is written as well.
-        outputs: What else is written, and in which format.
+        options: How to segment, and whether to write the probability of each structure.
+        outputs: What else to write, and in which format.
         device: auto, cpu or cuda.
-        threads: Of the CPU; 0 for all cores.
-        region: Field of view of every volume without one of its own, mm, LPS; found automatically unless given.
-        task: The structures that the bundle must have; not checked unless given.
-        skip_existing: Leave out volumes of which the folder has all results, made of the same image by the same
-            model and options, as after a call that was cut off.
-        callbacks: Who is told how it gets on.
+        threads: Number of CPU threads; 0 for all cores.
+        region: Field of view, in mm, LPS, of volumes without one of their own; found automatically unless given.
+        task: Task whose structures the bundle must have; not checked unless given.
+        skip_existing: Leave out volumes whose results are all in the folder, made from the same image by the same model
+            and options, as after a call that was interrupted.
+        callbacks: Functions that are told about the progress.
 
     Returns:
-        What was written, but for volumes left out.
+        The outputs of each volume that was segmented.
 
     Raises:
-        SomeRefusedError: Volumes among others can't be used, or the folder has results of other images of all names
-            that they could have; told when the others are done.
+        SomeRefusedError: Some of several volumes can't be used, or the folder has results of other images under all
+            names that they could have; raised when the others are done.
         InputError: The bundle, the folder or the only volume can't be used, the bundle is for other structures, or the
-            folder has a labelmap of somebody else where one would be written.
+            folder has a labelmap that SIFA did not write where one would be written.
     """
     out, opened = Path(out), read_bundle(bundle)
     _check_task(opened.manifest.task, task, bundle)
     compares = opened.manifest.baseline is not None if outputs.baseline is None else outputs.baseline
     requests = [replace(request, region=request.region or region) for request in requests_of(volumes)]
-    # Before the first volume is segmented.
+    # Checked before the first volume is segmented.
     check_can_write(out)
     folder = SegmentedFolder(out, outputs.suffix)
     how = opened.manifest, options, replace(outputs, baseline=compares)
@@ -130,11 +131,11 @@ def segment_files(
             except InputError as error:
                 if len(planned) == 1:
                     raise
-                # Without its traceback, which would keep the volume in memory.
+                # Stored without its traceback, which would keep the volume in memory.
                 refused[volume.image] = InputError(error.problem, error.advice)
                 callbacks.on_refused(volume.image, refused[volume.image])
                 continue
-            # Where the folder can't be written to, no volume need be tried any more.
+            # An error here ends the call: if the folder can't be written to, no other volume can succeed.
             written = writer.write(examination, volume.image, name, warnings)
             folder.finish(name, volume.origin, written.files, rows_of(examination, warnings))
         made.append(written)
@@ -146,15 +147,15 @@ def segment_files(
 
 @dataclass(frozen=True)
 class _Planned:
-    """A volume to segment, and what is known of it before any is.
+    """A volume to segment, and what is known about it before the first one is segmented.
 
     Attributes:
-        number: Its place among all, from 1.
+        number: Its number among all volumes, from 1.
         image: Its file or folder.
-        region: Its field of view, where one is given.
-        origin: Of its results.
-        names: What its outputs can be called in the folder, the best name first.
-        shown: What messages call it, by such names.
+        region: Its field of view, if one is given.
+        origin: Origin of its results.
+        names: Names that its outputs can have in the folder, the best first.
+        shown: Its name in messages, by the name of its outputs.
     """
 
     number: int
@@ -166,10 +167,10 @@ class _Planned:
 
 
 def _planned(requests: Sequence[Request], origins: Sequence[Origin], folder: SegmentedFolder) -> list[_Planned]:
-    """The volumes that are requested, with their names.
+    """Return the requested volumes with the names that their outputs can have.
 
     Raises:
-        InputError: Two would have one name, or one that of a labelmap of somebody else.
+        InputError: Two volumes would have the same name, or that of a labelmap that SIFA did not write.
     """
     shown = [possible_names(request) for request in requests]
     names = folder.names(distinct_names(shown), origins)
@@ -182,10 +183,10 @@ def _planned(requests: Sequence[Request], origins: Sequence[Origin], folder: Seg
 def _examined(
     volume: _Planned, name: str, models: Models, options: SegmentationOptions, callbacks: Callbacks
 ) -> tuple[Examination, list[str]]:
-    """What comes of a volume whose outputs have that name, and the warnings about it.
+    """Segment and examine a volume whose outputs have this name; return the result and the warnings about it.
 
     Raises:
-        InputError: It can't be used.
+        InputError: The volume can't be used.
     """
     shown, warnings = volume.shown[name], list[str]()
     with in_memory(shown):
@@ -201,10 +202,10 @@ def _examined(
 
 
 def _check_task(own: Task, wanted: Task | None, bundle: str | Path) -> None:
-    """Refuse a bundle whose own task has other structures than are wanted.
+    """Refuse a bundle whose task has other structures than the wanted one.
 
     Raises:
-        InputError: Names both.
+        InputError: The structures differ; the message names both.
     """
     if wanted is not None and wanted.names != own.names:
         raise InputError(
@@ -216,6 +217,6 @@ def _check_task(own: Task, wanted: Task | None, bundle: str | Path) -> None:
 def _made_by(
     manifest: BundleManifest, options: SegmentationOptions, outputs: OutputOptions, region: BoxMM | None
 ) -> str:
-    """Names the model and the options: the same for two volumes that are segmented in the same way."""
+    """Return a digest of the model and the options, the same for two volumes that are segmented in the same way."""
     said = repr((manifest_json(manifest), options, region, astuple(outputs)))
     return hashlib.sha256(said.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What is written of a volume that was segmented."""
+"""Write the outputs of a volume that was segmented."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written of each volume beside its labelmap and the probabilities that `SegmentationOptions` keep.
+    """What to write for each volume besides its labelmap and the probabilities that `SegmentationOptions` keep.
 
     Attributes:
-        confidence: Also the confidence of each slice.
-        suffix: Of labelmaps, one of `FORMATS`.
-        baseline: Also the labelmap of the bundle's model without adaptation, into the folder `baseline`; unless given,
-            where it has one.
+        confidence: Also write the confidence of each slice.
+        suffix: Suffix of labelmaps, one of `FORMATS`.
+        baseline: Also write the labelmap of the bundle's model without adaptation, into the folder `baseline`; unless
+            given, this depends on whether the bundle has such a model.
 
     Raises:
         InputError: The format is unknown.
@@ -49,18 +49,18 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What was written for one volume, and what is estimated of it.
+    """What was written and estimated for one volume.
 
     Attributes:
-        image: The volume's file.
-        name: What its outputs start with; the table of estimates calls it so, and so does `sifa evaluate`.
-        labelmap: Its file.
-        probabilities: Files of the probability of each structure, where asked for.
-        confidence: File of each slice's confidence, where asked for.
-        baseline: Labelmap of the model without adaptation, where asked for.
+        image: The volume's file or folder.
+        name: Start of its outputs' names, by which the table of estimates and `sifa evaluate` call the volume.
+        labelmap: Labelmap file.
+        probabilities: Files of the probability maps, if requested.
+        confidence: File of each slice's confidence, if requested.
+        baseline: Labelmap of the model without adaptation, if requested.
         estimates: Estimated Dice by structure.
-        warnings: What makes the result doubtful: how the volume and the structures in it are unlike those of the
-            training, and where the model without adaptation seems to be the better one for it.
+        warnings: Reasons to doubt the result: how the volume and its structures differ from those of the training, and
+            whether the model without adaptation seems to be better for it.
         doubtful: Structures that a warning is about.
     """
 
@@ -76,19 +76,19 @@ class Outputs:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that was written of the volume alone, the labelmap first."""
+        """All files that were written for this volume alone, the labelmap first."""
         others = [path for path in (self.confidence, self.baseline) if path is not None]
         return (self.labelmap, *self.probabilities, *others)
 
 
 @dataclass(frozen=True)
 class OutputWriter:
-    """Writes what comes of volumes into a folder.
+    """Writes the results for volumes into a folder.
 
     Attributes:
         out: The folder.
-        task: Of the model.
-        options: What is written; of the model without adaptation, what there is.
+        task: Task of the model.
+        options: What to write; their `baseline` has no effect, since that labelmap is written whenever it was made.
     """
 
     out: Path
@@ -96,7 +96,7 @@ class OutputWriter:
     options: OutputOptions
 
     def write(self, made: Examination, image: Path, name: str, warnings: Sequence[str]) -> Outputs:
-        """What comes of one volume, into files of that name.
+        """Write the results for one volume, to files of that name.
 
         Raises:
             InputError: The folder can't be written to.
@@ -123,9 +123,9 @@ class OutputWriter:
         return path
 
     def _probabilities(self, segmentation: Segmentation, name: str) -> tuple[Path, ...]:
-        """A map of each structure, and of the highest probability."""
+        """Write a map for each structure, and one of the highest probability."""
         paths = []
-        # A model may come from anybody: what its structures are called must not lead out of the folder.
+        # A model may come from anyone: the names of its structures must not lead out of the folder.
         for part, map_ in zip(file_names(segmentation.probabilities), segmentation.probabilities.values(), strict=True):
             path = self.out / f"{name}{MAP_INFIX}{part}.nii.gz"
             write_volume(Volume(map_.array / np.float32(255), map_.geometry, map_.name), path)
@@ -133,8 +133,10 @@ class OutputWriter:
         return tuple(paths)
 
     def _confidence(self, segmentation: Segmentation, name: str) -> Path:
-        """A row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence, which is
-        empty outside of the field of view."""
+        """Write a row for each slice: its index along the axis (i, j or k) of the model's plane, and its confidence.
+
+        The confidence is empty outside of the field of view.
+        """
         path = self.out / f"{name}_confidence.csv"
         axis = "kji"[segmentation.slice_axis]
         with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What is to be segmented: files, DICOM series, folders and tables of them, as volumes one by one."""
+"""Requests to segment volumes: files, DICOM series, and the images in folders and tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Request:
 
     Attributes:
         image: Its file, or the folder of its DICOM series.
-        name: What its outputs are called, whatever the others are; unless given, see `output_names`.
-        region: Its field of view, mm, LPS; that of all volumes unless given.
-        patient: Whose it is, where that is known by more than the file.
+        name: Name of its outputs, whatever the other volumes are; chosen by `output_names` unless given.
+        region: Its field of view, in mm, LPS; that of all volumes unless given.
+        patient: Name of its patient, if a table or the layout of a folder tells it.
     """
 
     image: Path
@@ -31,11 +31,11 @@ class Request:
 
 
 Given = str | Path | Request
-"""A file, a DICOM series folder, a folder of such, a CSV file that names some, or a request."""
+"""A file, a DICOM series folder, a folder of these, a CSV file that lists some, or a request."""
 
 
 def requests_of(volumes: Given | Sequence[Given]) -> list[Request]:
-    """A request for each volume.
+    """Return a request for each volume.
 
     Raises:
         InputError: A folder or a CSV can't be used (`cohorts.find_cases`), or an image is given twice.
@@ -49,13 +49,13 @@ def requests_of(volumes: Given | Sequence[Given]) -> list[Request]:
 
 
 def _expand(path: Path) -> list[Request]:
-    """A file or DICOM series folder is itself; another folder, or a CSV, is the images in it."""
+    """Return a request for a file or a DICOM series folder itself, or one for each image in another folder or a CSV."""
     is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
     if not is_folder and path.suffix.lower() != ".csv":
         return [Request(path)]
     requests = []
     for case in find_cases(path, labelled=False):
-        # In a folder, patients are called as their files are, or as the folders of their own that these are in.
+        # The patient of an image directly in the folder is named after the image, which tells nothing new.
         patient = None if is_folder and case.image.parent == path else case.patient
         requests.append(Request(case.image, region=case.region, patient=patient))
     return requests

@@ -1,13 +1,13 @@
-"""A folder that volumes are segmented into: which image each result came from, and a table of what is estimated of it.
+"""A folder of segmentation results: the image that each result came from, and a table of the estimates.
 
 ```
-.sifa/NAME.json             a record: of which image the results called NAME are, how they were made, their estimates
+.sifa/NAME.json             a record: the image that the results called NAME are of, how they were made, their estimates
 NAME_segmentation.nii.gz    the first of these results
 estimated_dice.csv          the estimates of all volumes
 ```
 
-Several processes may write to one folder. Whose a name is, its record says (`result_records`); the table is made anew
-of all records, until it has all that are there by then.
+Several processes may write to one folder. A name's record says which image it belongs to (`result_records`); the table
+is rebuilt from all records until it includes every one that exists by then.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .result_records import Origin, Record, Records
 
 
 class SegmentedFolder:
-    """The records and the table of a folder, there or not yet."""
+    """The records and the table of a folder, which need not exist yet."""
 
     def __init__(self, out: Path, suffix: str = ".nii.gz") -> None:
         """
         Args:
             out: The folder.
-            suffix: Of the labelmaps that are written to it.
+            suffix: Suffix of the labelmaps that are written to it.
 
         Raises:
-            InputError: There is a table of that name which SIFA did not write, or a record is damaged.
+            InputError: There is a table of that name that SIFA did not write, or a record is damaged.
         """
         self.out, self.suffix = out, suffix
         self._records, self._table = Records(out), out / ESTIMATES_FILE
@@ -41,23 +41,23 @@ class SegmentedFolder:
         self._records.read_all(self._records.signatures())
 
     def names(self, choices: Sequence[Sequence[str]], origins: Sequence[Origin]) -> list[list[str]]:
-        """What the results of some volumes can be called here.
+        """Choose the names that the results of some volumes can have in this folder.
 
         Args:
-            choices: Names of each in order of preference, of which the first is no other volume's first.
-            origins: Of the results of each.
+            choices: Names for each volume in order of preference, of which the first is no other volume's first.
+            origins: Origin of each volume's results.
 
         Returns:
-            For each: the name that its results have already, else the first that is free, else its first choice; then
-            its other choices, but for names of the other volumes.
+            For each volume: the name that its results have already, else the first free one, else its first choice;
+            then its other choices, except for names of the other volumes.
 
         Raises:
-            InputError: There is a labelmap of somebody else under such a name.
+            InputError: A labelmap that SIFA did not write has such a name.
         """
         taken = {first.casefold() for first, *_ in choices}
         found = []
         for (first, *others), origin in zip(choices, origins, strict=True):
-            # Two copies of an image have a name each.
+            # Two copies of an image must not get the same name.
             own = [first, *(name for name in others if name.casefold() not in taken)]
             best = self._best_of(own, origin)
             taken.add(best.casefold())
@@ -65,7 +65,7 @@ class SegmentedFolder:
         return found
 
     def has(self, name: str, origin: Origin) -> bool:
-        """Whether all results of that name are there, of the image, and made like that."""
+        """Whether all results of that name exist, and were made from this image in the same way."""
         record = self._records.read(name)
         return (
             record is not None
@@ -77,12 +77,12 @@ class SegmentedFolder:
 
     @contextmanager
     def claimed(self, names: Sequence[str], origin: Origin) -> Iterator[str]:
-        """Have one of some names, the first that can be had, for the results of an image, which the block makes.
+        """Claim the first available one of some names for the results of an image, which the block makes.
 
         A name that was free is free again if the block wrote no labelmap.
 
         Raises:
-            InputError: All names are other images', or there is a labelmap that SIFA has no record of.
+            InputError: All names belong to other images, or there is a labelmap that SIFA has no record of.
         """
         name, before = self._claim(names, origin)
         if before is not None:
@@ -95,20 +95,20 @@ class SegmentedFolder:
                 self._records.remove(name)
 
     def finish(self, name: str, origin: Origin, files: Sequence[Path], rows: tuple[Row, ...]) -> None:
-        """Note down what came of an image under a name, in its record and in the table.
+        """Record the results of an image under a name, and update the table.
 
         Args:
-            name: That was claimed.
-            origin: As it was claimed for.
-            files: The results, in the folder; the labelmap first.
-            rows: For the table.
+            name: Name that was claimed.
+            origin: Origin that it was claimed for.
+            files: Files of the results, in the folder; the labelmap first.
+            rows: Rows for the table.
         """
         relative = tuple(file.relative_to(self.out).as_posix() for file in files)
         self._records.write(name, origin.finished(relative, rows))
         try:
             self._write_table()
         except PermissionError:
-            # Windows, and a program such as Excel has it open. Nothing is lost: all of it is in the records.
+            # On Windows, a program such as Excel has the table open. Nothing is lost: the records have all of it.
             print(
                 f"{self._table} can't be written to; close it if another program has it open. The next volume that is "
                 f"segmented into {self.out} completes it",
@@ -117,21 +117,29 @@ class SegmentedFolder:
             )
 
     def _best_of(self, names: Sequence[str], origin: Origin) -> str:
-        """The first of some names that can be had for an image; where all are other images', the first of all."""
+        """Return the first available one of some names for an image; if all belong to other images, the first of all.
+
+        Raises:
+            InputError: A labelmap that SIFA did not write has that name.
+        """
         ordered = self._by_owner(names, origin)
         best = next((name for name in ordered if self._belongs(name, origin) is not False), ordered[0])
         self._check_labelmap(best)
         return best
 
     def _claim(self, names: Sequence[str], origin: Origin) -> tuple[str, Record | None]:
-        """The first of some names that can be had for an image, which is its own then, and its record of before."""
+        """Claim the first available one of some names for an image; return it with the image's earlier record, if any.
+
+        Raises:
+            InputError: All names belong to other images, or there is a labelmap that SIFA has no record of.
+        """
         for name in self._by_owner(names, origin):
             self._check_labelmap(name)
             before = self._records.claim(name, origin.begun())
             if before is None or origin.owns(before):
                 return name, before
         record = self._records.read(names[0])
-        # Its volume may have failed meanwhile.
+        # The record is gone if its volume has failed meanwhile.
         of_which = f" ({record.image})" if record is not None else ""
         raise InputError(
             f"{self.out} has results called {' and '.join(names)} already, of other images{of_which}",
@@ -140,22 +148,22 @@ class SegmentedFolder:
         )
 
     def _by_owner(self, names: Sequence[str], origin: Origin) -> list[str]:
-        """Names that are the image's first, else as they were."""
+        """Return the names that belong to the image first, and otherwise in the given order."""
         return sorted(names, key=lambda name: not self._belongs(name, origin))
 
     def _belongs(self, name: str, origin: Origin) -> bool | None:
-        """Whether the results of a name are those of the image; None where the name is free."""
+        """Whether the results of a name are those of the image; None if the name is free."""
         record = self._records.read(name)
         return None if record is None else origin.owns(record)
 
     def _check_labelmap(self, name: str) -> None:
-        """Refuse to replace a labelmap that somebody else made.
+        """Refuse to replace a labelmap that SIFA did not write.
 
         Raises:
-            InputError: Names it.
+            InputError: There is one of that name; the message names it.
         """
         path = self._labelmap(name)
-        # In this order: a labelmap that another process writes meanwhile has its record before it.
+        # The labelmap is looked for first: another process would write its record before it.
         unrecorded = path.exists() and self._records.read(name) is None
         if unrecorded and all(volume != name for volume, *_ in read_lines(self._table)):
             raise InputError(
@@ -164,9 +172,9 @@ class SegmentedFolder:
             )
 
     def _write_table(self) -> None:
-        """Make the table of all records; no new file without any rows.
+        """Rebuild the table from all records; without any rows, no new file is made.
 
-        Whoever writes last has seen all records that were there before, for others that come later write again.
+        The last process to write it has seen all records that existed before, as those that add others write it again.
         """
         while True:
             seen = self._records.signatures()
@@ -178,7 +186,7 @@ class SegmentedFolder:
                 return
 
     def _lines(self, records: dict[str, Record]) -> list[list[str]]:
-        """Of the table: what records say of their volumes, and of all others what it has."""
+        """Return the rows of the table: those in the records, and for all other volumes those that it has."""
         known = {name for name, record in records.items() if record.rows is not None}
         lines = [line for line in read_lines(self._table) if line[0] not in known]
         for name, record in sorted(records.items()):
@@ -187,7 +195,7 @@ class SegmentedFolder:
         return lines
 
     def _holds(self, record: Record) -> bool:
-        """Whether the labelmap was not deleted since."""
+        """Whether the labelmap of a record still exists."""
         return bool(record.files) and (self.out / record.files[0]).exists()
 
     def _labelmap(self, name: str) -> Path:
