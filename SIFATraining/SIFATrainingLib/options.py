@@ -39,7 +39,10 @@ _trained_by_default = functools.partial(_default_of, TrainingConfig)
 
 
 def takes(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose argument NAME is made by the function `groups[NAME]` of options that are this function's own."""
+    """Decorate a command, so that `groups[NAME]` makes its argument NAME from command-line options.
+
+    The parameters of that function become options of the command, in place of the argument.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
@@ -53,7 +56,7 @@ def takes(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Calla
             command(**values, **made)
 
         keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        # Typer reads both.
+        # Typer reads both the signature and the annotations.
         call.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return call
@@ -80,7 +83,7 @@ Size = Annotated[
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Those of a command's options that were given."""
+    """Return those of a command's options that were given."""
     return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
@@ -142,7 +145,7 @@ def preparation_options(
         typer.Option(help="Labelled volumes of the target modality to monitor training with; never trained on."),
     ] = None,
 ) -> dict[str, Any]:
-    """What to prepare: attributes of `Preparation`, those that were given.
+    """Define the options that say what to prepare; return the attributes of `Preparation` that were given.
 
     Raises:
         InputError: A window, a region or percentiles can't be read.
@@ -166,7 +169,7 @@ def names_volumes(options: dict[str, Any]) -> bool:
 
 
 def named_preparation(options: dict[str, Any]) -> Preparation:
-    """The preparation of `preparation_options`.
+    """Make the preparation of `preparation_options` that name both domains.
 
     Raises:
         InputError: A domain is not named, or a value is out of bounds.
@@ -177,7 +180,7 @@ def named_preparation(options: dict[str, Any]) -> Preparation:
 
 
 def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, Domain | None]:
-    """The preparation of `preparation_options` that name one domain or both; the domain if it is one.
+    """Make the preparation of `preparation_options`; return it and, if they name only one domain, that domain.
 
     Raises:
         InputError: A value is out of bounds.
@@ -185,7 +188,7 @@ def checked_preparation(options: dict[str, Any]) -> tuple[Preparation, Domain | 
     named = [domain for domain in DOMAINS if domain in options]
     if len(named) > 1:
         return make_preparation(**options), None
-    # Nothing looks at the other.
+    # The other domain has to be given too, but is not looked at.
     return make_preparation(**{**options, **dict.fromkeys(DOMAINS, options[named[0]])}), named[0]
 
 
@@ -193,7 +196,7 @@ def refuse_preparation(options: dict[str, Any]) -> None:
     """Refuse `preparation_options` where there is nothing to prepare.
 
     Raises:
-        InputError: Names the option.
+        InputError: An option is given; the message names it.
     """
     for name in options:
         option = name.replace("_", "-")
@@ -201,7 +204,7 @@ def refuse_preparation(options: dict[str, Any]) -> None:
 
 
 def grid_of(options: dict[str, Any]) -> tuple[Task, int]:
-    """Task and rows of the grid of `preparation_options` that need not name volumes.
+    """Return the task and the rows of the grid of `preparation_options`, which need not name volumes.
 
     Raises:
         InputError: There is no such task.
@@ -234,7 +237,7 @@ def config_options(
         ),
     ] = None,
 ) -> TrainingConfig:
-    """How to train.
+    """Define the options that say how to train.
 
     Raises:
         InputError: A setting is unknown or out of bounds.
@@ -247,7 +250,11 @@ def config_options(
 
 
 def parse_seconds(duration: str | None) -> float:
-    """`9m`, `2h30m`, `90s` or `90` (seconds) as seconds; infinity for None."""
+    """Parse a duration (`9m`, `2h30m`, `90s` or `90`) as seconds; infinity for None.
+
+    Raises:
+        InputError: It is not a duration.
+    """
     if duration is None:
         return math.inf
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", duration.strip())
@@ -258,7 +265,7 @@ def parse_seconds(duration: str | None) -> float:
 
 
 def parse_roi(text: str | None) -> BoxMM | None:
-    """`--roi` as a box; None for None."""
+    """Parse `--roi` as a box; None for None."""
     return None if text is None else parse_box(text, "--roi")
 
 

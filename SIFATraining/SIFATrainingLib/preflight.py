@@ -1,7 +1,7 @@
-"""What is to be known before a training starts: packages, device, volumes, labels, memory, duration, disk.
+"""Checks before a training starts: packages, device, volumes, labels, memory, duration and disk.
 
-Nothing is written, and nothing is raised for what is found: each finding says how bad it is and what to do. torch is
-imported inside, so that its absence can be found as well.
+Nothing is written, and faults that are found are not raised: each finding says how serious it is and what to do. torch
+is imported inside functions, so that its absence can be found as well.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ TRAINING_PACKAGES = {
     "torch": "torch", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors", "onnx": "onnx",
     "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "PIL": "pillow",
 }  # fmt: skip
-"""What a training imports, and what pip calls it."""
+"""Modules that a training imports, and their names for pip."""
 
-_LEAST_TORCH = (2, 6)  # Whose exporter to ONNX is the one that is used.
-_USABLE = 0.9  # Of free memory and disk; the rest is what the estimate does not know of.
+_LEAST_TORCH = (2, 6)  # The first version with the ONNX exporter that is used.
+_USABLE = 0.9  # Share of free memory and disk; the rest is for what the estimate does not include.
 _LONG_SECONDS = 3 * 24 * 3600.0
-_PIXEL_BYTES = 3  # In the prepared data set: two of intensity, one of label.
+_PIXEL_BYTES = 3  # Size of a pixel in the prepared data set: two bytes of intensity, one of label.
 
 
 def preflight(
@@ -58,11 +58,11 @@ def preflight(
         config: How to train.
         device: auto, cuda, mps or cpu.
         out: Where the job will be written, there or not yet.
-        domain: Look at the volumes of this domain alone; those of the other need not be there.
-        baseline_iterations: Of a training without adaptation that comes first.
-        more_slices: Of volumes that are not named, to be prepared as well.
-        more_bytes: That will be written besides.
-        report: Told of each volume before it is read.
+        domain: Check the volumes of this domain only; those of the other need not exist.
+        baseline_iterations: Iterations of a training without adaptation that comes first; 0 if there is none.
+        more_slices: Number of slices of volumes that are not named, but will be prepared as well.
+        more_bytes: Number of bytes that will be written besides.
+        report: Called before each volume is read.
 
     Returns:
         What was found, good and bad.
@@ -106,10 +106,10 @@ def check_computer(
         out: Where the job will be written.
         classes: K, the structures and the background.
         size: Rows and columns of the slices.
-        slices: Slices of all sets together, which the job stores.
-        target_slices: How many of these may be the target's; all unless given.
-        baseline_iterations: Of a training without adaptation that comes first.
-        more_bytes: That will be written besides.
+        slices: Number of slices of all sets together, which the job stores.
+        target_slices: Number of these that may be the target's; all unless given.
+        baseline_iterations: Iterations of a training without adaptation that comes first; 0 if there is none.
+        more_bytes: Number of bytes that will be written besides.
     """
     findings = _check_packages()
     if any(finding.level == "error" for finding in findings):
@@ -131,7 +131,7 @@ def check_computer(
     labelled = slices if target_slices is None else target_slices
     trainings = [config, baseline_config(config, baseline_iterations)] if baseline_iterations else [config]
     try:
-        # On a GPU that others have filled even this fails.
+        # Even this fails on a GPU whose memory other programs have filled.
         free = free_bytes(torch.device(chosen))
         findings.append(Finding("ok", "device", f"{describe_device(chosen)}, {_gigabytes(free)} of memory free"))
         if device == "auto" and (fault := unusable_gpu()):
@@ -159,7 +159,7 @@ def check_computer(
 
 
 def _check_memory(estimate: Estimate, batch: int, free: float, data: float) -> Finding:
-    """Whether the batch fits, beside the slices (bytes), should they be kept there; which would."""
+    """Check whether the batch fits, beside the slices (`data` bytes) if these are kept there; if not, suggest one."""
     from .loop import DATA_SHARE  # noqa: PLC0415
 
     data = data if data <= DATA_SHARE * free else 0.0
@@ -184,7 +184,7 @@ def _check_duration(estimate: Estimate, seconds: float, iterations: int) -> Find
 
 
 def _check_disk(out: Path, needed: float) -> Finding:
-    """Whether the disk of `out` has room, and can be written to."""
+    """Check whether the disk of `out` can be written to and has room for `needed` bytes."""
     place = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         return Finding("error", "disk", f"{place} can't be written to", "choose another folder")
@@ -196,7 +196,7 @@ def _check_disk(out: Path, needed: float) -> Finding:
 
 
 def _bytes_written(estimate: Estimate) -> float:
-    """Of a training: the checkpoints kept and the one being written, the bundle."""
+    """Return the bytes that a training writes: the checkpoints that it keeps, the one being written, and the bundle."""
     from .checkpoints import KEPT  # noqa: PLC0415
 
     return (KEPT + 1) * estimate.checkpoint_bytes + 2 * estimate.weight_bytes
@@ -213,12 +213,12 @@ def _gigabytes(count: float) -> str:
 
 
 def _check_packages() -> list[Finding]:
-    """Whether everything that training needs can be imported, and its versions."""
+    """Check whether everything that training needs can be imported, and in which versions."""
     findings, versions = [], []
     for module, package in TRAINING_PACKAGES.items():
         try:
             imported = importlib.import_module(module)
-        except Exception as error:  # A broken installation raises anything.
+        except Exception as error:  # A broken installation can raise any error.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             fix = f"install it: pip install {package}"
             findings.append(Finding("error", package, f"can't be imported ({reason})", fix))
@@ -232,7 +232,7 @@ def _check_packages() -> list[Finding]:
 
 
 def _version_of(module: ModuleType, package: str) -> str:
-    """A package's version; of one that came under another name, such as onnxruntime-gpu, what the module says."""
+    """Return a package's version; if it was installed under another name, such as onnxruntime-gpu, the module's own."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Volumes and labelmaps to a prepared data set.
+"""Prepare volumes and labelmaps as a data set for training.
 
-Two passes over the volumes of each domain: the first finds what belongs to the domain (pixel spacing, range of
-intensities) and labels that can't be used, the second writes the slices. Target labels are never opened, but for the
-supervised bound and for monitoring, which has a set of its own.
+The volumes of each domain are read twice: the first pass measures what belongs to the domain (pixel spacing, range of
+intensities) and finds labels that can't be used, the second writes the slices. Target labels are never opened, except
+for the supervised bound and for monitoring, which has a set of its own.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ class Preparation(Frozen):
         task: A preset's name, a task file, or a task.
         plane: Plane of the slices; the task's unless given.
         size: Rows and columns of the networks' grid, a multiple of 8.
-        spacing: Its pixel spacing in mm; chosen so that 95 % of the fields of view of both domains fit unless given.
+        spacing: Pixel spacing of the grid in mm; unless given, it is chosen so that 95 % of the fields of view of both
+            domains fit.
         stretch: Stretch each field of view to the grid instead, as the paper did.
-        roi: Field of view of every volume, a box in mm, LPS, unless a CSV gives the volume a region of its own; found
-            automatically where neither does.
+        roi: Field of view of every volume, a box in mm, LPS; a CSV can give a volume a region of its own instead. Found
+            automatically where neither is given.
         full_slice: Take the whole slice as the field of view.
         source_coding: Name of the task's label coding that the source's labelmaps use, by values or by names.
         target_coding: The same for the target's, where they are read, and for the monitor's.
@@ -83,11 +84,11 @@ class Preparation(Frozen):
         target_window: The same for the target.
         percentiles: Clip each volume to these percentiles of its field of view.
         min_max: Map the least and greatest z-score of the domain, after that clip, to -1 and 1, and clip no volume to
-            them, as the authors' code did. Else the 0.1 and 99.9 percentiles, with clip.
+            them, as the authors' code did. Otherwise the 0.1 and 99.9 percentiles are used, with a clip.
         hold_out: Patients, of either domain, to leave out.
-        test: Folder or CSV of test volumes: none of its patients may be in the data set.
+        test: Folder or CSV of test volumes, none of whose patients may be in the data set.
         target_labels: Store the target's labels as well, for `--method supervised`.
-        monitor: Labelled volumes of the target's modality, by which a training is watched and never moved; they may be
+        monitor: Labelled volumes of the target's modality, used to watch a training but never to train on; they may be
             the target's own.
     """
 
@@ -112,24 +113,24 @@ class Preparation(Frozen):
     monitor: Path | None = None
 
     def loaded_task(self) -> Task:
-        """The task, read if it was given by name.
+        """Return the task, which is read if it was given by name.
 
         Raises:
-            InputError: No such preset or file, or no valid task.
+            InputError: There is no such preset or file, or it is not a valid task.
         """
         return self.task if isinstance(self.task, Task) else load_task(self.task)
 
     def below(self, folder: Path) -> Preparation:
-        """The same with paths that are relative to `folder` made absolute, and the task read."""
+        """Return a copy with the task read, and with paths relative to `folder` made absolute."""
         paths = {name: getattr(self, name) for name in ("source", "target", "test", "monitor")}
         located = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
         return self.model_copy(update={**located, "task": self.loaded_task()})
 
     def preprocessing(self, domain: Domain) -> Preprocessing:
-        """Of a domain, before anything is measured.
+        """Return a domain's preprocessing, before anything is measured.
 
         Raises:
-            InputError: A setting is out of bounds; names it.
+            InputError: A setting is out of bounds; the message names it.
         """
         window = self.source_window if domain == "source" else self.target_window
         settings = {
@@ -153,19 +154,19 @@ class Preparation(Frozen):
 
     @property
     def sets(self) -> tuple[SetName, ...]:
-        """What is prepared: both domains, and the monitor set if there is one."""
+        """The sets to prepare: both domains, and the monitor set if there is one."""
         return ("source", "target") if self.monitor is None else ("source", "target", "monitor")
 
     def labelled(self, name: SetName) -> bool:
-        """Whether labels of a set are read."""
+        """Whether the labels of a set are read."""
         return name != "target" or self.target_labels
 
     def coding(self, name: SetName) -> str | None:
-        """Label coding of a set."""
+        """Return the label coding of a set."""
         return self.source_coding if name == "source" else self.target_coding
 
     def find(self, name: SetName) -> list[Case]:
-        """The images of one of `sets`, those held out as well.
+        """Find the images of one of `sets`, including patients held out.
 
         Raises:
             InputError: The folder or CSV can't be used.
@@ -174,7 +175,7 @@ class Preparation(Frozen):
         return find_cases(path, labelled=self.labelled(name))
 
     def cases(self) -> dict[SetName, list[Case]]:
-        """The images of each set, without those held out.
+        """Find the images of each set; patients held out are left out of both domains.
 
         Raises:
             InputError: A folder or CSV can't be used, two sets share a patient, or a patient held out is unknown.
@@ -193,10 +194,10 @@ class Preparation(Frozen):
 
 
 def make_preparation(**settings: Any) -> Preparation:
-    """A preparation by its attributes.
+    """Make a preparation from its attributes.
 
     Raises:
-        InputError: Unknown setting, wrong type, or a value out of bounds; names the setting.
+        InputError: A setting is unknown, of the wrong type or out of bounds; the message names it.
     """
     try:
         preparation = Preparation.model_validate(settings)
@@ -223,20 +224,20 @@ def prepare(
     warn: Warn = print_warning,
     **settings: Any,
 ) -> PreparedManifest:
-    """Read both domains and write the prepared data set `out`; whole or not at all.
+    """Read both domains and write the prepared data set `out`, whole or not at all.
 
     Args:
         source: Labelled volumes.
         target: Unlabelled volumes.
-        out: Folder to make.
+        out: Folder to create.
         task: The structures.
-        report: Told of each volume.
-        warn: Told of volumes and labels that a training will not see, of images that may be labelmaps, and of
-            structures without labels.
+        report: Called before each volume is read.
+        warn: Called with findings about volumes and labels that a training will not see, images that may be labelmaps,
+            and structures without labels.
         settings: Any other attribute of `Preparation`.
 
     Raises:
-        InputError: Any of the inputs can't be used; the message names it.
+        InputError: An input can't be used; the message names it.
     """
     return run_preparation(make_preparation(source=source, target=target, task=task, **settings), out, report, warn)
 
@@ -244,18 +245,18 @@ def prepare(
 def run_preparation(
     preparation: Preparation, out: str | Path, report: Report = print, warn: Warn = print_warning
 ) -> PreparedManifest:
-    """`prepare`, with its arguments in one."""
+    """Prepare a data set as `prepare` does, from a `Preparation`."""
     out, task = Path(out), preparation.loaded_task()
     if out.exists():
         raise InputError(f"{out} already exists", "choose another folder for the prepared data set")
     cases = preparation.cases()
-    # Before the volumes are read.
+    # Checked before the volumes are read.
     check_can_write(out.parent)
     for name in preparation.sets:
         for finding in unused_volumes(name, getattr(preparation, name)):
             warn(finding)
     if out.parent.exists():
-        # Of one that was killed; the size of a data set.
+        # What a killed preparation left can be as large as a data set.
         remove_remains(out.parent, of=out.name, in_use=is_alive)
     roi = preparation.roi
     steps = _Steps(2 * sum(map(len, cases.values())), report)
@@ -278,7 +279,7 @@ def run_preparation(
                 warn(finding)
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
-        # Another one that is to make `out` sees by it that this is not what a killed one left.
+        # Lets another preparation of `out` see that this folder was not left by a killed one.
         with heartbeat(partial):
             entries: dict[SetName, DomainEntry] = {}
             for name, chosen in cases.items():
@@ -292,13 +293,13 @@ def run_preparation(
 
 
 class _Steps:
-    """Counts the volumes read, and tells."""
+    """Counts the volumes that are read, and reports each."""
 
     def __init__(self, total: int, report: Report) -> None:
         self.done, self.total, self.report = 0, total, report
 
     def read(self, cases: Sequence[Case], doing: str) -> Iterator[Volume]:
-        """The images of `cases`, one after the other."""
+        """Yield the images of `cases`, one after the other."""
         for number, case in enumerate(cases, 1):
             self.report(Step(self.done, self.total, f"{doing} {number} of {len(cases)}: {case.shown(case.image)}"))
             yield read_volume(case.image)
@@ -313,7 +314,7 @@ class LabelReader:
     coding: str | None
 
     def read(self, path: Path, image: Volume) -> tuple[Labels, Volume]:
-        """What a file says, and its labelmap on the image's grid.
+        """Read a file; return its labels, and its labelmap on the image's grid.
 
         Raises:
             InputError: The file can't be used, or not for this image.
@@ -324,8 +325,13 @@ class LabelReader:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the first pass finds of a set: slices in all, heights and widths of the fields of view, and what of the
-    preprocessing belongs to the domain."""
+    """What the first pass measures in a set.
+
+    Attributes:
+        slices: Number of slices in all volumes.
+        extents_mm: Height and width of each field of view.
+        of_domain: The attributes of the preprocessing that belong to the domain.
+    """
 
     slices: int
     extents_mm: list[tuple[float, float]]
@@ -343,7 +349,7 @@ def _measure(
     placements, samples = [], []
     for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
         if labels is not None and case.label is not None:
-            # Takes little of the time, and what can't be used would throw away all that was written by then.
+            # Read here already: it takes little time, and an error in the second pass would discard what was written.
             labels.read(case.label, volume)
         placement = place_volume(volume, preprocessing, case.region or roi)
         placements.append(placement)
@@ -375,7 +381,7 @@ class _Writer:
         reader: LabelReader | None,
         warn: Warn,
     ) -> None:
-        """`reader` is that of the labels; None stores no labels."""
+        """Create the arrays; `reader` reads the labels, and None stores no labels."""
         shape = (slices, preprocessing.size, preprocessing.size)
         self.name, self.preprocessing, self.reader, self.warn = name, preprocessing, reader, warn
         self.slices, self.labels = folder / f"{name}_slices.npy", folder / f"{name}_labels.npy"
@@ -384,7 +390,7 @@ class _Writer:
             _write_zeros(self.labels, np.dtype(np.uint8), shape)
 
     def write(self, cases: Sequence[Case], roi: BoxMM | None, steps: _Steps) -> DomainEntry:
-        """Fill the arrays; the set's entry of the manifest."""
+        """Fill the arrays, and return the set's entry in the manifest."""
         entries: list[VolumeEntry] = []
         volumes_ml: list[dict[str, float]] = []
         positions: list[dict[str, Triple]] = []
@@ -394,7 +400,7 @@ class _Writer:
                 self.warn(finding)
             prepared = prepare_volume(volume, self.preprocessing, case.region or roi)
             stop = start + len(prepared)
-            # Where nothing is clipped, a monitor's voxels may lie beyond the range of the target's.
+            # If nothing is clipped, voxels of the monitor set may lie beyond the target's range.
             _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
             if self.reader is not None and case.label is not None:
                 labels, labelmap = self.reader.read(case.label, volume)
@@ -419,8 +425,10 @@ class _Writer:
 
 
 def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
-    """Of each structure, the range that most volumes with it had: one shrunken kidney does not make such kidneys usual,
-    nor do volumes without a spleen make it usual to have none."""
+    """Return the range of each structure's size in ml, in most of the volumes that have it.
+
+    One shrunken kidney does not make such kidneys usual, nor do volumes without a spleen make it usual to have none.
+    """
     ranges = {}
     for name in volumes_ml[0] if volumes_ml else {}:
         if there := [one[name] for one in volumes_ml if one[name] > 0]:
@@ -430,7 +438,7 @@ def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRa
 
 
 def _position_ranges(volumes: Sequence[Mapping[str, Triple]]) -> dict[str, PositionRange]:
-    """The same of positions, axis by axis, in the volumes that have some."""
+    """Return the range of each structure's position in mm, axis by axis, in most of the volumes with positions."""
     ranges = {}
     known = [one for one in volumes if one]
     for name in known[0] if known else {}:
@@ -440,10 +448,10 @@ def _position_ranges(volumes: Sequence[Mapping[str, Triple]]) -> dict[str, Posit
 
 
 def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> None:
-    """An array of zeros in a file, to be filled.
+    """Write an array of zeros to a file, to be filled later.
 
-    They are written, not left as a hole: where a disk has no room for it, that is an error now. Filling a hole would
-    end the process by a signal.
+    The zeros are written rather than left as a hole, so that a disk without room for them is an error now. Filling a
+    hole would end the process by a signal.
     """
     with path.open("wb") as file:
         write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
@@ -453,15 +461,17 @@ def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) 
 
 
 def _fill(path: Path, start: int, slices: NDArray[Any]) -> None:
-    """Put slices into an array in a file, from the slice `start` on.
+    """Write slices into an array in a file, starting at the slice `start`.
 
-    The file is open for no longer than that: on Windows, a folder with an open file can't be renamed, nor removed.
+    The file is open only meanwhile: on Windows, a folder with an open file can be neither renamed nor removed.
     """
     open_memmap(path, mode="r+")[start : start + len(slices)] = slices
 
 
 def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[Domain, list[Case]]) -> list[Case]:
-    """The cases less the patients held out, each of which must be in one of the domains: a name misspelt would train.
+    """Return the cases without patients held out.
+
+    Each of these must be in one of the domains, since a misspelt patient would be trained on.
 
     Raises:
         InputError: A patient is in neither domain, or nothing is left.

@@ -1,4 +1,4 @@
-"""Cohorts of which something would be left out: refused, and no more than that."""
+"""Cohorts are refused if something would be left out, and only then."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def files(folder: Path, *names: str) -> None:
 
 
 def labels_of_many(folder: Path, name: str) -> None:
-    """A labelmap of a hundred structures, in single precision."""
+    """Write a labelmap of a hundred structures, in single precision."""
     blocks = np.arange(100, dtype=np.float32).reshape(4, 5, 5).repeat(8, 0).repeat(8, 1).repeat(8, 2)
     sitk.WriteImage(sitk.GetImageFromArray(blocks * np.float32(1.000001)), str(folder / name))
 
 
 def scans(folder: Path, *names: str) -> None:
-    """Volumes with more values than labels have."""
+    """Write volumes with more values than labels have."""
     voxels = sitk.GetImageFromArray(np.arange(8**3, dtype=np.int16).reshape(8, 8, 8))
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def scans(folder: Path, *names: str) -> None:
 
 
 def unfetched(folder: Path, *names: str) -> None:
-    """As git-annex leaves files whose content is elsewhere."""
+    """Make links as git-annex leaves them for files whose content is elsewhere."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(".git/annex/objects/nothing")
@@ -57,13 +57,13 @@ def test_images_that_were_not_fetched_are_told(tmp_path: Path, names: tuple[str,
     for labelled in (True, False):
         with pytest.raises(InputError, match=f"{image.format('P2')} is a link to a file that is not there: fetch the"):
             find_cases(tmp_path, labelled=labelled)
-        # What the others lack does not matter.
+        # What other patients lack does not matter.
         assert patients(tmp_path, labelled=labelled, of=("P1",)) == ["P1"]
     (tmp_path / image.format("P2")).unlink()
     files(tmp_path, image.format("P2"))
     with pytest.raises(InputError, match=f"{label.format('P2')} is a link to a file that is not there: fetch the"):
         find_cases(tmp_path, labelled=True)
-    # Labelmaps of unlabelled volumes are left alone, there or not.
+    # Labelmaps of unlabelled volumes are ignored, whether or not they exist.
     assert patients(tmp_path, labelled=False) == ["P1", "P2"]
 
 
@@ -85,7 +85,7 @@ def test_what_belongs_to_images_may_lie_beside_them(tmp_path: Path) -> None:
     unfetched(tmp_path, "notes.txt", "P1_image.json", "LICENSE", "P1_seg.mha")
     for labelled in (True, False):
         assert patients(tmp_path, labelled=labelled) == ["P1", "P2"]
-    # Labels of which there is no image are none of an unlabelled cohort's.
+    # Labels without an image are ignored in an unlabelled cohort.
     files(tmp_path, "P5_label.nii.gz")
     assert patients(tmp_path, labelled=False) == ["P1", "P2"]
 
@@ -119,7 +119,7 @@ LABELMAPS = (
 def test_labelmaps_beside_images_are_no_images_however_they_are_called(tmp_path: Path, name: str) -> None:
     files(tmp_path / "plain", "P1.nii.gz", "P1_2.nii.gz", "P2.nii.gz", f"{name}.nii.gz")
     assert patients(tmp_path / "plain", labelled=False) == ["P1", "P1_2", "P2"]
-    # Beside images with endings, too.
+    # They are no images beside `*_image` files either.
     files(tmp_path / "named", "P1_image.nii.gz", f"{name}.nii.gz")
     assert patients(tmp_path / "named", labelled=False) == ["P1"]
 
@@ -210,7 +210,7 @@ def test_endings_of_pairs_in_capitals_or_after_another_separator(tmp_path: Path)
     files(tmp_path, "A_Image.nii.gz", "A_Label.nii.gz", "B-image.nii.gz", "B.label.nii.gz")
     for labelled in (True, False):
         assert patients(tmp_path, labelled=labelled) == ["A", "B"]
-    # So are their outputs, which are scored against these labels.
+    # Their outputs have the same names, by which they are scored against these labels.
     assert output_name(tmp_path / "A_Image.nii.gz") == "A"
 
 

@@ -1,4 +1,4 @@
-"""When a labelmap lies on its image's grid, and which values it has."""
+"""Whether a labelmap lies on its image's grid, and which values it has."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ grids = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(grid=grids)
 def test_what_nifti_rounds_is_the_same_grid(grid: Geometry, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Its header has 32-bit floats; what they add up to is told of grids of any size by a file of few voxels."""
+    """NIfTI headers have 32-bit floats; a file of few voxels shows how they round grids of any size."""
     image = sitk.Image(2, 2, 2, sitk.sitkUInt8)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
@@ -59,7 +59,7 @@ def test_what_nifti_rounds_is_the_same_grid(grid: Geometry, tmp_path_factory: py
 @given(grid=grids, axis=st.integers(0, 2), sign=st.sampled_from([-1, 1]), moved=st.floats(0.06, 0.45))
 def test_a_far_corner_that_moved_is_another_grid(grid: Geometry, axis: int, sign: int, moved: float) -> None:
     spacing = list(grid.spacing)
-    # The size includes half a voxel beyond the centre of the last.
+    # The far corner lies half a voxel beyond the centre of the last voxel.
     spacing[axis] *= 1 + sign * moved / (grid.size[axis] - 0.5)
     i, j, k = spacing
     assert (grid_difference(grid, replace(grid, spacing=(i, j, k))) or "same").startswith("spacing")
@@ -83,7 +83,7 @@ def test_a_far_corner_that_moved_is_another_grid(grid: Geometry, axis: int, sign
     ids=["half a voxel at the far corner", "turned", "tilted", "moved", "flipped in place", "flipped and moved"],
 )
 def test_a_labelmap_of_another_grid_is_refused(changes: dict[str, tuple[float, ...]], difference: str) -> None:
-    # Both without memory for their voxels.
+    # Broadcast arrays need no memory for their voxels.
     image = Volume(np.broadcast_to(np.uint8(0), CT.shape), CT, "ct")
     labelmap = Volume(np.broadcast_to(np.uint8(1), CT.shape), replace(CT, **changes), "label")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf"label and the image ct lie on different grids \({difference}"):
@@ -96,7 +96,7 @@ def test_a_labelmap_of_another_grid_is_refused(changes: dict[str, tuple[float, .
 def test_a_labelmap_whose_axes_run_otherwise_is_put_in_order(
     axes: tuple[int, int, int], flips: tuple[bool, bool, bool], cropped: bool
 ) -> None:
-    """ITK's own filters turn it, and keep each voxel where it lies in the patient."""
+    """ITK's own filters reorder the axes, and leave each voxel at its place in the patient."""
     whole = geometry((6, 5, 4), [0.7, 0.8, 5.0], [-180.0, -160.5, 1020.25], [10.0, -20.0, 30.0])
     labels = np.zeros(whole.shape, np.uint8)
     labels[1:3, 1:4, 1:5] = np.random.default_rng(0).integers(0, 5, (2, 3, 4))
@@ -168,5 +168,5 @@ def test_labels_stored_as_floats_of_64_bits_need_little_memory(tmp_path: Path) -
     finally:
         tracemalloc.stop()
     assert np.array_equal(read.array, labels)
-    # Floats of 32 bits, whole numbers of 32 bits, the result, and where it is one value.
+    # 32-bit floats, 32-bit integers, the result, and a mask of one value.
     assert peak < 11 * labels.size

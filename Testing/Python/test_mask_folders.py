@@ -1,4 +1,4 @@
-"""Folders of patients with a file for each structure, as TotalSegmentator's data sets have them."""
+"""Folders of patients with a file for each structure, as in TotalSegmentator's data sets."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from SIFATrainingLib.volume_checks import VolumeChecks
 ABDOMEN = load_task("abdomen")
 GRID = Geometry((4, 3, 2), (1.0, 2.0, 3.0), (5.0, 6.0, 7.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
 FILES = ("liver", "kidney_right", "kidney_left", "spleen", "autochthon_left")
-"""Structures with a file, each with one voxel of the first slice, from its first on."""
+"""Structures with a file. The mask of each is a single voxel of the first slice: the first, the second, ..."""
 
 
 def write(path: Path, *voxels: int, value: float = 1, grid: Geometry = GRID) -> None:
-    """A mask of these voxels, by their numbers in the file."""
+    """Write a mask of these voxels, given by their flat indices."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.zeros(grid.shape, np.uint8 if value == int(value) else np.float32)
     array.flat[list(voxels)] = value
@@ -39,7 +39,7 @@ def write(path: Path, *voxels: int, value: float = 1, grid: Geometry = GRID) -> 
 
 
 def patient(root: Path, name: str, image: str = "ct.nii.gz") -> Path:
-    """A patient's folder of masks, beside the image."""
+    """Make a patient's folder with an image and masks; return the folder of masks."""
     (root / name).mkdir(parents=True, exist_ok=True)
     scan = np.arange(24, dtype=np.int16).reshape(GRID.shape)
     write_volume(Volume(scan, GRID, name), root / name / image)
@@ -53,7 +53,7 @@ def names_of(requests: list[Request]) -> list[dict[str, str]]:
 
 
 def both_kidneys(**codes: object) -> Task:
-    """A task of liver and kidneys, with the coding `mine`."""
+    """Make a task of liver and kidneys, whose coding `mine` has these codes."""
     task = json.loads(ABDOMEN.model_dump_json())
     task["structures"] = task["structures"][:2]
     task["structures"][1] |= {"name": "kidneys", "parts": 2, "aliases": []}
@@ -66,9 +66,9 @@ def test_results_are_called_after_the_patients(tmp_path: Path) -> None:
     requests = requests_of(tmp_path)
     assert [request.patient for request in requests] == ["s0001", "s0002"]
     assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct"], ["s0002", "s0002_ct"]]
-    # One alone as well: `evaluate` finds its reference by that.
+    # One patient alone has the same name, by which `evaluate` finds its reference.
     assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct"]]
-    # Two scans of a patient, by a table.
+    # A table can list two scans of a patient.
     patient(tmp_path, "s0001", "mri.nii.gz")
     table = tmp_path / "two.csv"
     table.write_text("patient,image\ns0001,s0001/ct.nii.gz\ns0001,s0001/mri.nii.gz\n")
@@ -114,7 +114,7 @@ def test_patients_whose_folders_lack_something(tmp_path: Path) -> None:
     assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["s0001", "s0002", "s0003"]
     with pytest.raises(InputError, match="s0003 has no folder segmentations: put its masks there"):
         find_cases(tmp_path, labelled=True)
-    # What lies deeper is told.
+    # Images further down are reported.
     assert unused_folders(tmp_path) == [tmp_path / "s0001" / "other"]
     patient(tmp_path, "s0002")
     for labelled in (True, False):
@@ -124,16 +124,16 @@ def test_patients_whose_folders_lack_something(tmp_path: Path) -> None:
 
 def test_what_is_another_layout_stays_so(tmp_path: Path) -> None:
     patient(tmp_path, "s0001")
-    # With no masks anywhere, nothing says that folders are patients.
+    # Without any masks, nothing shows that folders are patients.
     write(tmp_path / "unlabelled" / "s0001" / "ct.nii.gz")
     with pytest.raises(InputError, match=r"list the volumes that lie in its subfolders \(s0001\) in a CSV file"):
         find_cases(tmp_path / "unlabelled", labelled=False)
-    # A patient's own folder is one of volumes.
+    # A patient's own folder is treated as a folder of volumes.
     assert [case.patient for case in find_cases(tmp_path / "s0001", labelled=False)] == ["ct"]
     assert unused_folders(tmp_path / "s0001") == []
     with pytest.raises(InputError, match=r"no labelled volumes: .*, or, if it is one patient's, give the folder"):
         find_cases(tmp_path / "s0001", labelled=True)
-    # So is one of which volumes lie beside its folders.
+    # So is a folder with volumes beside the patients' folders.
     write(tmp_path / "P1.nii.gz", 3)
     assert [case.patient for case in find_cases(tmp_path, labelled=False)] == ["P1"]
     assert unused_folders(tmp_path) == [tmp_path / "s0001", tmp_path / "unlabelled"]
@@ -144,12 +144,12 @@ def test_what_is_another_layout_stays_so(tmp_path: Path) -> None:
 def test_masks_by_the_words_of_their_names(tmp_path: Path) -> None:
     masks = patient(tmp_path, "s0001")
     (masks / "kidney_right.nii.gz").rename(masks / "Kidney-RIGHT.nii.gz")
-    # What is none of the task's is not read.
+    # Masks of structures that the task does not have are not read.
     (masks / "autochthon_left.nii.gz").write_bytes(b"no image")
     read = read_labels(masks, ABDOMEN)
     assert read.labelmap.array.ravel()[:5].tolist() == [1, 2, 3, 4, 0]
     assert (read.overlapping, read.unmatched, read.labelmap.geometry) == (0, (), GRID)
-    # Values of a coding say nothing of names.
+    # A coding by values has no effect on names.
     assert np.array_equal(read_labelmap(masks, ABDOMEN, "TotalSegmentator").array, read.labelmap.array)
     write(masks / "spleen.nii.gz", 0, 3, value=255)
     again = read_labels(masks, ABDOMEN)
@@ -160,7 +160,7 @@ def test_a_coding_names_masks(tmp_path: Path) -> None:
     masks = patient(tmp_path, "s0001")
     kidneys = both_kidneys(liver="Liver", kidneys=["left kidney", "kidney_right"])
     assert read_labelmap(masks, kidneys, "mine").array.ravel()[:5].tolist() == [1, 2, 2, 0, 0]
-    # What it leaves out is not labelled.
+    # Structures that the coding leaves out are not labelled.
     assert read_labelmap(masks, both_kidneys(kidneys="spleen"), "mine").array.ravel()[:5].tolist() == [0, 0, 0, 2, 0]
     missing = both_kidneys(kidneys=["kidney_left", "kidney_rigth"])
     reason = r"segmentations has no file called kidney_rigth, as the coding calls kidneys \(similar: kidney_right\.nii"
@@ -247,7 +247,7 @@ def test_masks_are_scored(tmp_path: Path) -> None:
 
 
 def masks_of(cohort: Path, root: Path, image: str) -> Path:
-    """The patients of a labelled folder in folders of their own."""
+    """Make a folder with image and masks for each patient of a labelled folder."""
     for case in find_cases(cohort, labelled=True):
         assert case.label is not None
         (root / case.patient).mkdir(parents=True)

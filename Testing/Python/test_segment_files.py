@@ -1,4 +1,4 @@
-"""What volumes are called in warnings, and what a second run leaves in the table of estimates."""
+"""Segmentation of files: names of volumes and results, records, and the table of estimates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from SIFASegmentationLib.segmented_folder import SegmentedFolder
 def test_warnings_call_volumes_as_is_said(
     bundle: Bundle, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a hospital stores them: a folder of each patient, with one file name in all."""
+    """As in a hospital, each patient has a folder, and the file names in all of them are the same."""
     paths = [tmp_path / name / "ct.nii.gz" for name in ("a", "b", "c")]
     mr = read_volume(next((cohort / "mr").glob("*_image.nii.gz")))
     for path in paths[:2]:
@@ -50,7 +50,7 @@ def test_warnings_call_volumes_as_is_said(
         )  # fmt: skip
     for outputs, name in zip(caught.value.outputs, ("patient a", "patient b"), strict=True):
         assert outputs.name == name
-        assert len(outputs.warnings) > 1  # Of the modality, and of the liver.
+        assert len(outputs.warnings) > 1  # About the modality, and about the liver.
         assert all(warning.startswith((f"{name} ", f"{name}, ")) for warning in outputs.warnings)
     assert set(told) == {"patient a", "patient b"}
     (unnamed,) = segment_files(bundle.path, paths[:1], tmp_path / "unnamed", device="cpu")
@@ -132,7 +132,7 @@ def test_what_is_done_is_told_as_it_is_done(bundle: Bundle, cohort: Path, tmp_pa
 
 
 def test_a_name_that_is_no_text_ends_no_process(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
-    """As of an archive that was packed on another system."""
+    """Such names come from archives that were packed on another system."""
     folder = tmp_path / os.fsdecode(b"M\xfcller")
     try:
         shutil.copytree(cohort / "ct", folder)
@@ -145,7 +145,7 @@ def test_a_name_that_is_no_text_ends_no_process(bundle: Bundle, cohort: Path, tm
 
 @pytest.fixture
 def alike(cohort: Path, tmp_path: Path) -> list[Path]:
-    """Volumes of two patients with one file name, each in a folder of its patient."""
+    """Volumes of two patients with the same file name, each in its patient's folder."""
     paths = [tmp_path / patient / "ct.nii.gz" for patient in ("s1", "s2")]
     for image, path in zip(sorted((cohort / "ct").glob("*_image.nii.gz")), paths, strict=True):
         path.parent.mkdir()
@@ -154,29 +154,29 @@ def alike(cohort: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_results_of_another_image_are_not_replaced(bundle: Bundle, alike: list[Path], tmp_path: Path) -> None:
-    """One call for each patient, as of an array of jobs."""
+    """There is one call for each patient, as in an array of jobs."""
     out = tmp_path / "out"
     first, second = alike
-    plain = SegmentationOptions(appearance=False)  # Without estimates.
+    plain = SegmentationOptions(appearance=False)  # Results have no estimates then.
     (made,) = segment_files(bundle.path, first, out, plain, device="cpu")
     content = made.labelmap.read_bytes()
     for _ in range(2):
         (other,) = segment_files(bundle.path, second, out, plain, device="cpu")
         assert other.name == "s2_ct"
     assert made.labelmap.read_bytes() == content
-    # The same image again replaces them, by itself and among others.
+    # Segmenting the same image again replaces its results, alone or among others.
     for volumes in (first, alike):
         made.labelmap.write_bytes(b"")
         assert segment_files(bundle.path, volumes, out, plain, device="cpu")[0].name == "ct"
         assert made.labelmap.read_bytes() == content
-    # One that has all names in common with others.
+    # All names that this image could have are taken by others.
     third = tmp_path / "elsewhere" / "s2" / "ct.nii.gz"
     volume = read_volume(second)
     write_volume(replace(volume, array=volume.array + 1), third)
     with pytest.raises(InputError, match="has results called ct and s2_ct already, of other images") as caught:
         segment_files(bundle.path, third, out, plain, device="cpu")
     assert str(first.resolve()) in str(caught.value)
-    # As the sentence advises.
+    # Follow the advice in the message.
     made.labelmap.unlink()
     (out / ".sifa" / "ct.json").unlink()
     assert segment_files(bundle.path, third, out, plain, device="cpu")[0].name == "ct"
@@ -218,7 +218,7 @@ def test_an_image_is_known_wherever_it_lies_and_its_results_by_all_their_files(
     for kind in ("_confidence.csv", "_probability_liver.nii.gz"):
         (out / f"s1_ct{kind}").unlink()
         assert names(tmp_path / "mounted" / "s1" / "ct.nii.gz") == ["s1_ct"]
-    # Another image in the same place is not taken for it.
+    # Another image in the same place is not mistaken for it.
     shutil.copy(moved[1], tmp_path / "mounted" / "s1" / "ct.nii.gz")
     assert names(tmp_path / "mounted" / "s1" / "ct.nii.gz") == ["ct"]
 
@@ -236,7 +236,7 @@ def test_what_an_image_is_known_by(tmp_path: Path) -> None:
     assert content(series) == before
     (series / "1.dcm").rename(series / "2.dcm")
     assert content(series) != before
-    # Headers that are alike, of voxels that are not.
+    # The headers are the same, but the voxels are not.
     for suffix, voxels, header in ((".mhd", "v.raw", "ElementDataFile = v.raw"), (".hdr", "P1.img", "")):
         for folder, value in (("a", b"0"), ("b", b"1"), ("c", b"1")):
             image = tmp_path / folder / f"P1{suffix}"
@@ -245,7 +245,7 @@ def test_what_an_image_is_known_by(tmp_path: Path) -> None:
             (image.parent / voxels).write_bytes(value)
         one, other, copy = (content(tmp_path / folder / f"P1{suffix}") for folder in "abc")
         assert one != other == copy
-    # Whose voxels are not found, by their place.
+    # An image whose voxels are not found is identified by its path.
     for folder in "bc":
         (tmp_path / folder / "v.raw").unlink()
     assert content(tmp_path / "b" / "P1.mhd") != content(tmp_path / "c" / "P1.mhd")
@@ -274,7 +274,7 @@ def test_a_labelmap_of_somebody_else_is_not_replaced(
         with pytest.raises(InputError, match=r"ct_segmentation\.nii\.gz is there already, and SIFA has no record"):
             segment_files(bundle.path, alike[0], folder, device="cpu")
     assert by_hand.read_bytes() == b"by hand"
-    # One of before there were records has its estimates in the table.
+    # A labelmap from before there were records has its estimates in the table.
     (folder / ESTIMATES_FILE).write_text("volume,structure,estimated_dice,low,high,doubtful\nct,liver,0.5,0.4,0.6,no\n")
     segment_files(bundle.path, alike[0], folder, device="cpu")
     assert by_hand.read_bytes() != b"by hand"
@@ -283,7 +283,7 @@ def test_a_labelmap_of_somebody_else_is_not_replaced(
 def test_a_labelmap_that_was_cut_off_from_its_record_is_ours(
     bundle: Bundle, alike: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the disk is full after the labelmap."""
+    """As when the disk is full after the labelmap was written."""
 
     def fail(*_: object) -> None:
         raise OSError("full")
@@ -305,7 +305,7 @@ def test_a_volume_that_fails_takes_no_name(bundle: Bundle, alike: list[Path], tm
 
 
 def test_many_processes_write_to_one_table(tmp_path: Path) -> None:
-    """Threads here, each with a folder object of its own."""
+    """Threads take the place of processes, each with a folder object of its own."""
     (tmp_path / ESTIMATES_FILE).write_text(
         "volume,structure,estimated_dice,low,high,doubtful\nP of before,liver,0.5,0.4,0.6,no\n"
     )
@@ -338,7 +338,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a process that was killed before it wrote, of one whose disk was full, and what macOS puts beside a file."""
+    """They come from a process that was killed before it wrote, from a full disk, or from macOS."""
     monkeypatch.setattr(retries, "_TRIES", 1)
     records = tmp_path / ".sifa"
     records.mkdir()
@@ -361,13 +361,13 @@ def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch
 def test_files_in_use_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on Windows, where what somebody reads can't be replaced, and what is being replaced can't be read."""
+    """On Windows, a file that is being read can't be replaced, and one that is being replaced can't be read."""
     monkeypatch.setattr(retries, "_BETWEEN_TRIES_SECONDS", 0)
     held: dict[str, int] = {}
 
     def unless_held(action: Callable[..., Any]) -> Callable[..., Any]:
         def act(path: Path, *given: Any, **settings: Any) -> Any:
-            # The last of the paths is the one that others use.
+            # If there are two paths, others use the second.
             name = given[0].name if given and isinstance(given[0], Path) else path.name
             if held.get(name, 0) > 0:
                 held[name] -= 1
@@ -424,7 +424,7 @@ def test_an_interrupted_call_goes_on_where_it_was(
     assert go_on() == names[1:]
     assert numbers == [(2, 2)]
     assert go_on() == []
-    # What is there was made differently, or is not there any more.
+    # Results that were made differently, or were deleted, are made again.
     assert go_on(options=SegmentationOptions(fill_holes=True)) == names
     (tmp_path / "abdomen_ct_000_segmentation.nii.gz").unlink()
     assert go_on(options=SegmentationOptions(fill_holes=True)) == names[:1]
@@ -437,7 +437,7 @@ def test_a_volume_too_large_for_the_memory_ends_nothing(
     original = Segmentor.predict
 
     class FullSession:
-        """As of ONNX Runtime."""
+        """A session of ONNX Runtime that runs out of memory."""
 
         def __init__(self, session: Any) -> None:
             self._session = session
