@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Two commands for a machine with nothing but Python 3.11 or 3.12: `run.py demo` and `run.py test`.
 
-Each makes its own environment in `.venv` the first time, with the versions of `constraints.txt`, and passes further
-options on: `python3 run.py demo --out DIR`, `python3 run.py test -k metrics`.
+The first time, each installs what it needs into `.venv`, with the versions of `constraints.txt`. Further options are
+passed on: `python3 run.py demo --out DIR`, `python3 run.py test -k metrics`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OLDEST, NEWEST = (3, 11), (3, 12)
 
 
 def main(arguments: list[str]) -> int:
-    """Make the environment if needed and run the command; its exit code."""
+    """Make the environment if needed and run the command; return its exit code."""
     if not arguments or arguments[0] not in EXTRAS:
         print(f"{__doc__}\nusage: python3 run.py demo|test [options]")
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_environment(extras: str) -> bool:
-    """Make `.venv` with these extras of the package, unless it has them already; whether that went well."""
+    """Make `.venv` with these extras of the package, unless it has them already; return whether this succeeded."""
     stamp, wanted = ENVIRONMENT / f"installed-{extras.replace(',', '-')}.txt", _fingerprint(extras)
     if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
         return True
@@ -61,7 +61,7 @@ def make_environment(extras: str) -> bool:
 
 
 def _fingerprint(extras: str) -> str:
-    """Changes when the environment has to be made anew."""
+    """Return a digest that changes when the environment has to be made anew."""
     files = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
     return hashlib.sha256(files + extras.encode()).hexdigest()
 

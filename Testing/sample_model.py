@@ -1,9 +1,9 @@
-"""Makes the sample model of SIFASegmentation anew, from synthetic patients; a quarter of an hour on one core.
+"""Rebuild the sample model of SIFASegmentation from synthetic patients; takes a quarter of an hour on one core.
 
     python Testing/sample_model.py FOLDER
 
-FOLDER gets the patients and the training, which goes on there if it was cut off. The model goes into the module's
-Resources without the weights of all networks, which are there to fine-tune from and ten times as large.
+FOLDER receives the patients and the training, which continues if it was interrupted. The model is written to the
+module's Resources without the weights of all networks, which serve for fine-tuning only and are ten times as large.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def training_job(folder: Path) -> Job:
-    """The training, of small networks on coarse slices: made, or the one that is there."""
+    """Return the training in the folder, or create it: of small networks, on coarse slices."""
     if (folder / "job").exists():
         return Job(folder / "job")
     for modality in ("mr", "ct"):
@@ -56,7 +56,7 @@ def training_job(folder: Path) -> Job:
 
 
 def keep_without_weights(bundle: Path, out: Path) -> None:
-    """A copy of a bundle that can segment, and is not there to go on from."""
+    """Copy a bundle without the weights to fine-tune from: the copy can segment, but not be trained further."""
     manifest = read_bundle(bundle).manifest
     files = {name: checksum for name, checksum in manifest.files.items() if name != WEIGHTS_FILE}
     with write_atomically(out) as partial:

@@ -1,10 +1,10 @@
-"""What the choices are worth that need no other training: weights, batch norm, intensities, flips, shifts, clean-up.
+"""What choices that need no new training are worth: weights, batch norm, intensities, flips, shifts, clean-up.
 
     python Testing/Benchmarks/after_training.py COMPARISON ROW ... > Testing/Benchmarks/after_training.md
 
-COMPARISON is a folder that `sifa compare` made, with the checkpoints of the rows; of each all seeds are taken. Each
-choice is made alone, against what is exported and segmented unless one says otherwise; the last row makes none of what
-is done by default. What is decided by such a table has to come of subjects kept for that (`--subject`).
+COMPARISON is a folder made by `sifa compare`, with the checkpoints of the rows; all seeds of a row are used. Each
+choice is varied alone, compared with the default export and segmentation; the last row makes none of the default
+choices. Decisions by such a table must be based on subjects reserved for them (`--subject`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What feeding the networks costs: memory of the host, share of an iteration, and streaming from disk.
+"""The cost of feeding the networks: host memory, share of an iteration, and streaming from disk.
 
     python Testing/Benchmarks/data.py --out DIR > data.md                                   # CPU
     python Testing/Benchmarks/data.py --out DIR --device cuda --width 1 --batch 8 > data_cuda.md
 
 Forty synthetic volumes of 512 x 512 x 100 voxels (copies of four, which makes no difference here) go through `sifa
-prepare` and `sifa train` in processes of their own, whose peak of resident memory is read. Then iterations are timed in
-this process, with the slices on the device and with a budget that holds a tenth of them, in alternating rounds.
+prepare` and `sifa train` in separate processes, whose peak resident memory is recorded. Then iterations are timed in
+this process, with all slices on the device and with a budget for a tenth of them, in alternating rounds.
 """
 
 from __future__ import annotations

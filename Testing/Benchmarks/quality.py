@@ -1,8 +1,8 @@
-"""What the estimated Dice of segmentations are worth: against the true ones, of every row of finished comparisons.
+"""How good the estimated Dice of segmentations is, compared with the true Dice, in all rows of finished comparisons.
 
     python Testing/Benchmarks/quality.py COMPARISON ... > Testing/Benchmarks/quality.md
 
-A comparison is a folder that `sifa compare` made. Its models were calibrated on labels of their source alone.
+A comparison is a folder made by `sifa compare`. Its models were calibrated on labels of their source alone.
 """
 
 from __future__ import annotations

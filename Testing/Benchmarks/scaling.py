@@ -1,11 +1,12 @@
-"""How well several processes train together: slices a second of N processes against N times those of one.
+"""How well several processes train together: slices per second of N processes against N times those of one.
 
     python Testing/Benchmarks/scaling.py > scaling.md                              # two processes of one thread each
     python Testing/Benchmarks/scaling.py --device cuda --width 1 --batch 8 --size 256 --processes 2 > scaling_cuda.md
 
-Every process does the product's iterations on a batch of the same size, as `torchrun -m SIFATrainingLib train` does.
-Rounds of one process, of all side by side without a word to one another, and of all together alternate: what the second
-lose against the first is the machine's (shared memory, caches, cores), what the third lose against the second is ours.
+Every process runs the product's iterations on a batch of the same size, as `torchrun -m SIFATrainingLib train` does.
+Rounds of one process, of all side by side without communication, and of all together alternate: what the second
+lose against the first is due to the machine (shared memory, caches, cores), what the third lose against the second to
+the product.
 """
 
 from __future__ import annotations

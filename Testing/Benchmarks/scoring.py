@@ -1,8 +1,8 @@
-"""Scores of real labelmaps against medpy, MONAI and surface-distance: the same values, and how much faster.
+"""Scores of real labelmaps compared with medpy, MONAI and surface-distance: differences in value, and speed.
 
     python Testing/Benchmarks/scoring.py LABELMAP ... --large > scoring.md
 
-Each labelmap is the reference; the prediction is the same one, moved and with a ragged surface. `--large` adds a
+Each labelmap is a reference; its prediction is the same labelmap, moved and with a ragged surface. `--large` adds a
 synthetic abdomen of 512 x 512 x 300 voxels. Every library scores the same boolean arrays on one thread.
 """
 

@@ -1,8 +1,8 @@
-"""Labelmaps of volumes whose labels are kept from us, named by subject: `OUT/SUBJECT.nii.gz`.
+"""Segment volumes whose labels are withheld from us; the labelmaps are named by subject: `OUT/SUBJECT.nii.gz`.
 
     python Testing/Benchmarks/segment_heldout.py BUNDLE ... --images IMAGES --out FOLDER
 
-Of several bundles, which may see grids of different sizes, the probabilities on the volumes' own grids are averaged.
+The probabilities of several bundles, whose grids may differ in size, are averaged on the volumes' own grids.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Segmentation by the product against a plain loop of torch, side by side in one run.
+"""Segmentation by the product compared with a plain loop in torch, side by side in one run.
 
     python Testing/Benchmarks/segmentation.py > segmentation.md
     python Testing/Benchmarks/segmentation.py --large >> segmentation.md                      # memory
     python Testing/Benchmarks/segmentation.py --device cuda --whole > segmentation_cuda.md
 
-The loop is what one would write first: the networks that trained, float32, one slice of the whole grid after the other,
-and the same way there and back. The networks are of full width with random weights, the volume is a synthetic CT of
-256 x 256 x 100 voxels.
+The loop is what one would write first: the networks as trained, in float32, one slice of the whole grid at a time,
+with the same processing before and after. The networks have full width and random weights, the volume is a synthetic
+CT of 256 x 256 x 100 voxels.
 """
 
 from __future__ import annotations

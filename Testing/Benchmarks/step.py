@@ -1,12 +1,12 @@
-"""A training step of the product against the authors' seven passes (`reference_step.py`), side by side in one run.
+"""A training step of the product and the authors' seven passes (`reference_step.py`), compared side by side in one run.
 
     python Testing/Benchmarks/step.py > step.md                                   # CPU: 128 x 128, batch 2
     python Testing/Benchmarks/step.py --device cuda --size 256 --batch 8 > step_cuda.md
 
-Every variant does the same losses on the same slices with networks of the same width. Rounds of all variants alternate,
-so that a machine that gets slower does so for all; a variant's time is its median. The arithmetic of a step is counted
-by torch's formulas (`flop_registry`), the machine's rate measured by products of matrices in the same precision. What
-share of a step its convolutions take, which do nearly all of the arithmetic, is told by torch's profiler.
+Every variant computes the same losses on the same slices, with networks of the same width. Rounds of all variants
+alternate, so that a slowdown of the machine affects all of them; a variant's time is its median. The arithmetic of a
+step is counted by torch's formulas (`flop_registry`), and the machine's rate is measured with matrix products in the
+same precision. torch's profiler tells the share of a step spent in convolutions, which do nearly all of the arithmetic.
 """
 
 from __future__ import annotations

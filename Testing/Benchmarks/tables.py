@@ -1,10 +1,10 @@
-"""The tables of the stored comparisons, made anew from the scores that lie beside them.
+"""Rebuild the tables of the stored comparisons from the scores beside them.
 
     python Testing/Benchmarks/tables.py            # rewrites what is no longer right, and names it
     python Testing/Benchmarks/tables.py --check    # names it alone; exit code 1 if there is something
 
-Of each comparison this is its `comparison.md`; in documents, the table after each line `<!-- tables.py: NAME -->`.
-A test holds all of them to the scores.
+They are each comparison's `comparison.md` and, in documents, the table after each line `<!-- tables.py: NAME -->`. A
+test checks all of them against the scores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DOCUMENTS = (ROOT / "README.md", HERE / "real_abdomen.md", HERE / "phantom_compa
 
 DIRECTIONS = {"mr_to_ct": "MR to CT", "ct_to_mr": "CT to MR"}
 ODD = ("btcv_07", "btcv_12", "btcv_14", "btcv_23")
-"""As data/README.md of the copy of BTCV and CHAOS names them; MR has none."""
+"""The odd subjects according to data/README.md of the copy of BTCV and CHAOS; MR has none."""
 
 _MARKER = re.compile(r"<!-- tables\.py: (?P<name>.+?) -->\n\n(?P<table>(?:\|.*\n)*)")
 _TABLES_OF_A_COMPARISON = ("by structure", "by subject", "typical and odd")
@@ -48,7 +48,7 @@ README_ROWS = {
 
 
 def main() -> int:
-    """Rewrite or check; the exit code."""
+    """Rewrite or check the tables; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
@@ -61,13 +61,16 @@ def main() -> int:
 
 
 def texts() -> dict[Path, str]:
-    """What each file should hold."""
+    """Return what each file should contain."""
     comparisons = {HERE / name / "comparison.md": markdown(comparison(name)) for name in stored()}
     return comparisons | {path: with_tables(path.read_text("utf-8")) for path in DOCUMENTS}
 
 
 def stored() -> list[str]:
-    """Folders of comparisons, relative to this one; those of earlier programs (`before`) stay as they were."""
+    """Return the folders of comparisons, relative to this one.
+
+    Those of earlier programs (`before`) are left out, as they stay as they were.
+    """
     names = {
         path.parents[2].relative_to(HERE).as_posix()
         for group in ("real_comparisons", "phantom_comparisons")
@@ -78,7 +81,7 @@ def stored() -> list[str]:
 
 @cache
 def comparison(name: str) -> Comparison:
-    """A stored comparison, from its scores alone: its volumes and labelmaps need not be there."""
+    """Read a stored comparison from its scores alone; its volumes and labelmaps need not exist."""
     out = HERE / name
     scores = ScoreTable.read(min(out.glob("*/seed_*/scores.json")))
     subjects = dict.fromkeys(row.subject for row in scores.rows)
@@ -88,22 +91,22 @@ def comparison(name: str) -> Comparison:
 
 
 def with_tables(text: str) -> str:
-    """A document with its tables made anew.
+    """Return a document with its tables rebuilt.
 
     Raises:
-        KeyError: There is no table of a name in it.
+        KeyError: The document names a table that does not exist.
     """
     return _MARKER.sub(lambda match: f"<!-- tables.py: {match['name']} -->\n\n{table(match['name'])}\n", text)
 
 
 def table(name: str) -> str:
-    """The table of that name, in Markdown, without a newline at its end."""
+    """Return the table of that name, in Markdown, without a newline at its end."""
     return tables()[name]()
 
 
 @cache
 def tables() -> dict[str, Callable[[], str]]:
-    """What makes each table, by name."""
+    """Return the function that makes each table, by name."""
     made: dict[str, Callable[[], str]] = {
         "three seeds": three_seeds,
         "README": readme,
@@ -120,7 +123,7 @@ def tables() -> dict[str, Callable[[], str]]:
 
 
 def three_seeds() -> str:
-    """The bounds and SIFA by seed; the shares of all columns are of the gap between the mean bounds."""
+    """Compare the bounds and SIFA by seed; all shares are of the gap between the mean bounds."""
     rows: list[list[str]] = []
     for direction, words in DIRECTIONS.items():
         made = comparison(f"real_comparisons/{direction}")
@@ -139,7 +142,7 @@ def three_seeds() -> str:
 
 
 def readme() -> str:
-    """What the README shows: mean Dice, a share where there is more than one training, a star where there is one."""
+    """Return the README's table: mean Dice, with the share of the gap closed, or a star if there is just one run."""
     rows = []
     for name, title in README_ROWS.items():
         cells, one = [], False
@@ -156,7 +159,7 @@ def readme() -> str:
 
 
 def phantoms() -> str:
-    """Mean Dice of the synthetic tasks, of all seeds that there are, and the share of the gap closed."""
+    """Return the mean Dice in the synthetic tasks, over all seeds that exist, and the share of the gap closed."""
     made = {
         f"{organ}, {words}": comparison(f"phantom_comparisons/{task}_{direction}")
         for task, organ in (("abdomen", "abdomen"), ("cardiac", "heart"))
@@ -173,7 +176,7 @@ def phantoms() -> str:
 
 
 def finer_grid() -> str:
-    """SIFA on 192 x 192 pixels beside the same seeds on 128 x 128."""
+    """Compare SIFA on 192 x 192 pixels with the same seeds on 128 x 128."""
     rows, structures = [], list(load_task("abdomen").names)
     for direction, words in DIRECTIONS.items():
         finer = comparison(f"real_comparisons/192_{direction}").of("sifa")
@@ -187,7 +190,7 @@ def finer_grid() -> str:
 
 
 def decayed_bounds() -> str:
-    """The bounds trained with falling rates beside the same seeds at a constant rate."""
+    """Compare the bounds trained with falling rates with the same seeds at a constant rate."""
     rows = []
     for row, title in ((LOWER_BOUND, "without adaptation"), (UPPER_BOUND, "supervised on the target")):
         cells = []
@@ -202,7 +205,7 @@ def decayed_bounds() -> str:
 
 
 def _of_comparison(direction: str, index: int) -> str:
-    """One of the tables of `comparison.md`."""
+    """Return one of the tables of `comparison.md`."""
     found = re.findall(r"(?:^\|.*\n)+", markdown(comparison(f"real_comparisons/{direction}")), re.MULTILINE)
     return str(found[index]).rstrip("\n")
 
@@ -212,22 +215,22 @@ def _real(direction: str) -> Path:
 
 
 def _each_and_all(results: list[Result]) -> list[list[Result]]:
-    """The trainings of a row one by one, then all."""
+    """Return the trainings of a row one by one, then all together."""
     return [*([result] for result in results), results]
 
 
 def _percent(results: Sequence[Result]) -> str:
-    """Mean Dice in %."""
+    """Return the mean Dice in %."""
     return f"{100 * _mean(results, 'dice'):.1f}"
 
 
 def _share(made: Comparison, results: Sequence[Result]) -> str:
-    """Share of the gap closed, in %."""
+    """Return the share of the gap closed, in %."""
     return f" ({share_closed(made, results):.0%})".replace("%", " %")
 
 
 def _mean(results: Iterable[Result], score: str, structure: str = MEAN_OF_STRUCTURES) -> float:
-    """Mean over the trainings of a row, of one structure or of the subjects' means."""
+    """Return the mean over the trainings of a row, of one structure or of the subjects' means."""
     return float(np.mean([result.table.means(score)["", structure] for result in results]))
 
 

@@ -1,9 +1,9 @@
-"""What Dice does not show of finished comparisons: how large structures come out, and how far off their surfaces are.
+"""What Dice does not show in finished comparisons: how large structures come out, and how far off their surfaces are.
 
     python Testing/Benchmarks/volumes_and_surfaces.py COMPARISON ROW ...
 
-A comparison is a folder that `sifa compare` made; all seeds of a row are taken together. Medians over volumes and
-seeds, since a structure that is missed altogether has no surface.
+A comparison is a folder made by `sifa compare`; all seeds of a row are taken together. Values are medians over
+volumes and seeds, since a structure that is missed altogether has no surface.
 """
 
 from __future__ import annotations

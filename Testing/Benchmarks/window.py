@@ -1,9 +1,9 @@
-"""How long the windows of the two modules hold up the event loop, by the gaps between the ticks of a fast timer.
+"""How long the windows of the two modules block the event loop, measured by the gaps between ticks of a fast timer.
 
     python Testing/Benchmarks/window.py > Testing/Benchmarks/window.md
 
 The real modules run over the stand-ins of `Testing/Slicer`, their windows shown on Qt's offscreen screen, while real
-jobs run and are followed. A thread looks where the main one is, so that what holds up the loop for long can be named:
+jobs run and are followed. A thread watches where the main one is, so that what blocks the loop for long can be named:
 functions in the table, lines and milliseconds on stderr.
 """
 
