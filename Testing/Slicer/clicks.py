@@ -6,11 +6,11 @@ from typing import Any
 
 
 def use_sample(module: Any) -> None:
-    """Choose the model that the extension brings along."""
+    """Choose the model that comes with the extension."""
     from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
 
     module.widget.use_model(SAMPLE_MODEL)
-    # Half the time for those that are about something else.
+    # Tests that are about something else take half the time without it.
     module.ui.baselineCheckBox.checked = False
 
 
@@ -21,7 +21,7 @@ def choose(module: Any, *nodes: Any) -> None:
 
 
 def begin(module: Any, volume: Any) -> Any:
-    """Segment a volume with the sample model; the run under way."""
+    """Segment a volume with the sample model; return the run in progress."""
     use_sample(module)
     choose(module, volume)
     module.widget.ui.applyButton.click()

@@ -40,10 +40,10 @@ import slicer  # noqa: E402  the stand-ins complete it
 
 
 def run_events_until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
-    """Let the event loop run until a condition holds; what the condition gave.
+    """Run the event loop until a condition holds; return the condition's value.
 
     Raises:
-        TimeoutError: It never did.
+        TimeoutError: It did not hold within `timeout` seconds.
     """
     end = time.monotonic() + timeout
     while True:
@@ -64,7 +64,7 @@ class LoadedModule:
         module: What `slicer.modules` holds.
         parent: The Qt widget that holds the window.
         widget: The module's own widget object.
-        logic: That of the window.
+        logic: The window's logic.
     """
 
     def __init__(self, name: str, module: Any) -> None:
@@ -83,7 +83,7 @@ class LoadedModule:
 
     @property
     def logic(self) -> Any:
-        """That of the window."""
+        """The window's logic."""
         return self.widget.logic
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class LoadedModule:
             return
         if self.parent.isEntered:
             self.parent.exit()
-        # As a reload does: at its end Slicer would clean up after each window that there ever was.
+        # As on a reload; otherwise Slicer would, at its end, clean up after every window that there ever was.
         if (unloading := getattr(self.widget, "_onModuleAboutToBeUnloaded", None)) is not None:
             slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", unloading)
         self.widget.cleanup()
@@ -100,7 +100,7 @@ class LoadedModule:
         if self._before is not None:
             setattr(slicer.modules, self._entry, self._before)
         elif hasattr(slicer.modules, self._entry):
-            # A reload cleans up whatever is there.
+            # A reload would clean up the widget that it finds here.
             delattr(slicer.modules, self._entry)
 
 
@@ -125,7 +125,7 @@ def scene(slicer_environment: Any) -> Any:
 
 @pytest.fixture
 def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:
-    """Opens a module by its name; it is left and cleaned up at the test's end."""
+    """Opens a module by its name, and leaves and cleans it up at the end of the test."""
     opened: list[LoadedModule] = []
 
     def load(name: str) -> LoadedModule:
@@ -140,7 +140,7 @@ def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:
 
 @pytest.fixture
 def sample_model() -> Path:
-    """Folder of the model that the extension brings along."""
+    """Folder of the model that comes with the extension."""
     return FOLDERS["SIFASegmentation"] / "Resources" / "SampleModel"
 
 
@@ -154,7 +154,7 @@ def _module(name: str) -> Any:
 
 @pytest.fixture
 def module(load_module: Callable[[str], LoadedModule]) -> LoadedModule:
-    """SIFASegmentation, with its window open; files about the other module have a fixture of their own."""
+    """SIFASegmentation with its window open; test files of the other module have a fixture of their own."""
     return load_module("SIFASegmentation")
 
 
@@ -184,7 +184,7 @@ def main_window(scene: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def expected_fault() -> Callable[[str], AbstractContextManager[None]]:
-    """`with expected_fault("words"):` for what Slicer prints and goes on from."""
+    """`with expected_fault("words"):` around code in which Slicer prints a fault with these words and goes on."""
     if IN_SLICER:
         return _expected_in_slicer
     from standins import faults  # noqa: PLC0415
@@ -194,7 +194,7 @@ def expected_fault() -> Callable[[str], AbstractContextManager[None]]:
 
 @contextmanager
 def _expected_in_slicer(words: str) -> Iterator[None]:
-    """Take back what a slot raised with these words; that it did raise is checked over the stand-ins alone."""
+    """Forget errors with these words that were raised in slots; only the stand-ins check that there were any."""
     before = list(RAISED_IN_SLOTS)
     yield
     RAISED_IN_SLOTS[:] = before + [text for text in RAISED_IN_SLOTS[len(before) :] if words not in text]
@@ -212,10 +212,10 @@ def no_faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if IN_SLICER:
         import qt  # noqa: PLC0415
 
-        # Each test begins without known trainings and models; only where the settings are not a user's.
+        # Each test begins without known trainings and models, unless the settings are a user's.
         if slicer.app.testingEnabled():
             qt.QSettings().remove("SIFA")
-        # What a slot raises, PythonQt prints, by this hook, and goes on.
+        # PythonQt prints what a slot raises by this hook, and goes on.
         monkeypatch.setattr(sys, "excepthook", _remember_error)
         RAISED_IN_SLOTS.clear()
         yield

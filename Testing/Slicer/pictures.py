@@ -1,4 +1,4 @@
-"""Pictures of the windows, left on the way of the tests where somebody wants them."""
+"""Pictures of the windows, taken during the tests if requested."""
 
 from __future__ import annotations
 

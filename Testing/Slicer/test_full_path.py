@@ -1,6 +1,6 @@
-"""The whole way by clicks alone: sample data, a tiny training, its model, a segmentation, a table of scores.
+"""The whole workflow by clicks alone: sample data, a tiny training, its model, a segmentation, a table of scores.
 
-With the environment variable SIFA_SCREENSHOTS set to a folder, pictures of the windows on the way are left there.
+If the environment variable SIFA_SCREENSHOTS is set to a folder, pictures of the windows are written there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     assert job.state() is State.FINISHED, ui.statusLabel.text
     assert "liver" in ui.cardLabel.text
 
-    # What the button does in Slicer's main window, which the test bed has not: choose the model in the other module.
+    # Choose the model in the other module, as the button does in Slicer's main window, which the tests run without.
     segmentation.widget.use_model(job.folder / "result" / "bundle")
     ui = segmentation.ui
     for column, node in enumerate((ct, None, ct_labels)):
@@ -77,7 +77,7 @@ def test_the_example_of_the_readme_runs(load_module: Any, tmp_path: Path, proces
     for said, meant in {
         "path/to/SIFASegmentation": str(root / "SIFASegmentation"),
         "path/to/new/folder": str(tmp_path / "job"),
-        # Less of it.
+        # Less data and training.
         'load_cohort("SIFAAbdomenTraining")': 'load_cohort("SIFAAbdomenTraining", 2)',
         "cohort[0:16:2], cohort[1:16:2])), cohort[16:]": "cohort[0:4:2], cohort[1:4:2])), cohort[4:]",
         "size=96, width=0.25, batch=4, iterations=2000": "size=32, width=0.0625, batch=2, iterations=4",

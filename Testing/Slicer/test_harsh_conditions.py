@@ -25,7 +25,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 HERE = Path(__file__).parent
 QUICK = {"log_every": 1, "preview_every": 4, "checkpoint_every": 2, "pool": 3}
-ENDLESS = 100000  # Iterations: hours, until somebody stops it.
+ENDLESS = 100000  # Iterations of a training that takes hours unless it is stopped.
 BLOCK = 4096  # A file takes up as many whole blocks as it needs.
 
 # A stand-in for Slicer that starts a training, says where it is, and waits to be killed.
@@ -54,26 +54,26 @@ time.sleep(600)
 
 
 class Disk:
-    """A small file system: `folder` is where it is mounted."""
+    """A small file system that is mounted at `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._filler = folder / "filler"
 
     def fill(self, left: int = 0) -> None:
-        """Fill it up to so many bytes."""
+        """Fill it except for `left` bytes."""
         taken = shutil.disk_usage(self.folder).free - left
         with self._filler.open("ab", buffering=0) as file:
             while taken > 0:
                 taken -= file.write(bytes(min(taken, 2**20)))
 
     def clear(self) -> None:
-        """Give back what was filled."""
+        """Free the space that was filled."""
         self._filler.unlink(missing_ok=True)
 
     @contextmanager
     def filled(self, left: int = 0) -> Iterator[None]:
-        """Filled up to so many bytes while the block runs."""
+        """Keep it filled, except for `left` bytes, while the block runs."""
         self.fill(left)
         try:
             yield
@@ -81,13 +81,13 @@ class Disk:
             self.clear()
 
     def content(self) -> list[str]:
-        """Names of what lies on it, but for what fills it."""
+        """Return the names of the files on it, without the one that fills it."""
         return sorted(path.name for path in self.folder.iterdir() if path != self._filler)
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[Path], Disk]]:
-    """`small_disk(folder)` mounts one over a folder until the test's end. Ask for it before the module that uses it."""
+    """`small_disk(folder)` mounts one at a folder until the test ends. Request it before the module that uses it."""
     mounted: list[Path] = []
 
     def mount(folder: Path) -> Disk:
@@ -112,7 +112,7 @@ def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
     from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
 
-    # Two trainings whose threads wait for one another on the same cores need ten times as long.
+    # Two trainings whose threads compete for the same cores need ten times as long.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     module = load_module("SIFATraining")
     (mr, labels), (ct, _reference) = load_patient("SIFAAbdomenMR"), load_patient("SIFAAbdomenCT")
@@ -124,14 +124,14 @@ def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     parameters.size, parameters.batch, parameters.baseline = 32, 1, False
     parameters.width = module.python.Width.eighth
     yield module
-    # A training survives its window: a test that fails must not leave one behind.
+    # A training outlives its window, and a failing test must not leave one behind.
     for job in known_jobs():
         module.logic.kill(job)
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished training of two iterations on what is in the window's tables: how large its files are."""
+    """Folder of a finished training of two iterations on the data in the window's tables; shows how large files are."""
     from SIFASegmentationLib.phantoms import write_cohort  # noqa: PLC0415
     from SIFASegmentationWidgets.processes import start_process  # noqa: PLC0415
     from SIFASegmentationWidgets.sample_data import SEED  # noqa: PLC0415
@@ -150,7 +150,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def click_start(module: Any, name: str, iterations: int, seed: int = 0) -> Any:
-    """Start a training by its window; the job that the window then shows."""
+    """Start a training by its window; return the job that the window then shows."""
     parameters = module.logic.getParameterNode()
     parameters.name, parameters.iterations, parameters.seed = name, iterations, seed
     module.ui.startButton.click()
@@ -169,12 +169,12 @@ def start_quick(module: Any, folder: Path, iterations: int) -> Any:
 
 
 def iteration(module: Any) -> int:
-    """The last iteration that the window of a training knows of."""
+    """Return the last iteration that the window of a training knows of."""
     return int(module.widget.training._monitor.latest.get("progress", {}).get("iteration", 0))
 
 
 def curve(module: Any) -> list[float]:
-    """The losses of the segmentation that the plot shows."""
+    """Return the losses of the segmentation that the plot shows."""
     table = module.widget.training._monitor.scene.GetFirstNodeByName("losses values").GetTable()
     column = table.GetColumnByName("segmentation")
     return [column.GetValue(row) for row in range(column.GetNumberOfValues())]
@@ -188,12 +188,12 @@ def choose_job(module: Any, job: Any) -> None:
 
 
 def listed(module: Any) -> list[str]:
-    """The trainings of the window's list, the newest first."""
+    """Return the trainings in the window's list, the newest first."""
     return [module.ui.jobsComboBox.itemText(index) for index in range(1, module.ui.jobsComboBox.count)]
 
 
 def assert_tells_of_a_full_disk(text: str, folder: Path) -> None:
-    """One sentence of the disk, and what to do."""
+    """Check that the text is one sentence about the full disk and what to do."""
     assert str(folder) in text
     assert "free" in text
     assert "space" in text
@@ -201,7 +201,7 @@ def assert_tells_of_a_full_disk(text: str, folder: Path) -> None:
 
 
 def sizes_as_written(folder: Path) -> list[int]:
-    """What each file of a folder takes up on a disk, in the order in which they were finished."""
+    """Return the bytes that each file of a folder takes up on a disk, in the order in which they were finished."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
     return [-(-path.stat().st_size // BLOCK) * BLOCK for path in files]
 
@@ -214,7 +214,7 @@ def test_whichever_file_of_a_new_training_finds_no_room_it_is_one_sentence(
 ) -> None:
     disk, ui = small_disk(tmp_path / "disk"), training.ui
     training.logic.getParameterNode().outputFolder = str(disk.folder)
-    # All that is written before the process, which adds files of its own.
+    # The process is not started, so that only the files written before it are there.
     monkeypatch.setattr(training.logic, "resume", lambda _job: None)
     job = click_start(training, "complete", 4)
     sizes = [size for size in sizes_as_written(job.folder) if size]
@@ -239,7 +239,7 @@ def test_a_disk_that_fills_up_while_volumes_are_prepared_fails_the_training(
 
     disk = small_disk(tmp_path / "disk")
     job = start_quick(training, disk.folder / "job", 2)
-    # The process is far from its first slice yet.
+    # The process has not come to its first slice yet.
     disk.fill(10 * BLOCK)
     process_events_until(lambda: training.ui.resumeButton.enabled, 60)
     assert job.state() is State.FAILED, (job.folder / "log.txt").read_text()
@@ -258,7 +258,7 @@ def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_b
     disk = small_disk(tmp_path / "disk")
     job = start_quick(training, disk.folder / "job", 8)
     (checkpoint,) = sizes_as_written(example / "checkpoints")
-    # Room for two and a half; the process is far from its first one yet.
+    # There is room for two and a half checkpoints, and the process has not come to its first one yet.
     disk.fill(sum(sizes_as_written(example / "prepared")) + checkpoint * 5 // 2)
     process_events_until(lambda: training.ui.resumeButton.enabled, 300)
     assert job.state() is State.FAILED, (job.folder / "log.txt").read_text()
@@ -269,7 +269,7 @@ def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_b
     disk.clear()
     training.ui.resumeButton.click()
     process_events_until(lambda: job.state() is State.FINISHED, 300)
-    # From the checkpoint of iteration 4, not from the start.
+    # It went on from the checkpoint of iteration 4, not from the start.
     assert next(event.data["iteration"] for event in job.events(before)[0] if event.kind == "losses") == 5
     process_events_until(lambda: training.ui.useButton.enabled, 10)
 
@@ -284,7 +284,7 @@ def test_a_disk_too_full_for_the_model_fails_the_training_that_made_it(
     folders = ("prepared", "checkpoints", "previews")
     before = sum(sum(sizes_as_written(example / name)) for name in folders)
     model, weights, _manifest = sizes_as_written(example / "result" / "bundle")
-    # Room for all but half of the weights; the process is far from its first slice yet.
+    # There is room for all but half of the weights, and the process has not come to its first slice yet.
     disk.fill(before + model + weights // 2)
     process_events_until(lambda: training.ui.resumeButton.enabled, 300)
     assert job.state() is State.FAILED, (job.folder / "log.txt").read_text()
@@ -328,7 +328,7 @@ def segmentation(load_module: Any, sample_model: Path) -> Any:
 def test_whichever_file_of_a_segmentation_finds_no_room_it_is_one_sentence(
     small_disk: Any, segmentation: Any, process_events_until: Any
 ) -> None:
-    # Over the folder in which the application keeps such files; they come back to light at the end.
+    # Mounted over the application's folder for such files, which are visible again at the end.
     disk, ui = small_disk(Path(slicer.app.temporaryPath)), segmentation.ui
     ui.applyButton.click()
     sizes = [size for size in sizes_as_written(segmentation.widget.run.job.folder) if size]
@@ -349,7 +349,7 @@ def test_a_disk_that_fills_up_while_a_volume_is_segmented_is_told(
 ) -> None:
     disk, ui = small_disk(Path(slicer.app.temporaryPath)), segmentation.ui
     ui.applyButton.click()
-    # The process is far from its first word yet.
+    # The process has not reported anything yet.
     with disk.filled():
         process_events_until(lambda: segmentation.widget.run is None, 60)
     assert_tells_of_a_full_disk(ui.statusLabel.text, disk.folder)
@@ -388,7 +388,7 @@ def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, pr
     for job, iterations in ((stopped, ENDLESS - 1), (other, ENDLESS)):
         choose_job(training, job)
         process_events_until(lambda: iteration(training) > 0, 300)
-        # Each its own: neither the numbers nor the curve of the other.
+        # Each has its own numbers and curve, not those of the other.
         assert training.ui.progressBar.maximum == iterations
         assert f"of {iterations:,}" in training.ui.statusLabel.text
         losses = [event.data["losses"]["segmentation"] for event in job.events()[0] if event.kind == "losses"]
@@ -415,7 +415,7 @@ def test_two_clicks_on_resume_start_one_process(training: Any, tmp_path: Path, p
     training.widget.training.open(job.folder)
     training.ui.resumeButton.click()
     process = training.logic.process_of(training.widget.training.job)
-    # It has not said a word yet: by the job's folder alone, the training is still stopped.
+    # The process has not reported anything yet: by the job's folder alone, the training is still stopped.
     assert not training.ui.resumeButton.enabled
     training.ui.resumeButton.click()
     assert training.logic.process_of(training.widget.training.job) is process
@@ -453,7 +453,7 @@ def test_a_training_outlives_the_process_that_started_it(
     settings = Path(QSettings().fileName()).parents[1]
     command = [sys.executable, "-c", STARTER, str(HERE), str(settings), str(folder), "40"]
     with said.open("wb") as output:
-        # It can't clear its temporary files away any more.
+        # A killed process can't remove its temporary files.
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
         starter = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -461,7 +461,7 @@ def test_a_training_outlives_the_process_that_started_it(
     try:
         process_events_until(lambda: b"process" in said.read_bytes() or starter.poll() is not None, 60)
         assert starter.poll() is None, said.read_text()
-        # With all that belongs to it, as the end of a desktop session does.
+        # Killed with its whole process group, as at the end of a desktop session.
         os.killpg(starter.pid, signal.SIGKILL)
         starter.wait()
         job = Job(folder)
@@ -473,7 +473,7 @@ def test_a_training_outlives_the_process_that_started_it(
         process_events_until(lambda: iteration(module) > 0, 300)
         process_events_until(lambda: module.ui.useButton.enabled, 300)
         assert iteration(module) == 40
-        # The model is there a moment before the last event is.
+        # The model exists a moment before the last event.
         process_events_until(lambda: job.state() is State.FINISHED, 60)
         assert job.state() is State.FINISHED
         process_events_until(lambda: module.ui.jobsComboBox.currentText == "job (finished)", 60)
@@ -483,7 +483,7 @@ def test_a_training_outlives_the_process_that_started_it(
         starter.wait()
         if (folder / "job.json").exists():
             job = Job(folder)
-            # A process whose number could not be said any more ends by itself.
+            # This ends a process whose number was not printed in time.
             job.request_stop()
             if job.state() not in ENDED:
                 for number in re.findall(r"^process (\d+)$", said.read_text(), re.MULTILINE):

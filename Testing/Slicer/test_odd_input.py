@@ -63,7 +63,7 @@ def test_another_scene_opened_meanwhile_gets_nothing_of_it(
     run = begin(module, volume)
     assert run is not None
     slicer.mrmlScene.Clear()
-    # The next scene's nodes get the IDs of the last one's.
+    # The nodes of the next scene get the IDs of those in the last one.
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other patient")
     slicer.util.updateVolumeFromArray(other, np.zeros(shape, np.int16))
     drawn = []
@@ -149,7 +149,7 @@ def test_a_volume_that_can_not_be_used_does_not_end_the_others(
     assert [result.segmentation is None for result in results] == [True, False]
     with pytest.raises(InputError, match="flat"):
         module.logic.process([flat], sample_model)
-    # Of a failed job its log stays, and no patient's volume.
+    # A failed job keeps its log, but no patient's volume.
     (kept,) = set(Path(slicer.app.temporaryPath).glob("SIFA-*")) - before
     assert (kept / "log.txt").exists()
     assert not list(kept.rglob("*.mha"))
@@ -354,13 +354,13 @@ def test_an_empty_surface_is_a_part_without_voxels(module: Any) -> None:
     reference.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     other = surface_of("other", liver=(0, 0, 0), spleen=(0, 0, 0))
     liver, spleen = module.logic.compare(other, reference).rows
-    assert liver.scores.dice > 0.99  # Slicer voxelises each by itself.
+    assert liver.scores.dice > 0.99  # Slicer voxelises each surface separately.
     assert spleen.note == "reference empty"
 
 
 @pytest.mark.parametrize("kind", ["surface", "voxels"])
 def test_what_fits_a_turned_volume_is_not_said_to_lie_outside(module: Any, kind: str) -> None:
-    """Boxes that are turned reach further than what is in them."""
+    """Rotated boxes reach further than what is in them."""
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFASegmentationWidgets.structures_of_nodes import labels_from_node  # noqa: PLC0415
 
@@ -617,14 +617,14 @@ def test_pip_keeps_what_slicer_runs_on(module: Any, monkeypatch: pytest.MonkeyPa
     version = importlib.metadata.version
     assert f"numpy=={version('numpy')}" in kept
     assert f"typing-extensions=={version('typing_extensions')}" in kept
-    # One that is too old is to be replaced.
+    # A package that is too old is not kept, but replaced.
     assert not any(line.startswith("pydantic==") for line in kept)
     assert len(kept) == len({line.partition("==")[0] for line in kept})
     assert first == {"requester": "a test"}
-    # What is loaded is never replaced.
+    # Packages that are loaded are never replaced.
     assert {line.partition("==")[0] for line in less} <= {"numpy", "scipy", "simpleitk"}
     assert f"numpy=={version('numpy')}" in less
-    # Nobody is asked twice whether to install.
+    # The user is not asked twice whether to install.
     assert second == {"requester": "a test", "prompt_install": False}
 
 

@@ -1,4 +1,4 @@
-"""Voxels of segments on a volume's grid: what is read from the layers is what an export gives."""
+"""Voxels of segments on a volume's grid: reading them from the layers gives the same as an export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def module(load_module: Any) -> Any:
 
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Slicer's export, which nothing but a test may call until the test says so."""
+    """Slicer's export; until a test allows more, only the test itself may call it."""
     original = slicer.util.arrayFromSegmentBinaryLabelmap
 
     def refuse(*_arguments: Any) -> None:
@@ -51,7 +51,7 @@ def make_volume(shape: tuple[int, ...] = SHAPE, **matrix: Any) -> Any:
 
 
 def boxes(shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:
-    """Three masks: the liver and the spleen apart, the left kidney with a part of both."""
+    """Three masks: the liver and the spleen, which are apart, and the left kidney, which overlaps both."""
     masks = {name: np.zeros(shape, np.uint8) for name in ("liver", "spleen", "left kidney")}
     masks["liver"][2:6, 3:8, 2:6] = 1
     masks["spleen"][4:9, 3:9, 8:12] = 1
@@ -60,19 +60,19 @@ def boxes(shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:
 
 
 def draw(volume: Any, masks: dict[str, np.ndarray]) -> Any:
-    """A segmentation of masks on the grid of a volume; what overlaps comes into another layer."""
+    """Make a segmentation of masks on the grid of a volume; masks that overlap are put into separate layers."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     for name, mask in masks.items():
         node.GetSegmentation().AddEmptySegment(name, name)
         slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, name, volume)
-    # As Slicer does after a drawing.
+    # As Slicer does after drawing.
     node.GetSegmentation().CollapseBinaryLabelmaps(False)
     return node
 
 
 def move(node: Any, *, angle: float = 10) -> str:
-    """Put a node under a linear transform; the transform's ID."""
+    """Put a node under a linear transform; return the transform's ID."""
     transform = vtk.vtkTransform()
     transform.RotateY(angle)
     transform.Translate(1, 2, 3)
@@ -215,7 +215,7 @@ def test_the_parts_of_a_labelmap_are_the_values_in_it(dtype: Any) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
     slicer.util.updateVolumeFromArray(node, array)
     assert [part.key for part in parts_of(node)] == ["3", "7", "120"]
-    # In place as well: what is remembered of a labelmap is of its voxels as they are.
+    # After a change in place, what is remembered of a labelmap must be that of its new voxels.
     slicer.util.arrayFromVolume(node)[0, 0, 1] = 9
     slicer.util.arrayFromVolumeModified(node)
     assert [part.key for part in parts_of(node)] == ["3", "7", "9", "120"]

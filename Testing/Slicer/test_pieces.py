@@ -1,4 +1,4 @@
-"""Long work in pieces, with the window alive between them; and what is made so is what Slicer makes in one go."""
+"""Long work in pieces, with the window responsive between them; the results are those of Slicer in one go."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_piece_that_lets_events_in_is_not_entered_again(pieces: Any, process_e
 
 
 def imported(labels: np.ndarray, volume: Any) -> Any:
-    """A segmentation as Slicer's own import of a labelmap makes it."""
+    """Make a segmentation by Slicer's own import of a labelmap."""
     labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
@@ -116,7 +116,7 @@ def imported(labels: np.ndarray, volume: Any) -> Any:
 
 
 def layers(node: Any) -> list[tuple[Any, ...]]:
-    """Of each segment: value, layer, extent, geometry."""
+    """Return value, layer, extent and geometry of each segment."""
     from SIFASegmentationWidgets.nodes import BINARY_LABELMAP  # noqa: PLC0415
 
     segmentation, found = node.GetSegmentation(), []
@@ -139,7 +139,7 @@ def test_a_segmentation_is_that_of_an_import(module: Any, patient: Any) -> None:
     volume, reference = patient
     task = load_task("abdomen")
     labels = labels_from_node(reference, volume, task).array
-    # One of the four is not there.
+    # One of the four structures is missing.
     labels[labels == 3] = 0
     made, like = segmentation_from_labels(labels, volume, task, "made"), imported(labels, volume)
     assert [value for value, *_ in layers(made)] == [1, 2, 4]
@@ -150,7 +150,7 @@ def test_a_segmentation_is_that_of_an_import(module: Any, patient: Any) -> None:
     for index, value in enumerate((1, 2, 4)):
         key = made.GetSegmentation().GetNthSegmentID(index)
         assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(made, key, volume) > 0, labels == value)
-    # In the place of what was drawn otherwise before.
+    # It also replaces a segmentation whose source is another representation.
     made.CreateClosedSurfaceRepresentation()
     made.GetSegmentation().SetSourceRepresentationName(CLOSED_SURFACE)
     assert segmentation_from_labels(0 * labels, volume, task, "made", made).GetSegmentation().GetNumberOfSegments() == 0
@@ -198,7 +198,7 @@ def test_results_and_scores_come_in_pieces_and_the_button_waits_for_them(
     ui.applyButton.click()
     process_events_until(lambda: widget.run is None, 60)
     timer.stop()
-    # Both labelmaps, and each structure, had a turn of their own.
+    # Both labelmaps and each structure had a turn of their own.
     assert len(turns) > 6
     assert [turn[1:] for turn in turns[:-1]] == [(False, False)] * (len(turns) - 1)
     assert ui.applyButton.enabled

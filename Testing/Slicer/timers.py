@@ -9,7 +9,7 @@ import qt
 
 
 def every_turn(function: Callable[[], Any]) -> Any:
-    """A timer that calls a function at each turn of the event loop; hold it, and stop it."""
+    """Return a timer that calls a function at each turn of the event loop; keep a reference to it, and stop it."""
     timer = qt.QTimer()
     timer.setInterval(0)
     timer.connect("timeout()", function)

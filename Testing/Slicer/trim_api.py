@@ -16,13 +16,13 @@ from typing import Any
 
 OUTPUT = Path(__file__).parent / "slicer_api.json"
 
-# Listed and without a stand-in: nothing of SIFA needs them.
+# Listed, but without a stand-in, since SIFA does not need them.
 LEFT_OUT = {
     "ctk.ctkExpandableWidget", "ctk.ctkPopupWidget", "ctk.ctkTreeComboBox", "slicer.app.layoutManager()",
     "slicer.qMRMLColorTableComboBox", "slicer.qMRMLListWidget", "slicer.qMRMLSegmentSelectorWidget",
     "slicer.qMRMLSubjectHierarchyComboBox", "slicer.qMRMLSubjectHierarchyTreeView", "slicer.qMRMLTreeView",
 }  # fmt: skip
-# Classes that others hand out or that `slicer.util` needs, of which the listing has the names alone.
+# Classes that others return or that `slicer.util` needs; the listing has only their names.
 NAMES = {
     "qt": [
         "QAbstractButton", "QAbstractItemModel", "QAbstractItemView", "QAbstractScrollArea", "QAbstractSlider",
@@ -46,7 +46,7 @@ KINDS = ("methods", "signals", "enums", "enum_values")
 
 
 def trim(full: dict[str, Any]) -> dict[str, Any]:
-    """The listing without what has no stand-in, in its short form."""
+    """Return the listing without what has no stand-in, in its short form."""
     missing = [
         f"{module}.{name}" for module, names in NAMES.items() for name in set(names) - set(full["names"][module])
     ]
@@ -73,7 +73,7 @@ def trim(full: dict[str, Any]) -> dict[str, Any]:
 
 
 def difference(entry: dict[str, Any], other_name: str, other: dict[str, Any]) -> dict[str, Any]:
-    """An entry as what it has and lacks beside another."""
+    """Return an entry as what it has and lacks compared with another."""
     short: dict[str, Any] = {"like": other_name, "lacks": {}}
     own, base = entry["properties"], other["properties"]
     short["properties"] = {name: kind for name, kind in own.items() if base.get(name) != kind}
@@ -86,7 +86,7 @@ def difference(entry: dict[str, Any], other_name: str, other: dict[str, Any]) ->
 
 
 def text_of(trimmed: dict[str, Any]) -> str:
-    """JSON with a line for each list, which keeps changes readable."""
+    """Return JSON with a line for each list, which keeps changes readable."""
     lines = ["{"]
     for key, value in trimmed.items():
         comma = "" if key == "names" else ","

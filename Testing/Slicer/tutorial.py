@@ -75,7 +75,7 @@ def test_tutorial(load_module: Any, tmp_path: Path, process_events_until: Any) -
         ui.volumesTable.cellWidget(0, column).setCurrentNode(node)
     ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)
-    # High enough for what is without adaptation, too.
+    # High enough to show the rows without adaptation, too.
     ui.resultsTable.minimumHeight = 330
     picture(segmentation, "tutorial_6_scores")
     table = slicer.util.getNode("SIFA scores")

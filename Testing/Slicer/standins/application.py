@@ -28,7 +28,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         super().__init__([sys.argv[0]])
         self.setApplicationName("Slicer")
         self.setOrganizationName("NA-MIC")
-        # What the operating system calls the user's folder must not be touched by a test.
+        # Tests must not touch the user's own folder.
         self._folder = tempfile.TemporaryDirectory(prefix="slicer-standins-")
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, QtCore.QSettings.Scope.UserScope, self._folder.name)
@@ -79,11 +79,11 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         return self._module_manager
 
     def testingEnabled(self) -> bool:  # noqa: N802
-        """Message boxes are answered by themselves."""
+        """Whether message boxes are answered automatically: always."""
         return True
 
     def commandOptions(self) -> Any:  # noqa: N802
-        """Of the command line."""
+        """Options of the command line."""
         return self._options
 
     def settings(self) -> QtCore.QSettings:

@@ -71,15 +71,15 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
     def _hide_contents(self) -> None:
         for child in self._contents() if self._collapsed else ():
             if child not in self._shown_before:
-                # A child that was never shown nor hidden would be shown by its layout.
+                # A child that was never explicitly shown or hidden would be shown by its layout.
                 decided = child.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide)
                 self._shown_before[child] = not (decided and child.isHidden())
                 child.hide()
 
     def childEvent(self, event: QtCore.QChildEvent) -> None:  # noqa: N802
-        """What is added while the section is collapsed is hidden too."""
+        """Hide what is added while the section is collapsed."""
         if event.added() and self._collapsed:
-            # The child is not built yet: to look at it now would make PySide take it for a plain widget for good.
+            # The child is not complete yet: looking at it now would make PySide treat it as a plain widget for good.
             QtCore.QMetaObject.invokeMethod(self, "hide_new", QtCore.Qt.ConnectionType.QueuedConnection)
         super().childEvent(event)
 
@@ -89,12 +89,12 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
         self._hide_contents()
 
     def showEvent(self, event: QtGui.QShowEvent) -> None:  # noqa: N802
-        """Nothing of a collapsed section flashes up."""
+        """Hide the contents of a collapsed section before they flash up."""
         self._hide_contents()
         super().showEvent(event)
 
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
-        """The title bar's, and that of the contents unless they are hidden."""
+        """Size of the title bar, and of the contents unless they are hidden."""
         width = self.fontMetrics().horizontalAdvance(self.text()) + _INDICATOR + 24
         if self._collapsed or self.layout() is None:
             return QtCore.QSize(width, self._bar_height())
@@ -102,17 +102,17 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
         return QtCore.QSize(max(width, inner.width()), inner.height())
 
     def minimumSizeHint(self) -> QtCore.QSize:  # noqa: N802
-        """As `sizeHint`, of what the contents need at least."""
+        """Size of the title bar, and the minimum size of the contents unless they are hidden."""
         if self._collapsed or self.layout() is None:
             return QtCore.QSize(_INDICATOR, self._bar_height())
         return self.layout().totalMinimumSize()
 
     def hitButton(self, position: QtCore.QPoint) -> bool:  # noqa: N802
-        """Only the title bar is pressed."""
+        """Whether a position is on the title bar, the only part that can be pressed."""
         return position.y() < self._bar_height()
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:  # noqa: N802
-        """A title bar with an arrow."""
+        """Draw a title bar with an arrow."""
         painter = QtWidgets.QStylePainter(self)
         option = QtWidgets.QStyleOptionButton()
         option.initFrom(self)
@@ -198,15 +198,15 @@ class ctkCheckableComboBox(QtWidgets.QComboBox):  # noqa: N801
         return self.model()
 
     def checkState(self, index: QtCore.QModelIndex) -> QtCore.Qt.CheckState:  # noqa: N802
-        """Of an item."""
+        """Check state of an item."""
         return self.model().itemFromIndex(index).checkState()
 
     def setCheckState(self, index: QtCore.QModelIndex, state: QtCore.Qt.CheckState) -> None:  # noqa: N802
-        """Of an item."""
+        """Set the check state of an item."""
         self.model().itemFromIndex(index).setCheckState(state)
 
     def checkedIndexes(self) -> list[QtCore.QModelIndex]:  # noqa: N802
-        """Of the checked items."""
+        """Indexes of the checked items."""
         rows = (self.model().index(row, 0) for row in range(self.count()))
         return [index for index in rows if self.checkState(index) == QtCore.Qt.CheckState.Checked]
 
@@ -294,7 +294,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
         self._valid = False
 
     def _edited(self, text: str) -> None:
-        # CTK asks whether the text matches ".+" where there are no name filters, and tells of no other.
+        # Without name filters, CTK only reports texts that match ".+".
         valid = bool(text)
         if valid:
             self.currentPathChanged.emit(text)
@@ -567,7 +567,7 @@ class ctkFittedTextBrowser(QtWidgets.QTextBrowser):  # noqa: N801
     hideDetailsText = stored(str, "Hide details.")
 
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
-        """Of the text."""
+        """Size of the text."""
         return QtCore.QSize(super().sizeHint().width(), round(self.document().size().height()) + 4)
 
     def setCollapsibleText(self, text: str) -> None:  # noqa: N802
@@ -576,7 +576,7 @@ class ctkFittedTextBrowser(QtWidgets.QTextBrowser):  # noqa: N801
 
 
 class ctkMessageBox(QtWidgets.QMessageBox):  # noqa: N801
-    """A message box that can be told not to come again."""
+    """A message box with an option not to be shown again."""
 
     dontShowAgain = stored(bool, False)
     dontShowAgainVisible = stored(bool, False)

@@ -1,4 +1,4 @@
-"""Where PySide (Qt 6) is not what Slicer has (Qt 5.15), and what must not happen in a test."""
+"""Differences between PySide (Qt 6) and Slicer's Qt 5.15, and calls that must not happen in a test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtWidgets
 
-# Static functions that wait for a user; a test replaces them by `monkeypatch.setattr(qt.QFileDialog, ...)`.
+# Static functions that wait for a user; tests replace them by `monkeypatch.setattr(qt.QFileDialog, ...)`.
 _MODAL = {
     "QFileDialog": {"getExistingDirectory", "getOpenFileName", "getOpenFileNames", "getSaveFileName"},
     "QInputDialog": {"getText", "getInt", "getDouble", "getItem", "getMultiLineText"},
@@ -16,12 +16,12 @@ _MODAL = {
 
 
 def refuse_modal(class_name: str, method: str) -> None:
-    """Raise if a call would wait for a user: there is none."""
+    """Raise `RuntimeError` if a call would wait for a user, since there is none."""
     if method == "exec" or method in _MODAL.get(class_name, ()):
         raise RuntimeError(f"{class_name}.{method} waits for a user: replace it in the test by monkeypatch.")
 
 
-# What Qt 6 returns where Qt 5 returns nothing.
+# Types that Qt 6 returns where Qt 5 returns nothing.
 NOTHING_IN_QT_5 = {"QOverrideCursorGuard", "Connection"}
 
 # Signals of Qt 5 that Qt 6 has under another name.
@@ -40,9 +40,12 @@ _SIGNALS = {
 
 
 def native_signal(native: QtCore.QObject, signature: str) -> Any:
-    """PySide's signal for a signature of Qt 5.
+    """Return PySide's signal for a signature of Qt 5.
 
-    A stand-in's own class names its signals, where they can't be told by name, in `SIGNALS`.
+    The class of a stand-in maps signatures to its signals in `SIGNALS`, where the name does not identify them.
+
+    Raises:
+        NotImplementedError: The stand-in has no such signal.
     """
     own = getattr(type(native), "SIGNALS", {})
     if signature in own:
@@ -66,7 +69,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
 
 
 def find_method(native: Any, name: str) -> Callable[..., Any]:
-    """A method of a native object, or what does the same in Qt 6."""
+    """Return a method of a native object, or one that does the same in Qt 6."""
     found = getattr(native, name, None)
     if callable(found):
         return found
@@ -86,7 +89,7 @@ def _open_url(url: QtCore.QUrl) -> bool:
 
 
 def find_static(native: type, name: str) -> Callable[..., Any]:
-    """A static method of a native class."""
+    """Return a static method of a native class."""
     if (native.__name__, name) == ("QDesktopServices", "openUrl"):
         return _open_url
     found = getattr(native, name, None)
@@ -96,7 +99,7 @@ def find_static(native: type, name: str) -> Callable[..., Any]:
 
 
 def read_property(native: QtCore.QObject, name: str) -> Any:
-    """A property's value; Qt 5's properties that are methods in Qt 6 are called."""
+    """Return a property's value; properties of Qt 5 that are methods in Qt 6 are called."""
     if isinstance(native, QtCore.QObject) and native.metaObject().indexOfProperty(name) >= 0:
         return native.property(name)
     if name == "margin" and isinstance(native, QtWidgets.QLayout):

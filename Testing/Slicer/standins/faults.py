@@ -1,6 +1,6 @@
 """What went wrong where Slicer would only print: errors in slots, wrong signatures, Qt's complaints.
 
-A test fails on them at its end.
+A test fails at its end if there were any.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from types import TracebackType
 
 from PySide6 import QtCore
 
-# The offscreen platform says these of itself.
+# Words of messages that come from the offscreen platform itself.
 _NOISE = ("propagateSizeHints", "This plugin supports grabbing", "XDG_RUNTIME_DIR", "font", "Font")
 
 _recorded: list[str] = []
 
 
 def record(text: str) -> None:
-    """Print, as Slicer does, and remember."""
+    """Print a fault, as Slicer does, and remember it."""
     print(text, file=sys.stderr)
     _recorded.append(text)
 
 
 def record_exception(where: str) -> None:
-    """Record the exception at hand."""
+    """Record the exception that is being handled."""
     record(f"{where}: {traceback.format_exc()}")
 
 
 def take() -> list[str]:
-    """What was recorded since the last time."""
+    """Return what was recorded since the last call."""
     taken = list(_recorded)
     _recorded.clear()
     return taken
@@ -39,7 +39,7 @@ def take() -> list[str]:
 
 @contextmanager
 def expected(words: str) -> Iterator[None]:
-    """Demand that a fault with these words is recorded inside, and forget it."""
+    """Require that a fault with these words is recorded in the block, and forget it."""
     before = len(_recorded)
     yield
     found = [text for text in _recorded[before:] if words in text]
@@ -48,7 +48,7 @@ def expected(words: str) -> Iterator[None]:
 
 
 def listen() -> None:
-    """Record what Qt complains of, and exceptions in callbacks of VTK and Qt, which no caller sees."""
+    """Record Qt's complaints, and exceptions in callbacks of VTK and Qt, which no caller sees."""
     QtCore.qInstallMessageHandler(_qt_message)
     sys.excepthook = _uncaught
 

@@ -11,12 +11,12 @@ def translate(context: str, text: str) -> str:
 
 
 def getContext(sourceFile: str) -> str:  # noqa: N802, N803  Slicer's names
-    """Under which name a file's texts are translated."""
+    """The context under which a file's texts are translated."""
     path = Path(sourceFile)
     package = f"{path.parent.name}." if (path.parent / "__init__.py").is_file() else ""
     return package + path.stem
 
 
 def tr(text: str) -> str:
-    """The text in the application's language, of the context of the caller's file."""
+    """The text in the application's language, in the context of the calling file."""
     return text

@@ -36,14 +36,14 @@ _installed: list[Environment] = []
 
 
 def install() -> Environment:
-    """Make the application and its scene, once a process."""
+    """Make the application and its scene, once per process."""
     if not _installed:
         _installed.append(_install())
     return _installed[0]
 
 
 def _install() -> Environment:
-    # `pythonqt` and what is below it know nothing of the modules; the rest needs `qt` and `ctk` to be there.
+    # `pythonqt` and what it imports don't depend on the modules; the rest needs `qt` and `ctk` to exist.
     from . import ctk_module, faults, pythonqt, qt_module  # noqa: PLC0415
 
     faults.listen()

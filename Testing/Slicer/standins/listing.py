@@ -1,4 +1,4 @@
-"""What a running Slicer offers to Python, as read from one: see `trim_api.py`."""
+"""What a running Slicer offers to Python, as read from one (see `trim_api.py`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ClassListing(NamedTuple):
     Attributes:
         properties: Attribute -> name of the Python type of its value.
         methods: Names that are called.
-        signals: C++ signatures; of `slicer.app`, names alone.
+        signals: C++ signatures; for `slicer.app`, only names.
         enums: Names of enum types.
         enum_values: Names of enum values.
     """
@@ -35,13 +35,13 @@ def _stored() -> dict[str, Any]:
 
 @cache
 def listed_classes() -> dict[str, ClassListing]:
-    """All listed classes by their full name, such as `qt.QLabel`."""
+    """All listed classes by full name, such as `qt.QLabel`."""
     return expand(_stored())
 
 
 @cache
 def named_only(module: str) -> frozenset[str]:
-    """Classes of a module of which the listing has the name and nothing else."""
+    """Classes of a module of which the listing has only the name."""
     return frozenset(_stored()["names"][module])
 
 
@@ -51,10 +51,10 @@ def functions(module: str) -> Any:
 
 
 def expand(stored: dict[str, Any]) -> dict[str, ClassListing]:
-    """The classes of a trimmed listing, whose entries say only how they differ from another one."""
+    """Return the classes of a trimmed listing, in which entries only say how they differ from another one."""
     found: dict[str, ClassListing] = {}
     for name, entry in stored["classes"].items():
-        # A class stands after the one that it is like.
+        # A class comes after the one that it refers to.
         base = found[entry["like"]] if "like" in entry else ClassListing({}, *[frozenset()] * 4)
         lacks = entry.get("lacks", {})
         properties = {**base.properties, **entry.get("properties", {})}

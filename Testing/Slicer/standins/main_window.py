@@ -20,7 +20,7 @@ class qSlicerModuleSelectorToolBar(QtWidgets.QToolBar):  # noqa: N801
         self._manager, self._selected = manager, ""
 
     def selectModule(self, name: str) -> None:  # noqa: N802
-        """Open a module; what is none is ignored."""
+        """Open a module; an unknown name is ignored."""
         if name == self._selected or (name and name not in self._manager.loaded):
             return
         for other, deed in ((self._selected, "exit"), (name, "enter")):
@@ -61,7 +61,7 @@ class MainWindow:
         application.setLayoutManager(self._layout)
 
     def close(self) -> None:
-        """Slicer without a main window again."""
+        """Remove the main window and its layout again."""
         self.window.moduleSelector().selectModule("")
         self._application.setLayoutManager(None)
         self._layout._remove_nodes()

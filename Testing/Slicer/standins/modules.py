@@ -17,7 +17,7 @@ from .qmrml import qSlicerWidget
 
 
 class CoreModule:
-    """A C++ module of Slicer, of which only the logic is there, and real."""
+    """A C++ module of Slicer, of which only the logic exists; that is the real one."""
 
     def __init__(self, name: str, logic: Any) -> None:
         self.name, self.title, self.path = name, name, ""
@@ -110,7 +110,7 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):  # noqa: N801
         self._call("exit")
 
     def reload(self) -> None:
-        """Make the Python half anew, from what `sys.modules` has now."""
+        """Make the Python half anew, from what is in `sys.modules` now."""
         self._set_up(self._name)
 
     def _call(self, name: str) -> None:
@@ -202,9 +202,9 @@ _LOGICS = {
 
 
 def load_core_modules(manager: qSlicerModuleManager, application_logic: Any, scene: Any) -> None:
-    """The C++ modules whose logic slicer-core has, joined to the scene and to one another."""
+    """Load the C++ modules whose logic slicer-core has, connected to the scene and to one another."""
     logics = {name: getattr(slicer, class_name)() for name, class_name in _LOGICS.items()}
-    # The files of Slicer's terminologies and colours are not there, which is said once too often.
+    # Silences warnings that Slicer's files of terminologies and colours are missing.
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
     for name, logic in logics.items():
         logic.SetMRMLApplicationLogic(application_logic)
@@ -227,7 +227,7 @@ def load_scripted_module(manager: qSlicerModuleManager, name: str, folder: Path)
         spec.loader.exec_module(python_module)
         native = qSlicerScriptedLoadableModule(name, str(path))
         wrapper = pythonqt.wrap(native)
-        # Slicer holds both halves as long as it runs.
+        # Slicer keeps both halves as long as it runs.
         native._python = getattr(python_module, name)(wrapper)
         manager.loaded[name] = native
         manager.moduleLoaded.emit(name)

@@ -9,12 +9,12 @@ from PySide6 import QtCore
 
 
 def stored(kind: Any, default: Any, changed: str | None = None) -> QtCore.Property:
-    """A property that keeps what it is given, and calls a method of its widget when that changes.
+    """A property that stores what it is given, and calls a method of its widget when that changes.
 
     Args:
         kind: Its C++ or Python type.
-        default: Its first value.
-        changed: Name of the method.
+        default: Its initial value.
+        changed: Name of the method; None if there is none.
     """
     key = object()
 
@@ -36,7 +36,7 @@ def delegated(kind: Any, part: str, name: str) -> QtCore.Property:
     Args:
         kind: Its C++ or Python type.
         part: Attribute of the widget that holds the part.
-        name: Of the part's property.
+        name: Name of the part's property.
     """
     setter = f"set{name[0].upper()}{name[1:]}"
 
@@ -50,5 +50,5 @@ def delegated(kind: Any, part: str, name: str) -> QtCore.Property:
 
 
 def computed(kind: Any, read: Callable[[Any], Any], write: Callable[[Any, Any], None] | None = None) -> QtCore.Property:
-    """A property with functions of its own."""
+    """A property that is read and written by functions."""
     return QtCore.Property(kind, read, write)

@@ -1,4 +1,4 @@
-"""Following nodes and scenes from a widget, without keeping the widget alive."""
+"""Observation of nodes and scenes by a widget, without keeping the widget alive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import faults
 
 
 class _Follower:
-    """Observes VTK objects for a widget; when the widget is gone it observes no longer."""
+    """Observes VTK objects for a widget until the widget is gone."""
 
     def __init__(self, widget: QtCore.QObject) -> None:
         self._widget = weakref.ref(widget)
@@ -27,25 +27,25 @@ class _Follower:
         self._tags[key] = (subject, subject.AddObserver(event, handler))
 
     def forget(self, key: Any) -> None:
-        """Observe no longer."""
+        """Stop what `observe` began with this key."""
         if key in self._tags:
             subject, tag = self._tags.pop(key)
             subject.RemoveObserver(tag)
 
     def stop(self) -> None:
-        """Observe nothing any more."""
+        """Stop all observations."""
         for key in list(self._tags):
             self.forget(key)
 
     def tell(self, method: str, *args: Any) -> None:
-        """Call a method of the widget."""
+        """Call a method of the widget; if the widget is gone, stop."""
         widget = self._widget()
         if widget is None or not shiboken6.isValid(widget):
             self.stop()
             return
         try:
             getattr(widget, method)(*args)
-        except Exception:  # VTK can't take it
+        except Exception:  # VTK can't handle it
             faults.record_exception(f"exception in {type(widget).__name__}")
 
 
@@ -96,7 +96,7 @@ class NodeFollower(_Follower):
         self.node: Any = None
 
     def follow(self, node: Any, *parts: Any) -> None:
-        """Follow a node, or none, and the parts of it that tell of changes themselves."""
+        """Follow a node, or none, and those of its parts that report changes themselves."""
         self.stop()
         self.node = node
         for number, subject in enumerate((node, *parts)):

@@ -1,4 +1,4 @@
-"""`slicer.packaging`, which installs nothing: in testing mode Slicer's own does not either."""
+"""`slicer.packaging`, which installs nothing, just like Slicer's own in testing mode."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from packaging.requirements import Requirement
 
 
 def load_requirements(path: str | Path) -> list[Requirement]:
-    """Requirements of a file; a comment behind one is refused."""
+    """Read the requirements in a file; a comment after one is an error."""
     lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
     return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
 
 
 def pip_check(req: str | Requirement | list[Any]) -> bool:
-    """Whether requirements are satisfied, their extras left aside."""
+    """Whether requirements are satisfied; their extras are ignored."""
     wanted = req.split() if isinstance(req, str) else req if isinstance(req, list) else [req]
     return all(_is_satisfied(item if isinstance(item, Requirement) else Requirement(item)) for item in wanted)
 
@@ -41,7 +41,11 @@ def pip_ensure(
     skip_in_testing: bool = True,
     show_progress: bool = True,
 ) -> None:
-    """Nothing where all is there, and in testing mode nothing either."""
+    """Do nothing, as Slicer does if the requirements are satisfied, or in testing mode.
+
+    Raises:
+        NotImplementedError: A requirement is not satisfied and `skip_in_testing` is False.
+    """
     if pip_check(requirements):
         return
     if not skip_in_testing:
@@ -50,5 +54,5 @@ def pip_ensure(
 
 
 def pip_install(requirements: str | list[str], **_options: Any) -> None:
-    """Refused: a test must not change its environment."""
+    """Refuse: a test must not change its environment."""
     raise NotImplementedError(f"The stand-in of pip_install does not install {requirements}.")

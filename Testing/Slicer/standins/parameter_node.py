@@ -1,7 +1,7 @@
-"""`slicer.parameterNodeWrapper`: typed attributes kept in a parameter node, and joined to widgets.
+"""`slicer.parameterNodeWrapper`: typed attributes that are kept in a parameter node and joined to widgets.
 
-Stored as Slicer stores them, so that a scene saved here opens there. Values are validated as there. As there, joining a
-spin box to a number without bounds takes the limits away that the widget had.
+Values are stored and validated as in Slicer, so that a scene saved here opens there. As in Slicer, joining a spin box
+to a number without bounds removes the limits that the widget had.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Maximum(Validator):
 
 @dataclass
 class Choice(Validator):
-    """The values that there are."""
+    """The values that are allowed."""
 
     choices: list[Any]
 
@@ -123,7 +123,7 @@ class _IsInstance(Validator):
 
 
 class _Text:
-    """A value as a parameter's text."""
+    """A value, stored as the text of a parameter."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Text:
 
 
 class _Node:
-    """A node as a node reference; an empty parameter of the same name says that it is there."""
+    """A node, stored as a node reference; an empty parameter of the same name marks it as set."""
 
     def __init__(self, kinds: tuple[type, ...]) -> None:
         self.check = _IsInstance(kinds, none_allowed=True)
@@ -218,7 +218,7 @@ class _Nothing(_Text):
 
 
 class _List:
-    """A list, an element a parameter."""
+    """A list, stored with a parameter for each element."""
 
     def __init__(self, element: Any) -> None:
         self.element = element
@@ -274,7 +274,7 @@ for _name in ("append", "extend", "insert", "pop", "remove", "clear", "sort", "r
 
 
 def _store_for(kind: Any, validators: list[Validator]) -> Any:
-    """How values of a type are kept."""
+    """Return the store for values of a type."""
     store = _plain_store(kind)
     if validators:
         own = store.check
@@ -347,10 +347,10 @@ def _attribute(widget: Any, name: str, signal: str | None, kind: Callable[[Any],
 
 
 def make_connector(widget: Any, annotated: Any) -> _Connector:
-    """How a widget and a type go together.
+    """Make what connects a widget with a value of a type.
 
     Raises:
-        RuntimeError: Slicer has no way for them either.
+        RuntimeError: Slicer can't connect them either.
     """
     kind, annotations = _split(annotated)
     for maker in (_bool_connector, _number_connector, _choice_connector, _text_connector, _path_connector,
@@ -429,7 +429,7 @@ def _node_connector(widget: Any, kind: Any, _annotations: list[Any]) -> _Connect
 
 
 def _bounds(annotations: list[Any]) -> tuple[float | None, float | None, bool]:
-    """Lower and upper limit, and whether there are both."""
+    """Lower and upper limit, and whether both exist."""
     low = next((a.minimum for a in annotations if isinstance(a, (WithinRange, Minimum))), None)
     high = next((a.maximum for a in annotations if isinstance(a, (WithinRange, Maximum))), None)
     return low, high, low is not None and high is not None
@@ -457,13 +457,13 @@ def _list_connector(widget: Any, values: list[Any], label: Callable[[Any], str])
 
 
 def _write_text(widget: Any, value: str) -> None:
-    # Writing moves the cursor, so what is there already is left alone.
+    # Writing moves the cursor, so an equal text is not written again.
     if widget.text != value:
         widget.text = value
 
 
 def _node_types(kind: Any) -> list[str]:
-    """Class names of a node class or a union of them; nothing for `X | None`, which Slicer refuses."""
+    """Return the class names of a node class or a union of them; none for `X | None`, which Slicer refuses."""
     options = typing.get_args(kind) if typing.get_origin(kind) is typing.Union else (kind,)
     classes = [option for option in options if option is not type(None)]
     if not all(isinstance(option, type) and issubclass(option, slicer.vtkMRMLNode) for option in classes):
@@ -500,7 +500,7 @@ def _implementation(parameters: dict[str, _Parameter]) -> dict[str, Any]:
         for parameter in parameters.values():
             if not parameter.store.is_in(node, self._prefix + parameter.name):
                 parameter.store.write(node, self._prefix + parameter.name, parameter.default.value)
-            # Slicer keeps what it reads here: a text that is no value is refused now.
+            # Slicer reads and keeps the value here, so a text that is not a valid value is refused now.
             parameter.store.read(node, self._prefix + parameter.name)
 
     def get_value(self: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ _TICKS = 5
 
 
 class Series(NamedTuple):
-    """A series as it is drawn."""
+    """A series as it will be drawn."""
 
     name: str
     kind: int
@@ -27,7 +27,7 @@ class Series(NamedTuple):
 
 
 def read_series(node: Any) -> Series | None:
-    """The content of a series node; None if its table or column is not there."""
+    """Read the content of a series node; None if its table or column does not exist."""
     table_node = node.GetTableNode()
     table = table_node.GetTable() if table_node is not None else None
     values = table.GetColumnByName(node.GetYColumnName()) if table is not None and node.GetYColumnName() else None
@@ -69,7 +69,7 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
     title = stored(str, "")
 
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
-        """A chart's."""
+        """Size of a chart."""
         return QtCore.QSize(320, 220)
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
@@ -83,7 +83,7 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         self.refill()
 
     def mrmlPlotViewNode(self) -> Any:  # noqa: N802
-        """The view node, or None; of the widget around it, in Slicer."""
+        """The view node, or None; in Slicer, a method of the widget around this one."""
         return self._view.node
 
     def fitToContent(self) -> None:  # noqa: N802
@@ -105,7 +105,7 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         return [node for node in (chart.GetNthPlotSeriesNode(index) for index in range(count)) if node is not None]
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:  # noqa: N802
-        """Axes, lines or bars, and a legend."""
+        """Draw axes, lines or bars, and a legend."""
         painter = QtGui.QPainter(self)
         painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), QtCore.Qt.GlobalColor.white)
@@ -134,7 +134,7 @@ class _Drawing:
                               else chart.GetYAxisRange())  # fmt: skip
 
     def point(self, x: float, y: float) -> QtCore.QPointF:
-        """Where values lie in the picture."""
+        """Return the position of values in the picture."""
         across = (x - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
         up = (y - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
         return QtCore.QPointF(
@@ -142,7 +142,7 @@ class _Drawing:
         )
 
     def draw(self) -> None:
-        """All of it."""
+        """Draw everything."""
         self._axes()
         self.painter.save()
         self.painter.setClipRect(self.frame.adjusted(-1, -1, 1, 1))

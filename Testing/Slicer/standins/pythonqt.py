@@ -1,8 +1,8 @@
-"""PythonQt's way of showing Qt to Python, over PySide.
+"""PythonQt's way of presenting Qt to Python, on top of PySide.
 
-A wrapped class offers what the listing of a running Slicer says, and nothing more: properties are attributes,
-everything else is called. Classes are not related to one another for Python. Values are converted as PythonQt's own
-conversions do. Underneath, every wrapper holds a PySide object, called `native` here.
+A wrapped class offers exactly what the listing of a running Slicer says: properties are attributes, everything else is
+called. To Python, classes are not related to one another. Values are converted as in PythonQt's own conversions.
+Underneath, every wrapper holds a PySide object, called `native` here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ClassInfo(NamedTuple):
 
 
 class EnumValue(int):
-    """An enum's value: an int to Python, which still knows what it is a value of. `|` gives a plain int."""
+    """An enum's value: an int in Python that still knows its enum. `|` gives a plain int."""
 
     native: enum.Enum
 
@@ -48,7 +48,7 @@ class EnumValue(int):
 
 
 def enum_value(native: enum.Enum) -> EnumValue:
-    """The int that stands for an enum's value."""
+    """Return the int that stands for an enum's value."""
     value = EnumValue(native.value)
     value.native = native
     return value
@@ -134,7 +134,7 @@ class BoundMethod:
             function = getattr(info.native, self.name)
             return invoke(lambda *plain: function(native, *plain), function, args, f"{info.name}.{self.name}")
         function = emulated.find_method(native, self.name)
-        # PySide knows the signature of an inherited method by its class alone.
+        # PySide knows the signature of an inherited method only on its class.
         described = getattr(type(native), self.name, function)
         return invoke(function, described, args, f"{info.name}.{self.name}")
 
@@ -153,7 +153,7 @@ class ClassMethod:
             return BoundMethod(args[0], self.name)(*args[1:])
         emulated.refuse_modal(info.name, self.name)
         function = emulated.find_static(info.native, self.name)
-        # What is called later by Qt must not lose its exceptions.
+        # Exceptions in what Qt calls later must not be lost.
         args = tuple(Relay(arg, f"{info.name}.{self.name}") if inspect.isroutine(arg) else arg for arg in args)
         return invoke(function, function, args, f"{info.name}.{self.name}")
 
@@ -169,7 +169,7 @@ class Signal:
 
 
 class BoundSignal:
-    """A signal of an object; calling it emits it. Of several signatures the one that C++ declares first is meant."""
+    """A signal of an object; calling it emits it. Of several signatures, the one that C++ declares first is used."""
 
     def __init__(self, wrapper: InstanceWrapper, name: str) -> None:
         self._wrapper, self._name = wrapper, name
@@ -184,7 +184,7 @@ class BoundSignal:
         return connect(self._wrapper, self._signature, callable_)
 
     def disconnect(self, callable_: Any = None) -> bool:
-        """Call a callable, or any, no longer."""
+        """Stop calling a callable, or all of them."""
         return disconnect(self._wrapper, self._signature, callable_)
 
     def emit(self, *args: Any) -> None:
@@ -196,7 +196,7 @@ class BoundSignal:
 
 
 def first_declared(signatures: list[str]) -> str:
-    """The signature that moc numbers first: Qt 5 declares the plainer overloads and those with strings last."""
+    """Return the signature that moc numbers first: Qt 5 declares the plainer overloads and those with strings last."""
     if "finished(int)" in signatures:
         return "finished(int)"
 
@@ -237,7 +237,7 @@ class Relay:
 
 
 def argument_count(target: Any) -> int | None:
-    """How many positional arguments PythonQt passes to a callable; None for all that there are.
+    """Return how many positional arguments PythonQt passes to a callable; None for all of them.
 
     Arguments with a default count, so a signal overwrites them.
     """
@@ -291,7 +291,7 @@ def _listed_signature(wrapper: InstanceWrapper, signature: str) -> str | None:
     signals = type(wrapper)._sifa_info.listing.signals
     if normal in signals:
         return normal
-    # The application's signals are listed by name alone.
+    # The listing has only the names of the application's signals.
     name = normal.partition("(")[0]
     return name if "(" in normal and name in signals else None
 
@@ -320,7 +320,7 @@ class InstanceWrapper(metaclass=PythonQtClassWrapper):
         native_class = _shell_of(type(self)) if _python_names(type(self)) else info.native
         self._adopt(_make(native_class, info, args))
         if _python_names(type(self)):
-            # The Python half lives as long as the C++ object, whoever holds it.
+            # The Python half lives as long as the C++ object, even if nothing in Python refers to it.
             native_of(self).__dict__[_OWNER] = self
 
     def _adopt(self, native: Any) -> None:
@@ -329,7 +329,7 @@ class InstanceWrapper(metaclass=PythonQtClassWrapper):
             _wrappers[shiboken6.getCppPointer(native)[0]] = self
 
     def __getattr__(self, name: str) -> Any:
-        # Names that Python keeps for itself are reached with an underscore behind them.
+        # Names that Python reserves are accessible with a trailing underscore.
         if name.endswith("_") and not name.endswith("__"):
             info = type(self)._sifa_info
             if name[:-1] in info.listing.methods:
@@ -381,7 +381,7 @@ _classes: dict[str, PythonQtClassWrapper] = {}
 
 
 def make_class(name: str, native: type, listing: ClassListing, module: str) -> PythonQtClassWrapper:
-    """The wrapped class of a native one."""
+    """Make the wrapped class of a native one."""
     namespace: dict[str, Any] = {"__slots__": (), "__module__": module, "__doc__": None}
     for value in listing.enum_values:
         found = getattr(native, value, None)
@@ -403,7 +403,7 @@ def make_class(name: str, native: type, listing: ClassListing, module: str) -> P
 
 
 def introspect(native: type) -> ClassListing:
-    """A listing of a class of which Slicer's has the name alone: by PythonQt's rules, from Qt's own meta-object."""
+    """Make the listing of a class that Slicer's only names, from Qt's own meta-object by PythonQt's rules."""
     properties, signals = {}, set()
     if issubclass(native, QtCore.QObject):
         meta = native.staticMetaObject
@@ -433,16 +433,16 @@ _KINDS_OF_TYPES = {
 
 
 def known_class(name: str) -> PythonQtClassWrapper | None:
-    """A class that was made already."""
+    """Return a class that was made already, or None."""
     return _classes.get(name)
 
 
-# How a module makes the class of a native object that it was not asked for by name; set by `install`.
+# Makes the class of a native object if nobody has asked for it by name; set by `install`.
 find_class: Callable[[str], PythonQtClassWrapper | None] = known_class
 
 
 def class_of(native: Any) -> PythonQtClassWrapper:
-    """The wrapped class of a native object: its own, or that of the nearest base that Slicer names."""
+    """Return the wrapped class of a native object: its own, or that of the nearest base that Slicer names."""
     for base in type(native).__mro__:
         found = find_class(base.__name__)
         if found is not None:
@@ -451,7 +451,7 @@ def class_of(native: Any) -> PythonQtClassWrapper:
 
 
 def wrap(value: Any) -> Any:
-    """A native value as Python code in Slicer gets it."""
+    """Convert a native value to what Python code in Slicer gets."""
     if isinstance(value, enum.Enum):
         return enum_value(value)
     if isinstance(value, (list, tuple)):
@@ -464,7 +464,7 @@ def wrap(value: Any) -> Any:
 
 
 def _wrapper_of(native: Any) -> InstanceWrapper:
-    """The wrapper that an object has already, or a new one."""
+    """Return the wrapper that an object has already, or a new one."""
     is_valid = shiboken6.isValid(native)
     if isinstance(native, QtCore.QObject):
         owner = native.__dict__.get(_OWNER)
@@ -482,7 +482,7 @@ def _wrapper_of(native: Any) -> InstanceWrapper:
 
 
 def unwrap(value: Any) -> Any:
-    """What PySide takes for a value."""
+    """Convert a value to what PySide accepts."""
     if isinstance(value, InstanceWrapper):
         return native_of(value)
     if isinstance(value, EnumValue):
@@ -495,18 +495,22 @@ def unwrap(value: Any) -> Any:
 
 
 def native_of(wrapper: InstanceWrapper) -> Any:
-    """The PySide object of a wrapper."""
+    """Return the PySide object of a wrapper."""
     return object.__getattribute__(wrapper, "_native")
 
 
 def is_alive(wrapper: InstanceWrapper) -> bool:
-    """Whether the C++ object still is there."""
+    """Whether the C++ object still exists."""
     native = native_of(wrapper)
     return not isinstance(native, shiboken6.Object) or shiboken6.isValid(native)
 
 
 def alive(wrapper: InstanceWrapper, deed: str, error: type[Exception] = ValueError) -> Any:
-    """The native object; an error if it was destroyed."""
+    """Return the native object.
+
+    Raises:
+        ValueError: It was destroyed; or another error, if `error` says so.
+    """
     if not is_alive(wrapper):
         raise error(f"Trying to {deed} a destroyed {type(wrapper)._sifa_info.name} object")
     return native_of(wrapper)
@@ -516,7 +520,7 @@ def alive(wrapper: InstanceWrapper, deed: str, error: type[Exception] = ValueErr
 
 
 def invoke(function: Callable[..., Any], described: Any, args: Iterable[Any], label: str) -> Any:
-    """Call a native function with PythonQt's conversions: the plain types first, then what can be made of them."""
+    """Call a native function with PythonQt's conversions: first with plain types, then with what they convert to."""
     plain = [unwrap(arg) for arg in args]
     try:
         result = function(*plain)
@@ -536,7 +540,7 @@ def invoke(function: Callable[..., Any], described: Any, args: Iterable[Any], la
 
 
 def _make(native_class: type, info: ClassInfo, args: Iterable[Any]) -> Any:
-    """A native object; the wrapper is told of it by its caller."""
+    """Make a native object; the caller tells the wrapper about it."""
     plain = [unwrap(arg) for arg in args]
     try:
         return native_class(*plain)
@@ -551,7 +555,7 @@ def _make(native_class: type, info: ClassInfo, args: Iterable[Any]) -> Any:
 
 
 def _hand_over(native: Any) -> None:
-    """Let Qt own a widget that a call has put into another one, where PySide did not notice."""
+    """Let Qt own a widget that a call has put into another one without PySide noticing."""
     if (
         isinstance(native, QtCore.QObject)
         and native.isWidgetType()
@@ -562,7 +566,7 @@ def _hand_over(native: Any) -> None:
 
 
 def _conversions(function: Any, args: list[Any]) -> Iterable[list[Any]]:
-    """The arguments as each overload would want them, where they can be converted."""
+    """Yield the arguments converted for each overload, where they can be."""
     signatures = _signatures(function)
     for signature in signatures:
         parameters = [
@@ -573,7 +577,7 @@ def _conversions(function: Any, args: list[Any]) -> Iterable[list[Any]]:
         if len(parameters) < len(args):
             continue
         try:
-            # Fewer arguments than parameters: the rest has defaults.
+            # If there are fewer arguments than parameters, the rest have defaults.
             yield [_to_type(arg, parameter.annotation) for arg, parameter in zip(args, parameters, strict=False)]
         except (TypeError, ValueError):
             continue
@@ -593,7 +597,7 @@ def _signatures(function: Any) -> list[inspect.Signature]:
 
 
 def _to_type(value: Any, annotation: Any) -> Any:
-    """A value as an overload's parameter wants it, by PythonQt's lenient conversions."""
+    """Convert a value for an overload's parameter, by PythonQt's lenient conversions."""
     options = [option for option in getattr(annotation, "__args__", (annotation,)) if option is not type(None)]
     if getattr(annotation, "__origin__", None) is not None and not isinstance(annotation, types.UnionType):
         return value
@@ -611,7 +615,7 @@ def _to_type(value: Any, annotation: Any) -> Any:
 
 
 def _to_kind(value: Any, kind: str) -> Any:
-    """A value as a property of a kind takes it."""
+    """Convert a value for a property of a kind."""
     if kind == "str":
         return value if isinstance(value, str) else str(value)
     if kind == "int":
@@ -645,7 +649,7 @@ def _number(value: Any) -> Any:
 
 
 def _python_names(cls: type) -> set[str]:
-    """What Python classes above a wrapped one define; empty for the wrapped class itself."""
+    """Return the names that Python subclasses of a wrapped class define; none for the wrapped class itself."""
     names: set[str] = set()
     for base in cls.__mro__:
         if "_sifa_info" in vars(base) or base is InstanceWrapper:
@@ -662,7 +666,7 @@ _shells: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
 def _shell_of(cls: PythonQtClassWrapper) -> type:
-    """A native class whose virtual methods call the Python subclass's."""
+    """Return a native class whose virtual methods call those of the Python subclass."""
     if cls not in _shells:
         names = _python_names(cls) & cls._sifa_info.listing.methods
         namespace = {name: _forwarder(name, cls._sifa_info) for name in names}
@@ -678,7 +682,7 @@ def _forwarder(name: str, info: ClassInfo) -> Callable[..., Any]:
             return getattr(info.native, name)(native, *args)
         try:
             return unwrap(getattr(owner, name)(*[wrap(arg) for arg in args]))
-        except Exception:  # Qt can't take it
+        except Exception:  # Qt can't handle it
             faults.record_exception(f"exception in {info.name}.{name}")
             return getattr(info.native, name)(native, *args)
 

@@ -30,7 +30,7 @@ class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
         return self._scene
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
-        """Take up a scene, and tell it to whatever is connected."""
+        """Take up a scene, and pass it to whatever is connected."""
         if scene is self._scene:
             return
         self._scene = scene
@@ -38,13 +38,13 @@ class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
 
 
 class qSlicerWidget(qMRMLWidget):  # noqa: N801
-    """The same, of the application's."""
+    """A widget of the application that knows a scene."""
 
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     """Chooses a node of the scene.
 
-    Without `noneEnabled`, the first node that comes is chosen; without the chosen node, its neighbour is.
+    Without `noneEnabled`, the first node that is added is chosen; when the chosen node is removed, its neighbour is.
     """
 
     currentNodeChanged = QtCore.Signal(object)
@@ -112,12 +112,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         return self._node(self.combo.currentIndex())
 
     def currentNodeID(self) -> str:  # noqa: N802
-        """ID of the chosen node, or nothing."""
+        """ID of the chosen node, or an empty text."""
         node = self.currentNode()
         return node.GetID() if node is not None else ""
 
     def setCurrentNode(self, node: Any) -> None:  # noqa: N802
-        """Choose a node (or, by its ID, deprecated); what is not offered chooses none."""
+        """Choose a node (or its ID, which is deprecated); a node that is not offered chooses none."""
         if self._scene is None:
             self._requested = node
         self._choose(node if isinstance(node, str) else node.GetID() if node is not None else "")
@@ -173,18 +173,18 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.refill()
 
     def removeAttribute(self, node_type: str, name: str) -> None:  # noqa: N802
-        """Look at an attribute no longer."""
+        """Stop filtering by an attribute."""
         kept = [entry for entry in self._attributes.get(node_type, []) if entry[0] != name]
         self._attributes[node_type] = kept
         self.refill()
 
     def setNodeTypeLabel(self, label: str, node_type: str) -> None:  # noqa: N802
-        """What to call a type in the list's last items."""
+        """Set the name of a type in the list's last items."""
         self._labels[node_type] = label
         self.refill()
 
     def nodeTypeLabel(self, node_type: str) -> str:  # noqa: N802
-        """What a type is called."""
+        """Name of a type in the list's last items."""
         if node_type in self._labels:
             return self._labels[node_type]
         label = self._scene.GetTypeDisplayNameByClassName(node_type) if self._scene is not None else ""
@@ -210,7 +210,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         return False
 
     def refill(self) -> None:
-        """All items anew, keeping the choice where that still is offered."""
+        """Rebuild all items, keeping the choice if it is still offered."""
         chosen = self.combo.itemData(self.combo.currentIndex(), _ID)
         had_choice = self.combo.currentIndex() >= 0
         blocked = self.combo.blockSignals(True)
@@ -227,7 +227,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self._add_actions()
         self.combo.setCurrentIndex(self.combo.findData(chosen, _ID) if chosen else (0 if self._none_enabled else -1))
         if not self._none_enabled and not chosen and self.nodeCount():
-            # The list is filled row by row in Slicer, and the first row that comes is chosen.
+            # Slicer fills the list row by row, and chooses the first row that is added.
             self.combo.setCurrentIndex(0)
         self.combo.blockSignals(blocked)
         self._default_text()
@@ -236,7 +236,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
             self._index_changed(self.combo.currentIndex())
 
     def scene_imported(self) -> None:
-        """All items anew, and none chosen: `qMRMLSceneModel` removes every row at the end of an import."""
+        """Rebuild all items and choose none, as `qMRMLSceneModel` removes every row at the end of an import."""
         self.combo.setCurrentIndex(0 if self._none_enabled else -1)
         self.refill()
 
@@ -245,7 +245,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.combo.setItemData(row, node.GetID(), _ID)
 
     def node_added(self, node: Any) -> None:
-        """Offer a node that has come."""
+        """Offer a new node."""
         if self.combo.findData(node.GetID(), _ID) >= 0 or not self.accepts(node):
             return
         row = self.nodeCount() + self._none_enabled
@@ -255,7 +255,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.nodeAdded.emit(node)
 
     def node_removing(self, node: Any) -> None:
-        """Offer a node no longer."""
+        """Stop offering a node."""
         row = self.combo.findData(node.GetID(), _ID)
         if row < 0:
             return
@@ -263,7 +263,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.combo.removeItem(row)
 
     def node_modified(self, node: Any) -> None:
-        """Show a new name, and look at the filter again."""
+        """Show a new name, and filter again."""
         row = self.combo.findData(node.GetID(), _ID)
         if (row >= 0) != self.accepts(node):
             self.refill()
@@ -297,7 +297,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         row, before = self.combo.findData(node_id, _ID) if node_id else -1, self.combo.currentIndex()
         self.combo.setCurrentIndex(row if row >= 0 else (0 if self._none_enabled else -1))
         if row >= 0 and row != before:
-            # Slicer chooses by a key that it sends to its own list, as if a user had pressed it.
+            # Slicer chooses by sending a key press to its own list, as if it came from a user.
             self.nodeActivated.emit(self._node(row))
 
     def _index_changed(self, row: int) -> None:
@@ -306,7 +306,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         node = self._node(row)
         nothing = 0 if self._none_enabled else -1
         if node is None and row != nothing:
-            # The row is one of the list's last, which do something: the last node is meant, or none.
+            # The row is one of the actions at the end of the list; the last node is chosen instead, or none.
             last = self.nodeFromIndex(self.nodeCount() - 1) if self.nodeCount() else None
             if last is not None:
                 self.setCurrentNode(last)
@@ -352,7 +352,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     def _set_policy(self, policy: int) -> None:
         self.combo.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy(policy))
 
-    # Not declared by its method's name, which `currentNodeID()` in Python must stay free for.
+    # Named differently from its method, since `currentNodeID()` must remain a call in Python.
     currentNodeId = computed(str, lambda self: self.currentNodeID(), setCurrentNodeID)
     nodeTypes = computed("QStringList", lambda self: list(self._types), _set_types)
     noneEnabled = computed(bool, lambda self: self._none_enabled, _set_none_enabled)
@@ -396,11 +396,11 @@ class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
         return [self._node(row) for row in self._rows(checked=False)]
 
     def checkState(self, node: Any) -> QtCore.Qt.CheckState:  # noqa: N802
-        """Of a node."""
+        """Check state of a node."""
         return self._item(self.combo.findData(node.GetID(), _ID)).checkState()
 
     def setCheckState(self, node: Any, state: QtCore.Qt.CheckState) -> None:  # noqa: N802
-        """Of a node."""
+        """Set the check state of a node."""
         self._item(self.combo.findData(node.GetID(), _ID)).setCheckState(state)
 
     def check(self, node: Any) -> None:

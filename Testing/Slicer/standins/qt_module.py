@@ -1,4 +1,4 @@
-"""The module `qt`: the classes of Qt that Slicer names, made when they are asked for."""
+"""The module `qt`: the classes of Qt that Slicer names, made on first use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .listing import listed_classes, named_only
 
 for _source in (QtCore, QtGui, QtWidgets):
     for _name in dir(_source):
-        # PySide makes a class when it is asked for, and takes objects of one that was not for its base's.
+        # PySide makes a class on first use; until then, it treats its objects as those of the base class.
         getattr(_source, _name)
 
 
 class ClassModule(types.ModuleType):
-    """A module whose classes are wrapped when they are asked for, if the listing has them."""
+    """A module whose classes are wrapped on first use, if the listing has them."""
 
     def __init__(self, name: str, natives: dict[str, type]) -> None:
-        """`natives` has the PySide class of each name, at least of those that the listing has."""
+        """`natives` maps names to PySide classes, at least the names in the listing."""
         super().__init__(name)
         self.__dict__["natives"] = natives
 
@@ -31,7 +31,7 @@ class ClassModule(types.ModuleType):
         return wrapped
 
     def class_named(self, name: str) -> pythonqt.PythonQtClassWrapper | None:
-        """The wrapped class of a name; None if a running Slicer has none, or there is no stand-in."""
+        """Return the wrapped class of a name; None if a running Slicer has none, or there is no stand-in."""
         if name in self.__dict__:
             return self.__dict__[name]
         full_name = f"{self.__name__}.{name}"
@@ -46,7 +46,7 @@ class ClassModule(types.ModuleType):
 
 
 class _AllOfQt(dict[str, type]):
-    """PySide's classes by name; PySide makes them when they are asked for."""
+    """PySide's classes by name; PySide makes them on first use."""
 
     def __missing__(self, name: str) -> type | None:
         for source in (QtWidgets, QtGui, QtCore, QtUiTools):
@@ -62,7 +62,7 @@ def _forbidden_signal(*_args: Any) -> None:
 
 
 def make_qt() -> ClassModule:
-    """The module."""
+    """Make the module."""
     module = ClassModule("qt", _AllOfQt())
     module.Signal = _forbidden_signal
     module.qVersion = lambda: "5.15.2"

@@ -18,13 +18,13 @@ def grab(parent: Any, path: Path, width: int = 560) -> None:
     Args:
         parent: The widget that holds the window, as Slicer's module panel would.
         path: File to write; its folder is made.
-        width: In pixels.
+        width: Width in pixels.
     """
     use_plain_look()
     native = pythonqt.unwrap(parent)
     native.setFixedWidth(width)
     native.show()
-    # Each turn lets nested layouts settle for the height that the last one gave.
+    # Each turn lets nested layouts adapt to the height from the last one.
     for _turn in range(3):
         QtWidgets.QApplication.processEvents()
         native.resize(width, _height(native, width))
@@ -33,7 +33,7 @@ def grab(parent: Any, path: Path, width: int = 560) -> None:
 
 
 def use_plain_look() -> None:
-    """Fusion, light, with the first font of a list that this machine has: the same picture everywhere."""
+    """Use Fusion in light colours and the first available font of a list, so that pictures look the same everywhere."""
     application = QtWidgets.QApplication.instance()
     assert isinstance(application, QtWidgets.QApplication)
     if application.style().objectName() != "fusion":

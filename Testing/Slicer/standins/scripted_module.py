@@ -104,7 +104,7 @@ class ScriptedLoadableModuleLogic:
         if self.isSingletonParameterNode:
             node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
             if node is not None:
-                # Closing the scene takes the attribute away.
+                # Closing the scene removes the attribute.
                 node.SetAttribute("ModuleName", self.moduleName)
                 return node
         else:

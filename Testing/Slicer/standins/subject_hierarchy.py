@@ -10,7 +10,7 @@ import vtk
 
 from . import faults
 
-# Classes of nodes that one of Slicer's plugins takes.
+# Classes of nodes that Slicer's plugins put into the hierarchy.
 _TAKEN = (
     "vtkMRMLVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsNode", "vtkMRMLModelNode", "vtkMRMLTransformNode",
     "vtkMRMLTableNode", "vtkMRMLTextNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotChartNode", "vtkMRMLROINode",
@@ -18,7 +18,7 @@ _TAKEN = (
 
 
 class SubjectHierarchyFollower:
-    """Gives each node that comes an item below the scene, and takes the item away with the node."""
+    """Gives each new node an item below the scene, and removes the item with the node."""
 
     def __init__(self, scene: Any) -> None:
         self._scene = scene
@@ -72,5 +72,5 @@ class SubjectHierarchyFollower:
 def _guarded(deed: Callable[[], None]) -> None:
     try:
         deed()
-    except Exception:  # VTK can't take it
+    except Exception:  # VTK can't handle it
         faults.record_exception("exception in the subject hierarchy")

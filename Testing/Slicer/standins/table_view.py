@@ -49,7 +49,7 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
         self.refill()
 
     def tableModel(self) -> QtGui.QStandardItemModel:  # noqa: N802
-        """What is shown."""
+        """The model of what is shown."""
         return self._table
 
     def refill(self) -> None:
@@ -67,7 +67,7 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
             return
         columns, rows = table.GetNumberOfColumns(), table.GetNumberOfRows()
         titled = node.GetUseColumnTitleAsColumnHeader()
-        # Headers that are not the columns' titles are letters, and the names are the first row.
+        # Without titles, the headers are letters, and the first row has the columns' names.
         first = 0 if titled else 1
         self._table.setColumnCount(columns)
         self._table.setRowCount(rows + first)
@@ -97,7 +97,7 @@ class qMRMLTableView(QtWidgets.QTableView):  # noqa: N801
             node.SetCellText(row, item.column(), item.text())
 
     def copySelection(self) -> None:  # noqa: N802
-        """To the clipboard, as tab-separated text."""
+        """Copy the selection to the clipboard, as tab-separated text."""
         indexes = sorted(self.selectionModel().selectedIndexes(), key=lambda index: (index.row(), index.column()))
         rows: dict[int, list[str]] = {}
         for index in indexes:
@@ -155,7 +155,7 @@ class qMRMLSegmentsTableView(QtWidgets.QWidget):  # noqa: N801
         return self._view
 
     def refill(self) -> None:
-        """Show the segments that there are."""
+        """Show the segments that exist now."""
         node = self._follower.node
         self._ids = list(node.GetSegmentation().GetSegmentIDs()) if node is not None else []
         self._view.setRowCount(len(self._ids))

@@ -1,4 +1,4 @@
-"""Loads `.ui` files with CTK and qMRML widgets in them, and complains of what such a widget does not have."""
+"""Loads `.ui` files with CTK and qMRML widgets in them, and reports what such a widget does not have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UiLoader(QtUiTools.QUiLoader):
     """`qt.QUiLoader`."""
 
     def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> QtWidgets.QWidget:  # noqa: N802
-        """A widget by its class's name."""
+        """Make a widget by the name of its class."""
         if class_name in _NATIVES:
             widget = _NATIVES[class_name](parent) if parent is not None else _NATIVES[class_name]()
             widget.setObjectName(name)
@@ -30,14 +30,14 @@ class UiLoader(QtUiTools.QUiLoader):
         return super().createWidget(class_name, parent, name)
 
     def load(self, file: QtCore.QFile, parent: Any = None) -> QtWidgets.QWidget | None:
-        """The widget of a file, its connections made."""
+        """Make the widget of a file, with its connections."""
         root = ElementTree.parse(io.BytesIO(bytes(file.readAll().data()))).getroot()
         _check(root)
         _plain_values(root)
         connections = root.find("connections")
         if connections is not None:
             root.remove(connections)
-        # Without their declarations Qt would look for plugins.
+        # The declarations are kept, since Qt would look for plugins without them.
         custom = root.find("customwidgets")
         if custom is not None:
             for entry in custom.findall("customwidget"):
