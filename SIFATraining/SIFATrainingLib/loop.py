@@ -43,9 +43,10 @@ from .monitoring import Monitor
 from .networks import Networks, SegmentationNetwork
 from .pace import Pace
 from .previews import draw_preview, write_preview
-from .pseudo_labels import label_target
+from .pseudo_labels import TargetLabels, label_target
 from .reestimation import reestimated
 from .self_training import SelfTrainingIteration
+from .steps import EndedError, ending
 
 Emit = Callable[[str, dict[str, Any]], None]
 """Gets kind and data of each event."""
@@ -159,12 +160,16 @@ class Loop:
             fabric: Where, launched.
             folder: Of `checkpoints` and `previews`; a training goes on from the last checkpoint there.
             emit: Gets losses, progress, previews, scores of the monitor volumes, and warnings.
-            must_end: Asked before each iteration whether to save and end.
+            must_end: Asked whether to save and end: before each iteration, and each volume or batch of what is done
+                between two of them.
             initial: Bundle whose weights the networks start with; random ones unless given.
         """
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
         self.must_end, self.initial = must_end, initial
         self.pseudo_labels: NDArray[np.uint8] | None = None
+        # What ended before it was done: labels to come of this iteration, and a score of the monitor volumes.
+        self.begun_labels: TargetLabels | None = None
+        self.owes_score = False
         share = DATA_SHARE / processes_sharing(fabric.device)
         self.batches = within_memory(lambda: self._batches(share * free_bytes(fabric.device)), self._too_full)
 
@@ -195,26 +200,41 @@ class Loop:
         preview, monitor = self.batches.preview(), self._monitor()
         losses = _LossLog()
         pace = Pace(config, done)
-        while done < config.iterations:
-            if distributed.any_process(self.must_end(), self.fabric.device):
-                # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
-                self._report(losses, done, pace)
-                self._checkpoint(model, done, last=True)
-                return State.STOPPED
-            losses.add(self._step(model, done))
-            done += 1
-            last = done == config.iterations
-            saves = last or done % config.checkpoint_every == 0
-            # The last part has other losses, which can't be averaged with those before.
-            if saves or done % config.log_every == 0 or done == main_iterations(config):
-                self._report(losses, done, pace)
-            if last or done % config.preview_every == 0:
-                self._preview(model.networks, preview, done)
-            if monitor is not None and (last or done % config.monitor_every == 0):
+        try:
+            if monitor is not None and self.owes_score:
                 self._watch(model, monitor, done)
-            if saves:
-                self._checkpoint(model, done, last=last)
+                self._checkpoint(model, done, last=False)
+            while done < config.iterations:
+                self._end_if_asked()
+                if model.average is not None and labels_target_at(config, done):
+                    self._label_target(model.average.average)
+                losses.add(self._step(model, done))
+                done += 1
+                last = done == config.iterations
+                saves = last or done % config.checkpoint_every == 0
+                # The last part has other losses, which can't be averaged with those before.
+                if saves or done % config.log_every == 0 or done == main_iterations(config):
+                    self._report(losses, done, pace)
+                if last or done % config.preview_every == 0:
+                    self._preview(model.networks, preview, done)
+                if monitor is not None and (last or done % config.monitor_every == 0):
+                    self._watch(model, monitor, done)
+                if saves:
+                    self._checkpoint(model, done, last=last)
+        except EndedError:
+            # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
+            self._report(losses, done, pace)
+            self._checkpoint(model, done, last=True)
+            return State.STOPPED
         return State.FINISHED
+
+    def _all_must_end(self) -> bool:
+        """Whether to save and end, agreed by all processes; each has to ask as often as the others."""
+        return distributed.any_process(self.must_end(), self.fabric.device)
+
+    def _end_if_asked(self) -> None:
+        if self._all_must_end():
+            raise EndedError
 
     def _start(self) -> tuple[Model, int]:
         """The networks as the last checkpoint has them, or fresh ones, and the iterations behind them."""
@@ -244,8 +264,6 @@ class Loop:
                 player.set_learning_rate(learning_rate(config, done))
         if model.self_training is not None and done >= main_iterations(config):
             step = model.self_training.step
-        if model.average is not None and labels_target_at(config, done):
-            self._label_target(model.average.average)
 
         def learn() -> Losses:
             seed_iteration(config.seed, done, self.fabric.global_rank)
@@ -282,20 +300,30 @@ class Loop:
         return within_memory(learn, lambda: self._batch_too_large(model))
 
     def _label_target(self, teacher: SegmentationNetwork) -> None:
-        """Have a teacher label the target's slices, which self-training learns from now on."""
+        """Have a teacher label the target's slices, which self-training learns from now on.
 
-        def label() -> None:
+        Raises:
+            EndedError: It must end before all are labelled.
+        """
+
+        def label() -> TargetLabels:
             with self.fabric.autocast():
-                labels = label_target(teacher, self.dataset, self.config, self.fabric.device)
-            self._set_pseudo_labels(labels)
+                return label_target(
+                    teacher, self.dataset, self.config, self.fabric.device, self.begun_labels, self._all_must_end
+                )
 
-        within_memory(
+        labels = within_memory(
             label,
             lambda: InputError(
                 "The memory does not hold the largest of the target volumes while self-training labels it",
                 "free some and resume, or start a new training with --set self_training.labellings=0 or a smaller size",
             ),
         )
+        if labels.volumes < len(self.dataset.entry("target").volumes):
+            self.begun_labels = labels
+            raise EndedError
+        self.begun_labels = None
+        self._set_pseudo_labels(labels.slices)
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""
@@ -351,6 +379,9 @@ class Loop:
                 model.load_state_dict(state["model"])
             if "pseudo_labels" in state:
                 self._set_pseudo_labels(state["pseudo_labels"].cpu().numpy())
+            if "begun_labels" in state:
+                self.begun_labels = TargetLabels(state["begun_labels"].cpu().numpy(), state["begun_volumes"])
+            self.owes_score = state.get("owes_score", False)
             return int(state["done"])
         return 0
 
@@ -358,9 +389,12 @@ class Loop:
         if self.fabric.global_rank > 0:
             return
         try:
-            state: dict[str, Any] = {"done": done, "model": model.state_dict()}
+            state: dict[str, Any] = {"done": done, "model": model.state_dict(), "owes_score": self.owes_score}
             if self.pseudo_labels is not None:
                 state["pseudo_labels"] = torch.from_numpy(self.pseudo_labels)
+            if self.begun_labels is not None:
+                state["begun_labels"] = torch.from_numpy(self.begun_labels.slices)
+                state["begun_volumes"] = self.begun_labels.volumes
             save_checkpoint(self.folder / CHECKPOINTS_FOLDER, done, state)
         except CheckpointError as error:
             # The last checkpoint of a run must be there; until then the disk may be emptied.
@@ -406,18 +440,26 @@ class Loop:
         return Monitor(self.dataset, self.config.batch, self.fabric.device)
 
     def _watch(self, model: Model, monitor: Monitor, done: int) -> None:
-        """Tell the Dice that the model would have if it were exported now; all processes take part."""
-        config = self.config
+        """Tell the Dice that the model would have if it were exported now; all processes take part.
 
-        def dice() -> dict[str, float]:
+        Raises:
+            EndedError: It must end before that is known, which is owed then.
+        """
+        config, device = self.config, self.fabric.device
+
+        def dice() -> dict[str, float] | None:
             network = model.exported()
             if config.reestimate_batch_norm:
                 slices, count = self.dataset.slices(segmented_domain(config)), _WATCHED_BATCHES * config.batch
-                network = reestimated(network, slices, config.batch, self.fabric.device, count)
-            return monitor.dice(network) if self.fabric.global_rank == 0 else {}
+                network = reestimated(network, slices, config.batch, device, count, ending(self._all_must_end))
+            return monitor.dice(network, self.must_end) if self.fabric.global_rank == 0 else {}
 
+        self.owes_score = True
         with self.fabric.autocast():
             told = within_memory(dice, self._too_full)
+        if distributed.any_process(told is None, device):
+            raise EndedError
+        self.owes_score = False
         if self.fabric.global_rank == 0:
             self._say("monitor", iteration=done, dice=told)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,22 +33,27 @@ class Monitor:
         self._batch, self._device = batch, device
 
     @torch.no_grad()
-    def dice(self, network: nn.Module) -> dict[str, float]:
+    def dice(self, network: nn.Module, must_end: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
         """Dice by structure, of all slices of a volume together, then the mean over volumes; and their `mean`.
 
         A structure that is neither in the reference nor in the prediction of a volume is left out of its mean; one
-        for which that is so in all volumes has no entry.
+        for which that is so in all volumes has no entry. None where it had to end before all volumes were seen.
 
         Args:
             network: Slices to class probabilities; given back as it was.
+            must_end: Asked before each volume.
         """
         was_training = network.training
         network.eval()
+        scores = []
         try:
-            scores = np.stack([self._volume_dice(network, volume.start, volume.stop) for volume in self._volumes])
+            for volume in self._volumes:
+                if must_end():
+                    return None
+                scores.append(self._volume_dice(network, volume.start, volume.stop))
         finally:
             network.train(was_training)
-        columns = zip(self._names, scores.T, strict=True)
+        columns = zip(self._names, np.stack(scores).T, strict=True)
         dice = {name: float(np.nanmean(column)) for name, column in columns if not np.isnan(column).all()}
         return {**dice, "mean": float(np.mean(list(dice.values())))} if dice else {}
 

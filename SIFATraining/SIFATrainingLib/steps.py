@@ -29,3 +29,17 @@ Report = Callable[[Step], None]
 
 def say_nothing(_: Step) -> None:
     """A report for those who don't wait."""
+
+
+class EndedError(Exception):
+    """Raised by a report to end the work before it is done: somebody asked for that, or its time is over."""
+
+
+def ending(must_end: Callable[[], bool]) -> Report:
+    """A report that ends the work with an `EndedError` as soon as `must_end` says so."""
+
+    def report(_: Step) -> None:
+        if must_end():
+            raise EndedError
+
+    return report

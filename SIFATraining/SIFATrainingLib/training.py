@@ -33,7 +33,7 @@ from .findings import Finding
 from .initial import read_initial
 from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
-from .steps import Step
+from .steps import EndedError, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -170,10 +170,6 @@ def train(
     return state
 
 
-class _EndedError(Exception):
-    """The preparation or the export was stopped, or its time is over."""
-
-
 class _Run:
     """One process's part in one run of a job."""
 
@@ -195,7 +191,7 @@ class _Run:
             state = self._train()
             if state is State.FINISHED and self.specification.export:
                 self._export()
-        except _EndedError:
+        except EndedError:
             return State.STOPPED
         return state
 
@@ -243,7 +239,7 @@ class _Run:
 
     def _report_step(self, stage: str, step: Step) -> None:
         if self.must_end():
-            raise _EndedError
+            raise EndedError
         self.emit("progress", step.event(stage))
 
     def _train(self) -> State:
