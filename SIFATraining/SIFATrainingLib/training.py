@@ -31,6 +31,7 @@ from .config import TrainingConfig, baseline_config, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
 from .findings import Finding
 from .initial import read_initial
+from .interruption import interrupt_postponed
 from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
 from .steps import EndedError, Step
@@ -137,11 +138,15 @@ def train(
 ) -> State:
     """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
 
+    Ctrl-C in a script or a notebook is a stop as well, a `KeyboardInterrupt` once the job is saved; pressed again, it
+    ends the training at once.
+
     Args:
         job: From `create_job` or `create_training_job`. Started by `torchrun`, all processes call this.
         time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
         report: Called with each event's kind and data, in the first process.
-        must_stop: Asked before each iteration whether to save and end, as the job's own request does.
+        must_stop: Asked whether to save and end, as the job's own request does: before each iteration, and each volume
+            or batch of what comes before, between and after them.
 
     Returns:
         `FINISHED` or `STOPPED`.
@@ -149,6 +154,7 @@ def train(
     Raises:
         InputError: Another process works on the job, a volume can't be used, the data set has changed, a loss is not
             a number, or memory does not suffice.
+        KeyboardInterrupt: Ctrl-C was pressed, and nobody but Python handles it.
     """
     specification = TrainingSpecification.of(job)
     if job.state() is State.FINISHED and (not specification.export or is_bundle(job.folder / BUNDLE_FOLDER)):
@@ -156,18 +162,10 @@ def train(
         if is_first_process():
             job.withdraw_stop()
         return State.FINISHED
-    run = _Run(job, specification, time.monotonic() + time_limit_seconds, report, must_stop)
-    if not is_first_process():
-        return run.follow()
-    # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
-    starts = job.state() is State.QUEUED
-    with job.at_work():
-        if not starts:
-            job.withdraw_stop()
-        run.emit_state(State.PREPARING)
-        state = run.lead()
-        run.emit_state(state)
-    return state
+    deadline = time.monotonic() + time_limit_seconds
+    with interrupt_postponed() as interrupted:
+        run = _Run(job, specification, deadline, report, lambda: must_stop() or interrupted())
+        return run.lead() if is_first_process() else run.follow()
 
 
 class _Run:
@@ -185,7 +183,18 @@ class _Run:
         self.must_stop = must_stop
 
     def lead(self) -> State:
-        """The first process: everything."""
+        """The first process: everything, at work on the job."""
+        # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
+        starts = self.job.state() is State.QUEUED
+        with self.job.at_work():
+            if not starts:
+                self.job.withdraw_stop()
+            self.emit_state(State.PREPARING)
+            state = self._do_all()
+            self.emit_state(state)
+        return state
+
+    def _do_all(self) -> State:
         try:
             self._prepare()
             state = self._train()
