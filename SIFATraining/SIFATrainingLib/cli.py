@@ -98,7 +98,7 @@ def prepare(
     """Turn volumes of both domains into a prepared data set."""
     from .prepare import run_preparation  # noqa: PLC0415
 
-    manifest = run_preparation(named_preparation(volumes), out)
+    manifest = run_preparation(named_preparation(volumes), out, print, print_warning)
     grid = manifest.source.preprocessing
     spaced = f"{grid.spacing:g} mm" if grid.spacing else "stretched"
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Finding:
 
 Warn = Callable[[Finding], None]
 """Told of what does not end the work, and should be looked at."""
+
+
+def issue_warning(finding: Finding) -> None:
+    """For those who call the library: a warning of Python's."""
+    warnings.warn(str(finding), stacklevel=2)
 
 
 def print_warning(finding: Finding) -> None:

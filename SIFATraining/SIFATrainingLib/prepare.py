@@ -54,13 +54,13 @@ from .dataset import (
 from .findings import (
     Warn,
     beyond_grid,
+    issue_warning,
     looks_like_labelmap,
     lost_labels,
     never_labelled,
-    print_warning,
     unused_volumes,
 )
-from .steps import Report, Step
+from .steps import Report, Step, say_nothing
 
 
 class Preparation(Frozen):
@@ -219,8 +219,8 @@ def prepare(
     out: str | Path,
     task: str | Task = "abdomen",
     *,
-    report: Report = print,
-    warn: Warn = print_warning,
+    report: Report = say_nothing,
+    warn: Warn = issue_warning,
     **settings: Any,
 ) -> PreparedManifest:
     """Read both domains and write the prepared data set `out`; whole or not at all.
@@ -242,7 +242,7 @@ def prepare(
 
 
 def run_preparation(
-    preparation: Preparation, out: str | Path, report: Report = print, warn: Warn = print_warning
+    preparation: Preparation, out: str | Path, report: Report = say_nothing, warn: Warn = issue_warning
 ) -> PreparedManifest:
     """`prepare`, with its arguments in one."""
     out, task = Path(out), preparation.loaded_task()
