@@ -25,13 +25,14 @@ from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .calibration import QualityCalibration
 from .contrasts import ContrastRanges
-from .doubts import MillilitreRange, Usual
+from .doubts import Usual
 from .errors import InputError, first_fault
 from .positions import PositionRange
 from .preprocessing import Preprocessing
 from .schema import Frozen
 from .segmentation_options import Domain
 from .structures import Task
+from .usual import MillilitreRange
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -103,8 +104,9 @@ class BundleManifest(Frozen):
         members: Number of trainings whose mean the model is; 1 in bundles of before.
         verification: Of the export.
         quality: What its probabilities are worth as a judge of its segmentations; not in bundles of before.
-        structures_ml: Of each structure, the range that most labelled volumes had; empty in bundles of before.
-        positions_mm: The same of the way from the other structures; empty in bundles of before.
+        structures_ml: Of each structure, the range that most labelled volumes had, a wider one where few had it
+            (`usual`); empty in bundles of before.
+        positions_mm: The same of the way from the other structures, where it is known of enough volumes.
         contrasts: The same of how bright they are beside one another, in the unit of the networks, in what the model
             finds in the unlabelled volumes that it is for; empty in bundles of before.
         baseline: The model without adaptation, if the bundle has one.

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .structures import Task
+from .usual import FEWEST, usual_range
 
 ContrastRanges = dict[str, dict[str, tuple[float, float]]]
 """Of a structure and one after it in the task, by name: least and greatest of how much brighter the first one is."""
-
-USUAL_PERCENTILES = (5.0, 95.0)
-"""Between these lies what most volumes have, also where labels, or a model, are wrong about some."""
-
-_FEWEST = 5  # Fewer volumes say nothing of what is usual.
 
 
 def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> dict[str, float]:
@@ -38,7 +34,7 @@ def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> d
 
 
 def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> ContrastRanges:
-    """Range that most volumes have of the difference of each two structures; a pair that few volumes have is left out.
+    """Range that most volumes have of the difference of each two structures, unless fewer than `FEWEST` have both.
 
     Args:
         volumes: `brightness` of each, in one unit.
@@ -47,7 +43,6 @@ def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> Contr
     ranges: ContrastRanges = {}
     for one, other in itertools.combinations(task.names, 2):
         differences = [volume[one] - volume[other] for volume in volumes if one in volume and other in volume]
-        if len(differences) >= _FEWEST:
-            low, high = np.percentile(differences, USUAL_PERCENTILES).tolist()
-            ranges.setdefault(one, {})[other] = (low, high)
+        if len(differences) >= FEWEST:
+            ranges.setdefault(one, {})[other] = usual_range(differences)
     return ranges

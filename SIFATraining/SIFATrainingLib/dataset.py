@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.positions import PositionRange
@@ -30,6 +29,7 @@ from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.schema import Frozen
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task
+from SIFASegmentationLib.usual import MillilitreRange
 
 FULL_SCALE = 32767
 
@@ -58,7 +58,7 @@ class DomainEntry(Frozen):
         preprocessing: Of its volumes.
         volumes: In the order of their slices.
         labelled: Whether its labels were stored.
-        structures_ml: Of each structure, the range of volume that most of its labelled volumes had.
+        structures_ml: Of each structure, the range of volume that most of its labelled volumes had (`usual`).
         positions_mm: The same of the way from the other structures, mm, LPS.
     """
 

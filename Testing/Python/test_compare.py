@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quick import QUICK
+from SIFASegmentationLib import usual
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
@@ -457,6 +458,7 @@ def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
 ) -> None:
     """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit, and the same
     bundle, with all that it says of estimates, of volumes and of places."""
+    monkeypatch.setattr(usual, "FEWEST", 2)
     monkeypatch.setattr(module, "_score", lambda *_: result("sifa", 0, (0.5, 0.5)).table)
     if not exported:
         monkeypatch.setattr(module, "export", lambda *_, **__: None)
