@@ -53,9 +53,8 @@ from .export import export
 from .findings import Finding, Warn
 from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
-from .steps import EndedError, Step
+from .steps import Emit, EndedError, Step
 from .steps import Report as StepReport
-from .training import Report as Emit
 from .training import create_job, train
 from .variants import Variant, place_in_table, variant_of
 

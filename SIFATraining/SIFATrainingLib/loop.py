@@ -8,16 +8,13 @@ saved.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, State
@@ -35,109 +32,26 @@ from .config import (
 )
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory, processes_sharing, within_memory
-from .ema import MovingAverage
 from .initial import read_initial
-from .iteration import Batch, Iteration, Losses
-from .methods import make_iteration
+from .iteration import Batch, Losses
+from .loss_log import LossLog
+from .model import Model
 from .monitoring import Monitor
 from .networks import Networks, SegmentationNetwork
 from .pace import Pace
 from .previews import draw_preview, write_preview
 from .pseudo_labels import TargetLabels, label_target
 from .reestimation import reestimated
-from .self_training import SelfTrainingIteration
-from .steps import EndedError, ending
-
-Emit = Callable[[str, dict[str, Any]], None]
-"""Gets kind and data of each event."""
+from .steps import Emit, EndedError, ending
 
 DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
 _WATCHED_BATCHES = 16  # For the batch norm; an export takes more, which changes the Dice by a fraction of a point.
-
-
-@dataclass
-class Model:
-    """Everything that learns, and its moving average."""
-
-    networks: Networks
-    iteration: Iteration
-    average: MovingAverage[SegmentationNetwork] | None
-    self_training: SelfTrainingIteration | None
-
-    @classmethod
-    def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
-        """Fresh networks from the seed."""
-        torch.manual_seed(config.seed)
-        networks = Networks(classes, config.width, config.decoder_dropout)
-        # Not on MPS, where some of torch's versions get the gradients of such slices wrong.
-        order = torch.contiguous_format if device.type == "mps" else torch.channels_last
-        networks = networks.to(device).to(memory_format=order)  # type: ignore[call-overload]
-        average = MovingAverage(networks.segmentation_network(), config.ema_decay) if config.ema_decay else None
-        iteration, self_training = make_iteration(networks, config), None
-        if average is not None and main_iterations(config) < config.iterations:
-            self_training = SelfTrainingIteration(networks, config, iteration.players()["segmentor"], average.average)
-        return cls(networks, iteration, average, self_training)
-
-    def start_from(self, weights: bytes) -> None:
-        """Take the weights of all networks (safetensors) in place of random ones, before the first iteration."""
-        self.networks.load_state_dict(safetensors.torch.load(weights))
-        if self.average:
-            self.average.load_state_dict(self.networks.segmentation_network().state_dict())
-
-    def exported(self) -> SegmentationNetwork:
-        """E and C1 as they are exported: their moving average, where there is one."""
-        return self.average.average if self.average else self.networks.segmentation_network()
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
-        return {
-            "networks": self.networks.state_dict(),
-            "iteration": self.iteration.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.networks.load_state_dict(state["networks"])
-        self.iteration.load_state_dict(state["iteration"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
 
 
 def learning_rate(config: TrainingConfig, done: int) -> float:
     """Of the iteration after `done` others: constant, then falling to 0 in a straight line."""
     falling = config.decay_share * config.iterations
     return config.learning_rate * min(1.0, (config.iterations - done) / max(falling, 1.0))
-
-
-@dataclass
-class _LossLog:
-    """Losses of the iterations since the last report, left on the device until then."""
-
-    names: list[str] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
-
-    def add(self, losses: Losses) -> None:
-        self.names = list(losses)
-        self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
-
-    def flush(self, iteration: int) -> dict[str, float]:
-        """Means by name over the rows so far, the last of which is `iteration` (counted from 1), and the processes.
-
-        Raises:
-            InputError: A loss was not finite, in whichever process; names it and its first iteration.
-        """
-        values = distributed.average([torch.stack(self.rows)])[0].cpu()
-        self.rows.clear()
-        bad = torch.nonzero(~torch.isfinite(values))
-        if len(bad):
-            row, column = (int(index) for index in bad[0])
-            first = iteration - len(values) + row + 1
-            raise InputError(
-                f"The loss '{self.names[column]}' was not a number at iteration {first}",
-                "start a new training with the setting precision=float32, or with a lower learning_rate",
-            )
-        return dict(zip(self.names, values.mean(0).tolist(), strict=True))
 
 
 class Loop:
@@ -198,7 +112,7 @@ class Loop:
             _, weights = read_initial(self.initial, self.dataset.manifest.task, config)
             model.start_from(weights)
         preview, monitor = self.batches.preview(), self._monitor()
-        losses = _LossLog()
+        losses = LossLog()
         pace = Pace(config, done)
         try:
             if monitor is not None and self.owes_score:
@@ -402,7 +316,7 @@ class Loop:
                 raise InputError(error.problem, f"{error.advice}, then resume the job") from error
             self._say("warning", message=f"{error} Training continues; the previous checkpoint is kept.")
 
-    def _report(self, losses: _LossLog, done: int, pace: Pace) -> None:
+    def _report(self, losses: LossLog, done: int, pace: Pace) -> None:
         """Losses and progress after `done` iterations."""
         if not losses.rows:
             return

@@ -31,6 +31,10 @@ def say_nothing(_: Step) -> None:
     """A report for those who don't wait."""
 
 
+Emit = Callable[[str, dict[str, Any]], None]
+"""Gets kind and data of each event of a job."""
+
+
 class EndedError(Exception):
     """Raised by a report to end the work before it is done: somebody asked for that, or its time is over."""
 

@@ -34,13 +34,10 @@ from .initial import read_initial
 from .interruption import interrupt_postponed
 from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
-from .steps import EndedError, Step
+from .steps import Emit, EndedError, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Report = Callable[[str, dict[str, Any]], None]
-"""Gets kind and data of each event, beside the events file."""
 
 _SECONDS_TO_WAIT = 60  # For the first of several processes to appear.
 
@@ -133,7 +130,7 @@ def train(
     job: Job,
     *,
     time_limit_seconds: float = math.inf,
-    report: Report | None = None,
+    report: Emit | None = None,
     must_stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
@@ -176,7 +173,7 @@ class _Run:
         job: Job,
         specification: TrainingSpecification,
         deadline: float,
-        report: Report | None,
+        report: Emit | None,
         must_stop: Callable[[], bool],
     ) -> None:
         self.job, self.specification, self.deadline, self.report = job, specification, deadline, report
@@ -280,7 +277,7 @@ class _Run:
         initial = specification.initial.folder if specification.initial is not None else None
         return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
 
-    def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
+    def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Emit) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""
         folder = self.job.folder / BASELINE_FOLDER
         specification = self.specification
@@ -308,7 +305,7 @@ class _Run:
         fabric: Fabric,
         folder: Path,
         config: TrainingConfig,
-        emit: Report,
+        emit: Emit,
         initial: Path | None = None,
         must_end: Callable[[], bool] | None = None,
     ) -> State:
@@ -361,7 +358,7 @@ def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     return Job.create(folder, KIND, nested.model_dump(mode="json"))
 
 
-def _staged(emit: Report, stage: str, folder: str = "") -> Report:
+def _staged(emit: Emit, stage: str, folder: str = "") -> Emit:
     """`emit`, told which stage the numbers and pictures are of, and in which folder the files of the events lie."""
 
     def emit_staged(kind: str, data: dict[str, Any]) -> None:

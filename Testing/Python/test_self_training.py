@@ -25,8 +25,9 @@ from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.distributed import any_process, leave
 from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
-from SIFATrainingLib.loop import Model, learning_rate
+from SIFATrainingLib.loop import learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.networks import SegmentationNetwork
 from SIFATrainingLib.pace import Pace, work_of
 from SIFATrainingLib.players import Player

@@ -30,7 +30,8 @@ from SIFATrainingLib.config import make_config, with_settings
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.interruption import interrupt_postponed
 from SIFATrainingLib.iteration import Batch, Losses
-from SIFATrainingLib.loop import Loop, Model, largest_batch
+from SIFATrainingLib.loop import Loop, largest_batch
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.preflight import check_computer
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, create_training_job, is_first_process, train
