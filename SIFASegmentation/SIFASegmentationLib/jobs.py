@@ -231,7 +231,7 @@ class Job:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked the job to end after the iteration at hand."""
+        """Whether somebody asked the job to end after the iteration or volume at hand."""
         return (self.folder / _STOP_FILE).exists()
 
     def request_stop(self) -> None:

@@ -199,23 +199,15 @@ def compare(
             or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
     """
     deadline = time.monotonic() + time_limit_seconds
-    cases = tested_cases(preparation)
-    scored = [case.patient for case in cases]
-    files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
-    if repeated := [name for name, count in files.items() if count > 1]:
-        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
-    if unknown := sorted(set(odd) - set(scored)):
-        raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
-    # Before the first hours: a row whose settings are not usable, a device or a label that is not.
+    cases, task = tested_cases(preparation), preparation.loaded_task()
+    # Before the first hours: names, settings, a device, volumes or labels that can't be used.
+    _check_names(cases, odd, variants)
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
         for variant in variants
         for seed in seeds
     }
     choose_device(device)
-    if taken := {_WITH_LABELS, _WITHOUT_LABELS} & {variant.name for variant in variants}:
-        raise InputError(f"A row can't be called '{min(taken)}', as the data set is", "give it another title")
-    task = preparation.loaded_task()
     for case in cases:
         read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
@@ -228,6 +220,22 @@ def compare(
         for variant in variants:
             rows.make_mean(variant, [configs[variant.name, seed] for seed in seeds])
     return rows.comparison()
+
+
+def _check_names(cases: Sequence[Case], odd: Collection[str], variants: Sequence[Variant]) -> None:
+    """Of what is scored, of the odd patients, and of the rows.
+
+    Raises:
+        InputError: Two labelmaps would have one name, an odd patient is not scored, or a row is called like a data set.
+    """
+    files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
+    if repeated := [name for name, count in files.items() if count > 1]:
+        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
+    scored = [case.patient for case in cases]
+    if unknown := sorted(set(odd) - set(scored)):
+        raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
+    if taken := {_WITH_LABELS, _WITHOUT_LABELS} & {variant.name for variant in variants}:
+        raise InputError(f"A row can't be called '{min(taken)}', as the data set is", "give it another title")
 
 
 @dataclass(frozen=True)
