@@ -26,13 +26,14 @@ from . import __version__
 from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
 from .calibration import QualityCalibration
 from .contrasts import ContrastRanges
-from .doubts import MillilitreRange, Usual
+from .doubts import Usual
 from .errors import InputError, first_fault
 from .positions import PositionRange
 from .preprocessing import Preprocessing
 from .schema import Frozen
 from .segmentation_options import Domain
 from .structures import Task
+from .usual import MillilitreRange
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -104,12 +105,13 @@ class BundleManifest(Frozen):
         members: Number of trained models that `model.onnx` averages; older bundles do not have it and are single.
         verification: Check of the export.
         quality: Calibration that turns the model's probabilities into an estimated Dice; None in older bundles.
-        structures_ml: For each structure, the range of its size in most labelled volumes, in ml; empty in older
-            bundles.
+        structures_ml: For each structure, the range of its size in most labelled volumes, in ml, wider if few have it
+            (`usual`); empty in older bundles.
         positions_mm: For each structure, the range of its position relative to the others in most labelled volumes, in
-            mm; empty in older bundles.
+            mm, if enough volumes have it; empty in older bundles.
         contrasts: For each pair of structures, the range of their difference in brightness, in the networks' unit, in
-            most of the model's segmentations of the unlabelled training volumes; empty in older bundles.
+            most of the model's segmentations of the unlabelled training volumes, if enough have both; empty in older
+            bundles.
         baseline: The model without adaptation, if the bundle has one.
         files: SHA-256 by file name.
     """

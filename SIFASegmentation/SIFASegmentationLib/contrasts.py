@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .structures import Task
+from .usual import FEWEST, usual_range
 
 ContrastRanges = dict[str, dict[str, tuple[float, float]]]
 """For a structure and a later one of the task, by name: least and greatest amount by which the first is brighter."""
-
-USUAL_PERCENTILES = (5.0, 95.0)
-"""Percentiles between which values are usual; narrow enough to leave out volumes with wrong labels or predictions."""
-
-_FEWEST = 5  # With fewer volumes, no range is known to be usual.
 
 
 def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> dict[str, float]:
@@ -38,7 +34,7 @@ def brightness(images: NDArray[Any], labels: NDArray[np.uint8], task: Task) -> d
 
 
 def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> ContrastRanges:
-    """Usual range of the difference in brightness of each pair of structures; pairs in few volumes are left out.
+    """Usual range of the difference in brightness of each pair of structures, unless fewer than `FEWEST` have both.
 
     Args:
         volumes: `brightness` of each volume, all in one unit.
@@ -47,7 +43,6 @@ def contrast_ranges(volumes: Sequence[Mapping[str, float]], task: Task) -> Contr
     ranges: ContrastRanges = {}
     for one, other in itertools.combinations(task.names, 2):
         differences = [volume[one] - volume[other] for volume in volumes if one in volume and other in volume]
-        if len(differences) >= _FEWEST:
-            low, high = np.percentile(differences, USUAL_PERCENTILES).tolist()
-            ranges.setdefault(one, {})[other] = (low, high)
+        if len(differences) >= FEWEST:
+            ranges.setdefault(one, {})[other] = usual_range(differences)
     return ranges

@@ -12,6 +12,7 @@ import numpy as np
 from .contrasts import ContrastRanges
 from .positions import PositionRange
 from .quality import Estimate
+from .usual import MillilitreRange
 from .volumes import Triple
 
 WORSE = 0.05
@@ -24,8 +25,6 @@ _FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from it
 _DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
 _UNLIKE = 0.25  # In the networks' unit, whose range is 2 wide: so far beyond the usual contrast.
 _OUTSHINING = 0.6  # Of the most unlike: of two that are as they should be, each has half of what lies between them.
-
-MillilitreRange = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """Ranges that most volumes have, of which none need be known.
+    """Ranges that most volumes have (`usual`), of which none need be known.
 
     Attributes:
         ml: Of each structure, in the labelled volumes.

@@ -242,7 +242,7 @@ class Job:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the job was asked to end after the current iteration."""
+        """Whether the job was asked to end after the current iteration or volume."""
         return (self.folder / _STOP_FILE).exists()
 
     def request_stop(self) -> None:

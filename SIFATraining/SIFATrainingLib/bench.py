@@ -18,7 +18,7 @@ from .config import TrainingConfig
 from .devices import describe_device, give_back_memory, make_fabric, within_memory
 from .estimate import Estimate, measure, wait
 from .iteration import Batch
-from .loop import Model
+from .model import Model
 from .onnx_model import fold_batch_norm, to_onnx
 
 _MOST_STEPS = 50

@@ -98,7 +98,7 @@ def prepare(
     """Turn volumes of both domains into a prepared data set."""
     from .prepare import run_preparation  # noqa: PLC0415
 
-    manifest = run_preparation(named_preparation(volumes), out)
+    manifest = run_preparation(named_preparation(volumes), out, print, print_warning)
     grid = manifest.source.preprocessing
     spaced = f"{grid.spacing:g} mm" if grid.spacing else "stretched"
     print(
@@ -221,7 +221,7 @@ def stop(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
     if (state := opened.state()) in ENDED:
         raise InputError(f"The job {job} is {state}, there is nothing to stop")
     opened.request_stop()
-    print(f"{job}: stop requested; it ends after the current iteration and can be resumed")
+    print(f"{job}: stop requested; it ends after the iteration or volume at hand and can be resumed")
 
 
 @app.command()
@@ -705,7 +705,7 @@ def _stops_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
         if not stop():
             sys.exit(128 + number)
         with suppress(OSError):  # Its terminal has gone.
-            print("\nstopping after this iteration; again to end at once", file=sys.stderr)
+            print("\nstopping after the iteration or volume at hand; again to end at once", file=sys.stderr)
         _take_once(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *_end_signals())}

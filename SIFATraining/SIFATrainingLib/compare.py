@@ -26,7 +26,8 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,9 +51,11 @@ from SIFASegmentationLib.volumes import Volume, volume_name
 from .config import TrainingConfig, labelled_domain
 from .devices import choose_device, give_back_memory, inference_device
 from .export import export
+from .findings import Finding, Warn
 from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
-from .training import Report as Emit
+from .steps import Emit, EndedError, Step
+from .steps import Report as StepReport
 from .training import create_job, train
 from .variants import Variant, place_in_table, variant_of
 
@@ -145,7 +148,7 @@ class Comparison:
 
 
 class StoppedError(InputError):
-    """A training was stopped before its end.
+    """Something was stopped before its end: a training, or what comes before and after it.
 
     Attributes:
         comparison: Of the rows that have their scores.
@@ -187,32 +190,25 @@ def compare(
         ensemble: After them, of each row the mean of the models of all seeds, a row of its own.
         odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
-        time_limit_seconds: After this the training at hand is stopped and saved, and another call goes on with it.
+        time_limit_seconds: After this the training at hand is stopped and saved, or the preparation or export at hand
+            ended, and another call goes on.
         report: Told of what goes on.
 
     Raises:
-        StoppedError: A training was stopped, on request or for its time. Of that row nothing is exported or scored.
+        StoppedError: A training was stopped on request, or the time is over. Of the row at hand nothing is scored.
         InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
             or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
     """
     deadline = time.monotonic() + time_limit_seconds
-    cases = tested_cases(preparation)
-    scored = [case.patient for case in cases]
-    files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
-    if repeated := [name for name, count in files.items() if count > 1]:
-        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
-    if unknown := sorted(set(odd) - set(scored)):
-        raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
-    # Before the first hours: a row whose settings are not usable, a device or a label that is not.
+    cases, task = tested_cases(preparation), preparation.loaded_task()
+    # Before the first hours: names, settings, a device, volumes or labels that can't be used.
+    _check_names(cases, odd, variants)
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
         for variant in variants
         for seed in seeds
     }
     choose_device(device)
-    if taken := {_WITH_LABELS, _WITHOUT_LABELS} & {variant.name for variant in variants}:
-        raise InputError(f"A row can't be called '{min(taken)}', as the data set is", "give it another title")
-    task = preparation.loaded_task()
     for case in cases:
         read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
@@ -225,6 +221,22 @@ def compare(
         for variant in variants:
             rows.make_mean(variant, [configs[variant.name, seed] for seed in seeds])
     return rows.comparison()
+
+
+def _check_names(cases: Sequence[Case], odd: Collection[str], variants: Sequence[Variant]) -> None:
+    """Of what is scored, of the odd patients, and of the rows.
+
+    Raises:
+        InputError: Two labelmaps would have one name, an odd patient is not scored, or a row is called like a data set.
+    """
+    files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
+    if repeated := [name for name, count in files.items() if count > 1]:
+        raise InputError(f"The labelmaps of two volumes would be called {repeated[0]}", "give the patients other names")
+    scored = [case.patient for case in cases]
+    if unknown := sorted(set(odd) - set(scored)):
+        raise InputError(f"The odd patient '{unknown[0]}' is not scored", f"choose from {', '.join(scored)}")
+    if taken := {_WITH_LABELS, _WITHOUT_LABELS} & {variant.name for variant in variants}:
+        raise InputError(f"A row can't be called '{min(taken)}', as the data set is", "give it another title")
 
 
 @dataclass(frozen=True)
@@ -254,11 +266,12 @@ class _Rows:
         title = f"{variant.title}, seed {config.seed}"
 
         def make() -> None:
-            prepared = _prepare(self.out, own, self.report)
-            seconds = self.deadline - time.monotonic()
-            if not _train(folder, prepared, config, self.device, seconds, partial(self.report, title)):
-                problem, advice = f"{folder / 'job'} was stopped", "run compare again to go on"
-                raise StoppedError(problem, advice, self.comparison())
+            with self._stopping_at(_data_set(self.out, own)):
+                prepared = _prepare(self.out, own, self._steps("preparing", ""), self._warn)
+            with self._stopping_at(folder / "job"):
+                seconds = self.deadline - time.monotonic()
+                tell, steps = partial(self.report, title), self._steps("exporting", title)
+                _train(folder, prepared, config, self.device, seconds, tell, steps)
             _keep_watched(folder)
 
         self._make(folder, _Record.of(variant, [config]), title, make)
@@ -268,8 +281,37 @@ class _Rows:
         mean = variant.mean_of(len(configs))
         folder = self.out / mean.name / f"seed_{configs[0].seed}"
         jobs = [self.out / variant.name / f"seed_{config.seed}" / "job" for config in configs]
-        make = partial(_export_mean, folder, jobs, mean.title, self.device)
+
+        def make() -> None:
+            with self._stopping_at(folder):
+                _export_mean(folder, jobs, mean.title, self.device, self._steps("exporting", mean.title))
+
         self._make(folder, _Record.of(variant, configs), mean.title, make)
+
+    def _steps(self, stage: str, title: str) -> StepReport:
+        """A report of the steps of a row, which ends them when the time is over."""
+
+        def report(step: Step) -> None:
+            if time.monotonic() > self.deadline:
+                raise EndedError
+            self.report(title, "progress", step.event(stage))
+
+        return report
+
+    def _warn(self, finding: Finding) -> None:
+        self.report("", "warning", {"message": str(finding)})
+
+    @contextmanager
+    def _stopping_at(self, place: Path) -> Iterator[None]:
+        """In the block, what is to be at `place` is made.
+
+        Raises:
+            StoppedError: That was ended before it was done.
+        """
+        try:
+            yield
+        except EndedError:
+            raise StoppedError(f"{place} was stopped", "run compare again to go on", self.comparison()) from None
 
     def _make(self, folder: Path, record: _Record, title: str, make_bundle: Callable[[], None]) -> None:
         done = _done(folder, self.cases)
@@ -345,24 +387,28 @@ def _data_set(out: Path, preparation: Preparation) -> Path:
     return out / (_WITH_LABELS if preparation.target_labels else _WITHOUT_LABELS)
 
 
-def _prepare(out: Path, preparation: Preparation, report: Report) -> Path:
+def _prepare(out: Path, preparation: Preparation, report: StepReport, warn: Warn) -> Path:
     """The data set in `out`, made unless it is there."""
     folder = _data_set(out, preparation)
     if not folder.exists():
-        wanted = preparation.below(Path.cwd())
-        run_preparation(
-            wanted,
-            folder,
-            lambda step: report("", "progress", step.event("preparing")),
-            lambda finding: report("", "warning", {"message": str(finding)}),
-        )
+        run_preparation(preparation.below(Path.cwd()), folder, report, warn)
     return folder
 
 
 def _train(
-    folder: Path, prepared: Path, config: TrainingConfig, device: str, time_limit_seconds: float, report: Emit
-) -> bool:
-    """Train, or go on, and export; nothing where both were done. Whether the training came to its end."""
+    folder: Path,
+    prepared: Path,
+    config: TrainingConfig,
+    device: str,
+    time_limit_seconds: float,
+    report: Emit,
+    report_export: StepReport,
+) -> None:
+    """Train, or go on, and export; nothing where both were done.
+
+    Raises:
+        EndedError: The training, or the export, ended before it was done.
+    """
     if is_job(folder / "job"):
         job = Job(folder / "job")
         if TrainingSpecification.of(job).config != config:
@@ -370,23 +416,22 @@ def _train(
     else:
         job = create_job(prepared, folder / "job", config, device)
     if (folder / "bundle").exists() and not _is_unfinished(folder):
-        return True
+        return
     # What an earlier program made of a training that was stopped must not pass for that of the whole.
     (folder / _SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     state = train(job, time_limit_seconds=time_limit_seconds, report=report)
     # A stop that came with its last iteration is one, too.
     if state is State.STOPPED or job.stop_requested:
-        return False
+        raise EndedError
     remove_remains(folder)
     export(
         job.folder,
         folder / "bundle",
         name=f"{folder.parent.name}, seed {config.seed}",
         device=device,
-        report=lambda step: report("progress", step.event("exporting")),
+        report=report_export,
     )
-    return True
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -396,7 +441,7 @@ def _is_unfinished(folder: Path) -> bool:
     return is_job(job) and Job(job).state() not in (State.FINISHED, State.QUEUED)
 
 
-def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) -> None:
+def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str, report: StepReport) -> None:
     """The bundle of the mean of several trainings' models, made unless it is there."""
     if (folder / "bundle").exists():
         return
@@ -406,7 +451,7 @@ def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str) ->
                 f"{job} is gone, and with it the model that has part in '{title}'",
                 f"leave out --ensemble, or delete {job.parent} to train it again",
             )
-    export(jobs[0], folder / "bundle", others=jobs[1:], name=title, device=device)
+    export(jobs[0], folder / "bundle", others=jobs[1:], name=title, device=device, report=report)
 
 
 def _keep_watched(folder: Path) -> None:

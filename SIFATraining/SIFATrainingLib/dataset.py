@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.files import sha256
 from SIFASegmentationLib.positions import PositionRange
@@ -30,6 +29,7 @@ from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFASegmentationLib.schema import Frozen
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task
+from SIFASegmentationLib.usual import MillilitreRange
 
 FULL_SCALE = 32767
 
@@ -58,7 +58,7 @@ class DomainEntry(Frozen):
         preprocessing: How its volumes were preprocessed.
         volumes: Its volumes, in the order of their slices.
         labelled: Whether its labels are stored.
-        structures_ml: Usual range of each structure's volume in the labelled volumes, in ml.
+        structures_ml: Usual range of each structure's volume in the labelled volumes, in ml (`usual`).
         positions_mm: Usual range of each structure's position relative to the others (`positions.py`), in mm, LPS.
     """
 

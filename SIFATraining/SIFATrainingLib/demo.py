@@ -20,6 +20,7 @@ from .console import ProgressLine, duration
 from .demo_report import SEGMENTATIONS, write_report
 from .devices import give_back_memory, inference_device
 from .export import export
+from .findings import print_warning
 from .prepare import prepare
 from .training import create_job, train
 
@@ -61,7 +62,7 @@ def demo(out: Path, *, task: str = "abdomen", device: str = "auto", seed: int = 
     window, test = CT_WINDOWS[task], out / "target" / "test"
     prepare(
         out / "source", out / "target" / "train", out / "prepared", task, size=SIZE, target_window=window, test=test,
-        report=lambda _: None,
+        warn=print_warning,
     )  # fmt: skip
 
     tables = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 from .config import TRANSLATING_METHODS, TrainingConfig, labels_target_at, main_iterations
 from .devices import make_fabric
 from .iteration import Batch
-from .loop import Model
+from .model import Model
 
 # The step is the smallest that shows what the device can do; with fewer pixels, a GPU would only wait for its driver.
 _SIDE = {"cuda": 256, "mps": 256, "cpu": 128}

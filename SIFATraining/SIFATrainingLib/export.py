@@ -36,14 +36,15 @@ from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.files import sha256, write_atomically
 from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, Job
 
-from .batches import as_slices, spread_batches
+from .batches import as_slices
 from .checkpoints import checkpoint_paths, load_checkpoint, loading_from
 from .config import TRANSLATING_METHODS, TrainingConfig, labelled_domain, segmented_domain
 from .dataset import DOMAINS, PreparedDataset
 from .devices import choose_device
-from .networks import Ensemble, Networks, reestimate_batch_norm
+from .networks import Ensemble, Networks
 from .onnx_model import ExportError, fold_batch_norm, largest_difference, to_onnx
 from .quality_calibration import calibrate_quality
+from .reestimation import reestimated
 from .specification import BASELINE_FOLDER, TrainingSpecification
 from .steps import Report, Step, say_nothing
 from .target_contrasts import measure_contrasts
@@ -102,14 +103,12 @@ def export(
     unadapted = None if baseline is None else _Trained.load(Job(baseline), weights)
     if unadapted is not None:
         _check_baseline(unadapted, trained)
-    model = _Model.of(members, place)
-    compared = None if unadapted is None else _Model.of([unadapted], place)
     name = name or f"{trained.dataset.manifest.task.name}, {trained.config.method}, {datetime.now():%d %b %Y}"
     if out.suffix.lower() != ARCHIVE_SUFFIX:
-        return _write_bundle(model, compared, out, name, report)
+        return _write_bundle(members, unadapted, place, out, name, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".") as folder:
-        bundle = _write_bundle(model, compared, Path(folder) / "bundle", name, report)
+        bundle = _write_bundle(members, unadapted, place, Path(folder) / "bundle", name, report)
         return pack_bundle(bundle.path, out)
 
 
@@ -129,15 +128,19 @@ def _check_place(out: Path) -> None:
         raise InputError(f"{out} is there, and is no bundle that could be replaced", "choose another --out")
 
 
-def _write_bundle(model: _Model, compared: _Model | None, out: Path, name: str, report: Report) -> Bundle:
-    """Make or replace the folder `out`."""
+def _write_bundle(
+    members: Sequence[_Trained], unadapted: _Trained | None, device: torch.device, out: Path, name: str, report: Report
+) -> Bundle:
+    """Make or replace the folder `out`, of a model and the one without adaptation to compare with."""
 
     def say(step: Step) -> None:
-        report(step if compared is None else replace(step, message=f"adapted model, {step.message}"))
+        report(step if unadapted is None else replace(step, message=f"adapted model, {step.message}"))
 
     def say_of_baseline(step: Step) -> None:
         report(replace(step, message=f"model without adaptation, {step.message}"))
 
+    model = _Model.of(members, device, say)
+    compared = None if unadapted is None else _Model.of([unadapted], device, say_of_baseline)
     trained = model.first
     with write_atomically(out) as partial:
         partial.mkdir(parents=True)
@@ -213,12 +216,12 @@ class _Trained:
         """Slices (n, size, size), times 32767, of the domain that the model is for."""
         return self.dataset.slices(segmented_domain(self.config))
 
-    def reestimate_batch_norm(self, device: torch.device) -> None:
+    def reestimate_batch_norm(self, device: torch.device, report: Report) -> None:
         """Give E the batch norm that it is exported with, where the training asks for another than its own."""
         if self.config.reestimate_batch_norm:
-            encoder, batches = self.networks.encoder.to(device), spread_batches(self.segmented, self.config.batch)
-            reestimate_batch_norm(encoder, (some.to(device) for some in batches))
-            encoder.to("cpu")
+            network = self.networks.segmentation_network()
+            exported = reestimated(network.to(device), self.segmented, self.config.batch, device, report=report)
+            network.to("cpu").load_state_dict(exported.state_dict())
 
     def write_weights(self, path: Path) -> None:
         """Write all networks."""
@@ -258,10 +261,10 @@ class _Model:
         return self.members[0]
 
     @classmethod
-    def of(cls, members: Sequence[_Trained], device: torch.device) -> _Model:
+    def of(cls, members: Sequence[_Trained], device: torch.device, report: Report) -> _Model:
         """With the batch norm that is exported; computed on `device`."""
         for member in members:
-            member.reestimate_batch_norm(device)
+            member.reestimate_batch_norm(device, report)
         return cls(tuple(members), device)
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,11 @@ class Finding:
 
 Warn = Callable[[Finding], None]
 """Called with findings that don't end the work but should be looked at."""
+
+
+def issue_warning(finding: Finding) -> None:
+    """For those who call the library: a warning of Python's."""
+    warnings.warn(str(finding), stacklevel=2)
 
 
 def print_warning(finding: Finding) -> None:

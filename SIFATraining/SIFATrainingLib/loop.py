@@ -8,16 +8,13 @@ saved.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import CHECKPOINTS_FOLDER, PREVIEWS_FOLDER, State
@@ -35,108 +32,26 @@ from .config import (
 )
 from .dataset import PreparedDataset
 from .devices import free_bytes, out_of_memory, processes_sharing, within_memory
-from .ema import MovingAverage
 from .initial import read_initial
-from .iteration import Batch, Iteration, Losses
-from .methods import make_iteration
+from .iteration import Batch, Losses
+from .loss_log import LossLog
+from .model import Model
 from .monitoring import Monitor
 from .networks import Networks, SegmentationNetwork
 from .pace import Pace
 from .previews import draw_preview, write_preview
-from .pseudo_labels import label_target
+from .pseudo_labels import TargetLabels, label_target
 from .reestimation import reestimated
-from .self_training import SelfTrainingIteration
-
-Emit = Callable[[str, dict[str, Any]], None]
-"""Gets kind and data of each event."""
+from .steps import Emit, EndedError, ending
 
 DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
 _WATCHED_BATCHES = 16  # For the batch norm; an export takes more, which changes the Dice by a fraction of a point.
-
-
-@dataclass
-class Model:
-    """Everything that learns, and its moving average."""
-
-    networks: Networks
-    iteration: Iteration
-    average: MovingAverage[SegmentationNetwork] | None
-    self_training: SelfTrainingIteration | None
-
-    @classmethod
-    def create(cls, classes: int, config: TrainingConfig, device: torch.device) -> Model:
-        """Fresh networks from the seed."""
-        torch.manual_seed(config.seed)
-        networks = Networks(classes, config.width, config.decoder_dropout)
-        # Not on MPS, where some of torch's versions get the gradients of such slices wrong.
-        order = torch.contiguous_format if device.type == "mps" else torch.channels_last
-        networks = networks.to(device).to(memory_format=order)  # type: ignore[call-overload]
-        average = MovingAverage(networks.segmentation_network(), config.ema_decay) if config.ema_decay else None
-        iteration, self_training = make_iteration(networks, config), None
-        if average is not None and main_iterations(config) < config.iterations:
-            self_training = SelfTrainingIteration(networks, config, iteration.players()["segmentor"], average.average)
-        return cls(networks, iteration, average, self_training)
-
-    def start_from(self, weights: bytes) -> None:
-        """Take the weights of all networks (safetensors) in place of random ones, before the first iteration."""
-        self.networks.load_state_dict(safetensors.torch.load(weights))
-        if self.average:
-            self.average.load_state_dict(self.networks.segmentation_network().state_dict())
-
-    def exported(self) -> SegmentationNetwork:
-        """E and C1 as they are exported: their moving average, where there is one."""
-        return self.average.average if self.average else self.networks.segmentation_network()
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
-        return {
-            "networks": self.networks.state_dict(),
-            "iteration": self.iteration.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.networks.load_state_dict(state["networks"])
-        self.iteration.load_state_dict(state["iteration"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
 
 
 def learning_rate(config: TrainingConfig, done: int) -> float:
     """Of the iteration after `done` others: constant, then falling to 0 in a straight line."""
     falling = config.decay_share * config.iterations
     return config.learning_rate * min(1.0, (config.iterations - done) / max(falling, 1.0))
-
-
-@dataclass
-class _LossLog:
-    """Losses of the iterations since the last report, left on the device until then."""
-
-    names: list[str] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
-
-    def add(self, losses: Losses) -> None:
-        self.names = list(losses)
-        self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
-
-    def flush(self, iteration: int) -> dict[str, float]:
-        """Means by name over the rows so far, the last of which is `iteration` (counted from 1), and the processes.
-
-        Raises:
-            InputError: A loss was not finite, in whichever process; names it and its first iteration.
-        """
-        values = distributed.average([torch.stack(self.rows)])[0].cpu()
-        self.rows.clear()
-        bad = torch.nonzero(~torch.isfinite(values))
-        if len(bad):
-            row, column = (int(index) for index in bad[0])
-            first = iteration - len(values) + row + 1
-            raise InputError(
-                f"The loss '{self.names[column]}' was not a number at iteration {first}",
-                "start a new training with the setting precision=float32, or with a lower learning_rate",
-            )
-        return dict(zip(self.names, values.mean(0).tolist(), strict=True))
 
 
 class Loop:
@@ -159,12 +74,16 @@ class Loop:
             fabric: Where, launched.
             folder: Of `checkpoints` and `previews`; a training goes on from the last checkpoint there.
             emit: Gets losses, progress, previews, scores of the monitor volumes, and warnings.
-            must_end: Asked before each iteration whether to save and end.
+            must_end: Asked whether to save and end: before each iteration, and each volume or batch of what is done
+                between two of them.
             initial: Bundle whose weights the networks start with; random ones unless given.
         """
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
         self.must_end, self.initial = must_end, initial
         self.pseudo_labels: NDArray[np.uint8] | None = None
+        # What ended before it was done: labels to come of this iteration, and a score of the monitor volumes.
+        self.begun_labels: TargetLabels | None = None
+        self.owes_score = False
         share = DATA_SHARE / processes_sharing(fabric.device)
         self.batches = within_memory(lambda: self._batches(share * free_bytes(fabric.device)), self._too_full)
 
@@ -193,28 +112,43 @@ class Loop:
             _, weights = read_initial(self.initial, self.dataset.manifest.task, config)
             model.start_from(weights)
         preview, monitor = self.batches.preview(), self._monitor()
-        losses = _LossLog()
+        losses = LossLog()
         pace = Pace(config, done)
-        while done < config.iterations:
-            if distributed.any_process(self.must_end(), self.fabric.device):
-                # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
-                self._report(losses, done, pace)
-                self._checkpoint(model, done, last=True)
-                return State.STOPPED
-            losses.add(self._step(model, done))
-            done += 1
-            last = done == config.iterations
-            saves = last or done % config.checkpoint_every == 0
-            # The last part has other losses, which can't be averaged with those before.
-            if saves or done % config.log_every == 0 or done == main_iterations(config):
-                self._report(losses, done, pace)
-            if last or done % config.preview_every == 0:
-                self._preview(model.networks, preview, done)
-            if monitor is not None and (last or done % config.monitor_every == 0):
+        try:
+            if monitor is not None and self.owes_score:
                 self._watch(model, monitor, done)
-            if saves:
-                self._checkpoint(model, done, last=last)
+                self._checkpoint(model, done, last=False)
+            while done < config.iterations:
+                self._end_if_asked()
+                if model.average is not None and labels_target_at(config, done):
+                    self._label_target(model.average.average)
+                losses.add(self._step(model, done))
+                done += 1
+                last = done == config.iterations
+                saves = last or done % config.checkpoint_every == 0
+                # The last part has other losses, which can't be averaged with those before.
+                if saves or done % config.log_every == 0 or done == main_iterations(config):
+                    self._report(losses, done, pace)
+                if last or done % config.preview_every == 0:
+                    self._preview(model.networks, preview, done)
+                if monitor is not None and (last or done % config.monitor_every == 0):
+                    self._watch(model, monitor, done)
+                if saves:
+                    self._checkpoint(model, done, last=last)
+        except EndedError:
+            # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
+            self._report(losses, done, pace)
+            self._checkpoint(model, done, last=True)
+            return State.STOPPED
         return State.FINISHED
+
+    def _all_must_end(self) -> bool:
+        """Whether to save and end, agreed by all processes; each has to ask as often as the others."""
+        return distributed.any_process(self.must_end(), self.fabric.device)
+
+    def _end_if_asked(self) -> None:
+        if self._all_must_end():
+            raise EndedError
 
     def _start(self) -> tuple[Model, int]:
         """The networks as the last checkpoint has them, or fresh ones, and the iterations behind them."""
@@ -244,8 +178,6 @@ class Loop:
                 player.set_learning_rate(learning_rate(config, done))
         if model.self_training is not None and done >= main_iterations(config):
             step = model.self_training.step
-        if model.average is not None and labels_target_at(config, done):
-            self._label_target(model.average.average)
 
         def learn() -> Losses:
             seed_iteration(config.seed, done, self.fabric.global_rank)
@@ -282,20 +214,30 @@ class Loop:
         return within_memory(learn, lambda: self._batch_too_large(model))
 
     def _label_target(self, teacher: SegmentationNetwork) -> None:
-        """Have a teacher label the target's slices, which self-training learns from now on."""
+        """Have a teacher label the target's slices, which self-training learns from now on.
 
-        def label() -> None:
+        Raises:
+            EndedError: It must end before all are labelled.
+        """
+
+        def label() -> TargetLabels:
             with self.fabric.autocast():
-                labels = label_target(teacher, self.dataset, self.config, self.fabric.device)
-            self._set_pseudo_labels(labels)
+                return label_target(
+                    teacher, self.dataset, self.config, self.fabric.device, self.begun_labels, self._all_must_end
+                )
 
-        within_memory(
+        labels = within_memory(
             label,
             lambda: InputError(
                 "The memory does not hold the largest of the target volumes while self-training labels it",
                 "free some and resume, or start a new training with --set self_training.labellings=0 or a smaller size",
             ),
         )
+        if labels.volumes < len(self.dataset.entry("target").volumes):
+            self.begun_labels = labels
+            raise EndedError
+        self.begun_labels = None
+        self._set_pseudo_labels(labels.slices)
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""
@@ -351,6 +293,9 @@ class Loop:
                 model.load_state_dict(state["model"])
             if "pseudo_labels" in state:
                 self._set_pseudo_labels(state["pseudo_labels"].cpu().numpy())
+            if "begun_labels" in state:
+                self.begun_labels = TargetLabels(state["begun_labels"].cpu().numpy(), state["begun_volumes"])
+            self.owes_score = state.get("owes_score", False)
             return int(state["done"])
         return 0
 
@@ -358,9 +303,12 @@ class Loop:
         if self.fabric.global_rank > 0:
             return
         try:
-            state: dict[str, Any] = {"done": done, "model": model.state_dict()}
+            state: dict[str, Any] = {"done": done, "model": model.state_dict(), "owes_score": self.owes_score}
             if self.pseudo_labels is not None:
                 state["pseudo_labels"] = torch.from_numpy(self.pseudo_labels)
+            if self.begun_labels is not None:
+                state["begun_labels"] = torch.from_numpy(self.begun_labels.slices)
+                state["begun_volumes"] = self.begun_labels.volumes
             save_checkpoint(self.folder / CHECKPOINTS_FOLDER, done, state)
         except CheckpointError as error:
             # The last checkpoint of a run must be there; until then the disk may be emptied.
@@ -368,7 +316,7 @@ class Loop:
                 raise InputError(error.problem, f"{error.advice}, then resume the job") from error
             self._say("warning", message=f"{error} Training continues; the previous checkpoint is kept.")
 
-    def _report(self, losses: _LossLog, done: int, pace: Pace) -> None:
+    def _report(self, losses: LossLog, done: int, pace: Pace) -> None:
         """Losses and progress after `done` iterations."""
         if not losses.rows:
             return
@@ -406,18 +354,26 @@ class Loop:
         return Monitor(self.dataset, self.config.batch, self.fabric.device)
 
     def _watch(self, model: Model, monitor: Monitor, done: int) -> None:
-        """Tell the Dice that the model would have if it were exported now; all processes take part."""
-        config = self.config
+        """Tell the Dice that the model would have if it were exported now; all processes take part.
 
-        def dice() -> dict[str, float]:
+        Raises:
+            EndedError: It must end before that is known, which is owed then.
+        """
+        config, device = self.config, self.fabric.device
+
+        def dice() -> dict[str, float] | None:
             network = model.exported()
             if config.reestimate_batch_norm:
                 slices, count = self.dataset.slices(segmented_domain(config)), _WATCHED_BATCHES * config.batch
-                network = reestimated(network, slices, config.batch, self.fabric.device, count)
-            return monitor.dice(network) if self.fabric.global_rank == 0 else {}
+                network = reestimated(network, slices, config.batch, device, count, ending(self._all_must_end))
+            return monitor.dice(network, self.must_end) if self.fabric.global_rank == 0 else {}
 
+        self.owes_score = True
         with self.fabric.autocast():
             told = within_memory(dice, self._too_full)
+        if distributed.any_process(told is None, device):
+            raise EndedError
+        self.owes_score = False
         if self.fabric.global_rank == 0:
             self._say("monitor", iteration=done, dice=told)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ class Monitor:
         self._batch, self._device = batch, device
 
     @torch.no_grad()
-    def dice(self, network: nn.Module) -> dict[str, float]:
+    def dice(self, network: nn.Module, must_end: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
         """Return the Dice of each structure, by name, and their mean as `mean`.
 
         The Dice of each volume, over all its slices together, is averaged over the volumes. Volumes with a structure
@@ -40,17 +42,22 @@ class Monitor:
 
         Args:
             network: Maps slices (b, 1, H, W) to class probabilities (b, K, H, W); its mode is restored afterwards.
+            must_end: Asked before each volume whether to stop.
 
         Returns:
-            Dice in [0, 1]; empty if no structure has one.
+            Dice in [0, 1]; empty if no structure has one, None if it had to end before all volumes were scored.
         """
         was_training = network.training
         network.eval()
+        scores = []
         try:
-            scores = np.stack([self._volume_dice(network, volume.start, volume.stop) for volume in self._volumes])
+            for volume in self._volumes:
+                if must_end():
+                    return None
+                scores.append(self._volume_dice(network, volume.start, volume.stop))
         finally:
             network.train(was_training)
-        columns = zip(self._names, scores.T, strict=True)
+        columns = zip(self._names, np.stack(scores).T, strict=True)
         dice = {name: float(np.nanmean(column)) for name, column in columns if not np.isnan(column).all()}
         return {**dice, "mean": float(np.mean(list(dice.values())))} if dice else {}
 

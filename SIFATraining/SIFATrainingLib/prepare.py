@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
-from SIFASegmentationLib.contrasts import USUAL_PERCENTILES
-from SIFASegmentationLib.doubts import MillilitreRange
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import check_can_write, remove_remains, write_atomically
@@ -28,7 +26,7 @@ from SIFASegmentationLib.heartbeat import heartbeat, is_alive
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import FULL_RANGE, ROBUST_RANGE, estimate_intensity_range
 from SIFASegmentationLib.labelmaps import Labels, coding_named, read_labels, structures_ml
-from SIFASegmentationLib.positions import PositionRange, positions_mm
+from SIFASegmentationLib.positions import positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
     choose_spacing,
@@ -40,6 +38,7 @@ from SIFASegmentationLib.preprocessing import (
 from SIFASegmentationLib.schema import Frozen
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task, load_task
+from SIFASegmentationLib.usual import position_ranges, volume_ranges
 from SIFASegmentationLib.volumes import Triple, Volume
 
 from .dataset import (
@@ -54,13 +53,13 @@ from .dataset import (
 from .findings import (
     Warn,
     beyond_grid,
+    issue_warning,
     looks_like_labelmap,
     lost_labels,
     never_labelled,
-    print_warning,
     unused_volumes,
 )
-from .steps import Report, Step
+from .steps import Report, Step, say_nothing
 
 
 class Preparation(Frozen):
@@ -220,8 +219,8 @@ def prepare(
     out: str | Path,
     task: str | Task = "abdomen",
     *,
-    report: Report = print,
-    warn: Warn = print_warning,
+    report: Report = say_nothing,
+    warn: Warn = issue_warning,
     **settings: Any,
 ) -> PreparedManifest:
     """Read both domains and write the prepared data set `out`, whole or not at all.
@@ -243,7 +242,7 @@ def prepare(
 
 
 def run_preparation(
-    preparation: Preparation, out: str | Path, report: Report = print, warn: Warn = print_warning
+    preparation: Preparation, out: str | Path, report: Report = say_nothing, warn: Warn = issue_warning
 ) -> PreparedManifest:
     """Prepare a data set as `prepare` does, from a `Preparation`."""
     out, task = Path(out), preparation.loaded_task()
@@ -419,32 +418,9 @@ class _Writer:
             preprocessing=self.preprocessing,
             volumes=tuple(entries),
             labelled=self.reader is not None,
-            structures_ml=_ranges(volumes_ml),
-            positions_mm=_position_ranges(positions),
+            structures_ml=volume_ranges(volumes_ml),
+            positions_mm=position_ranges(positions),
         )
-
-
-def _ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
-    """Return the range of each structure's size in ml, in most of the volumes that have it.
-
-    One shrunken kidney does not make such kidneys usual, nor do volumes without a spleen make it usual to have none.
-    """
-    ranges = {}
-    for name in volumes_ml[0] if volumes_ml else {}:
-        if there := [one[name] for one in volumes_ml if one[name] > 0]:
-            low, high = np.percentile(there, USUAL_PERCENTILES)
-            ranges[name] = (float(low), float(high))
-    return ranges
-
-
-def _position_ranges(volumes: Sequence[Mapping[str, Triple]]) -> dict[str, PositionRange]:
-    """Return the range of each structure's position in mm, axis by axis, in most of the volumes with positions."""
-    ranges = {}
-    known = [one for one in volumes if one]
-    for name in known[0] if known else {}:
-        low, high = np.percentile([one[name] for one in known], USUAL_PERCENTILES, axis=0).tolist()
-        ranges[name] = (tuple(low), tuple(high))
-    return ranges
 
 
 def _write_zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> None:

@@ -9,7 +9,8 @@ C1, trained on these labels, make the next ones better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from SIFASegmentationLib.pipeline import in_threads
 from . import distributed
 from .batches import as_slices
 from .config import SelfTrainingSettings, TrainingConfig
-from .dataset import PreparedDataset
+from .dataset import PreparedDataset, VolumeEntry
 from .devices import free_bytes, processes_sharing
 from .losses import IGNORED
 from .networks import SegmentationNetwork
 from .reestimation import reestimated
+from .steps import ending
 from .whole_volumes import as_segmented, grid_spacing
 
 _LEAST = 0.5  # Probability of a class that may count; the confidence, should that be lower.
@@ -35,11 +37,33 @@ _BYTES = 20  # Of memory for each of these, at the most: themselves, and what is
 _MEMORY_SHARE = 0.5  # Of the free memory, for all threads.
 
 
+@dataclass(frozen=True)
+class TargetLabels:
+    """Labels of the target's slices, of all or of the first volumes.
+
+    Attributes:
+        slices: Labels (n, size, size), `IGNORED` where they are in doubt; of no meaning in volumes not labelled yet.
+        volumes: How many of the target's volumes are labelled.
+    """
+
+    slices: NDArray[np.uint8]
+    volumes: int
+
+
+_Predicted = tuple[VolumeEntry, NDArray[np.float32], NDArray[np.float32]]
+"""A volume, the teacher's probabilities (n, K, size, size) and the slices (n, size, size) themselves."""
+
+
 @torch.no_grad()
 def label_target(
-    teacher: SegmentationNetwork, dataset: PreparedDataset, config: TrainingConfig, device: torch.device
-) -> NDArray[np.uint8]:
-    """Labels (n, size, size) of all slices of the target, `IGNORED` where they are in doubt.
+    teacher: SegmentationNetwork,
+    dataset: PreparedDataset,
+    config: TrainingConfig,
+    device: torch.device,
+    begun: TargetLabels | None = None,
+    must_end: Callable[[], bool] = lambda: False,
+) -> TargetLabels:
+    """Label the target's volumes, or go on with that, up to the last one or until it must end.
 
     Of many processes each labels its share of the volumes, and all get the labels of all.
 
@@ -48,27 +72,42 @@ def label_target(
         dataset: Its target slices are read, and nothing else of the target.
         config: Its batch and `self_training`.
         device: Of the teacher.
+        begun: What the same teacher had labelled when it had to end.
+        must_end: Asked before each volume, by all processes equally often; must say the same in all.
+
+    Raises:
+        EndedError: It had to end before the first volume, while the batch norm was averaged.
     """
     slices, entry = dataset.slices("target"), dataset.entry("target")
-    asked = reestimated(teacher, slices, config.batch, device).eval()
+    asked = reestimated(teacher, slices, config.batch, device, report=ending(must_end)).eval()
     spacing, parts = grid_spacing(entry.preprocessing), dataset.manifest.task.parts
-    mine = entry.volumes[distributed.rank() :: distributed.world_size()]
-
-    def predictions() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        for volume in mine:
-            images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
-            probable = torch.cat([asked(some.to(device)).cpu() for some in images.split(config.batch)])
-            yield probable.numpy(), images[:, 0].numpy()
-
-    def label(predicted: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.uint8]:
-        return label_volume(*predicted, spacing, parts, config.self_training)
-
     labels = np.zeros(slices.shape, np.uint8)
+    done = first = begun.volumes if begun is not None else 0
+
+    def predictions() -> Iterator[_Predicted]:
+        nonlocal done
+        # A volume for each process at a time; one that gets none of the last asks whether to end all the same.
+        while done < len(entry.volumes) and not must_end():
+            mine = entry.volumes[done : done + distributed.world_size()][distributed.rank() :][:1]
+            done = min(done + distributed.world_size(), len(entry.volumes))
+            for volume in mine:
+                images = as_slices(torch.from_numpy(np.array(slices[volume.start : volume.stop])))
+                probable = torch.cat([asked(some.to(device)).cpu() for some in images.split(config.batch)])
+                yield volume, probable.numpy(), images[:, 0].numpy()
+
+    def label(predicted: _Predicted) -> tuple[VolumeEntry, NDArray[np.uint8]]:
+        volume, probable, images = predicted
+        return volume, label_volume(probable, images, spacing, parts, config.self_training)
+
     # While a GPU predicts, a volume can be decided about, whatever torch's own threads are.
     threads = min(_THREADS, max(torch.get_num_threads(), 1 if device.type == "cpu" else 2), _fitting(dataset))
-    for volume, of_volume in zip(mine, in_threads(label, predictions(), threads), strict=True):
+    for volume, of_volume in in_threads(label, predictions(), threads):
         labels[volume.start : volume.stop] = of_volume
-    return distributed.sum_of(labels, device)
+    labels = distributed.sum_of(labels, device)
+    if begun is not None:
+        before = slice(entry.volumes[first].start)
+        labels[before] = begun.slices[before]
+    return TargetLabels(labels, done)
 
 
 def _fitting(dataset: PreparedDataset) -> int:

@@ -9,6 +9,8 @@ tend to be too low rather than too high.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from SIFASegmentationLib.calibration import CalibrationCase, QualityCalibration, fit_calibration
 from SIFASegmentationLib.quality import ExpectedDice
 from SIFASegmentationLib.segmentation_options import Domain
+from SIFASegmentationLib.structures import Task
 
 from .batches import as_slices
 from .corruptions import corrupted
@@ -56,6 +59,7 @@ def calibrate_quality(
         given = [as_slices(torch.from_numpy(np.array(slices[part]))).to(device) for part in parts]
         drawn = given if generator is None else [generator(some) for some in given]
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
+        truth = labels[np.concatenate(parts)]
         # A corruption for each volume in turn, and each in another strength.
         for strength in _STRENGTHS:
             shown = _corrupted(drawn, labelled_as, number, strength)
@@ -64,17 +68,28 @@ def calibrate_quality(
             # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
             found, decided = as_segmented(probabilities, images, spacing, task.parts)
-            expected = _expected_dice(decided)
-            overlap, predicted, truth = _counts(found, labels[np.concatenate(parts)], dataset.classes)
-            for structure in task.structures:
-                value = structure.value
-                if size := predicted[value] + truth[value]:
-                    known.append(
-                        CalibrationCase(
-                            structure.name, number, float(expected[value - 1]), float(2 * overlap[value] / size)
-                        )
-                    )
+            known += _cases(number, decided, found, truth, task)
     return fit_calibration(known, len(samples) * len(_STRENGTHS)) if known else None
+
+
+def _cases(
+    number: int, decided: NDArray[np.float32], found: NDArray[np.uint8], truth: NDArray[np.uint8], task: Task
+) -> Iterator[CalibrationCase]:
+    """Expected and true Dice of the structures that are found in a volume, or are there.
+
+    Args:
+        number: Of the volume.
+        decided, found: Probabilities (n, K, H, W) and labels (n, H, W), as of `as_segmented`.
+        truth: The true labels (n, H, W).
+        task: Names the structures.
+    """
+    expected = _expected_dice(decided)
+    overlap, predicted, true = _counts(found, truth, decided.shape[1])
+    for structure in task.structures:
+        value = structure.value
+        if size := predicted[value] + true[value]:
+            dice = float(2 * overlap[value] / size)
+            yield CalibrationCase(structure.name, number, float(expected[value - 1]), dice)
 
 
 def _expected_dice(decided: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,16 +1,19 @@
-"""E with the batch norm that it is exported with, while a training goes on."""
+"""E with the batch norm that it is exported with."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from . import distributed
 from .batches import SPREAD_SLICES, spread_batches
 from .networks import SegmentationNetwork, reestimate_batch_norm
+from .steps import Report, Step, say_nothing
 
 
 @torch.no_grad()
@@ -20,6 +23,7 @@ def reestimated(
     batch: int,
     device: torch.device,
     count: int = SPREAD_SLICES,
+    report: Report = say_nothing,
 ) -> SegmentationNetwork:
     """A copy of E and C1 whose E normalises by averages over slices that are spread over a domain.
 
@@ -32,8 +36,16 @@ def reestimated(
         batch: Slices at a time, of each process.
         device: Where to compute.
         count: About so many slices are enough.
+        report: Told of each batch; of many processes in each alike.
     """
     copied = copy.deepcopy(network)
-    batches = spread_batches(slices, batch * distributed.world_size(), count)
-    reestimate_batch_norm(copied.encoder, (distributed.share_of(some).to(device) for some in batches))
+    of_all, total = batch * distributed.world_size(), min(count, len(slices))
+
+    def shares() -> Iterator[Tensor]:
+        for number, some in enumerate(spread_batches(slices, of_all, count)):
+            seen = number * of_all
+            report(Step(seen, total, f"averaging the batch norm, {seen} of {total} slices"))
+            yield distributed.share_of(some).to(device)
+
+    reestimate_batch_norm(copied.encoder, shares())
     return copied

@@ -35,3 +35,21 @@ Report = Callable[[Step], None]
 
 def say_nothing(_: Step) -> None:
     """Ignore the step: the report of callers that don't show progress."""
+
+
+Emit = Callable[[str, dict[str, Any]], None]
+"""Gets kind and data of each event of a job."""
+
+
+class EndedError(Exception):
+    """Raised by a report to end the work before it is done: somebody asked for that, or its time is over."""
+
+
+def ending(must_end: Callable[[], bool]) -> Report:
+    """A report that ends the work with an `EndedError` as soon as `must_end` says so."""
+
+    def report(_: Step) -> None:
+        if must_end():
+            raise EndedError
+
+    return report

@@ -31,15 +31,13 @@ from .config import TrainingConfig, baseline_config, labelled_domain
 from .dataset import DOMAINS, PreparedDataset
 from .findings import Finding
 from .initial import read_initial
+from .interruption import interrupt_postponed
 from .prepare import Preparation, run_preparation
 from .specification import BASELINE_FOLDER, KIND, PREPARED_FOLDER, InitialModel, TrainingSpecification
-from .steps import Step
+from .steps import Emit, EndedError, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Report = Callable[[str, dict[str, Any]], None]
-"""Gets kind and data of each event, beside the events file."""
 
 _SECONDS_TO_WAIT = 60  # For the first of several processes to appear.
 
@@ -132,16 +130,20 @@ def train(
     job: Job,
     *,
     time_limit_seconds: float = math.inf,
-    report: Report | None = None,
+    report: Emit | None = None,
     must_stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
+
+    Ctrl-C in a script or a notebook is a stop as well, a `KeyboardInterrupt` once the job is saved; pressed again, it
+    ends the training at once.
 
     Args:
         job: From `create_job` or `create_training_job`. Started by `torchrun`, all processes call this.
         time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
         report: Called with each event's kind and data, in the first process.
-        must_stop: Asked before each iteration whether to save and end, as the job's own request does.
+        must_stop: Asked whether to save and end, as the job's own request does: before each iteration, and each volume
+            or batch of what comes before, between and after them.
 
     Returns:
         `FINISHED` or `STOPPED`.
@@ -149,6 +151,7 @@ def train(
     Raises:
         InputError: Another process works on the job, a volume can't be used, the data set has changed, a loss is not
             a number, or memory does not suffice.
+        KeyboardInterrupt: Ctrl-C was pressed, and nobody but Python handles it.
     """
     specification = TrainingSpecification.of(job)
     if job.state() is State.FINISHED and (not specification.export or is_bundle(job.folder / BUNDLE_FOLDER)):
@@ -156,22 +159,10 @@ def train(
         if is_first_process():
             job.withdraw_stop()
         return State.FINISHED
-    run = _Run(job, specification, time.monotonic() + time_limit_seconds, report, must_stop)
-    if not is_first_process():
-        return run.follow()
-    # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
-    starts = job.state() is State.QUEUED
-    with job.at_work():
-        if not starts:
-            job.withdraw_stop()
-        run.emit_state(State.PREPARING)
-        state = run.lead()
-        run.emit_state(state)
-    return state
-
-
-class _EndedError(Exception):
-    """The preparation or the export was stopped, or its time is over."""
+    deadline = time.monotonic() + time_limit_seconds
+    with interrupt_postponed() as interrupted:
+        run = _Run(job, specification, deadline, report, lambda: must_stop() or interrupted())
+        return run.lead() if is_first_process() else run.follow()
 
 
 class _Run:
@@ -182,20 +173,31 @@ class _Run:
         job: Job,
         specification: TrainingSpecification,
         deadline: float,
-        report: Report | None,
+        report: Emit | None,
         must_stop: Callable[[], bool],
     ) -> None:
         self.job, self.specification, self.deadline, self.report = job, specification, deadline, report
         self.must_stop = must_stop
 
     def lead(self) -> State:
-        """The first process: everything."""
+        """The first process: everything, at work on the job."""
+        # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
+        starts = self.job.state() is State.QUEUED
+        with self.job.at_work():
+            if not starts:
+                self.job.withdraw_stop()
+            self.emit_state(State.PREPARING)
+            state = self._do_all()
+            self.emit_state(state)
+        return state
+
+    def _do_all(self) -> State:
         try:
             self._prepare()
             state = self._train()
             if state is State.FINISHED and self.specification.export:
                 self._export()
-        except _EndedError:
+        except EndedError:
             return State.STOPPED
         return state
 
@@ -243,7 +245,7 @@ class _Run:
 
     def _report_step(self, stage: str, step: Step) -> None:
         if self.must_end():
-            raise _EndedError
+            raise EndedError
         self.emit("progress", step.event(stage))
 
     def _train(self) -> State:
@@ -275,7 +277,7 @@ class _Run:
         initial = specification.initial.folder if specification.initial is not None else None
         return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
 
-    def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Report) -> State:
+    def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Emit) -> State:
         """The training without adaptation: a job within this one, which shows its events but for its states."""
         folder = self.job.folder / BASELINE_FOLDER
         specification = self.specification
@@ -303,7 +305,7 @@ class _Run:
         fabric: Fabric,
         folder: Path,
         config: TrainingConfig,
-        emit: Report,
+        emit: Emit,
         initial: Path | None = None,
         must_end: Callable[[], bool] | None = None,
     ) -> State:
@@ -356,7 +358,7 @@ def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
     return Job.create(folder, KIND, nested.model_dump(mode="json"))
 
 
-def _staged(emit: Report, stage: str, folder: str = "") -> Report:
+def _staged(emit: Emit, stage: str, folder: str = "") -> Emit:
     """`emit`, told which stage the numbers and pictures are of, and in which folder the files of the events lie."""
 
     def emit_staged(kind: str, data: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from SIFATrainingLib.config import make_config
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.devices import describe_device, make_fabric
 from SIFATrainingLib.estimate import wait
-from SIFATrainingLib.loop import Model
+from SIFATrainingLib.model import Model
 
 VOLUMES = 20  # Number per domain.
 VOXELS = (100, 512, 512)

@@ -29,7 +29,7 @@ from torch import multiprocessing as mp
 
 from SIFATrainingLib.config import make_config
 from SIFATrainingLib.devices import describe_device
-from SIFATrainingLib.loop import Model
+from SIFATrainingLib.model import Model
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from SIFATrainingLib.config import TrainingConfig, make_config
 from SIFATrainingLib.devices import computes_in_bfloat16, describe_device, make_fabric
 from SIFATrainingLib.estimate import wait
 from SIFATrainingLib.iteration import Batch
-from SIFATrainingLib.loop import Model
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.networks import InstanceNorm, Networks
 
 CLASSES = 5

@@ -45,6 +45,7 @@ def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
         done = sifa(*step, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         printed[step[0]] = done.stdout
+    assert "target, resampling 2 of 2" in printed["prepare"]
     assert "slices, axial, 32 x 32" in printed["prepare"]
     assert "iteration 4 of 4" in printed["train"]
     assert "left" in printed["train"]

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quick import QUICK
+from SIFASegmentationLib import usual
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.cohorts import Case
 from SIFASegmentationLib.errors import InputError
@@ -77,6 +78,12 @@ def keep(out: Path, kept: Path, *rows: str) -> Path:
         for name in ("scores.json", "settings.json"):
             shutil.copy(out / row / "seed_0" / name, folder)
     return kept
+
+
+def keep_data_set(out: Path, kept: Path) -> None:
+    """The data set of the folder `out` in `kept` as well."""
+    shutil.copytree(out / "prepared", kept / "prepared")
+    shutil.copy(out / "prepared.json", kept)
 
 
 def titles(comparison: Comparison) -> list[str]:
@@ -451,6 +458,7 @@ def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
 ) -> None:
     """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit, and the same
     bundle, with all that it says of estimates, of volumes and of places."""
+    monkeypatch.setattr(usual, "FEWEST", 2)
     monkeypatch.setattr(module, "_score", lambda *_: result("sifa", 0, (0.5, 0.5)).table)
     if not exported:
         monkeypatch.setattr(module, "export", lambda *_, **__: None)
@@ -584,6 +592,7 @@ def test_a_row_that_was_stopped_has_no_scores_and_goes_on(
     why: str, finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
 ) -> None:
     out = keep(finished[0], tmp_path / "out", "without_adaptation")
+    keep_data_set(finished[0], out)
     folder = out / "sifa" / "seed_0"
 
     def ask(title: str, kind: str, data: dict[str, Any]) -> None:
@@ -626,10 +635,28 @@ def test_the_time_limit_is_that_of_the_whole_call(
     assert 100 > limits[0] > limits[1] > 0
 
 
+def test_the_time_limit_ends_an_export_and_a_preparation(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoppedError, match=r"out.prepared was stopped: run compare again to go on\."):
+        run(tmp_path / "out", volumes, ("sifa",), time_limit_seconds=0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prepared.json"]
+    out = shutil.copytree(finished[0], tmp_path / "kept")
+    folder = out / "sifa" / "seed_0"
+    shutil.rmtree(folder / "bundle")
+    (folder / "scores.json").unlink()
+    with pytest.raises(StoppedError, match=r"seed_0.job was stopped"):
+        run(out, volumes, ("sifa",), time_limit_seconds=0)
+    assert not (folder / "bundle").exists()
+    run(out, volumes, ("sifa",))
+    assert (folder / "bundle").exists()
+
+
 def test_the_rows_before_one_that_was_stopped_have_their_report(
     finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
 ) -> None:
     out = keep(finished[0], tmp_path / "out", "without_adaptation", "supervised")
+    keep_data_set(finished[0], out)
     small = ["--size", "32", "--width", "0.0625", "--batch", "2", "--device", "cpu"]
     given = ["--source", volumes / "mr", "--target", volumes / "ct", "--hold-out", "abdomen_ct_002", "--out", out]
     ended = CliRunner().invoke(app, ["compare", *map(str, given), *small, "--row", "sifa", "--time-limit", "0s"])

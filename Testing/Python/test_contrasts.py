@@ -89,7 +89,7 @@ class ByBrightness(torch.nn.Module):
 def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = PreparedDataset(prepared)
     assert measure_contrasts(ByBrightness(), dataset) == {}
-    monkeypatch.setattr(contrasts, "_FEWEST", 2)
+    monkeypatch.setattr(contrasts, "FEWEST", 2)
     told: list[str] = []
     ranges = measure_contrasts(ByBrightness(), dataset, report=lambda step: told.append(step.message))
     assert list(ranges) == ["liver"]
@@ -103,7 +103,7 @@ def test_contrasts_are_measured_on_the_unlabelled_volumes(prepared: Path, monkey
 def test_only_an_adapted_model_knows_the_contrasts(
     prepared: Path, finished_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contrasts, "_FEWEST", 2)
+    monkeypatch.setattr(contrasts, "FEWEST", 2)
     assert export(finished_job, tmp_path / "adapted").manifest.contrasts
     job = create_job(prepared, tmp_path / "job", quick_config(method="without_adaptation"), "cpu")
     train(job)

@@ -20,7 +20,7 @@ from SIFATrainingLib.devices import choose_device, unusable_gpu
 from SIFATrainingLib.distributed import leave
 from SIFATrainingLib.export import export
 from SIFATrainingLib.iteration import Batch, Losses
-from SIFATrainingLib.loop import Model
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.training import create_job, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")

@@ -122,6 +122,14 @@ def test_a_segmentation_that_slicer_cropped_is_put_back_into_place(
     assert np.array_equal(put_back, whole)
 
 
+def test_the_library_prints_nothing_and_warns_as_python_does(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(UserWarning, match="2 of 2 fields of view are larger than the grid"):
+        prepare(cohort / "mr", cohort / "ct", tmp_path / "out", size=32, spacing=1.0)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_grid_that_holds_no_body_is_told(cohort: Path, tmp_path: Path) -> None:
     """As when somebody gives the spacing to which another program resamples."""
     told: list[Finding] = []

@@ -18,8 +18,9 @@ from SIFATrainingLib.batch_norm import _Normalise
 from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.distributed import is_same_everywhere, leave
-from SIFATrainingLib.loop import Model, _LossLog
+from SIFATrainingLib.loss_log import LossLog
 from SIFATrainingLib.methods import make_iteration
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.networks import Networks
 from SIFATrainingLib.players import Player
 
@@ -151,8 +152,8 @@ def test_a_loss_that_is_no_number_in_another_process_ends_all(monkeypatch: pytes
         theirs = torch.tensor([[3.0, 1.0], [3.0, float("nan")]])
         return [(ours + theirs) / 2]
 
-    monkeypatch.setattr("SIFATrainingLib.loop.distributed.average", average)
-    log = _LossLog()
+    monkeypatch.setattr("SIFATrainingLib.loss_log.distributed.average", average)
+    log = LossLog()
     log.add({"cycle": torch.tensor(1.0), "segmentation": torch.tensor(2.0)})
     log.add({"cycle": torch.tensor(1.0), "segmentation": torch.tensor(2.0)})
     with pytest.raises(InputError, match="'segmentation' was not a number at iteration 12"):

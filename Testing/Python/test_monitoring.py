@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from quick import final_state, quick_config, silent, tensors
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume, write_volume
-from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.volumes import Volume
 from SIFATrainingLib.batches import as_slices
 from SIFATrainingLib.dataset import PreparedDataset
@@ -143,6 +144,25 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
     last = job.last("monitor")
     assert last is not None
     assert last.data["dice"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("within", ["batch norm", "monitor set"])
+def test_a_stop_while_it_watches_is_honoured_and_no_score_is_lost(monitored: Path, tmp_path: Path, within: str) -> None:
+    config = quick_config(iterations=4, monitor_every=4)
+    jobs = [create_job(monitored, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
+    # It is asked before four iterations, each batch of slices and each monitor volume.
+    batches = len(range(0, min(32, len(PreparedDataset(monitored).slices("target"))), 2))
+    stop_at, asks = {"batch norm": 4 + 1, "monitor set": 4 + batches}[within], itertools.count()
+    assert train(jobs[1], must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
+    assert next(asks) == stop_at + 1
+    assert jobs[1].last("monitor") is None
+    assert [train(job) for job in jobs] == [State.FINISHED] * 2
+    one, other = (final_state(job) for job in jobs)
+    assert not other["owes_score"]
+    assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+    told = [[event.data for event in job.events()[0] if event.kind == "monitor"] for job in jobs]
+    assert len(told[0]) == 1
+    assert told[0] == told[1]
 
 
 def test_a_patient_of_the_source_or_of_the_test_set_does_not_watch(cohort: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from SIFATrainingLib.checkpoints import checkpoint_paths
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.estimate import measure
 from SIFATrainingLib.findings import Finding
-from SIFATrainingLib.loop import Model
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.preflight import TRAINING_PACKAGES, check_computer, preflight
 from SIFATrainingLib.prepare import Preparation, make_preparation, prepare
 from SIFATrainingLib.steps import Step

@@ -20,13 +20,14 @@ from SIFASegmentationLib.calibration import CalibrationCase, QualityCalibration,
 from SIFASegmentationLib.doubts import Found, Usual, as_sentences, doubts_about_adaptation, doubts_about_structures
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, structures_ml
-from SIFASegmentationLib.positions import PositionRange, positions_mm
+from SIFASegmentationLib.positions import PositionRange
 from SIFASegmentationLib.quality import Estimate, ExpectedDice
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segment_files import segment_files
 from SIFASegmentationLib.segmentation import Segmentor
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.structures import load_task
+from SIFASegmentationLib.usual import position_ranges, volume_ranges
 from SIFATrainingLib.corruptions import KINDS, corrupted
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.export import export
@@ -338,9 +339,9 @@ def test_a_calibration_of_what_the_model_alone_said_tells_nothing(bundle: Bundle
 def test_what_a_hardly_trained_model_finds_is_doubted(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     labelled = [read_labelmap(path, bundle.manifest.task) for path in sorted((cohort / "mr").glob("*_label*"))]
     livers = [float((one.array == 1).sum()) * float(np.prod(one.geometry.spacing)) / 1000 for one in labelled]
-    assert bundle.manifest.structures_ml["liver"] == pytest.approx(tuple(np.percentile(livers, (5, 95))))
-    spleens = [positions_mm(one, bundle.manifest.task)["spleen"] for one in labelled]
-    assert np.allclose(bundle.manifest.positions_mm["spleen"], np.percentile(spleens, (5, 95), axis=0))
+    low, high = np.percentile(livers, (5, 95))
+    assert bundle.manifest.structures_ml["liver"] == pytest.approx((low / 2, high * 2))
+    assert bundle.manifest.positions_mm == {}
     image = cohort / "ct" / "abdomen_ct_000_image.nii.gz"
     (outputs,) = segment_files(bundle.path, [image], tmp_path, device="cpu")
     found = Segmentor(bundle, "cpu").segment(read_volume(image)).found
@@ -372,9 +373,29 @@ def test_volumes_without_a_structure_have_no_say_in_how_large_it_is(cohort: Path
     write_volume(replace(label, array=np.where(label.array == 4, 0, label.array)), without)
     usual = prepare(copy / "mr", copy / "ct", tmp_path / "set", size=32, report=lambda _: None).source.structures_ml
     spleen = structures_ml(read_labelmap(other, task), task)["spleen"]
-    assert usual["spleen"] == pytest.approx((spleen, spleen))
+    assert usual["spleen"] == pytest.approx((spleen / 2, 2 * spleen))
     assert doubts_about_structures({"spleen": Found(0.0)}, Usual(usual)).keys() == {"spleen"}
     assert usual["liver"][0] < usual["liver"][1]
+
+
+def test_of_few_volumes_twice_the_largest_and_half_the_smallest_are_usual_as_well() -> None:
+    sizes = [100.0, 110.0, 120.0, 130.0, 140.0]
+    of_five, of_four = (volume_ranges([{"spleen": ml} for ml in some]) for some in (sizes, sizes[:4]))
+    assert of_five["spleen"] == pytest.approx((102.0, 138.0))
+    assert of_four["spleen"] == pytest.approx((101.5 / 2, 128.5 * 2))
+    for ml, doubted in ((350.0, False), (40.0, False), (0.0, True), (700.0, True)):
+        assert bool(doubts_about_structures({"spleen": Found(ml)}, Usual(of_four))) == doubted
+    assert doubts_about_structures({"spleen": Found(350.0)}, Usual(of_five))
+    # It is those that have it that are counted.
+    assert volume_ranges([{"spleen": ml} for ml in (*sizes[:4], 0.0)]) == of_four
+    assert volume_ranges([]) == {}
+
+
+def test_few_volumes_do_not_tell_where_structures_are() -> None:
+    volumes = [{"spleen": (100.0 + step, 0.0, -step)} for step in range(5)]
+    expected = ((100.2, 0.0, -3.8), (103.8, 0.0, -0.2))
+    assert np.allclose(position_ranges([*volumes, {}])["spleen"], expected)
+    assert position_ranges([*volumes[:4], {}, {}]) == {}
 
 
 def test_a_baseline_has_a_calibration_of_its_own(prepared: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import json
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -13,16 +16,18 @@ import torch
 from torch import distributed
 from torch import multiprocessing as mp
 
-from quick import quick_config
+from quick import final_state, quick_config, tensors
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.jobs import State
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
 from SIFATrainingLib.dataset import PreparedDataset
-from SIFATrainingLib.distributed import leave
+from SIFATrainingLib.distributed import any_process, leave
 from SIFATrainingLib.figures import draw_losses
 from SIFATrainingLib.iteration import Batch
-from SIFATrainingLib.loop import Model, learning_rate
+from SIFATrainingLib.loop import learning_rate
 from SIFATrainingLib.losses import IGNORED, segmentation_loss, soft_dice_loss, weighted_cross_entropy
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.networks import SegmentationNetwork
 from SIFATrainingLib.pace import Pace, work_of
 from SIFATrainingLib.players import Player
@@ -31,6 +36,8 @@ from SIFATrainingLib.self_training import SelfTrainingIteration
 from SIFATrainingLib.supervision import supervise
 from SIFATrainingLib.training import create_job, train
 from SIFATrainingLib.whole_volumes import grid_spacing
+
+CPU = torch.device("cpu")
 
 
 def of_two_classes(probabilities: list[float]) -> torch.Tensor:
@@ -103,7 +110,9 @@ def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -
 def test_the_target_is_labelled_from_its_slices_alone_and_the_teacher_stays_as_it_was(prepared: Path) -> None:
     dataset, teacher = PreparedDataset(prepared), teacher_of(prepared)
     before = copy.deepcopy(teacher.state_dict())
-    labels = label_target(teacher, dataset, quick_config(), torch.device("cpu"))
+    labelled = label_target(teacher, dataset, quick_config(), torch.device("cpu"))
+    labels = labelled.slices
+    assert labelled.volumes == 2
     assert labels.shape == dataset.slices("target").shape
     assert set(np.unique(labels)) <= {*range(dataset.classes), IGNORED}
     assert (labels != IGNORED).mean() > 0.5
@@ -165,21 +174,67 @@ def test_threads_are_as_many_as_the_memory_holds_volumes(prepared: Path, monkeyp
 
 
 def test_two_processes_label_what_one_does(prepared: Path, tmp_path: Path) -> None:
-    config, dataset = quick_config(batch=4), PreparedDataset(prepared)
-    expected = label_target(teacher_of(prepared), dataset, config, torch.device("cpu"))
-    mp.spawn(label_a_share, (str(prepared), str(tmp_path)), nprocs=2)
+    data = in_halves(prepared, tmp_path / "set")
+    expected = label_target(teacher_of(data), PreparedDataset(data), quick_config(batch=4), CPU).slices
+    mp.spawn(label_a_share, (str(data), str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         # Statistics that are summed in another order can change a pixel on the edge of a threshold.
         assert (np.load(tmp_path / f"{rank}.npy") != expected).mean() < 0.002
 
 
-def label_a_share(rank: int, prepared: str, folder: str) -> None:
+def label_a_share(rank: int, data: str, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    path = Path(prepared)
-    labels = label_target(teacher_of(path), PreparedDataset(path), quick_config(batch=2), torch.device("cpu"))
-    np.save(f"{folder}/{rank}.npy", labels)
+    dataset, teacher, config = PreparedDataset(Path(data)), teacher_of(Path(data)), quick_config(batch=2)
+    # Only the second process is asked to end, when each has labelled a volume.
+    asks = itertools.count()
+    asked_at = len(range(0, len(dataset.slices("target")) - 3, 4)) + 1
+
+    def must_end() -> bool:
+        return any_process(rank == 1 and next(asks) == asked_at, CPU)
+
+    begun = label_target(teacher, dataset, config, CPU, must_end=must_end)
+    assert begun.volumes == 2
+    labelled = label_target(teacher, dataset, config, CPU, begun)
+    assert labelled.volumes == 3
+    known = slice(dataset.entry("target").volumes[2].start)
+    assert np.array_equal(labelled.slices[known], begun.slices[known])
+    np.save(f"{folder}/{rank}.npy", labelled.slices)
     leave()
+
+
+def in_halves(prepared: Path, folder: Path) -> Path:
+    """A copy of a data set of two target volumes whose first one is two: three do not go evenly into two processes."""
+    shutil.copytree(prepared, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    first, second = manifest["target"]["volumes"]
+    middle = first["stop"] // 2
+    manifest["target"]["volumes"] = [{**first, "stop": middle}, {**first, "start": middle}, second]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("within", ["batch norm", "first volume", "last volume"])
+def test_a_stop_while_the_target_is_labelled_is_honoured_and_changes_nothing(
+    prepared: Path, tmp_path: Path, within: str
+) -> None:
+    config = quick_config(iterations=4, self_training={"share": 0.5, "labellings": 1})
+    data = in_halves(prepared, tmp_path / "set")
+    jobs = [create_job(data, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
+    # It is asked before three iterations, each batch of slices and each volume.
+    batches = len(PreparedDataset(data).slices("target")) // config.batch
+    stop_at = {"batch norm": 4, "first volume": 3 + batches, "last volume": 3 + batches + 2}[within]
+    asks = itertools.count()
+    assert train(jobs[1], must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
+    assert next(asks) == stop_at + 1
+    stopped = final_state(jobs[1])
+    assert stopped["done"] == 2
+    assert stopped.get("begun_volumes") == {"batch norm": None, "first volume": 0, "last volume": 2}[within]
+    assert [train(job) for job in jobs] == [State.FINISHED] * 2
+    one, other = (final_state(job) for job in jobs)
+    assert "begun_volumes" not in other
+    assert len(tensors(one)) == len(tensors(other)) > 50
+    assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
 def test_ignored_pixels_have_no_part_in_the_loss() -> None:

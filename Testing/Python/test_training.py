@@ -7,7 +7,9 @@ import errno
 import json
 import math
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quick import final_state, quick_config, silent, tensors
+from quick import final_state, preparation, quick_config, silent, tensors
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFATrainingLib import checkpoints, devices, loop
@@ -26,11 +28,13 @@ from SIFATrainingLib.batches import BatchSource
 from SIFATrainingLib.checkpoints import CheckpointError, checkpoint_paths, save_checkpoint
 from SIFATrainingLib.config import make_config, with_settings
 from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.interruption import interrupt_postponed
 from SIFATrainingLib.iteration import Batch, Losses
-from SIFATrainingLib.loop import Loop, Model, largest_batch
+from SIFATrainingLib.loop import Loop, largest_batch
+from SIFATrainingLib.model import Model
 from SIFATrainingLib.preflight import check_computer
 from SIFATrainingLib.prepare import prepare
-from SIFATrainingLib.training import create_job, is_first_process, train
+from SIFATrainingLib.training import create_job, create_training_job, is_first_process, train
 
 
 def weights_are_equal(sets: tuple[Path, Path], folder: Path, **settings: Any) -> bool:
@@ -107,6 +111,75 @@ def test_a_stop_request_is_honoured_within_one_iteration_and_saved(prepared: Pat
     assert job.state() is State.STOPPED
     assert seen[-1] == 3
     assert final_state(job)["done"] == 3
+
+
+def test_ctrl_c_in_a_script_saves_and_the_weights_are_those_of_an_uninterrupted_run(
+    prepared: Path, tmp_path: Path
+) -> None:
+    config = quick_config(iterations=4, log_every=1, checkpoint_every=4)
+    whole, broken = (create_job(prepared, tmp_path / name, config, "cpu") for name in ("whole", "broken"))
+
+    def press_once(kind: str, data: dict[str, Any]) -> None:
+        if kind == "losses" and data["iteration"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, report=press_once)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert broken.state() is State.STOPPED
+    assert final_state(broken)["done"] == 2
+    assert [train(job) for job in (whole, broken)] == [State.FINISHED] * 2
+    one, other = tensors(final_state(whole)), tensors(final_state(broken))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_ctrl_c_while_it_prepares_ends_as_stopped(cohort: Path, tmp_path: Path) -> None:
+    job = create_training_job(tmp_path / "job", preparation(cohort), quick_config(), "cpu")
+
+    def press(kind: str, _data: dict[str, Any]) -> None:
+        if kind == "progress":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, report=press)
+    assert job.state() is State.STOPPED
+    assert not (job.folder / "prepared").exists()
+
+
+def test_ctrl_c_twice_ends_at_once() -> None:
+    told: list[bool] = []
+
+    def work() -> None:
+        with interrupt_postponed() as pressed:
+            signal.raise_signal(signal.SIGINT)
+            told.append(pressed())
+            signal.raise_signal(signal.SIGINT)
+            told.append(False)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert told == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_handles_ctrl_c_goes_on_doing_so() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+    try:
+        with interrupt_postponed() as pressed:
+            signal.raise_signal(signal.SIGINT)
+            assert not pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+
+
+def test_a_training_in_a_thread_leaves_ctrl_c_alone(prepared: Path, tmp_path: Path) -> None:
+    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
+    thread = threading.Thread(target=train, args=(job,), kwargs={"time_limit_seconds": 0})
+    thread.start()
+    thread.join()
+    assert job.state() is State.STOPPED
 
 
 def test_the_time_limit_ends_as_stopped(prepared: Path, tmp_path: Path) -> None:

@@ -66,8 +66,11 @@ def test_from_volumes_to_a_bundle(cohort: Path, prepared: Path, tmp_path: Path) 
     assert [step["done"] for step in steps] == list(range(8))
     assert {step["total"] for step in steps} == {8}
     assert steps[0]["message"] == "source, measuring 1 of 2: abdomen_mr_000_image.nii.gz"
-    exported = [progress for progress in data(job, "progress") if progress["stage"] == "exporting"]
-    assert [step["message"] for step in exported] == [
+    exported = [step["message"] for step in data(job, "progress") if step["stage"] == "exporting"]
+    total = len(PreparedDataset(prepared).slices("target"))
+    averaged = [f"averaging the batch norm, {seen} of {total} slices" for seen in range(0, total - 1, 2)]
+    assert exported == [
+        *averaged,
         "writing it for ONNX Runtime",
         "calibrating the estimates, volume 1 of 2",
         "calibrating the estimates, volume 2 of 2",
@@ -161,10 +164,12 @@ def test_a_failed_export_goes_on_with_the_export_alone(
     assert read_bundle(job.folder / "result" / "bundle").manifest.training.iterations == 6
 
 
-def test_an_export_can_be_stopped(cohort: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["averaging the batch norm, 4 of", "measuring the structures"])
+def test_an_export_can_be_stopped(cohort: Path, tmp_path: Path, at: str) -> None:
     job = job_of(cohort, tmp_path / "job")
-    assert train(job, report=stopper(job, lambda _, data: data.get("stage") == "exporting")) is State.STOPPED
+    assert train(job, report=stopper(job, lambda _, data: at in data.get("message", ""))) is State.STOPPED
     assert states(job)[-2:] == ["exporting", "stopped"]
+    assert [at in step["message"] for step in data(job, "progress")[-2:]] == [False, True]
     assert not (job.folder / "result" / "bundle").exists()
     assert train(job) is State.FINISHED
     assert read_bundle(job.folder / "result" / "bundle").manifest.quality is not None
@@ -174,7 +179,11 @@ def test_the_baseline_comes_first_and_goes_into_the_bundle(cohort: Path, prepare
     job = job_of(cohort, tmp_path / "job", baseline_iterations=4)
     assert train(job) is State.FINISHED
     stages = [progress["stage"] for progress in data(job, "progress")]
-    assert stages == ["preparing"] * 8 + ["baseline"] * 2 + ["training"] * 3 + ["exporting"] * 8
+    assert list(dict.fromkeys(stages)) == ["preparing", "baseline", "training", "exporting"]
+    assert [stages.count(stage) for stage in ("preparing", "baseline", "training")] == [8, 2, 3]
+    told = [step["message"] for step in data(job, "progress") if step["stage"] == "exporting"]
+    both = {message.split(", ")[0] for message in told}
+    assert both == {"adapted model", "model without adaptation"}
     previews = data(job, "preview")
     assert previews[0] == {"stage": "baseline", "iteration": 4, "file": "baseline/previews/iteration_00000004.png"}
     assert all((job.folder / preview["file"]).exists() for preview in previews)
