@@ -7,6 +7,7 @@ moment of need.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import socket
@@ -35,6 +36,8 @@ from slicer.util import VTKObservationMixin
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.work import Work, result_of
+from SIFASegmentationWidgets.button_work import ButtonWork
 from SIFASegmentationWidgets.dependencies import (
     asks_nobody,
     ensure_packages,
@@ -69,7 +72,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     check_labels,
     names_of,
     stored_mapping,
-    task_from_parts,
+    task_from_parts_in_pieces,
     unlabelled_fault,
     write_source,
     write_target,
@@ -77,7 +80,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
 from SIFATrainingWidgets.findings_panel import FindingsPanel
 from SIFATrainingWidgets.known_jobs import remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
-from SIFATrainingWidgets.row_checks import check_rows, what_is_written
+from SIFATrainingWidgets.row_checks import check_rows, check_rows_in_pieces, what_is_written
 from SIFATrainingWidgets.training_panel import TrainingPanel
 
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
@@ -411,6 +414,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self._link.let_go_while_importing(self._connect_parameters, self.initializeParameterNode)
         let_go_of_removed(self.ui.regionSelector)
+        self._own_tasks = ButtonWork(self.ui.ownTaskButton, self._allow_own_task)
+        self._checks = ButtonWork(self.ui.checkButton, self._check_can_start)
         self._connect_widgets()
         # Volumes would go on being written, and the training be started, without a window: while they are, the
         # application's end is told when they have been.
@@ -421,9 +426,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _connect_widgets(self) -> None:
         buttons = {
-            self.ui.ownTaskButton: self._own_task, self.ui.checkButton: self.check, self.ui.startButton: self._start,
-            self.ui.cancelStartButton: self._cancel_start, self.ui.fineTuneButton: self._fine_tune,
-            self.ui.useButton: self._use_model,
+            self.ui.ownTaskButton: self._own_task, self.ui.checkButton: self._begin_checks,
+            self.ui.startButton: self._start, self.ui.cancelStartButton: self._cancel_start,
+            self.ui.fineTuneButton: self._fine_tune, self.ui.useButton: self._use_model,
         }  # fmt: skip
         for button, method in buttons.items():
             button.connect("clicked(bool)", _slot(method))
@@ -455,6 +460,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for signal in _ENDS:
             slicer.app.disconnect(signal, self._cancel_start)
         self._cancel_start()
+        self._stop_works()
         self.findings.abandon_probe()
         self._connect_parameters(None)
         self.removeObservers()
@@ -499,7 +505,15 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._link.connect(parameters)
 
     def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
+        self._stop_works()
         self._connect_parameters(None)
+
+    def _stop_works(self) -> None:
+        """Give up what looks at nodes that are about to go."""
+        if self._own_tasks.is_running:
+            self._own_tasks.stop()
+            self._say_how_it_stands()
+        self._stop_checks()
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
         if self.parent.isEntered:
@@ -576,7 +590,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._settings_are_listed and not missing_packages(("pydantic",)):
             self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
-        allow(self.ui.ownTaskButton, "" if labels else _("Choose a segmentation in the source table first."))
+        self._allow_own_task()
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
             widget.visible = bool(self._parameters.sourceFolder)
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
@@ -585,7 +599,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for prefix, folder in (("source", self._parameters.sourceFolder), ("target", self._parameters.targetFolder)):
             for name in ("Table", "AddAllButton", "AddButton", "RemoveButton"):
                 allow(getattr(self.ui, f"{prefix}{name}"), instead if folder else "")
-        self.findings.forget_unless(self._inputs())
+        if not self.findings.are_of(self._inputs()):
+            self._checks.stop()
+            self.findings.forget(_("inputs changed, check again"))
         self._check_can_start()
 
     def _show_codings(self, task: Any | None) -> None:
@@ -627,7 +643,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
         self.ui.cancelStartButton.visible = self._starting
         allow(self.ui.startButton, reason)
-        allow(self.ui.checkButton, reason)
+        allow(self.ui.checkButton, "" if self._checks.is_running else reason)
         if self.training.job is None and not self._starting:
             start_from = _("It will start from the model in {folder}.").format(folder=p.initial) if p.initial else ""
             self._say(reason or start_from)
@@ -664,24 +680,81 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(some.format(names=", ".join(alone)), error=True)
 
     def _own_task(self) -> None:
+        if self._own_tasks.is_running:
+            self._own_tasks.stop()
+            self._say_how_it_stands()
+            return
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
             with held(self._window):
                 # Not all that a training needs: pip would bring a torch along.
                 ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
-            if self._parameters is None:
-                return
-            task = task_from_parts(labels)
         except InputError as error:
             self._say(str(error), error=True)
             return
-        self._parameters.ownTask = task.model_dump_json()
-        self._parameters.task = TaskChoice.own
+        # The scene may have been closed meanwhile.
+        if self._parameters is not None:
+            self._own_tasks.start(self._take_own_task(labels))
+
+    def _take_own_task(self, labels: Any) -> Work[None]:
+        """Choose the structures of a segmentation or labelmap node."""
+        try:
+            task = yield from task_from_parts_in_pieces(labels, self._say_looking)
+        except InputError as error:
+            self._say(str(error), error=True)
+            return
+        except Exception:  # Slicer's nodes raise what they like
+            logging.exception("The structures could not be taken.")
+            self._say(_("The structures could not be taken: see the error log."), error=True)
+            return
+        if self._parameters is not None:
+            self._parameters.ownTask = task.model_dump_json()
+            self._parameters.task = TaskChoice.own
+        self._say_how_it_stands()
+
+    def _say_how_it_stands(self) -> None:
+        """In place of what was said on the way to something."""
+        self._check_can_start()
+        self.training.show_state()
+
+    def _allow_own_task(self) -> None:
+        has_labels = self._parameters is not None and any(row.labels is not None for row in self._source_rows())
+        reason = (
+            "" if has_labels or self._own_tasks.is_running else _("Choose a segmentation in the source table first.")
+        )
+        allow(self.ui.ownTaskButton, reason)
+
+    def _say_looking(self, segment: str) -> None:
+        self._say(_("Counting the parts of {segment}...").format(segment=segment))
 
     # Before, and the start -----------------------------------------------------------------------------------------
 
     def check(self) -> list[Finding]:
         """Look at everything that can be known before the start; the findings, which are shown as well."""
+        if self._ensure_for_checks():
+            result_of(self._check_in_pieces())
+        return self.findings.findings
+
+    def _begin_checks(self) -> None:
+        if self._checks.is_running:
+            self._stop_checks()
+        elif self._ensure_for_checks():
+            self._checks.start(self._check_for_window())
+
+    def _stop_checks(self) -> None:
+        if self._checks.is_running:
+            self._checks.stop()
+            self.findings.forget(_("cancelled"))
+
+    def _check_for_window(self) -> Work[None]:
+        try:
+            yield from self._check_in_pieces()
+        except Exception:  # Slicer's nodes raise what they like
+            logging.exception("The inputs could not be checked.")
+            self.findings.forget(_("could not be checked, see the error log"))
+
+    def _ensure_for_checks(self) -> bool:
+        """Install what the checks need; whether there is anything to check then."""
         assert self.logic is not None
         try:
             with held(self._window):
@@ -690,35 +763,41 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.logic.ensure_dependencies()
         except InputError as error:
             self.findings.show([Finding.of(_("packages"), error)])
-            return self.findings.findings
+            return False
         finally:
             # Structures, and which segment is which, may be known only now.
             self._refresh()
             self.training.show_state()
-        p, task = self._parameters, self.task()
-        if p is None:
-            # The scene was closed meanwhile, and another module is shown.
-            return []
-        if task is None:
+        # The scene may have been closed meanwhile, and another module be shown.
+        if self._parameters is None:
+            return False
+        if self.task() is None:
             self.findings.show([Finding.of(_("structures"), _no_structures())])
-            return self.findings.findings
+            return False
+        return True
+
+    def _check_in_pieces(self) -> Work[None]:
+        """The checks, some of a volume's a piece; at their end the process that looks for more is started."""
+        p, task = self._parameters, self.task()
+        assert p is not None
+        assert task is not None
         inputs, findings = self._inputs(), list[Finding]()
+        # One of before would measure a device that this one is measuring.
+        self.findings.begin(inputs)
         slices = copied_bytes = 0
         if not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             windows = (_window(p, "source"), _window(p, "target"))
             plane = task.plane if p.plane is Plane.task else p.plane.value
-            findings += check_rows(source, target, task, p.region, windows, plane)
+            findings += yield from check_rows_in_pieces(source, target, task, p.region, windows, plane)
             slices, copied_bytes = what_is_written(source, target, plane)
-        # One of before would measure a device that this one is measuring.
-        self.findings.abandon_probe()
         probe = None
         try:
             options = self.options()
         except InputError as error:
             self.findings.show([*findings, Finding.of(_("settings"), error)], inputs)
-            return self.findings.findings
+            return
         try:
             probe = CheckProcess(
                 options, Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
@@ -727,7 +806,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except InputError as error:
             findings.append(Finding.of(_("device"), error))
         self.findings.show(findings, inputs, probe)
-        return self.findings.findings
 
     def _inputs(self) -> tuple[Any, ...]:
         """What the checks are of, to tell when they are of something else."""
@@ -753,6 +831,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self._say(_("Preparing..."))
             # It would measure a device that is being trained on.
+            self._stop_checks()
             self.findings.abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError, system_fault, unwritable
 from .files import write_atomically
+from .work import Work
 
 MANIFEST_FILE = "manifest.json"
 ARCHIVE_SUFFIX = ".zip"
 _OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by who looks into a folder.
 # Bytes. No ONNX file can be larger, and no manifest comes near; a small archive could otherwise fill the memory.
 _LARGEST, _LARGEST_MANIFEST = 2**31, 2**23
+_PORTION_BYTES = 4 * 1024 * 1024  # What a window waits for.
 
 
 def is_bundle(path: Path) -> bool:
@@ -67,8 +69,23 @@ def _check_size(path: Path, size: int) -> None:
         raise InputError(f"{path} is larger than any {kind}", "get the bundle anew from where it came")
 
 
-def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
+def portions_of(path: Path) -> Iterator[bytes]:
+    """The content of a file of a bundle's folder, a portion at a time.
+
+    Raises:
+        OSError: It is not there, or can't be read.
+        InputError: It is larger than any model or manifest can be.
+    """
+    _check_size(path, path.stat().st_size)
+    with path.open("rb") as file:
+        while portion := file.read(_PORTION_BYTES):
+            yield portion
+
+
+def write_archive_in_pieces(folder: Path, names: Iterable[str], path: Path) -> Work[None]:
     """Put files of a folder into a zip file, whole or not at all; the same files give the same bytes.
+
+    A portion a piece; left before its end, it leaves nothing behind.
 
     Raises:
         InputError: A file can't be read, or the place can't be written to.
@@ -77,7 +94,12 @@ def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
         with write_atomically(path) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name in sorted(names):
                 # Without the file's time; not compressed, which takes seconds and gains weights little.
-                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+                entry = zipfile.ZipInfo(name)
+                entry.file_size = (folder / name).stat().st_size
+                with archive.open(entry, "w") as file:
+                    for portion in portions_of(folder / name):
+                        file.write(portion)
+                        yield
     except OSError as error:
         raise system_fault(error) or unwritable(path, error) from error
 
