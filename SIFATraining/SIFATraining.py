@@ -83,6 +83,9 @@ from SIFATrainingWidgets.mapping_table import MappingTable
 from SIFATrainingWidgets.row_checks import check_rows, check_rows_in_pieces, what_is_written
 from SIFATrainingWidgets.training_panel import TrainingPanel
 
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
+
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
@@ -214,7 +217,7 @@ class TrainingOptions:
             preprocessing of hearts `{"stretch": True, "percentiles": (0, 98), "min_max": True}`.
     """
 
-    task: Any = "abdomen"
+    task: str | Task = "abdomen"
     source_coding: str | None = None
     source_window: tuple[float, float] | None = None
     target_window: tuple[float, float] | None = None
@@ -232,6 +235,16 @@ class TrainingOptions:
     name: str = ""
     settings: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
+
+    def loaded_task(self) -> Task:
+        """The structures.
+
+        Raises:
+            InputError: There is no such preset.
+        """
+        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415  needs pydantic, which comes from pip
+
+        return load_task(self.task) if isinstance(self.task, str) else self.task
 
 
 class SIFATrainingLogic(ScriptedLoadableModuleLogic):
@@ -285,14 +298,13 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             InputError: Something can't be used, or a package can't be installed; nothing is left behind.
         """
         self.ensure_dependencies()
-        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
         from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
         from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
         options, folder = options or TrainingOptions(), Path(folder).resolve()
         _check_device(options.device)
-        task = load_task(options.task) if isinstance(options.task, str) else options.task
+        task = options.loaded_task()
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
         if fault := _rows_fault(source_rows, target_rows):
             raise fault
@@ -521,7 +533,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # What is to be trained -----------------------------------------------------------------------------------------
 
-    def task(self) -> Any | None:
+    def task(self) -> Task | None:
         """The task that is chosen; None where it can't be known yet."""
         if self._parameters is None or missing_packages(("pydantic",)):
             return None
@@ -539,15 +551,18 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What the window says.
 
         Raises:
-            InputError: A further setting is not NAME=VALUE, or one of the preparation is unknown or out of bounds.
+            InputError: No structures are chosen, a further setting is not NAME=VALUE, or one of the preparation is
+                unknown or out of bounds.
         """
         from SIFATrainingLib.config import with_settings  # noqa: PLC0415
 
         p, task = self._parameters, self.task()
         assert p is not None
+        if task is None:
+            raise _no_structures()
         # What was chosen for another task is not meant for this one.
         settings, preparation = further_preparation.split(p.settings.split())
-        coded = bool(p.sourceFolder) and task is not None and p.sourceCoding in task.label_codes
+        coded = bool(p.sourceFolder) and p.sourceCoding in task.label_codes
         return TrainingOptions(
             task=task,
             source_coding=p.sourceCoding if coded else None,
@@ -604,7 +619,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.findings.forget(_("inputs changed, check again"))
         self._check_can_start()
 
-    def _show_codings(self, task: Any | None) -> None:
+    def _show_codings(self, task: Task | None) -> None:
         """The label codings of the task, which a source folder's labelmaps may use."""
         assert self._parameters is not None
         box, codings = self.ui.sourceCodingComboBox, ["", *(task.label_codes if task is not None else ())]
@@ -839,10 +854,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with held(self._window):
                 self.logic.ensure_dependencies()
             self._end_if_cancelled()
-            if self.task() is None:
-                raise _no_structures()
             options = self.options()
-            name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            name = p.name.strip() or f"{options.loaded_task().name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
                 p.sourceFolder or self._source_rows(), p.targetFolder or self._target_rows(),
                 Path(p.outputFolder) / name, options, progress=self._show_writing,
@@ -1009,7 +1022,7 @@ def _settings_help() -> str:
     )  # fmt: skip
 
 
-def _describe(task: Any | None, choice: TaskChoice) -> str:
+def _describe(task: Task | None, choice: TaskChoice) -> str:
     if task is not None:
         return ", ".join(task.names)
     if choice is TaskChoice.own:

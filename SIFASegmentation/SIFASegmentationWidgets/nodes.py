@@ -22,6 +22,7 @@ from SIFASegmentationLib.work import Work
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.field_of_view import BoxMM
+    from SIFASegmentationLib.structures import Structure, Task
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -111,7 +112,7 @@ def region_from_node(node: Any) -> BoxMM:
 
 
 def segmentation_from_labels(
-    labels: np.ndarray, volume_node: Any, task: Any, name: str, segmentation_node: Any | None = None
+    labels: np.ndarray, volume_node: Any, task: Task, name: str, segmentation_node: Any | None = None
 ) -> Any:
     """A segmentation node with the task's names, colours and terminology, in the place of the volume.
 
@@ -270,7 +271,7 @@ def _layer(labels: np.ndarray, box: Box, volume_node: Any) -> Any:
     return layer
 
 
-def _segment(structure: Any, layer: Any) -> Any:
+def _segment(structure: Structure, layer: Any) -> Any:
     segment = slicer.vtkSegment()
     segment.SetName(structure.name)
     segment.SetColor(*(channel / 255 for channel in structure.color))

@@ -26,6 +26,7 @@ from .processes import kill_process, start_process
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.quality import Estimate
+    from SIFASegmentationLib.structures import Task
 
 
 class InputRow(NamedTuple):
@@ -97,7 +98,7 @@ class SegmentationRun:
         self,
         job: Job,
         rows: Sequence[InputRow],
-        task: Any,
+        task: Task,
         options: RunOptions,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[SegmentationRun, State], None],

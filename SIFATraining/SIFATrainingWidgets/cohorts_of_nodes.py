@@ -80,7 +80,7 @@ def store_mapping(node: Any, mapping: dict[str, str] | None) -> None:
     node.SetAttribute(_MAPPING, json.dumps(mapping) if mapping is not None else None)
 
 
-def shown_mapping(node: Any, task: Any) -> dict[str, str]:
+def shown_mapping(node: Any, task: Task) -> dict[str, str]:
     """Structure name (empty for none) of each part of a node by its key: what was said, else what matches.
 
     What was said for a task with other structures is not meant for this one.
@@ -93,7 +93,7 @@ def shown_mapping(node: Any, task: Any) -> dict[str, str]:
     return mapping
 
 
-def found_structures(node: Any, task: Any) -> list[str]:
+def found_structures(node: Any, task: Task) -> list[str]:
     """Names of the task's structures that a node labels, in the task's order."""
     named = set(shown_mapping(node, task).values())
     return [structure.name for structure in task.structures if structure.name in named]
@@ -108,7 +108,7 @@ def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
     return InputError(problem, _("choose one, or remove its row"))
 
 
-def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Any) -> None:
+def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Task) -> None:
     """Whether what labels volumes holds some of the structures, before anything is written.
 
     Raises:
@@ -123,7 +123,7 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
             raise InputError(_("{name} has none of {names}").format(name=node.GetName(), names=names), advice)
 
 
-def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:
+def write_source(rows: Sequence[SourceRow], task: Task, folder: Path, progress: Progress) -> list[str]:
     """Write labelled volumes.
 
     Returns:
@@ -148,7 +148,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     return notes
 
 
-def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> list[str]:
+def write_target(rows: Sequence[TargetRow], task: Task, folder: Path, progress: Progress) -> list[str]:
     """Write unlabelled volumes, and those with a reference for monitoring once more in a cohort of their own.
 
     Returns:
@@ -253,7 +253,7 @@ def _check_there(row: SourceRow | TargetRow) -> None:
             raise InputError(problem.format(name=node.GetName()))
 
 
-def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
+def _labels(node: Any, volume_node: Any, task: Task) -> Labels:
     """The labels of a node on the grid of a volume node.
 
     Raises:
@@ -269,7 +269,7 @@ def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
     return labels
 
 
-def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:
+def _chosen_mapping(node: Any, task: Task) -> dict[str, str] | None:
     """What the table of segments shows, where a user has said something; None leaves it to the matching."""
     if stored_mapping(node) is None:
         return None

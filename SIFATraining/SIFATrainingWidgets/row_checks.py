@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
@@ -17,6 +17,9 @@ from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
 
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
+
 Window = tuple[float, float] | None
 """In HU, or None for percentiles."""
 
@@ -24,7 +27,7 @@ Window = tuple[float, float] | None
 def check_rows_in_pieces(
     source: Sequence[SourceRow] | None,
     target: Sequence[TargetRow] | None,
-    task: Any,
+    task: Task,
     region: Any | None = None,
     windows: tuple[Window, Window] = (None, None),
     plane: Plane | None = None,
@@ -127,7 +130,7 @@ def _check_regions(rows: Sequence[SourceRow | TargetRow], region: Any | None) ->
     return findings
 
 
-def _check_labels(rows: Sequence[SourceRow], task: Any) -> Work[list[Finding]]:
+def _check_labels(rows: Sequence[SourceRow], task: Task) -> Work[list[Finding]]:
     findings = []
     seen: set[str] = set()
     for row in rows:
@@ -155,7 +158,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> Work[list[Finding]]:
     return findings
 
 
-def _check_references(rows: Sequence[TargetRow], task: Any) -> Work[list[Finding]]:
+def _check_references(rows: Sequence[TargetRow], task: Task) -> Work[list[Finding]]:
     """Labels of target volumes, which the training is watched by."""
     findings = []
     for row in rows:
