@@ -12,7 +12,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.volumes import Geometry
 from SIFASegmentationLib.work import Work, at_once
-from SIFASegmentationWidgets.nodes import geometry_from_node, lie_apart, volume_from_node
+from SIFASegmentationWidgets.nodes import array_of, geometry_from_node, lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
@@ -108,9 +108,9 @@ def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> Work[lis
     findings = []
     lowest: list[tuple[str, float]] = []
     for node in volumes:
-        image = node.GetImageData()
-        if image is not None:
-            lowest.append((node.GetName(), image.GetScalarRange()[0]))
+        # One without an image is told of elsewhere. By NumPy: VTK's range of many voxels takes a second.
+        with suppress(InputError):
+            lowest.append((node.GetName(), float(array_of(node).min())))
         yield
     if mixture := doubt_about_mixture(lowest):
         findings.append(Finding("warning", kind, mixture, _("leave out those of another modality")))
