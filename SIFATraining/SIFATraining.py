@@ -396,6 +396,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
         self._starting = self._cancelled = self._settings_are_listed = False
+        self._own_task_problem = ""
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
@@ -426,8 +427,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self._link.let_go_while_importing(self._connect_parameters, self.initializeParameterNode)
         let_go_of_removed(self.ui.regionSelector)
-        self._own_tasks = ButtonWork(self.ui.ownTaskButton, self._allow_own_task)
-        self._checks = ButtonWork(self.ui.checkButton, self._check_can_start)
+        self._own_tasks = ButtonWork(self.ui.ownTaskButton, self._own_task_ended)
+        self._checks = ButtonWork(self.ui.checkButton, self._allow_buttons)
         self._connect_widgets()
         # Volumes would go on being written, and the training be started, without a window: while they are, the
         # application's end is told when they have been.
@@ -522,9 +523,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _stop_works(self) -> None:
         """Give up what looks at nodes that are about to go."""
-        if self._own_tasks.is_running:
-            self._own_tasks.stop()
-            self._say_how_it_stands()
+        self._own_tasks.stop()
         self._stop_checks()
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
@@ -605,7 +604,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._settings_are_listed and not missing_packages(("pydantic",)):
             self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
-        self._allow_own_task()
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
             widget.visible = bool(self._parameters.sourceFolder)
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
@@ -634,12 +632,39 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.sourceCoding = self.ui.sourceCodingComboBox.itemData(index)
 
     def _check_can_start(self) -> None:
+        """Enable what can be done, and say what is still to be done where nothing else is said."""
+        self._allow_buttons()
         # The scene may be closed while events are let in.
+        busy = self._starting or self._own_tasks.is_running
+        if self._parameters is not None and self.training.job is None and not busy:
+            initial = self._parameters.initial
+            start_from = _("It will start from the model in {folder}.").format(folder=initial) if initial else ""
+            self._say(self._why_not_start() or start_from)
+
+    def _allow_buttons(self) -> None:
+        """Enable what can be done; a tool tip says why something can't. A click on what is at work cancels it."""
         if self._parameters is None:
             return
-        p, reason = self._parameters, ""
+        reason = self._why_not_start()
+        self.ui.cancelStartButton.visible = self._starting
+        allow(self.ui.startButton, reason)
+        allow(self.ui.checkButton, "" if self._checks.is_running else reason)
+        no_task = ""
         if self._starting:
-            reason = _("The training is being prepared.")
+            no_task = _being_prepared()
+        elif not any(row.labels is not None for row in self._source_rows()):
+            no_task = _("Choose a segmentation in the source table first.")
+        allow(self.ui.ownTaskButton, "" if self._own_tasks.is_running else no_task)
+
+    def _why_not_start(self) -> str:
+        """What is in the way of a training; empty where nothing is."""
+        p = self._parameters
+        assert p is not None
+        reason = ""
+        if self._starting:
+            reason = _being_prepared()
+        elif self._own_tasks.is_running:
+            reason = _("Your structures are still being looked at: wait, or cancel that.")
         elif p.task is TaskChoice.own and not missing_packages(("pydantic",)) and self.task() is None:
             reason = str(_no_structures())
         elif fault := _rows_fault(
@@ -656,12 +681,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The grid must be a multiple of 8 pixels.")
         elif _UNSAFE.search(p.name):
             reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
-        self.ui.cancelStartButton.visible = self._starting
-        allow(self.ui.startButton, reason)
-        allow(self.ui.checkButton, "" if self._checks.is_running else reason)
-        if self.training.job is None and not self._starting:
-            start_from = _("It will start from the model in {folder}.").format(folder=p.initial) if p.initial else ""
-            self._say(reason or start_from)
+        return reason
 
     def _store_rows(self) -> None:
         if self._parameters is not None and not self._filling:
@@ -697,7 +717,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _own_task(self) -> None:
         if self._own_tasks.is_running:
             self._own_tasks.stop()
-            self._say_how_it_stands()
             return
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
@@ -709,35 +728,31 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         # The scene may have been closed meanwhile.
         if self._parameters is not None:
+            self._own_task_problem = ""
             self._own_tasks.start(self._take_own_task(labels))
+            self._allow_buttons()
 
     def _take_own_task(self, labels: Any) -> Work[None]:
         """Choose the structures of a segmentation or labelmap node."""
         try:
             task = yield from task_from_parts_in_pieces(labels, self._say_looking)
         except InputError as error:
-            self._say(str(error), error=True)
+            self._own_task_problem = str(error)
             return
         except Exception:  # Slicer's nodes raise what they like
             logging.exception("The structures could not be taken.")
-            self._say(_("The structures could not be taken: see the error log."), error=True)
+            self._own_task_problem = _("The structures could not be taken: see the error log.")
             return
         if self._parameters is not None:
             self._parameters.ownTask = task.model_dump_json()
             self._parameters.task = TaskChoice.own
-        self._say_how_it_stands()
 
-    def _say_how_it_stands(self) -> None:
-        """In place of what was said on the way to something."""
+    def _own_task_ended(self) -> None:
+        """Say why there are no structures, or how things stand, in place of what was said on the way."""
         self._check_can_start()
         self.training.show_state()
-
-    def _allow_own_task(self) -> None:
-        has_labels = self._parameters is not None and any(row.labels is not None for row in self._source_rows())
-        reason = (
-            "" if has_labels or self._own_tasks.is_running else _("Choose a segmentation in the source table first.")
-        )
-        allow(self.ui.ownTaskButton, reason)
+        if self._own_task_problem:
+            self._say(self._own_task_problem, error=True)
 
     def _say_looking(self, segment: str) -> None:
         self._say(_("Counting the parts of {segment}...").format(segment=segment))
@@ -967,6 +982,10 @@ def _check_device(device: str) -> None:
         from SIFATrainingLib.devices import choose_device  # noqa: PLC0415
 
         choose_device(device)
+
+
+def _being_prepared() -> str:
+    return _("The training is being prepared.")
 
 
 def _no_structures() -> InputError:

@@ -215,10 +215,12 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any], process_even
     ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
     ui.ownTaskButton.click()
     assert ui.ownTaskButton.text == "Cancel"
+    assert "still being looked at" in ui.startButton.toolTip
+    assert "still being looked at" in ui.checkButton.toolTip
     process_events_until(lambda: "Counting the parts of Milz" in ui.statusLabel.text)
     process_events_until(lambda: ui.ownTaskButton.text == "My structures...")
     assert "Milz" in ui.taskLabel.text
-    assert "Counting" not in ui.statusLabel.text
+    assert ui.statusLabel.text == ui.startButton.toolTip == "Add unlabelled target volumes first."
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
 
 
