@@ -552,7 +552,8 @@ def measure_buttons(clock: Clock, folder: Path, size: int, slices: int) -> None:
         click(clock, widget.ui.checkButton, "SIFA Training: Check everything, until its process is started")
         assert widget.findings.findings
         widget.findings.abandon_probe()
-        job = make_job(folder / "finished", 20, previews=0)
+        # Of few events: its losses are drawn at once, before anything is measured.
+        job = make_job(folder / "finished", ITERATIONS, previews=0)
         job.emit_state(State.FINISHED)
         write_large_bundle(job.folder / BUNDLE_FOLDER)
         widget.training.open(job.folder)
