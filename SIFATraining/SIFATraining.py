@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import qt
 import slicer
@@ -88,6 +88,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
+Row = TypeVar("Row", SourceRow, TargetRow)
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
 _UNCHECKED = ("name", "initial")  # Parameters that no check looks at.
 _ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Of the application.
@@ -1049,7 +1050,7 @@ def _describe(task: Task | None, choice: TaskChoice) -> str:
     return _("Its structures are shown once the Python packages are installed (Check everything).")
 
 
-def _rows_of(given: Any, row: type[Any]) -> list[Any] | None:
+def _rows_of(given: Sequence[Any] | str | Path, row: type[Row]) -> list[Row] | None:
     """Rows of nodes from volume nodes or tuples of nodes; None for the path of files."""
     if isinstance(given, str | Path):
         return None

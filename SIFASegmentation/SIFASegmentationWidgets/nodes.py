@@ -29,6 +29,9 @@ BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapR
 _RESULT = "SIFA.Result"  # Attribute of nodes.
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
+SegmentsState = tuple[tuple[str, int, int], ...]
+"""Of a segmentation's segments: key, label value, and when the voxels were changed last."""
+
 
 def volume_from_node(node: Any) -> Volume:
     """A scalar volume node as it lies in the world; the array is the node's own, not a copy.
@@ -142,7 +145,7 @@ def segmentation_from_labels(
     return segmentation_node
 
 
-def state_of(segmentation_node: Any) -> tuple[tuple[str, int, int], ...]:
+def state_of(segmentation_node: Any) -> SegmentsState:
     """What is another after every change of the voxels, and of which segments there are; the same after one of names,
     colours or surfaces."""
     segmentation = segmentation_node.GetSegmentation()
