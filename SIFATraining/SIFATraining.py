@@ -474,7 +474,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for signal in _ENDS:
             slicer.app.disconnect(signal, self._cancel_start)
         self._cancel_start()
-        self._stop_works()
         self.findings.abandon_probe()
         self._connect_parameters(None)
         self.removeObservers()
@@ -515,17 +514,15 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return [TargetRow(*row) for row in self._rows("target").read() if row[0] is not None]
 
     def _connect_parameters(self, parameters: SIFATrainingParameterNode | None) -> None:
+        if parameters is None:
+            # They look at nodes that are about to go.
+            self._own_tasks.stop()
+            self._stop_checks()
         self._parameters = parameters
         self._link.connect(parameters)
 
     def _on_scene_start_close(self, _caller: Any, _event: Any) -> None:
-        self._stop_works()
         self._connect_parameters(None)
-
-    def _stop_works(self) -> None:
-        """Give up what looks at nodes that are about to go."""
-        self._own_tasks.stop()
-        self._stop_checks()
 
     def _on_scene_end_close(self, _caller: Any, _event: Any) -> None:
         if self.parent.isEntered:

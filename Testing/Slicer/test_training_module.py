@@ -973,6 +973,11 @@ def test_checks_live_beside_the_window_and_are_given_up(
     process_events_until(lambda: ui.checkButton.text == "Check everything")
     assert "slices" in ui.findingsLabel.text
     begin()
+    slicer.mrmlScene.StartState(slicer.mrmlScene.ImportState)
+    slicer.mrmlScene.EndState(slicer.mrmlScene.ImportState)
+    assert ui.checkButton.text == "Check everything"
+    assert ui.checkSection.text == "4 Before you start: cancelled"
+    begin()
     slicer.mrmlScene.Clear(0)
     assert ui.checkButton.text == "Check everything"
     assert not ui.checkButton.enabled
