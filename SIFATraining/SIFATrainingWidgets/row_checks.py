@@ -108,7 +108,7 @@ def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> Work[lis
     findings = []
     lowest: list[tuple[str, float]] = []
     for node in volumes:
-        # One without an image is told of elsewhere. By NumPy: VTK's range of many voxels takes a second.
+        # One without an image is told of elsewhere. By NumPy: VTK takes many times as long over it.
         with suppress(InputError):
             lowest.append((node.GetName(), float(array_of(node).min())))
         yield
