@@ -71,6 +71,9 @@ from SIFASegmentationWidgets.segmentation_run import (
 )
 from SIFASegmentationWidgets.shown_results import ShownResult, results_of
 
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
+
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
 _DOUBLE_CLICK_SECONDS = 1.0  # A second click in that time means nothing else than the first.
@@ -313,7 +316,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Kept: to look for them at every change could hold up the window, on a share that is away.
         self._known_models: list[Path] = []
         self._tolerance = DEFAULT_TOLERANCE_MM
-        self._task: Any = None  # Of the results that are shown.
+        self._task: Task | None = None  # Of the results that are shown.
         self._reason = ""
         self._filling = False
         self._starting = self._comparing = False
@@ -694,6 +697,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._comparing:
             return
         assert self._parameters is not None
+        assert self._task is not None
         shown = self.results.results
         chosen = {row.volume.GetID(): row.reference.GetID() if row.reference else "" for row in self._chosen()}
         results = self.results.as_corrected(chosen)
@@ -778,7 +782,7 @@ def _make_temporary_folder() -> Path:
         raise unwritable(parent, error) from error
 
 
-def _task_of(model: str | Path) -> Any:
+def _task_of(model: str | Path) -> Task:
     """The structures of a model, as a task."""
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ moment of need.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import socket
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import qt
 import slicer
@@ -35,6 +36,8 @@ from slicer.util import VTKObservationMixin
 import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module on the import path
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
+from SIFASegmentationLib.work import Work, result_of
+from SIFASegmentationWidgets.button_work import ButtonWork
 from SIFASegmentationWidgets.dependencies import (
     asks_nobody,
     ensure_packages,
@@ -69,7 +72,7 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
     check_labels,
     names_of,
     stored_mapping,
-    task_from_parts,
+    task_from_parts_in_pieces,
     unlabelled_fault,
     write_source,
     write_target,
@@ -77,11 +80,15 @@ from SIFATrainingWidgets.cohorts_of_nodes import (
 from SIFATrainingWidgets.findings_panel import FindingsPanel
 from SIFATrainingWidgets.known_jobs import remember_job
 from SIFATrainingWidgets.mapping_table import MappingTable
-from SIFATrainingWidgets.row_checks import check_rows, what_is_written
+from SIFATrainingWidgets.row_checks import check_rows, check_rows_in_pieces, what_is_written
 from SIFATrainingWidgets.training_panel import TrainingPanel
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
 
 PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx", "onnxscript", "PIL", "typer")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
+Row = TypeVar("Row", SourceRow, TargetRow)
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
 _UNCHECKED = ("name", "initial")  # Parameters that no check looks at.
 _ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Of the application.
@@ -211,7 +218,7 @@ class TrainingOptions:
             preprocessing of hearts `{"stretch": True, "percentiles": (0, 98), "min_max": True}`.
     """
 
-    task: Any = "abdomen"
+    task: str | Task = "abdomen"
     source_coding: str | None = None
     source_window: tuple[float, float] | None = None
     target_window: tuple[float, float] | None = None
@@ -229,6 +236,16 @@ class TrainingOptions:
     name: str = ""
     settings: dict[str, Any] | None = None
     preparation: dict[str, Any] | None = None
+
+    def loaded_task(self) -> Task:
+        """The structures.
+
+        Raises:
+            InputError: There is no such preset.
+        """
+        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415  needs pydantic, which comes from pip
+
+        return load_task(self.task) if isinstance(self.task, str) else self.task
 
 
 class SIFATrainingLogic(ScriptedLoadableModuleLogic):
@@ -282,14 +299,13 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             InputError: Something can't be used, or a package can't be installed; nothing is left behind.
         """
         self.ensure_dependencies()
-        from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
         from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
         from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
 
         options, folder = options or TrainingOptions(), Path(folder).resolve()
         _check_device(options.device)
-        task = load_task(options.task) if isinstance(options.task, str) else options.task
+        task = options.loaded_task()
         source_rows, target_rows = _rows_of(source, SourceRow), _rows_of(target, TargetRow)
         if fault := _rows_fault(source_rows, target_rows):
             raise fault
@@ -381,6 +397,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters: SIFATrainingParameterNode | None = None
         self._filling = False
         self._starting = self._cancelled = self._settings_are_listed = False
+        self._own_task_problem = ""
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""
@@ -411,6 +428,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._on_scene_end_close)
         self._link.let_go_while_importing(self._connect_parameters, self.initializeParameterNode)
         let_go_of_removed(self.ui.regionSelector)
+        self._own_tasks = ButtonWork(self.ui.ownTaskButton, self._own_task_ended)
+        self._checks = ButtonWork(self.ui.checkButton, self._allow_buttons)
         self._connect_widgets()
         # Volumes would go on being written, and the training be started, without a window: while they are, the
         # application's end is told when they have been.
@@ -421,9 +440,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _connect_widgets(self) -> None:
         buttons = {
-            self.ui.ownTaskButton: self._own_task, self.ui.checkButton: self.check, self.ui.startButton: self._start,
-            self.ui.cancelStartButton: self._cancel_start, self.ui.fineTuneButton: self._fine_tune,
-            self.ui.useButton: self._use_model,
+            self.ui.ownTaskButton: self._own_task, self.ui.checkButton: self._begin_checks,
+            self.ui.startButton: self._start, self.ui.cancelStartButton: self._cancel_start,
+            self.ui.fineTuneButton: self._fine_tune, self.ui.useButton: self._use_model,
         }  # fmt: skip
         for button, method in buttons.items():
             button.connect("clicked(bool)", _slot(method))
@@ -495,6 +514,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return [TargetRow(*row) for row in self._rows("target").read() if row[0] is not None]
 
     def _connect_parameters(self, parameters: SIFATrainingParameterNode | None) -> None:
+        if parameters is None:
+            # They look at nodes that are about to go.
+            self._own_tasks.stop()
+            self._stop_checks()
         self._parameters = parameters
         self._link.connect(parameters)
 
@@ -507,7 +530,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # What is to be trained -----------------------------------------------------------------------------------------
 
-    def task(self) -> Any | None:
+    def task(self) -> Task | None:
         """The task that is chosen; None where it can't be known yet."""
         if self._parameters is None or missing_packages(("pydantic",)):
             return None
@@ -525,15 +548,18 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What the window says.
 
         Raises:
-            InputError: A further setting is not NAME=VALUE, or one of the preparation is unknown or out of bounds.
+            InputError: No structures are chosen, a further setting is not NAME=VALUE, or one of the preparation is
+                unknown or out of bounds.
         """
         from SIFATrainingLib.config import with_settings  # noqa: PLC0415
 
         p, task = self._parameters, self.task()
         assert p is not None
+        if task is None:
+            raise _no_structures()
         # What was chosen for another task is not meant for this one.
         settings, preparation = further_preparation.split(p.settings.split())
-        coded = bool(p.sourceFolder) and task is not None and p.sourceCoding in task.label_codes
+        coded = bool(p.sourceFolder) and p.sourceCoding in task.label_codes
         return TrainingOptions(
             task=task,
             source_coding=p.sourceCoding if coded else None,
@@ -576,7 +602,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._settings_are_listed and not missing_packages(("pydantic",)):
             self._settings_are_listed = True
             self.ui.settingsEdit.setToolTip(_settings_help())
-        allow(self.ui.ownTaskButton, "" if labels else _("Choose a segmentation in the source table first."))
         for widget in (self.ui.sourceCodingComboBox, self.ui.sourceCodingLabel):
             widget.visible = bool(self._parameters.sourceFolder)
         for widget in (self.ui.mappingTable, self.ui.mappingLabel):
@@ -585,10 +610,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for prefix, folder in (("source", self._parameters.sourceFolder), ("target", self._parameters.targetFolder)):
             for name in ("Table", "AddAllButton", "AddButton", "RemoveButton"):
                 allow(getattr(self.ui, f"{prefix}{name}"), instead if folder else "")
-        self.findings.forget_unless(self._inputs())
+        if not self.findings.are_of(self._inputs()):
+            self._checks.stop()
+            self.findings.forget(_("inputs changed, check again"))
         self._check_can_start()
 
-    def _show_codings(self, task: Any | None) -> None:
+    def _show_codings(self, task: Task | None) -> None:
         """The label codings of the task, which a source folder's labelmaps may use."""
         assert self._parameters is not None
         box, codings = self.ui.sourceCodingComboBox, ["", *(task.label_codes if task is not None else ())]
@@ -603,12 +630,39 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.sourceCoding = self.ui.sourceCodingComboBox.itemData(index)
 
     def _check_can_start(self) -> None:
+        """Enable what can be done, and say what is still to be done where nothing else is said."""
+        self._allow_buttons()
         # The scene may be closed while events are let in.
+        busy = self._starting or self._own_tasks.is_running
+        if self._parameters is not None and self.training.job is None and not busy:
+            initial = self._parameters.initial
+            start_from = _("It will start from the model in {folder}.").format(folder=initial) if initial else ""
+            self._say(self._why_not_start() or start_from)
+
+    def _allow_buttons(self) -> None:
+        """Enable what can be done; a tool tip says why something can't. A click on what is at work cancels it."""
         if self._parameters is None:
             return
-        p, reason = self._parameters, ""
+        reason = self._why_not_start()
+        self.ui.cancelStartButton.visible = self._starting
+        allow(self.ui.startButton, reason)
+        allow(self.ui.checkButton, "" if self._checks.is_running else reason)
+        no_task = ""
         if self._starting:
-            reason = _("The training is being prepared.")
+            no_task = _being_prepared()
+        elif not any(row.labels is not None for row in self._source_rows()):
+            no_task = _("Choose a segmentation in the source table first.")
+        allow(self.ui.ownTaskButton, "" if self._own_tasks.is_running else no_task)
+
+    def _why_not_start(self) -> str:
+        """What is in the way of a training; empty where nothing is."""
+        p = self._parameters
+        assert p is not None
+        reason = ""
+        if self._starting:
+            reason = _being_prepared()
+        elif self._own_tasks.is_running:
+            reason = _("Your structures are still being looked at: wait, or cancel that.")
         elif p.task is TaskChoice.own and not missing_packages(("pydantic",)) and self.task() is None:
             reason = str(_no_structures())
         elif fault := _rows_fault(
@@ -625,12 +679,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             reason = _("The grid must be a multiple of 8 pixels.")
         elif _UNSAFE.search(p.name):
             reason = _("The name becomes a folder: leave out {characters}.").format(characters='\\ / : * ? " < > |')
-        self.ui.cancelStartButton.visible = self._starting
-        allow(self.ui.startButton, reason)
-        allow(self.ui.checkButton, reason)
-        if self.training.job is None and not self._starting:
-            start_from = _("It will start from the model in {folder}.").format(folder=p.initial) if p.initial else ""
-            self._say(reason or start_from)
+        return reason
 
     def _store_rows(self) -> None:
         if self._parameters is not None and not self._filling:
@@ -664,24 +713,76 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(some.format(names=", ".join(alone)), error=True)
 
     def _own_task(self) -> None:
+        if self._own_tasks.is_running:
+            self._own_tasks.stop()
+            return
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
             with held(self._window):
                 # Not all that a training needs: pip would bring a torch along.
                 ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
-            if self._parameters is None:
-                return
-            task = task_from_parts(labels)
         except InputError as error:
             self._say(str(error), error=True)
             return
-        self._parameters.ownTask = task.model_dump_json()
-        self._parameters.task = TaskChoice.own
+        # The scene may have been closed meanwhile.
+        if self._parameters is not None:
+            self._own_task_problem = ""
+            self._own_tasks.start(self._take_own_task(labels))
+            self._allow_buttons()
+
+    def _take_own_task(self, labels: Any) -> Work[None]:
+        """Choose the structures of a segmentation or labelmap node."""
+        try:
+            task = yield from task_from_parts_in_pieces(labels, self._say_looking)
+        except InputError as error:
+            self._own_task_problem = str(error)
+            return
+        except Exception:  # Slicer's nodes raise what they like
+            logging.exception("The structures could not be taken.")
+            self._own_task_problem = _("The structures could not be taken: see the error log.")
+            return
+        if self._parameters is not None:
+            self._parameters.ownTask = task.model_dump_json()
+            self._parameters.task = TaskChoice.own
+
+    def _own_task_ended(self) -> None:
+        """Say why there are no structures, or how things stand, in place of what was said on the way."""
+        self._check_can_start()
+        self.training.show_state()
+        if self._own_task_problem:
+            self._say(self._own_task_problem, error=True)
+
+    def _say_looking(self, segment: str) -> None:
+        self._say(_("Counting the parts of {segment}...").format(segment=segment))
 
     # Before, and the start -----------------------------------------------------------------------------------------
 
     def check(self) -> list[Finding]:
         """Look at everything that can be known before the start; the findings, which are shown as well."""
+        if self._ensure_for_checks():
+            result_of(self._check_in_pieces())
+        return self.findings.findings
+
+    def _begin_checks(self) -> None:
+        if self._checks.is_running:
+            self._stop_checks()
+        elif self._ensure_for_checks():
+            self._checks.start(self._check_for_window())
+
+    def _stop_checks(self) -> None:
+        if self._checks.is_running:
+            self._checks.stop()
+            self.findings.forget(_("cancelled"))
+
+    def _check_for_window(self) -> Work[None]:
+        try:
+            yield from self._check_in_pieces()
+        except Exception:  # Slicer's nodes raise what they like
+            logging.exception("The inputs could not be checked.")
+            self.findings.forget(_("could not be checked, see the error log"))
+
+    def _ensure_for_checks(self) -> bool:
+        """Install what the checks need; whether there is anything to check then."""
         assert self.logic is not None
         try:
             with held(self._window):
@@ -690,35 +791,41 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.logic.ensure_dependencies()
         except InputError as error:
             self.findings.show([Finding.of(_("packages"), error)])
-            return self.findings.findings
+            return False
         finally:
             # Structures, and which segment is which, may be known only now.
             self._refresh()
             self.training.show_state()
-        p, task = self._parameters, self.task()
-        if p is None:
-            # The scene was closed meanwhile, and another module is shown.
-            return []
-        if task is None:
+        # The scene may have been closed meanwhile, and another module be shown.
+        if self._parameters is None:
+            return False
+        if self.task() is None:
             self.findings.show([Finding.of(_("structures"), _no_structures())])
-            return self.findings.findings
+            return False
+        return True
+
+    def _check_in_pieces(self) -> Work[None]:
+        """The checks, some of a volume's a piece; at their end the process that looks for more is started."""
+        p, task = self._parameters, self.task()
+        assert p is not None
+        assert task is not None
         inputs, findings = self._inputs(), list[Finding]()
+        # One of before would measure a device that this one is measuring.
+        self.findings.begin(inputs)
         slices = copied_bytes = 0
         if not (p.sourceFolder and p.targetFolder):
             source = None if p.sourceFolder else self._source_rows()
             target = None if p.targetFolder else self._target_rows()
             windows = (_window(p, "source"), _window(p, "target"))
             plane = task.plane if p.plane is Plane.task else p.plane.value
-            findings += check_rows(source, target, task, p.region, windows, plane)
+            findings += yield from check_rows_in_pieces(source, target, task, p.region, windows, plane)
             slices, copied_bytes = what_is_written(source, target, plane)
-        # One of before would measure a device that this one is measuring.
-        self.findings.abandon_probe()
         probe = None
         try:
             options = self.options()
         except InputError as error:
             self.findings.show([*findings, Finding.of(_("settings"), error)], inputs)
-            return self.findings.findings
+            return
         try:
             probe = CheckProcess(
                 options, Path(p.outputFolder), self.findings.add, source=p.sourceFolder, target=p.targetFolder,
@@ -727,7 +834,6 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except InputError as error:
             findings.append(Finding.of(_("device"), error))
         self.findings.show(findings, inputs, probe)
-        return self.findings.findings
 
     def _inputs(self) -> tuple[Any, ...]:
         """What the checks are of, to tell when they are of something else."""
@@ -753,6 +859,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             self._say(_("Preparing..."))
             # It would measure a device that is being trained on.
+            self._stop_checks()
             self.findings.abandon_probe()
             # What comes takes seconds where torch is imported for the first time.
             slicer.app.processEvents()
@@ -760,10 +867,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             with held(self._window):
                 self.logic.ensure_dependencies()
             self._end_if_cancelled()
-            if self.task() is None:
-                raise _no_structures()
             options = self.options()
-            name = p.name.strip() or f"{options.task.name} {datetime.now():%Y-%m-%d %H.%M.%S}"
+            name = p.name.strip() or f"{options.loaded_task().name} {datetime.now():%Y-%m-%d %H.%M.%S}"
             job = self.logic.start(
                 p.sourceFolder or self._source_rows(), p.targetFolder or self._target_rows(),
                 Path(p.outputFolder) / name, options, progress=self._show_writing,
@@ -877,6 +982,10 @@ def _check_device(device: str) -> None:
         choose_device(device)
 
 
+def _being_prepared() -> str:
+    return _("The training is being prepared.")
+
+
 def _no_structures() -> InputError:
     """That the structures are one's own, and none are chosen."""
     return InputError(_("Choose your structures first"), _("add a source segmentation, then press My structures"))
@@ -930,7 +1039,7 @@ def _settings_help() -> str:
     )  # fmt: skip
 
 
-def _describe(task: Any | None, choice: TaskChoice) -> str:
+def _describe(task: Task | None, choice: TaskChoice) -> str:
     if task is not None:
         return ", ".join(task.names)
     if choice is TaskChoice.own:
@@ -938,7 +1047,7 @@ def _describe(task: Any | None, choice: TaskChoice) -> str:
     return _("Its structures are shown once the Python packages are installed (Check everything).")
 
 
-def _rows_of(given: Any, row: type[Any]) -> list[Any] | None:
+def _rows_of(given: Sequence[Any] | str | Path, row: type[Row]) -> list[Row] | None:
     """Rows of nodes from volume nodes or tuples of nodes; None for the path of files."""
     if isinstance(given, str | Path):
         return None

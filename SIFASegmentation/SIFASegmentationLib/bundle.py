@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from . import __version__
-from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, read_bundle_file, write_archive
+from .bundle_files import ARCHIVE_SUFFIX, MANIFEST_FILE, portions_of, read_bundle_file, write_archive_in_pieces
 from .calibration import QualityCalibration
 from .contrasts import ContrastRanges
 from .doubts import Usual
@@ -34,6 +34,7 @@ from .schema import Frozen
 from .segmentation_options import Domain
 from .structures import Task
 from .usual import MillilitreRange
+from .work import Work, at_once
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"
@@ -169,18 +170,39 @@ class Bundle:
         Raises:
             InputError: The file is missing, unreadable or not the one that was exported.
         """
-        path = self.path / name
         try:
             content = read_bundle_file(self.path, name)
         except OSError as error:
-            raise InputError(f"{path} is missing or unreadable", "copy the whole bundle again") from error
-        if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
-            raise InputError(f"{path} is not the file that was exported (its SHA-256 differs)", "copy the bundle again")
+            raise self._missing(name) from error
+        self._check_digest(name, hashlib.sha256(content).hexdigest())
         return content
 
+    def check_in_pieces(self, name: str) -> Work[None]:
+        """Whether one of the files of a bundle that is a folder is whole, a portion a piece.
 
-def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
-    """Pack a bundle into one zip file, to pass it on.
+        Raises:
+            InputError: As `read`.
+        """
+        digest = hashlib.sha256()
+        try:
+            for portion in portions_of(self.path / name):
+                digest.update(portion)
+                yield
+        except OSError as error:
+            raise self._missing(name) from error
+        self._check_digest(name, digest.hexdigest())
+
+    def _missing(self, name: str) -> InputError:
+        return InputError(f"{self.path / name} is missing or unreadable", "copy the whole bundle again")
+
+    def _check_digest(self, name: str, digest: str) -> None:
+        if digest != self.manifest.files.get(name):
+            problem = f"{self.path / name} is not the file that was exported (its SHA-256 differs)"
+            raise InputError(problem, "copy the bundle again")
+
+
+def pack_bundle_in_pieces(folder: str | Path, out: str | Path) -> Work[Bundle]:
+    """Pack a bundle into one zip file, to pass it on; each piece of the work is a portion of a file.
 
     Args:
         folder: Folder of the bundle.
@@ -194,9 +216,12 @@ def pack_bundle(folder: str | Path, out: str | Path) -> Bundle:
         raise InputError(f"{out} is no name for a bundle in one file", f"let it end with {ARCHIVE_SUFFIX}")
     bundle = read_bundle(folder)
     for name in bundle.manifest.files:
-        bundle.read(name)
-    write_archive(bundle.path, [MANIFEST_FILE, *bundle.manifest.files], out)
+        yield from bundle.check_in_pieces(name)
+    yield from write_archive_in_pieces(bundle.path, [MANIFEST_FILE, *bundle.manifest.files], out)
     return read_bundle(out)
+
+
+pack_bundle = at_once(pack_bundle_in_pieces)
 
 
 def manifest_json(manifest: BundleManifest) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError, system_fault, unwritable
 from .files import write_atomically
+from .work import Work
 
 MANIFEST_FILE = "manifest.json"
 ARCHIVE_SUFFIX = ".zip"
@@ -16,6 +17,7 @@ _OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by file manager
 # In bytes. No ONNX file can be larger, and no manifest comes near its limit. Without limits, a small malicious archive
 # could fill the memory.
 _LARGEST, _LARGEST_MANIFEST = 2**31, 2**23
+_PORTION_BYTES = 4 * 1024 * 1024  # What a window waits for.
 
 
 def is_bundle(path: Path) -> bool:
@@ -68,8 +70,23 @@ def _check_size(path: Path, size: int) -> None:
         raise InputError(f"{path} is larger than any {kind}", "get the bundle anew from where it came")
 
 
-def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
+def portions_of(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file of a bundle's folder in portions.
+
+    Raises:
+        OSError: It is missing or unreadable.
+        InputError: It is larger than any model or manifest can be.
+    """
+    _check_size(path, path.stat().st_size)
+    with path.open("rb") as file:
+        while portion := file.read(_PORTION_BYTES):
+            yield portion
+
+
+def write_archive_in_pieces(folder: Path, names: Iterable[str], path: Path) -> Work[None]:
     """Pack files of a folder into a zip file, atomically; the same files give the same bytes.
+
+    A portion a piece; left before its end, it leaves nothing behind.
 
     Raises:
         InputError: A file can't be read, or the zip file can't be written.
@@ -79,7 +96,12 @@ def write_archive(folder: Path, names: Iterable[str], path: Path) -> None:
             for name in sorted(names):
                 # Without the file's time, so that the bytes are reproducible. Uncompressed: compressing takes seconds
                 # and makes weights hardly smaller.
-                archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+                entry = zipfile.ZipInfo(name)
+                entry.file_size = (folder / name).stat().st_size
+                with archive.open(entry, "w") as file:
+                    for portion in portions_of(folder / name):
+                        file.write(portion)
+                        yield
     except OSError as error:
         raise system_fault(error) or unwritable(path, error) from error
 

@@ -11,7 +11,11 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .boxes import boxes_of_values
+from .work import Work, at_once, result_of
+
 _SLAB_VOXELS = 2**26
+_PIECE_VOXELS = 2**19  # Of a slab that is numbered in one piece while a window waits.
 _LARGE_PART = 0.2  # Share of the largest part; a smaller one is taken for an island.
 _NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # Connected by faces, edges and corners.
 
@@ -68,17 +72,22 @@ def large_parts(sizes: NDArray[np.int64]) -> int:
     return int((sizes >= _LARGE_PART * sizes.max()).sum())
 
 
-def component_sizes(labels: NDArray[np.uint8]) -> dict[int, NDArray[np.int64]]:
-    """Numbers of voxels of the connected parts of each value but 0 in a labelmap (k, j, i)."""
-    boxes = enumerate(ndimage.find_objects(labels), 1)
-    return {value: _measured(_each(_slabs(labels[box]), value))[1] for value, box in boxes if box is not None}
+def component_sizes_in_pieces(labels: NDArray[np.uint8]) -> Work[dict[int, NDArray[np.int64]]]:
+    """Numbers of voxels of the connected parts of each value but 0 in a labelmap (k, j, i), a thin slab a piece."""
+    sizes = {}
+    for value, box in sorted((yield from boxes_of_values(labels)).items()):
+        _whole, sizes[value] = yield from _measured(_each(_slabs(labels[box], _PIECE_VOXELS), value))
+    return sizes
+
+
+component_sizes = at_once(component_sizes_in_pieces)
 
 
 def _keep_largest(part: NDArray[np.uint8], value: int, count: int) -> int:
-    slabs = _slabs(part)
+    slabs = _slabs(part, _SLAB_VOXELS)
     # Most structures fit one slab, whose numbering then serves both passes.
     only = [_numbered(slabs[0], value)] if len(slabs) == 1 else None
-    whole, voxels = _measured(only or _each(slabs, value))
+    whole, voxels = result_of(_measured(only or _each(slabs, value)))
     if len(voxels) <= count:
         return 0
     largest = np.argsort(-voxels, kind="stable")[:count]
@@ -92,13 +101,16 @@ def _keep_largest(part: NDArray[np.uint8], value: int, count: int) -> int:
     return int(voxels.sum() - voxels[largest].sum())
 
 
-def _slabs(part: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    thickness = max(1, _SLAB_VOXELS // part[0].size)
+def _slabs(part: NDArray[np.uint8], voxels: int) -> list[NDArray[np.uint8]]:
+    thickness = max(1, voxels // part[0].size)
     return [part[start : start + thickness] for start in range(0, len(part), thickness)]
 
 
-def _measured(slabs: Iterable[tuple[Numbers, int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """For each part of each slab, in order, the index of the whole that it belongs to; and the voxels of each whole."""
+def _measured(slabs: Iterable[tuple[Numbers, int]]) -> Work[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """For each part of each slab, in order, the index of the whole that it belongs to; and the voxels of each whole.
+
+    Each piece of the work is a slab.
+    """
     sizes: list[NDArray[np.int64]] = []
     joins: list[NDArray[np.int64]] = []
     before, offset = None, 0
@@ -108,6 +120,7 @@ def _measured(slabs: Iterable[tuple[Numbers, int]]) -> tuple[NDArray[np.int32], 
             firsts = np.array([[offset - len(sizes[-2])], [offset]], np.int64)
             joins.append(_touching(before, numbers[0]) + firsts)
         before, offset = numbers[-1].copy(), offset + count
+        yield
     whole = _joined(offset, joins)
     return whole, np.bincount(whole, weights=np.concatenate(sizes)).astype(np.int64)
 
@@ -125,15 +138,16 @@ def _numbered(slab: NDArray[np.uint8], value: int) -> tuple[Numbers, int]:
 def _touching(last: Numbers, first: Numbers) -> NDArray[np.int64]:
     """Pairs (2, n) of touching parts, counted from 0, in two adjacent planes (j, i)."""
     rows, columns = last.shape
-    padded = np.pad(first, 1)
-    pairs = []
+    padded = np.pad(first, 1).astype(np.int64)
+    base = padded.max() + 1
+    of_last, found = last.astype(np.int64) * base, []
     for down in range(3):
         for right in range(3):
-            moved = padded[down : down + rows, right : right + columns]
-            both = (last > 0) & (moved > 0)
-            pairs.append(np.stack([last[both], moved[both]]).astype(np.int64) - 1)
-    touching: NDArray[np.int64] = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    return touching
+            codes = (of_last + padded[down : down + rows, right : right + columns]).ravel()
+            # Neighbours are mostly of the same pair: those few that are not are all there is to sort.
+            found.append(codes[np.diff(codes, prepend=-1) != 0])
+    pairs: NDArray[np.int64] = np.stack(np.divmod(np.unique(np.concatenate(found)), base))
+    return pairs[:, (pairs > 0).all(axis=0)] - 1
 
 
 def _joined(count: int, joins: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:

@@ -22,11 +22,15 @@ from SIFASegmentationLib.work import Work
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.field_of_view import BoxMM
+    from SIFASegmentationLib.structures import Structure, Task
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 _RESULT = "SIFA.Result"  # Attribute of nodes.
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+
+SegmentsState = tuple[tuple[str, int, int], ...]
+"""Of a segmentation's segments: key, label value, and when the voxels were changed last."""
 
 
 def volume_from_node(node: Any) -> Volume:
@@ -111,7 +115,7 @@ def region_from_node(node: Any) -> BoxMM:
 
 
 def segmentation_from_labels(
-    labels: np.ndarray, volume_node: Any, task: Any, name: str, segmentation_node: Any | None = None
+    labels: np.ndarray, volume_node: Any, task: Task, name: str, segmentation_node: Any | None = None
 ) -> Any:
     """A segmentation node with the task's names, colours and terminology, in the place of the volume.
 
@@ -141,7 +145,7 @@ def segmentation_from_labels(
     return segmentation_node
 
 
-def state_of(segmentation_node: Any) -> tuple[tuple[str, int, int], ...]:
+def state_of(segmentation_node: Any) -> SegmentsState:
     """What is another after every change of the voxels, and of which segments there are; the same after one of names,
     colours or surfaces."""
     segmentation = segmentation_node.GetSegmentation()
@@ -270,7 +274,7 @@ def _layer(labels: np.ndarray, box: Box, volume_node: Any) -> Any:
     return layer
 
 
-def _segment(structure: Any, layer: Any) -> Any:
+def _segment(structure: Structure, layer: Any) -> Any:
     segment = slicer.vtkSegment()
     segment.SetName(structure.name)
     segment.SetColor(*(channel / 255 for channel in structure.color))

@@ -38,7 +38,7 @@ class ResultsPanel(VTKObservationMixin):
         self._ui, self._say = ui, say
         self.scores: ScoreTable | None = None
         self.results: tuple[ShownResult, ...] = ()
-        self._scored: dict[str, Any] = {}  # States of segmentations when they were scored, by ID.
+        self._scored: dict[str, nodes.SegmentsState] = {}  # States of segmentations when they were scored, by ID.
         self._observed: list[str] = []  # IDs of the segmentations that are watched.
         self._name, self._node_id, self._least_sure = "", "", 0
         for button, method in (
@@ -80,7 +80,7 @@ class ResultsPanel(VTKObservationMixin):
             ):
                 self.addObserver(node.GetSegmentation(), event, self._show_whether_scored)
 
-    def _made(self) -> dict[str, Any]:
+    def _made(self) -> dict[str, nodes.SegmentsState]:
         """States of the segmentations as they came into the scene, by ID."""
         return {key: state for result in self.results for key, state in result.made.items()}
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
+from SIFASegmentationLib.volumes import Geometry, Volume
 
+from .background import in_background
 from .dependencies import ensure_packages
 from .nodes import RAS_TO_LPS, if_in_scene, segmentation_from_labels
 
@@ -24,7 +29,7 @@ SAMPLES = {
 }
 COHORTS = {"SIFAAbdomenTraining": "abdomen", "SIFAHeartTraining": "cardiac"}
 COHORT_PATIENTS = 8  # Of each modality.
-_loading: list[str] = []  # Cohorts that are being drawn.
+_loading: list[str] = []  # What is being drawn.
 SEED = 100  # Beyond those of the cohorts, the demo and the sample model's training.
 
 
@@ -56,12 +61,11 @@ def load_patient(name: str, seed: int = SEED) -> list[Any]:
         seed: Another seed, another patient.
 
     Raises:
-        InputError: What they are drawn with is not installed.
+        InputError: What they are drawn with is not installed; or patients are being drawn already, or drawing was
+            cancelled.
     """
     task, modality = SAMPLES[name]
-    nodes = _draw(task, modality, seed, name, labelled=True)
-    slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
-    return nodes
+    return _load(name, [_Patient(task, modality, seed, name, labelled=True)])
 
 
 def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
@@ -72,30 +76,90 @@ def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
         patients: Of each modality.
 
     Raises:
-        InputError: As `load_patient`; or the scene was closed meanwhile, or patients are being drawn already.
+        InputError: As `load_patient`; or the scene was closed meanwhile.
     """
+    stem = name.removesuffix("Training")
+    wanted = [
+        _Patient(COHORTS[name], modality, seed, f"{stem}{modality.upper()} {seed + 1}", labelled=modality == "mr")
+        for modality in ("mr", "ct")
+        for seed in range(patients)
+    ]
+    return _load(name, wanted)
+
+
+class _Patient(NamedTuple):
+    """Who is to be drawn, and the name of the node; with its segmentation if `labelled`."""
+
+    task: str
+    modality: str
+    seed: int
+    name: str
+    labelled: bool
+
+
+class _CancelledError(InputError):
+    """The user wants no more patients."""
+
+
+class _Progress:
+    """A dialog that shows how many patients are drawn, and keeps clicks from everything but its button to cancel."""
+
+    def __init__(self, patients: int) -> None:
+        self._dialog = slicer.util.createProgressDialog(
+            maximum=patients, windowTitle=_("SIFA sample data"), windowModality=qt.Qt.WindowModal, autoClose=False,
+            autoReset=False,
+        )  # fmt: skip
+        self._dialog.show()
+
+    def tell(self, name: str, done: int) -> None:
+        """Who is drawn next, and how many are."""
+        self._dialog.labelText = _("Drawing {name}...").format(name=name)
+        self._dialog.value = done
+
+    def let_events_in(self) -> None:
+        """Let the window live for a moment.
+
+        Raises:
+            InputError: The user has cancelled.
+        """
+        slicer.app.processEvents()
+        if self._dialog.wasCanceled:
+            raise _CancelledError(_("Drawing was cancelled"), _("patients that are drawn stay in the scene"))
+
+    def close(self) -> None:
+        self._dialog.close()
+        self._dialog.deleteLater()
+
+
+def _load(name: str, patients: Sequence[_Patient]) -> list[Any]:
+    """The nodes of patients, the first of whom is shown."""
+    if importlib.util.find_spec("pydantic") is None:
+        raise InputError(_("Sample patients can't be drawn"), _("install the Python package pydantic"))
     if _loading:
         raise InputError(_("{name} is still being drawn").format(name=_loading[0]), _("wait for it"))
     _loading.append(name)
+    progress = _Progress(len(patients))
     try:
-        nodes = _draw_cohort(name, patients)
+        nodes = _draw(name, patients, progress)
     finally:
+        progress.close()
         _loading.clear()
     slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
     return nodes
 
 
-def _draw_cohort(name: str, patients: int) -> list[Any]:
-    task, nodes = COHORTS[name], []
-    for modality in ("mr", "ct"):
-        for seed in range(patients):
-            node_name = f"{name.removesuffix('Training')}{modality.upper()} {seed + 1}"
-            slicer.util.showStatusMessage(_("Drawing {name}...").format(name=node_name), 5000)
-            nodes += _draw(task, modality, seed, node_name, labelled=modality == "mr")
-            # A window that lives meanwhile can close the scene.
-            slicer.app.processEvents()
-            if if_in_scene(nodes[0]) is None:
-                raise InputError(_("The scene was closed while {name} was drawn").format(name=name), _("try again"))
+def _draw(name: str, patients: Sequence[_Patient], progress: _Progress) -> list[Any]:
+    from SIFASegmentationLib.phantoms import make_patient  # noqa: PLC0415
+
+    nodes: list[Any] = []
+    for done, patient in enumerate(patients):
+        progress.tell(patient.name, done)
+        draw = partial(make_patient, patient.task, patient.modality, patient.seed)
+        image, labelmap = in_background(draw, progress.let_events_in)
+        # A window that lives meanwhile can close the scene.
+        if nodes and if_in_scene(nodes[0]) is None:
+            raise InputError(_("The scene was closed while {name} was drawn").format(name=name), _("try again"))
+        nodes += _into_scene(patient, image, labelmap)
     return nodes
 
 
@@ -108,32 +172,32 @@ def _download(source: Any) -> list[Any]:
     try:
         ensure_packages(("pydantic",), REQUIREMENTS, "SIFA Segmentation")
         return load_cohort(name) if name in COHORTS else load_patient(name)
+    except _CancelledError:
+        return []
     except InputError as error:
         slicer.util.errorDisplay(str(error))
         return []
 
 
-def _draw(task: str, modality: str, seed: int, name: str, *, labelled: bool) -> list[Any]:
-    """A volume node and, if `labelled`, its segmentation."""
-    if importlib.util.find_spec("pydantic") is None:
-        raise InputError(_("Sample patients can't be drawn"), _("install the Python package pydantic"))
-    from SIFASegmentationLib.phantoms import make_patient  # noqa: PLC0415
+def _into_scene(patient: _Patient, image: Volume, labelmap: Volume) -> list[Any]:
+    """A volume node and, if wanted, its segmentation."""
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
 
-    image, labelmap = make_patient(task, modality, seed)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
+    unique = slicer.mrmlScene.GenerateUniqueName(patient.name)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", unique)
     slicer.util.updateVolumeFromArray(node, image.array)
     ijk_to_lps = _matrix(image.geometry)
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_TO_LPS @ ijk_to_lps))
     node.CreateDefaultDisplayNodes()
-    if not labelled:
+    if not patient.labelled:
         return [node]
-    return [node, segmentation_from_labels(labelmap.array, node, load_task(task), f"{node.GetName()} reference")]
+    task = load_task(patient.task)
+    return [node, segmentation_from_labels(labelmap.array, node, task, f"{node.GetName()} reference")]
 
 
-def _matrix(geometry: Any) -> Any:
+def _matrix(geometry: Geometry) -> np.ndarray:
     """4x4 from voxels (i, j, k) to mm, LPS."""
     matrix = np.eye(4)
-    matrix[:3, :3] = geometry.direction_matrix * np.asarray(geometry.spacing)
+    matrix[:3, :3] = geometry.axes_mm
     matrix[:3, 3] = geometry.origin
     return matrix

@@ -20,9 +20,10 @@ from .shown_results import ShownResult
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.scores import Row, ScoreTable
+    from SIFASegmentationLib.structures import Task
 
 
-def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, tolerance: float) -> Work[list[Row]]:
+def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Task, tolerance: float) -> Work[list[Row]]:
     """A row for each structure of a task, a portion of a structure a piece."""
     from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
     from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
@@ -55,7 +56,7 @@ def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Any, t
     return [rows[structure.name] for structure in task.structures]
 
 
-def score_results_in_pieces(results: Sequence[ShownResult], task: Any, tolerance: float) -> Work[ScoreTable]:
+def score_results_in_pieces(results: Sequence[ShownResult], task: Task, tolerance: float) -> Work[ScoreTable]:
     """Scores of results where they have a reference that can be used, the structures' volumes where not."""
     from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
 
@@ -89,7 +90,7 @@ def score_results_in_pieces(results: Sequence[ShownResult], task: Any, tolerance
     return ScoreTable(tuple(rows), tolerance=tolerance)
 
 
-def volume_rows(segmentation: Any, volume: Any, task: Any, note: str) -> list[Row]:
+def volume_rows(segmentation: Any, volume: Any, task: Task, note: str) -> list[Row]:
     """Rows with the volume of each structure of a task in ml and no score; `note` says why.
 
     Several segments of one structure are counted as one that holds them all.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
@@ -26,6 +27,7 @@ from .processes import kill_process, start_process
 
 if TYPE_CHECKING:
     from SIFASegmentationLib.quality import Estimate
+    from SIFASegmentationLib.structures import Task
 
 
 class InputRow(NamedTuple):
@@ -70,7 +72,7 @@ class SegmentationResult:
     why_files: str = ""
     error: str = ""
     warnings: list[str] = field(default_factory=list)
-    made: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, nodes.SegmentsState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class SegmentationRun:
         self,
         job: Job,
         rows: Sequence[InputRow],
-        task: Any,
+        task: Task,
         options: RunOptions,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[SegmentationRun, State], None],
@@ -256,7 +258,7 @@ class SegmentationRun:
         yield
 
 
-def _voxels_of_file(path: Path) -> Any:
+def _voxels_of_file(path: Path) -> np.ndarray:
     """Voxels (k, j, i) of an image file."""
     from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
 

@@ -35,7 +35,7 @@ class ShownResult:
     estimates: dict[str, Estimate] = field(default_factory=dict)
     baseline_estimates: dict[str, Estimate] = field(default_factory=dict)
     doubts: dict[str, str] = field(default_factory=dict)
-    made: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, nodes.SegmentsState] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: SegmentationResult, reference: Any | None = None) -> ShownResult:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -21,6 +21,9 @@ from SIFASegmentationLib.work import result_of
 from .nodes import array_of, is_segmentation
 from .part_voxels import is_empty, voxels_of
 from .reach import is_within, reach_in_pieces
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Structure, Task
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _values_of(node: Any) -> list[int]:
     return known[1]
 
 
-def structure_of(part: Part, task: Any) -> Any | None:
+def structure_of(part: Part, task: Task) -> Structure | None:
     """The task's structure that a part is, by terminology or name; None if it is none.
 
     Where several structures have the part's terminology, its name decides between them.
@@ -92,7 +95,7 @@ def structure_of(part: Part, task: Any) -> Any | None:
     return coded[0] if len(coded) == 1 else named
 
 
-def match_parts(parts: Iterable[Part], task: Any) -> tuple[dict[str, Any], bool]:
+def match_parts(parts: Iterable[Part], task: Task) -> tuple[dict[str, Structure | None], bool]:
     """The structure of each part by key (None if it is none), and whether that had to go by the labels' numbers."""
     parts = list(parts)
     matched = {part.key: structure_of(part, task) for part in parts}
@@ -102,7 +105,7 @@ def match_parts(parts: Iterable[Part], task: Any) -> tuple[dict[str, Any], bool]
     return {part.key: own.get(part.key) for part in parts}, True
 
 
-def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, str] | None = None) -> Labels:
+def labels_from_node(node: Any, volume_node: Any, task: Task, mapping: dict[str, str] | None = None) -> Labels:
     """The labels of a segmentation or labelmap node on the grid of a volume node.
 
     Args:
@@ -121,7 +124,7 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
             notes.append(_("labels of {name} matched by number").format(name=node.GetName()))
     else:
         matched = {key: task.structure_named(name) for key, name in mapping.items()}
-    chosen = [part for part in parts if matched.get(part.key) is not None]
+    chosen = {part.key: structure for part in parts if (structure := matched.get(part.key)) is not None}
     if not chosen:
         names = ", ".join(part.name or part.key for part in parts) or "(none)"
         raise InputError(
@@ -132,12 +135,12 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
         )
     labels = np.zeros(slicer.util.arrayFromVolume(volume_node).shape, np.uint8)
     overlap, resampled, outside = 0, False, []
-    for key, voxels in voxels_of(node, [part.key for part in chosen], volume_node):
-        count, overlapping = voxels.paint(labels, matched[key].value)
+    for key, voxels in voxels_of(node, chosen, volume_node):
+        count, overlapping = voxels.paint(labels, chosen[key].value)
         overlap += overlapping
         resampled |= voxels.resampled
         if count == 0 and not is_empty(node, key):
-            outside.append(matched[key].name)
+            outside.append(chosen[key].name)
     if overlap:
         note = _("segments of {name} overlap in {voxels} voxels, which go to the later one")
         notes.append(note.format(name=node.GetName(), voxels=overlap))
@@ -145,7 +148,7 @@ def labels_from_node(node: Any, volume_node: Any, task: Any, mapping: dict[str, 
         note = _("{parts} of {name} does not lie on {volume}")
         notes.append(note.format(parts=", ".join(outside), name=node.GetName(), volume=volume_node.GetName()))
     else:
-        reached = result_of(reach_in_pieces(node, [part.key for part in chosen], volume_node, ValueBoxes()))
+        reached = result_of(reach_in_pieces(node, chosen, volume_node, ValueBoxes()))
         if reached is not None and not is_within(reached, volume_node):
             note = _("some of {name} lies outside of {volume}")
             notes.append(note.format(name=node.GetName(), volume=volume_node.GetName()))

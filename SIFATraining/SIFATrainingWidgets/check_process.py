@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import qt
 from slicer.i18n import tr as _
@@ -22,6 +22,10 @@ from SIFATrainingLib.findings import Finding
 from . import further_preparation
 from .cohorts_of_nodes import region_text
 
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
+    from SIFATraining import TrainingOptions
+
 POLL_MS = 200
 
 
@@ -30,7 +34,7 @@ class CheckProcess:
 
     def __init__(
         self,
-        options: Any,
+        options: TrainingOptions,
         output: Path,
         on_findings: Callable[[list[Finding]], None],
         *,
@@ -55,7 +59,7 @@ class CheckProcess:
         self._on_findings = on_findings
         more = [f"--more-slices={slices}", f"--more-bytes={copied_bytes}"]
         with ExitStack() as files:
-            task, self._output = _make_files(options.task, files)
+            task, self._output = _make_files(options.loaded_task(), files)
             self._process: subprocess.Popen[bytes] | None = start_program(
                 "SIFATrainingLib", [*_arguments(options, task, output, source, target), *more], self._output
             )
@@ -87,7 +91,7 @@ class CheckProcess:
         self._files.close()
 
 
-def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
+def _make_files(task: Task, files: ExitStack) -> tuple[Path, IO[bytes]]:
     """What the program reads, and where it writes to; the end of `files` takes both away.
 
     Raises:
@@ -104,7 +108,7 @@ def _make_files(task: Any, files: ExitStack) -> tuple[Path, IO[bytes]]:
         raise unwritable(where, error) from error
 
 
-def _arguments(options: Any, task: Path, output: Path, source: str, target: str) -> list[str]:
+def _arguments(options: TrainingOptions, task: Path, output: Path, source: str, target: str) -> list[str]:
     """Of the program that checks."""
     given = {
         "task": task, "source": source, "target": target, "source-coding": options.source_coding,

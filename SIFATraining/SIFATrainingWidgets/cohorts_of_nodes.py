@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import slicer
@@ -19,6 +19,7 @@ from SIFASegmentationLib.errors import InputError, first_fault, unwritable
 from SIFASegmentationLib.files import file_names, write_atomically
 from SIFASegmentationLib.metaimage import write_in_portions
 from SIFASegmentationLib.volumes import Volume
+from SIFASegmentationLib.work import Work, at_once
 from SIFASegmentationWidgets.nodes import (
     BINARY_LABELMAP,
     array_of,
@@ -28,6 +29,9 @@ from SIFASegmentationWidgets.nodes import (
     volume_from_node,
 )
 from SIFASegmentationWidgets.structures_of_nodes import Labels, labels_from_node, match_parts, parts_of
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
 
 _MAPPING = "SIFA.structures"
 
@@ -76,7 +80,7 @@ def store_mapping(node: Any, mapping: dict[str, str] | None) -> None:
     node.SetAttribute(_MAPPING, json.dumps(mapping) if mapping is not None else None)
 
 
-def shown_mapping(node: Any, task: Any) -> dict[str, str]:
+def shown_mapping(node: Any, task: Task) -> dict[str, str]:
     """Structure name (empty for none) of each part of a node by its key: what was said, else what matches.
 
     What was said for a task with other structures is not meant for this one.
@@ -89,7 +93,7 @@ def shown_mapping(node: Any, task: Any) -> dict[str, str]:
     return mapping
 
 
-def found_structures(node: Any, task: Any) -> list[str]:
+def found_structures(node: Any, task: Task) -> list[str]:
     """Names of the task's structures that a node labels, in the task's order."""
     named = set(shown_mapping(node, task).values())
     return [structure.name for structure in task.structures if structure.name in named]
@@ -104,7 +108,7 @@ def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
     return InputError(problem, _("choose one, or remove its row"))
 
 
-def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Any) -> None:
+def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Task) -> None:
     """Whether what labels volumes holds some of the structures, before anything is written.
 
     Raises:
@@ -119,7 +123,7 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
             raise InputError(_("{name} has none of {names}").format(name=node.GetName(), names=names), advice)
 
 
-def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: Progress) -> list[str]:
+def write_source(rows: Sequence[SourceRow], task: Task, folder: Path, progress: Progress) -> list[str]:
     """Write labelled volumes.
 
     Returns:
@@ -144,7 +148,7 @@ def write_source(rows: Sequence[SourceRow], task: Any, folder: Path, progress: P
     return notes
 
 
-def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: Progress) -> list[str]:
+def write_target(rows: Sequence[TargetRow], task: Task, folder: Path, progress: Progress) -> list[str]:
     """Write unlabelled volumes, and those with a reference for monitoring once more in a cohort of their own.
 
     Returns:
@@ -173,21 +177,31 @@ def write_target(rows: Sequence[TargetRow], task: Any, folder: Path, progress: P
     return notes
 
 
-def task_from_parts(node: Any) -> Any:
+def task_from_parts_in_pieces(node: Any, tell: Callable[[str], None] = lambda _name: None) -> Work[Task]:
     """A task of one's own: the segments of a segmentation node, with their names, colours and terminology, and as
-    many parts as they have here (two, where both kidneys are one segment).
+    many parts as they have here (two, where both kidneys are one segment). Some slices of a segment a piece.
+
+    Args:
+        node: Segmentation or labelmap node.
+        tell: Gets the name of each segment before it is looked through.
 
     Raises:
-        InputError: The node has no segment, or two of one name.
+        InputError: The node has no segment, or two of one name; or it was changed meanwhile.
     """
     from pydantic import ValidationError  # noqa: PLC0415  comes from pip
 
     from SIFASegmentationLib.structures import Task  # noqa: PLC0415
 
-    structures = []
-    for value, part in enumerate(parts_of(node), 1):
-        color = _color(node, part.key)
-        terminology, parts = _terminology(part.entry), _count_of_parts(node, part.key)
+    structures, found = [], parts_of(node)
+    for value, part in enumerate(found, 1):
+        tell(part.name or part.key)
+        # What is said is drawn before it is done.
+        yield
+        if parts_of(node) != found:
+            problem = _("{name} was changed while it was looked through").format(name=node.GetName())
+            raise InputError(problem, _("press My structures again"))
+        color, terminology = _color(node, part.key), _terminology(part.entry)
+        parts = yield from _count_parts_in_pieces(node, part.key)
         structures.append(
             {"name": part.name, "value": value, "color": color, "terminology": terminology, "parts": parts}
         )
@@ -203,9 +217,15 @@ def task_from_parts(node: Any) -> Any:
         raise InputError(problem, _("correct them in the Segment Editor")) from error
 
 
-def _count_of_parts(node: Any, key: str) -> int:
+task_from_parts = at_once(task_from_parts_in_pieces)
+
+
+def _count_parts_in_pieces(node: Any, key: str) -> Work[int]:
     """How many large parts a segment, or a value of a labelmap, has; 1 where that is not known without an export."""
-    from SIFASegmentationLib.components import component_sizes, large_parts  # noqa: PLC0415  scipy may come from pip
+    from SIFASegmentationLib.components import (  # noqa: PLC0415  scipy may come from pip
+        component_sizes_in_pieces,
+        large_parts,
+    )
 
     if is_segmentation(node):
         segment = node.GetSegmentation().GetSegment(key)
@@ -215,7 +235,9 @@ def _count_of_parts(node: Any, key: str) -> int:
         voxels = slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, key) == segment.GetLabelValue()
     else:
         voxels = array_of(node) == int(key)
-    sizes = component_sizes(voxels.view(np.uint8))
+    yield
+    # Of a mask of its own: what the node holds may change meanwhile.
+    sizes = yield from component_sizes_in_pieces(voxels.view(np.uint8))
     return large_parts(sizes[1]) if sizes else 1
 
 
@@ -231,7 +253,7 @@ def _check_there(row: SourceRow | TargetRow) -> None:
             raise InputError(problem.format(name=node.GetName()))
 
 
-def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
+def _labels(node: Any, volume_node: Any, task: Task) -> Labels:
     """The labels of a node on the grid of a volume node.
 
     Raises:
@@ -247,7 +269,7 @@ def _labels(node: Any, volume_node: Any, task: Any) -> Labels:
     return labels
 
 
-def _chosen_mapping(node: Any, task: Any) -> dict[str, str] | None:
+def _chosen_mapping(node: Any, task: Task) -> dict[str, str] | None:
     """What the table of segments shows, where a user has said something; None leaves it to the matching."""
     if stored_mapping(node) is None:
         return None

@@ -25,6 +25,7 @@ class FindingsPanel:
         self.findings: list[Finding] = []
         self._inputs: object = None
         self._probe: CheckProcess | None = None
+        self._is_checking = False
 
     def show(self, findings: Sequence[Finding], inputs: object = None, probe: CheckProcess | None = None) -> None:
         """Show what was found.
@@ -36,31 +37,41 @@ class FindingsPanel:
         """
         self.abandon_probe()
         self.findings, self._inputs, self._probe = list(findings), inputs, probe
+        self._is_checking = probe is not None
+        self._refresh()
+
+    def begin(self, inputs: object) -> None:
+        """Show that these inputs are being checked, and nothing of before."""
+        self.show([], inputs)
+        self._is_checking = True
         self._refresh()
 
     def add(self, findings: Sequence[Finding]) -> None:
         """Those of the probe, which has ended."""
-        self._probe = None
+        self._probe, self._is_checking = None, False
         self.findings += findings
         self._refresh()
 
-    def forget_unless(self, inputs: object) -> None:
-        """What was found of other inputs must not be taken for something about these."""
-        if self._inputs is not None and self._inputs != inputs:
-            self.show([])
-            self._ui.checkSection.text = _("4 Before you start: inputs changed, check again")
+    def are_of(self, inputs: object) -> bool:
+        """Whether what is shown may be about these inputs; what was found of others must not be taken for that."""
+        return self._inputs is None or self._inputs == inputs
+
+    def forget(self, why: str) -> None:
+        """Show nothing, and say why."""
+        self.show([])
+        self._ui.checkSection.text = _("4 Before you start: {why}").format(why=why)
 
     def abandon_probe(self) -> None:
         """Look for nothing more; what was found stays."""
         if self._probe is not None:
             self._probe.abandon()
-            self._probe = None
+            self._probe, self._is_checking = None, False
             self._refresh()
 
     def _refresh(self) -> None:
         errors, warnings = (sum(f.level == level for f in self.findings) for level in ("error", "warning"))
         title = _("4 Before you start: {checks} checks, {errors} errors, {warnings} warnings")
-        if self._probe is not None:
+        if self._is_checking:
             title = _("4 Before you start: still checking...")
         self._ui.checkSection.text = title.format(checks=len(self.findings), errors=errors, warnings=warnings)
         self._ui.findingsLabel.text = findings_html(self.findings)

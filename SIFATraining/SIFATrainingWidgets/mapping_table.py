@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qt
 import slicer
@@ -13,6 +13,9 @@ from SIFASegmentationWidgets.nodes_table import fit_height
 from SIFASegmentationWidgets.structures_of_nodes import Part, parts_of
 
 from .cohorts_of_nodes import shown_mapping, store_mapping
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
 
 
 class MappingTable:
@@ -31,13 +34,15 @@ class MappingTable:
         table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         table.verticalHeader().setVisible(False)
 
-    def show(self, label_nodes: Sequence[Any], task: Any | None) -> None:
+    def show(self, label_nodes: Sequence[Any], task: Task | None) -> None:
         """A row for each part of these nodes; nothing is done where the table shows that already."""
         content: list[tuple[Any, Part, str]] = []
-        for node in label_nodes if task is not None else ():
-            mapping = shown_mapping(node, task)
-            content += [(node, part, mapping.get(part.key, "")) for part in parts_of(node)]
-        names = [] if task is None else list(task.names)
+        names: list[str] = []
+        if task is not None:
+            names = list(task.names)
+            for node in label_nodes:
+                mapping = shown_mapping(node, task)
+                content += [(node, part, mapping.get(part.key, "")) for part in parts_of(node)]
         signature = ([(node.GetID(), node.GetName(), part, said) for node, part, said in content], names)
         if signature == self._shown:
             return
@@ -45,6 +50,7 @@ class MappingTable:
         self._table.setRowCount(0)
         self._table.setRowCount(len(content))
         for row, (node, part, said) in enumerate(content):
+            assert task is not None
             for column, text in enumerate((node.GetName(), part.name or part.key)):
                 item = qt.QTableWidgetItem(text)
                 item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
@@ -52,7 +58,7 @@ class MappingTable:
             self._table.setCellWidget(row, 2, self._selector(node, part.key, said, names, task))
         fit_height(self._table)
 
-    def _selector(self, node: Any, key: str, said: str, names: Sequence[str], task: Any) -> Any:
+    def _selector(self, node: Any, key: str, said: str, names: Sequence[str], task: Task) -> Any:
         selector = qt.QComboBox()
         selector.addItem(_("(not used)"))
         for name in names:
@@ -66,7 +72,7 @@ class MappingTable:
         )
         return selector
 
-    def _say(self, node_id: str, key: str, name: str, task: Any) -> None:
+    def _say(self, node_id: str, key: str, name: str, task: Task) -> None:
         node = slicer.mrmlScene.GetNodeByID(node_id)
         if node is not None:
             store_mapping(node, {**shown_mapping(node, task), key: name})

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.volumes import Geometry
-from SIFASegmentationWidgets.nodes import geometry_from_node, lie_apart, volume_from_node
+from SIFASegmentationLib.work import Work, at_once
+from SIFASegmentationWidgets.nodes import array_of, geometry_from_node, lie_apart, volume_from_node
 from SIFATrainingLib.findings import FEW_SLICES, Finding
 
 from .cohorts_of_nodes import SourceRow, TargetRow, found_structures
+
+if TYPE_CHECKING:
+    from SIFASegmentationLib.structures import Task
 
 Window = tuple[float, float] | None
 """In HU, or None for percentiles."""
 
 
-def check_rows(
+def check_rows_in_pieces(
     source: Sequence[SourceRow] | None,
     target: Sequence[TargetRow] | None,
-    task: Any,
+    task: Task,
     region: Any | None = None,
     windows: tuple[Window, Window] = (None, None),
     plane: Plane | None = None,
-) -> list[Finding]:
-    """Geometry, labels and numbers of the volumes in the two tables; nothing is written or resampled.
+) -> Work[list[Finding]]:
+    """Geometry, labels and numbers of the volumes in the two tables, some of a volume's a piece; nothing is written or
+    resampled.
 
     Args:
         source: Rows with a volume; None where the source is a folder of files.
@@ -43,12 +48,12 @@ def check_rows(
     for kind, rows in ((_("source"), source), (_("target"), target)):
         if rows is not None and not rows:
             findings.append(Finding("error", kind, _("no volume"), _("add volumes to the table, or choose a folder")))
-    findings += _check_labels(sources, task)
-    findings += _check_references(targets, task)
+    findings += yield from _check_labels(sources, task)
+    findings += yield from _check_references(targets, task)
     for kind, some, window in ((_("source"), sources, windows[0]), (_("target"), targets, windows[1])):
         volumes = [row.volume for row in some]
-        unusable, slices = _check_volumes(volumes, plane or task.plane)
-        findings += unusable + _check_window(kind, volumes, window)
+        unusable, slices = yield from _check_volumes(volumes, plane or task.plane)
+        findings += unusable + (yield from _check_window(kind, volumes, window))
         findings += _check_regions(some, region)
         if some:
             few = slices < FEW_SLICES
@@ -56,6 +61,9 @@ def check_rows(
             fix = _("more volumes make a better model: ten or more of each modality") if few else ""
             findings.append(Finding("warning" if few else "ok", kind, message, fix))
     return findings
+
+
+check_rows = at_once(check_rows_in_pieces)
 
 
 def what_is_written(
@@ -74,7 +82,7 @@ def what_is_written(
     return slices, copied_bytes
 
 
-def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding], int]:
+def _check_volumes(volumes: Sequence[Any], plane: Plane) -> Work[tuple[list[Finding], int]]:
     """Volumes that can't be used, and the number of slices of a plane in the others."""
     findings, slices = [], 0
     for node in volumes:
@@ -82,6 +90,7 @@ def _check_volumes(volumes: Sequence[Any], plane: Plane) -> tuple[list[Finding],
             slices += _slices(volume_from_node(node).geometry, plane)
         except InputError as error:
             findings.append(Finding.of(node.GetName(), error))
+        yield
     return findings, slices
 
 
@@ -89,7 +98,7 @@ def _slices(geometry: Geometry, plane: Plane) -> int:
     return nearest_orientation(geometry, plane).reorder(geometry.size)[0]
 
 
-def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> list[Finding]:
+def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> Work[list[Finding]]:
     """Whether volumes look like those of one modality, and those that their clipping is meant for."""
     from SIFASegmentationLib.plausibility import (  # noqa: PLC0415  needs pydantic, which comes from pip
         doubt_about_mixture,
@@ -97,8 +106,12 @@ def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> list[Fin
     )
 
     findings = []
-    images = ((node.GetName(), node.GetImageData()) for node in volumes)
-    lowest = [(name, image.GetScalarRange()[0]) for name, image in images if image is not None]
+    lowest: list[tuple[str, float]] = []
+    for node in volumes:
+        # One without an image is told of elsewhere. By NumPy: VTK takes many times as long over it.
+        with suppress(InputError):
+            lowest.append((node.GetName(), float(array_of(node).min())))
+        yield
     if mixture := doubt_about_mixture(lowest):
         findings.append(Finding("warning", kind, mixture, _("leave out those of another modality")))
     if doubt := doubt_about_window([value for _name, value in lowest], window):
@@ -117,7 +130,7 @@ def _check_regions(rows: Sequence[SourceRow | TargetRow], region: Any | None) ->
     return findings
 
 
-def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
+def _check_labels(rows: Sequence[SourceRow], task: Task) -> Work[list[Finding]]:
     findings = []
     seen: set[str] = set()
     for row in rows:
@@ -137,6 +150,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
             fix = _("if it is visible in the image, leaving it unlabelled teaches the model that it is background")
             findings.append(Finding("warning", row.labels.GetName(), message, fix))
         findings += _check_place(row.volume, row.labels)
+        yield
     never = [name for name in task.names if name not in seen]
     if rows and seen and never:
         fix = _("label it in some source volume, or choose another task")
@@ -144,7 +158,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Any) -> list[Finding]:
     return findings
 
 
-def _check_references(rows: Sequence[TargetRow], task: Any) -> list[Finding]:
+def _check_references(rows: Sequence[TargetRow], task: Task) -> Work[list[Finding]]:
     """Labels of target volumes, which the training is watched by."""
     findings = []
     for row in rows:
@@ -154,6 +168,7 @@ def _check_references(rows: Sequence[TargetRow], task: Any) -> list[Finding]:
             fix = _("choose another reference, or none")
             findings.append(Finding("error", row.reference.GetName(), _("none of the structures"), fix))
         findings += _check_place(row.volume, row.reference)
+        yield
     return findings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.bundle_files import is_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import BUNDLE_FOLDER, ENDED, LOG_FILE, Event, Job, State
+from SIFASegmentationLib.work import Work
 from SIFASegmentationWidgets import models
+from SIFASegmentationWidgets.button_work import ButtonWork
 from SIFASegmentationWidgets.dependencies import ensure_packages, held
 from SIFASegmentationWidgets.follower import JobFollower, last_words
 from SIFASegmentationWidgets.messages import allow, warn
@@ -64,6 +67,7 @@ class TrainingPanel:
         self._monitor = TrainingMonitor(ui)
         self._follower: JobFollower | None = None
         self._has_model: bool | None = None
+        self._saving = ButtonWork(ui.saveModelButton, self._show_model)
         self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
         for button, method in (
             (ui.openJobButton, self._choose_folder), (ui.stopButton, self._stop), (ui.resumeButton, self._resume),
@@ -75,6 +79,7 @@ class TrainingPanel:
 
     def close(self) -> None:
         """Let go of everything, for good; trainings go on."""
+        self._saving.stop()
         self._unfollow()
         self._monitor.close()
 
@@ -188,8 +193,10 @@ class TrainingPanel:
             # Only then: a user may have closed it.
             self._has_model = bundle is not None
             ui.modelSection.collapsed = not self._has_model
-        for button in (ui.useButton, ui.fineTuneButton, ui.saveModelButton):
+        for button in (ui.useButton, ui.fineTuneButton):
             button.enabled = bundle is not None
+        # As long as it saves, a click cancels.
+        ui.saveModelButton.enabled = bundle is not None or self._saving.is_running
         ui.cardLabel.text = _card(bundle) if bundle is not None else ""
 
     def _tell_state(self, job: Job, state: State) -> None:
@@ -274,7 +281,10 @@ class TrainingPanel:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.job.folder)))
 
     def _choose_model_file(self) -> None:
-        if self.job is not None:
+        if self._saving.is_running:
+            self._saving.stop()
+            self._say(_("Nothing was saved."))
+        elif self.job is not None:
             name = f"{self.job.folder.name}.zip"
             path = qt.QFileDialog.getSaveFileName(
                 self._ui.saveModelButton, _("Save the model"), name, _("Models") + " (*.zip)"
@@ -283,18 +293,29 @@ class TrainingPanel:
                 self.save_model(Path(path))
 
     def save_model(self, path: Path) -> None:
-        """Save the model of the shown training as one zip file; what goes wrong is said on the status line."""
+        """Begin to save the model of the shown training as one zip file; what goes wrong is said on the status line."""
         bundle = self.bundle
         assert bundle is not None
         try:
             with held(self._window):
                 # The training may be one of another Slicer, that had the packages.
                 ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
-            from SIFASegmentationLib.bundle import pack_bundle  # noqa: PLC0415
-
-            pack_bundle(bundle, path)
         except InputError as error:
             self._say(str(error), error=True)
+        else:
+            self._say(_("Saving {path}...").format(path=path))
+            self._saving.start(self._save(bundle, path))
+
+    def _save(self, bundle: Path, path: Path) -> Work[None]:
+        from SIFASegmentationLib.bundle import pack_bundle_in_pieces  # noqa: PLC0415
+
+        try:
+            yield from pack_bundle_in_pieces(bundle, path)
+        except InputError as error:
+            self._say(str(error), error=True)
+        except Exception:  # such as a lack of memory
+            logging.exception("The model could not be saved.")
+            self._say(_("{path} could not be saved: see the error log.").format(path=path), error=True)
         else:
             self._say(_("Saved {path}.").format(path=path))
 

@@ -10,6 +10,7 @@ functions in the table, lines and milliseconds on stderr.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -45,11 +46,14 @@ ENVIRONMENT = install()
 import slicer  # noqa: E402
 from PySide6 import QtCore, QtWidgets  # noqa: E402
 
-from SIFASegmentationLib.jobs import Job, State  # noqa: E402
+from SIFASegmentationLib.bundle import MODEL_FILE, manifest_json, read_bundle  # noqa: E402
+from SIFASegmentationLib.bundle_files import MANIFEST_FILE  # noqa: E402
+from SIFASegmentationLib.jobs import BUNDLE_FOLDER, Job, State  # noqa: E402
 from SIFASegmentationLib.phantoms import make_patient  # noqa: E402
 from SIFASegmentationLib.structures import load_task  # noqa: E402
 from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: E402
 from SIFASegmentationWidgets.nodes import RAS_TO_LPS, segmentation_from_labels  # noqa: E402
+from SIFASegmentationWidgets.sample_data import load_patient  # noqa: E402
 from SIFATrainingWidgets.known_jobs import remember_job  # noqa: E402
 from standins import faults, plot_view, pythonqt  # noqa: E402
 from standins.modules import load_scripted_module  # noqa: E402
@@ -62,6 +66,7 @@ PROMISED_MS = 100.0
 ITERATIONS = 20000
 PREVIEWS = 100
 LISTED = 10
+LARGE_MODEL_BYTES = 200 * 10**6
 LOSSES = (
     "cycle_source", "cycle_target", "adversarial_target", "adversarial_source", "auxiliary", "segmentation",
     "lower_segmentation", "prediction", "lower_prediction", "target_discriminator", "source_discriminator",
@@ -226,6 +231,8 @@ def main() -> None:
         measure_following(clock, Path(folder), arguments.seconds)
         measure_segmentation(clock, arguments.size, arguments.slices[0])
         measure_start(clock, Path(folder), arguments.size, arguments.slices[1])
+        measure_buttons(clock, Path(folder), arguments.size, arguments.slices[1])
+    measure_drawing(clock)
     found = faults.take()
     if found:
         sys.exit("\n".join(found))
@@ -523,6 +530,76 @@ def measure_start(clock: Clock, folder: Path, size: int, slices: int) -> None:
         finally:
             if widget.training.job is not None:
                 widget.logic.kill(widget.training.job)
+
+
+# What else takes long
+
+
+def measure_buttons(clock: Clock, folder: Path, size: int, slices: int) -> None:
+    """Structures taken from a segment that fills its volume, checks of three volumes, and a model saved as one file."""
+    progress("SIFA Training: buttons")
+    with opened("SIFATraining") as widget:
+        volume, labels = make_nodes("mr", 1, size, slices)
+        filled = np.ones((slices, size, size), np.uint8)
+        whole = segmentation_from_labels(filled, volume, load_task("abdomen"), "whole")
+        widget.ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+        widget.ui.sourceTable.cellWidget(0, 1).setCurrentNode(whole)
+        click(clock, widget.ui.ownTaskButton, "SIFA Training: My structures")
+        assert widget.task().names == ("liver",), widget.ui.statusLabel.text
+        widget.ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+        for seed in (2, 3):
+            other, labels = make_nodes("ct", seed, size, slices)
+            slicer.mrmlScene.RemoveNode(labels)
+            # What has to be looked at voxel by voxel.
+            slicer.util.updateVolumeFromArray(other, slicer.util.arrayFromVolume(other).astype(np.float32))
+            widget.target.add(other)
+        widget.logic.getParameterNode().task = type(widget.logic.getParameterNode().task).abdomen
+        click(clock, widget.ui.checkButton, "SIFA Training: Check everything, until its process is started")
+        assert widget.findings.findings
+        widget.findings.abandon_probe()
+        # Of few events: its losses are drawn at once, before anything is measured.
+        job = make_job(folder / "finished", ITERATIONS, previews=0)
+        job.emit_state(State.FINISHED)
+        write_large_bundle(job.folder / BUNDLE_FOLDER)
+        widget.training.open(job.folder)
+        save, name = widget.ui.saveModelButton, f"SIFA Training: Save as file, {LARGE_MODEL_BYTES // 10**6} MB"
+        click(clock, save, name, lambda: widget.training.save_model(folder / "saved.zip"))
+        assert (folder / "saved.zip").is_file(), widget.ui.statusLabel.text
+
+
+def click(clock: Clock, button: Any, doing: str, press: Callable[[], Any] | None = None) -> None:
+    """Press a button, or do as if, and wait until it says again what it said before."""
+    text = button.text
+
+    def start() -> None:
+        clock.enter(doing)
+        (press or button.click)()
+
+    clock.run(start, lambda: button.text == text)
+
+
+def write_large_bundle(folder: Path) -> None:
+    """A bundle as large as one of networks of full width, with a model of noise."""
+    shutil.copytree(SAMPLE_MODEL, folder)
+    model = np.random.default_rng(0).bytes(LARGE_MODEL_BYTES)
+    (folder / MODEL_FILE).write_bytes(model)
+    manifest = read_bundle(folder).manifest
+    files = {**manifest.files, MODEL_FILE: hashlib.sha256(model).hexdigest()}
+    text = manifest_json(manifest.model_copy(update={"files": files}))
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+
+
+def measure_drawing(clock: Clock) -> None:
+    """A sample patient is drawn."""
+    progress("Sample Data")
+    slicer.mrmlScene.Clear(0)
+
+    def draw() -> None:
+        clock.enter("Sample Data: a heart in MR is drawn")
+        load_patient("SIFAHeartMR")
+        clock.enter_after_this("")
+
+    clock.run(draw, lambda: True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from quick import preparation, quick_config, sifa
 from SIFASegmentationLib import bundle_files
-from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, read_bundle
+from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, pack_bundle_in_pieces, read_bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.segmentation import Segmentor
@@ -174,15 +174,21 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
         read_bundle(tmp_path / "nothing")
 
 
-def test_one_file_holds_the_whole_bundle(bundle: Bundle, tmp_path: Path) -> None:
+def test_one_file_holds_the_whole_bundle(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = pack_bundle(bundle.path, tmp_path / "model.zip")
     assert packed.manifest == bundle.manifest
     for name in bundle.manifest.files:
         assert packed.read(name) == bundle.read(name)
     slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
     assert np.array_equal(Segmentor(packed, "cpu").predict(slices), Segmentor(bundle, "cpu").predict(slices))
+    monkeypatch.setattr(bundle_files, "_PORTION_BYTES", 1000)
     again = pack_bundle(bundle.path, tmp_path / "again.zip")
     assert again.path.read_bytes() == packed.path.read_bytes()
+    # One that is given up in its midst leaves nothing.
+    work = pack_bundle_in_pieces(bundle.path, tmp_path / "never.zip")
+    while not any("never" in path.name for path in tmp_path.iterdir()):
+        next(work)
+    work.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.zip", "model.zip"]
 
 

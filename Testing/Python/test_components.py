@@ -73,8 +73,13 @@ def test_slabs_make_no_difference(seed: int, density: float, voxels: int, kept: 
             expected[(parts > 0) & ~np.isin(parts, largest)] = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(components, "_SLAB_VOXELS", voxels)
+        patch.setattr(components, "_PIECE_VOXELS", voxels)
+        sizes = component_sizes(before)
         removed = keep_largest_components(labels, {1: kept, 3: kept})
     assert np.array_equal(labels, expected)
+    for value in (1, 3):
+        parts, count = ndimage.label(before == value, np.ones((3, 3, 3)))
+        assert sorted(sizes.get(value, [])) == sorted(np.bincount(parts.ravel(), minlength=count + 1)[1:])
     assert removed == {value: int((before == value).sum() - (labels == value).sum()) for value in (1, 3)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,53 @@ def test_a_work_that_raises_is_left_and_the_next_goes_on(
     pieces.add(broken())
     with pytest.raises(RuntimeError, match="a broken piece"):
         pieces.finish()
+
+
+def test_a_button_starts_a_work_and_cancels_it(module: Any, process_events_until: Any) -> None:
+    from SIFASegmentationWidgets.button_work import ButtonWork  # noqa: PLC0415
+
+    done: list[str] = []
+    button = module.ui.compareButton
+    text = button.text
+    one = ButtonWork(button, lambda: done.append(button.text))
+    one.start(work("a", done))
+    assert one.is_running
+    assert button.text == "Cancel"
+    process_events_until(lambda: not one.is_running)
+    assert done == ["a0", "a1", "a ended", text]
+    for begin in (lambda: None, lambda: process_events_until(lambda: "b0" in done)):
+        done.clear()
+        one.start(work("b", done))
+        begin()
+        one.stop()
+        one.stop()
+        assert done[-1] == text
+        assert done.count(text) == 1
+        slicer.app.processEvents()
+        assert "b ended" not in done
+        assert not one.is_running
+
+
+def test_what_a_thread_computes_is_waited_for_while_events_come_in(module: Any) -> None:
+    from SIFASegmentationWidgets.background import in_background  # noqa: PLC0415
+
+    assert module
+    let_go, looks = threading.Event(), list[int]()
+
+    def look() -> None:
+        looks.append(threading.get_ident())
+        if len(looks) == 3:
+            let_go.set()
+
+    def compute(result: int) -> int:
+        assert let_go.wait(10)
+        assert threading.get_ident() != looks[0]
+        return 1 // result
+
+    assert in_background(lambda: compute(1), look) == 1
+    assert set(looks) == {threading.get_ident()}
+    with pytest.raises(ZeroDivisionError):
+        in_background(lambda: compute(0), look)
 
 
 def test_the_rest_is_done_at_once_or_not_at_all(pieces: Any) -> None:

@@ -262,6 +262,43 @@ def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(module: Any) -> None
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
+def test_sample_data_are_drawn_while_the_window_lives_until_they_are_cancelled(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
+    from SIFASegmentationWidgets import sample_data  # noqa: PLC0415
+
+    make_dialog, dialogs, seen = slicer.util.createProgressDialog, list[Any](), list[tuple[str, int]]()
+
+    def make(**named: Any) -> Any:
+        dialogs.append(make_dialog(**named))
+        return dialogs[-1]
+
+    def look() -> None:
+        seen.append((dialogs[0].labelText, dialogs[0].value))
+        if dialogs[0].value == 1:
+            dialogs[0].cancel()
+
+    monkeypatch.setattr(slicer.util, "createProgressDialog", make)
+    timer = every_turn(look)
+    with pytest.raises(InputError, match="Drawing was cancelled"):
+        sample_data.load_cohort("SIFAAbdomenTraining", 2)
+    timer.stop()
+    first, second = ("Drawing SIFAAbdomenMR 1...", 0), ("Drawing SIFAAbdomenMR 2...", 1)
+    assert list(dict.fromkeys(seen)) == [first, second]
+    assert seen.count(first) > 1
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["SIFAAbdomenMR 1"]
+    # Sample Data shows no message for what a user has asked for.
+    monkeypatch.setattr(slicer.util, "errorDisplay", pytest.fail)
+
+    def cancel() -> None:
+        dialogs[-1].cancel()
+
+    timer = every_turn(cancel)
+    assert sample_data._download(SimpleNamespace(sampleName="SIFAAbdomenCT")) == []
+    timer.stop()
+
+
 def test_the_window_from_model_to_table(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
     volume, reference = patient
     ui = module.widget.ui

@@ -206,16 +206,46 @@ def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, 
     assert set(found[found > 0]) == {2, 3, 4}
 
 
-def test_ones_own_structures(module: Any, patients: dict[str, Any]) -> None:
+def test_ones_own_structures(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
     volume, labels = patients["mr"][0]
-    labels.GetSegmentation().GetSegment(labels.GetSegmentation().GetNthSegmentID(3)).SetName("Milz")
-    ui = module.widget.ui
+    segmentation, ui = labels.GetSegmentation(), module.widget.ui
+    segmentation.GetSegment(segmentation.GetNthSegmentID(3)).SetName("Milz")
     assert not ui.ownTaskButton.enabled
     ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
     ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
     ui.ownTaskButton.click()
+    assert ui.ownTaskButton.text == "Cancel"
+    assert "still being looked at" in ui.startButton.toolTip
+    assert "still being looked at" in ui.checkButton.toolTip
+    process_events_until(lambda: "Counting the parts of Milz" in ui.statusLabel.text)
+    process_events_until(lambda: ui.ownTaskButton.text == "My structures...")
     assert "Milz" in ui.taskLabel.text
+    assert ui.statusLabel.text == ui.startButton.toolTip == "Add unlabelled target volumes first."
     assert module.widget.task().structures[3].terminology.type.code == "78961009"
+
+
+def test_ones_own_structures_are_given_up(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
+    """By a click, by a change of what they are taken from, and by the end of the scene."""
+    volume, labels = patients["mr"][0]
+    segmentation, ui, parameters = labels.GetSegmentation(), module.ui, module.logic.getParameterNode()
+    ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
+    ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
+    ui.ownTaskButton.click()
+    ui.ownTaskButton.click()
+    assert ui.ownTaskButton.text == "My structures..."
+    ui.ownTaskButton.click()
+    process_events_until(lambda: ui.statusLabel.text.startswith("Counting"))
+    segmentation.RemoveSegment(segmentation.GetNthSegmentID(3))
+    process_events_until(lambda: ui.ownTaskButton.text == "My structures...")
+    assert "was changed while it was looked through: press My structures again" in ui.statusLabel.text
+    ui.ownTaskButton.click()
+    process_events_until(lambda: ui.statusLabel.text.startswith("Counting"))
+    assert parameters.ownTask == ""
+    slicer.mrmlScene.Clear(0)
+    assert ui.ownTaskButton.text == "My structures..."
+    assert not ui.ownTaskButton.enabled
+    assert "Counting" not in ui.statusLabel.text
+    slicer.app.processEvents()
 
 
 def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
@@ -910,6 +940,87 @@ def test_while_it_checks_the_title_says_so(module: Any, patients: dict[str, Any]
     assert module.ui.checkSection.text == "4 Before you start: still checking..."
     process_events_until(lambda: "still" not in module.ui.checkSection.text, 120)
     assert "errors" in module.ui.checkSection.text
+
+
+def test_checks_live_beside_the_window_and_are_given_up(
+    module: Any, patients: dict[str, Any], monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    ui, parameters = module.ui, module.logic.getParameterNode()
+    monkeypatch.setattr(module.python, "CheckProcess", lambda *_arguments, **_more: None)
+    for volume, labels in patients["mr"]:
+        module.widget.source.add(volume, labels)
+    module.widget.target.add(patients["ct"][0][0])
+    turns: list[str] = []
+    timer = every_turn(lambda: turns.append(ui.checkSection.text))
+
+    def begin() -> None:
+        turns.clear()
+        ui.checkButton.click()
+        process_events_until(lambda: "4 Before you start: still checking..." in turns)
+        assert ui.checkButton.text == "Cancel"
+
+    for give_up, why in (
+        (ui.checkButton.click, "cancelled"),
+        (lambda: setattr(parameters, "batch", parameters.batch + 1), "inputs changed, check again"),
+    ):
+        begin()
+        give_up()
+        assert ui.checkButton.text == "Check everything"
+        assert ui.checkSection.text == f"4 Before you start: {why}"
+        slicer.app.processEvents()
+        assert ui.findingsLabel.text == ""
+    begin()
+    process_events_until(lambda: ui.checkButton.text == "Check everything")
+    assert "slices" in ui.findingsLabel.text
+    begin()
+    slicer.mrmlScene.StartState(slicer.mrmlScene.ImportState)
+    slicer.mrmlScene.EndState(slicer.mrmlScene.ImportState)
+    assert ui.checkButton.text == "Check everything"
+    assert ui.checkSection.text == "4 Before you start: cancelled"
+    begin()
+    slicer.mrmlScene.Clear(0)
+    assert ui.checkButton.text == "Check everything"
+    assert not ui.checkButton.enabled
+    slicer.app.processEvents()
+    timer.stop()
+
+
+def test_a_model_is_saved_while_the_window_lives(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib import bundle_files  # noqa: PLC0415
+    from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+    from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "job", "train", {})
+    job.emit_state(State.FINISHED)
+    shutil.copytree(SAMPLE_MODEL, job.folder / "result" / "bundle")
+    monkeypatch.setattr(bundle_files, "_PORTION_BYTES", 2**19)
+    training, ui = module.widget.training, module.ui
+    training.open(job.folder)
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "model.zip"
+    training.save_model(path)
+    process_events_until(lambda: list(path.parent.iterdir()))
+    assert ui.saveModelButton.text == "Cancel"
+    ui.saveModelButton.click()
+    assert ui.statusLabel.text == "Nothing was saved."
+    assert list(path.parent.iterdir()) == []
+    turns: list[bool] = []
+    timer = every_turn(lambda: turns.append(path.exists()))
+    training.save_model(path)
+    process_events_until(lambda: ui.saveModelButton.text == "Save as file...")
+    timer.stop()
+    # Each of the two models of the sample is looked through, and written, in four portions.
+    assert turns.count(False) >= 8
+    assert ui.statusLabel.text == f"Saved {path}."
+    assert read_bundle(path).manifest.name
+    # Half of one is not left behind when the module is closed.
+    training.save_model(path.with_name("other.zip"))
+    process_events_until(lambda: len(list(path.parent.iterdir())) > 1)
+    training.close()
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_previews_say_what_they_are(module: Any, tmp_path: Path) -> None:
