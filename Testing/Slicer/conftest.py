@@ -6,6 +6,7 @@ Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.p
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import traceback
@@ -116,6 +117,36 @@ def slicer_environment() -> Any:
     return slicer
 
 
+@pytest.fixture(scope="session")
+def make_patient_once() -> Callable[..., Any]:
+    """`phantoms.make_patient`, which takes half a second, with a memory for all tests; its arrays are read-only."""
+    from SIFASegmentationLib.phantoms import make_patient  # noqa: PLC0415
+
+    @functools.cache
+    def make(*arguments: Any) -> Any:
+        drawn = make_patient(*arguments)
+        for volume in drawn:
+            volume.array.flags.writeable = False
+        return drawn
+
+    return make
+
+
+@pytest.fixture
+def load_sample(make_patient_once: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """`sample_data.load_patient`, of patients that are drawn once for all tests."""
+    from SIFASegmentationLib import phantoms  # noqa: PLC0415
+    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
+
+    def load(*arguments: Any) -> tuple[Any, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(phantoms, "make_patient", make_patient_once)
+            volume, reference = load_patient(*arguments)
+        return volume, reference
+
+    return load
+
+
 @pytest.fixture
 def scene(slicer_environment: Any) -> Any:
     """The empty scene."""
@@ -159,12 +190,9 @@ def module(load_module: Callable[[str], LoadedModule]) -> LoadedModule:
 
 
 @pytest.fixture
-def patient(module: LoadedModule) -> tuple[Any, Any]:
+def patient(module: LoadedModule, load_sample: Callable[..., tuple[Any, Any]]) -> tuple[Any, Any]:
     """Nodes of the sample CT: volume and reference segmentation."""
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    volume, reference = load_patient("SIFAAbdomenCT")
-    return volume, reference
+    return load_sample("SIFAAbdomenCT")
 
 
 @pytest.fixture

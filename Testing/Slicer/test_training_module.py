@@ -38,12 +38,10 @@ def module(load_module: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def patients(module: Any) -> dict[str, list[tuple[Any, Any]]]:
+def patients(module: Any, load_sample: Any) -> dict[str, list[tuple[Any, Any]]]:
     """Two labelled MR and two CT, the CT with references."""
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
     names = {"mr": "SIFAAbdomenMR", "ct": "SIFAAbdomenCT"}
-    return {kind: [tuple(load_patient(name, seed)) for seed in (1, 2)] for kind, name in names.items()}
+    return {kind: [load_sample(name, seed) for seed in (1, 2)] for kind, name in names.items()}
 
 
 def options(module: Any, **changes: Any) -> Any:
