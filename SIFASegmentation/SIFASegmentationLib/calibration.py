@@ -48,7 +48,7 @@ class QualityCalibration(Frozen):
 
 @dataclass(frozen=True)
 class CalibrationCase:
-    """A structure in a volume whose labels are known.
+    """Expected and true Dice of a structure in a volume whose labels are known.
 
     Attributes:
         structure: Name of the structure.
@@ -102,7 +102,7 @@ _Floats = NDArray[np.float64]
 
 
 def _line(x: _Floats, y: _Floats, structures: NDArray[np.str_]) -> tuple[float, float, dict[str, float]]:
-    """Slope within the structures, mean offset, and the offset of each structure by name."""
+    """Fit a line; return its slope within structures, the mean offset, and the offset of each structure by name."""
     means = {name: (x[structures == name].mean(), y[structures == name].mean()) for name in np.unique(structures)}
     of_x, of_y = np.array([means[name] for name in structures]).T
     spread = float(np.mean((x - of_x) ** 2))

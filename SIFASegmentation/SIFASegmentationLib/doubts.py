@@ -1,4 +1,4 @@
-"""Warnings about a segmentation that has no reference: sentences for whoever has to check it."""
+"""Warnings about a segmentation that has no reference, as sentences for those who have to check it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ from .usual import MillilitreRange
 from .volumes import Triple
 
 WORSE = 0.05
-"""Of the mean Dice: a model that is estimated to be worse by less may be so by chance."""
+"""Smallest difference in estimated mean Dice that counts; a model may be worse by less than this by chance."""
 
-_IN_PIECES = 0.7  # Of what was found: where a smaller share was kept, it is hardly one organ.
-_UNUSUAL = 1.5  # Times the upper end of the usual range, or a part of the lower.
-_MISPLACED = 0.35  # Of the way from the other structures: so far beyond the usual range.
-_FAR_MM = 10.0  # Less is never far: a structure amid the others is seen from its own place.
-_DISPLACING = 0.5  # Of the furthest: who lies nearer may seem misplaced because of that one.
-_UNLIKE = 0.25  # In the networks' unit, whose range is 2 wide: so far beyond the usual contrast.
-_OUTSHINING = 0.6  # Of the most unlike: of two that are as they should be, each has half of what lies between them.
+_IN_PIECES = 0.7  # Share of the found voxels that must be kept; with less, they are hardly one organ.
+_UNUSUAL = 1.5  # Factor beyond either end of the usual range from which a volume is doubted.
+# Distance beyond the usual range from which a position is doubted, relative to the usual distance from the others.
+_MISPLACED = 0.35
+_FAR_MM = 10.0  # Smaller distances are never doubted: for a structure amid the others, the usual distance is near 0.
+_DISPLACING = 0.5  # Share of the furthest structure's distance; nearer ones may only seem misplaced because of it.
+_UNLIKE = 0.25  # Tolerated excess beyond the usual contrast, on the networks' scale, which is 2 wide.
+# Share of the largest total excess from which a structure is doubted: beside a single wrong structure, each of two
+# right ones has half of its total.
+_OUTSHINING = 0.6
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a model found of a structure.
+    """What a model found of a structure in a volume.
 
     Attributes:
-        ml: Volume in the labelmap.
-        kept: Share, in [0, 1], of what was found that is in the labelmap: that of the largest connected part, or of
-            as many as the structure has (`Structure.parts`).
-        position_mm: Way from the other structures, mm, LPS (`positions`), where all were found.
-        brightness: Median intensity in the networks' range, [-1, 1], where it was found and the usual is known.
+        ml: Volume in the labelmap, in ml.
+        kept: Share of the found voxels that the labelmap keeps, in [0, 1]: the largest connected part, or as many
+            parts as the structure has (`Structure.parts`).
+        position_mm: Position relative to the other structures, mm, LPS (`positions`); None unless all were found.
+        brightness: Median intensity on the networks' scale, [-1, 1]; None if the structure was not found or the usual
+            contrasts are not known.
     """
 
     ml: float
@@ -47,12 +51,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """Ranges that most volumes have (`usual`), of which none need be known.
+    """Usual ranges (`usual`); each is empty if it is not known.
 
     Attributes:
-        ml: Of each structure, in the labelled volumes.
-        positions_mm: The same of the way from the other structures.
-        contrasts: How bright structures are beside one another, in the unlabelled volumes that the model is for.
+        ml: Volume of each structure in the labelled volumes, in ml, by name.
+        positions_mm: Position of each structure relative to the others in the labelled volumes, mm, LPS, by name.
+        contrasts: Differences in brightness between structures in the unlabelled volumes that the model is for.
     """
 
     ml: Mapping[str, MillilitreRange] = field(default_factory=dict)
@@ -61,8 +65,11 @@ class Usual:
 
 
 def doubts_about_structures(found: Mapping[str, Found], usual: Usual) -> dict[str, str]:
-    """What speaks against it, by structure, where one is unlike what it usually is: missing, in pieces, of an unusual
-    size, in an unusual place, or brighter or darker than it should be."""
+    """Return what speaks against each structure that is unlike the usual, by name.
+
+    A structure is doubted if it is missing, in pieces, of an unusual size, in an unusual place, or brighter or darker
+    than it should be.
+    """
     misplaced, unlike = _misplaced(found, usual.positions_mm), _unlike(found, usual.contrasts)
     doubts = {
         structure: _doubt(one, usual.ml.get(structure)) or misplaced.get(structure) or unlike.get(structure)
@@ -72,7 +79,7 @@ def doubts_about_structures(found: Mapping[str, Found], usual: Usual) -> dict[st
 
 
 def as_sentences(name: str, doubts: Mapping[str, str]) -> list[str]:
-    """Doubts about the structures of a volume of that name, each a sentence of its own."""
+    """Return doubts about structures as sentences; `name` is that of the volume."""
     return [f"{name}, {structure}: {doubt}: check its segmentation." for structure, doubt in doubts.items()]
 
 
@@ -86,7 +93,7 @@ def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
 
 
 def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -> dict[str, str]:
-    """A doubt about each structure that lies far from where labelled volumes have it, seen from the others."""
+    """Return a doubt about each structure that is far from its usual position relative to the others."""
     away = {
         structure: _beyond(one.position_mm, usual[structure])
         for structure, one in found.items()
@@ -102,9 +109,10 @@ def _misplaced(found: Mapping[str, Found], usual: Mapping[str, PositionRange]) -
 
 
 def _unlike(found: Mapping[str, Found], usual: ContrastRanges) -> dict[str, str]:
-    """A doubt about each structure that is brighter or darker beside another one than it usually is.
+    """Return a doubt about each structure that is unusually bright or dark compared with another one.
 
-    Of two, either may be the wrong one: it is the one that is unlike the third as well, else both.
+    Either of the two may be the wrong one: it is the one that is also unlike a third structure; otherwise both are
+    doubted.
     """
     excess: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for one, other in itertools.permutations(found, 2):
@@ -127,7 +135,7 @@ def _unlike(found: Mapping[str, Found], usual: ContrastRanges) -> dict[str, str]
 
 
 def _beyond(position: Triple, usual: PositionRange) -> float:
-    """Distance of a position from a range, in mm; 0 within it."""
+    """Return the distance of a position from a range, in mm; 0 within it."""
     low, high = usual
     return float(np.linalg.norm(np.asarray(position) - np.clip(position, low, high)))
 
@@ -137,7 +145,7 @@ def _rounded(ml: float) -> str:
 
 
 def doubts_about_adaptation(name: str, adapted: Mapping[str, Estimate], unadapted: Mapping[str, Estimate]) -> list[str]:
-    """A sentence where the model without adaptation seems to be the better one for a volume; none where not."""
+    """Return a sentence if the model without adaptation seems to be better for the volume `name`; none otherwise."""
     if not adapted or not unadapted:
         return []
     means = [float(np.mean([estimate.dice for estimate in some.values()])) for some in (adapted, unadapted)]

@@ -1,4 +1,4 @@
-"""A volume through a bundle's models: what they say of it, and what speaks against that."""
+"""Segmentation of a volume by a bundle's models, with doubts about the result."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .volumes import Volume
 
 @dataclass(frozen=True)
 class Models:
-    """Those of a bundle, loaded.
+    """The loaded models of a bundle.
 
     Attributes:
-        adapted: The bundle's own.
-        baseline: The one without adaptation to compare with, where asked for.
+        adapted: The bundle's main model.
+        baseline: The model without adaptation, for comparison; None if not asked for.
     """
 
     adapted: Segmentor
@@ -30,19 +30,19 @@ class Models:
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto", threads: int = 0, *, baseline: bool = False) -> Models:
-        """Those of a bundle; see `Segmentor` for the arguments and what is raised."""
+        """Load the models of a bundle, the one without adaptation if `baseline`; see `Segmentor` for the rest."""
         adapted = Segmentor(bundle, device, threads)
         return cls(adapted, Segmentor(bundle, device, threads, baseline=True) if baseline else None)
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What came of a volume.
+    """Result of `examine`.
 
     Attributes:
-        segmentation: By the adapted model.
-        baseline: By the model without adaptation, where there is one.
-        doubts: What speaks against a structure, where something does.
+        segmentation: Segmentation by the adapted model.
+        baseline: Segmentation by the model without adaptation; None if it was not loaded.
+        doubts: What speaks against each doubtful structure, by name.
     """
 
     segmentation: Segmentation
@@ -60,21 +60,21 @@ def examine(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Examination:
-    """Segment a volume with each of the models, and doubt what they say.
+    """Segment a volume with each of the models, and check the results for what makes them doubtful.
 
     Args:
-        models: Loaded.
-        volume: Its name is what warnings call it.
-        options: How; probabilities are kept of the adapted model alone.
+        models: Models of a bundle.
+        volume: Volume to segment; warnings use its name.
+        options: Options of the segmentation; probabilities are kept of the adapted model only.
         region: Field of view, mm, LPS; found automatically unless given.
-        warn: Gets a sentence as soon as something is known to make the result doubtful: how the volume and the
-            structures in it are unlike those of the training, and that adaptation seems to have made it worse.
-        progress: Called after each batch of slices, with those done and all, of both models together.
-        cancelled: Asked after each batch of slices.
+        warn: Called with a sentence for each reason to doubt the result, as soon as it is known: the volume or
+            structures in it are unlike those of the training, or adaptation seems to have made the result worse.
+        progress: Called after each batch of slices, with the numbers of slices done and in all, over both models.
+        cancelled: Asked after each batch of slices whether to stop.
 
     Raises:
         InputError: The region lies outside the volume, or the volume is constant.
-        CancelledError: `cancelled` said so.
+        CancelledError: `cancelled` returned true.
     """
     manifest = models.adapted.manifest
     for sentence in unlike_training(volume, manifest.preprocessing[options.domain or manifest.domain], region):
@@ -99,10 +99,10 @@ def examine(
 
 @contextmanager
 def in_memory(name: str) -> Iterator[None]:
-    """In the block, a volume of that name is read and examined.
+    """Turn a `MemoryError` of the block, which reads and examines the volume `name`, into an `InputError`.
 
     Raises:
-        InputError: The memory does not suffice.
+        InputError: Memory does not suffice.
     """
     try:
         yield
@@ -114,7 +114,7 @@ def in_memory(name: str) -> Iterator[None]:
 
 
 def _of_steps(progress: Progress | None, step: int, steps: int) -> Progress | None:
-    """The count of slices of one of several models, as part of the count of all."""
+    """Return a progress function for the model number `step` that reports its slices as part of those of all models."""
     if progress is None:
         return None
     return lambda done, total: progress(step * total + done, steps * total)

@@ -1,4 +1,4 @@
-"""Is a new volume like those that a model was trained for? What can be said without labels, before segmenting."""
+"""Checks, before segmentation and without labels, of whether a volume is like those that a model was trained for."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .intensity import ROBUST_RANGE, IntensitySettings
 from .preprocessing import Placement, Preprocessing, place_volume, sample_z_scores
 from .volumes import Volume
 
-_RANGE_TOLERANCE = 0.35  # Of the range of z-scores that the training volumes had.
-_CT_AIR_HU = -500  # Every CT with air around the body reaches below.
-_SMALL_SHARE = 0.4  # Of the grid's width: a limb, or a crop.
+_RANGE_TOLERANCE = 0.35  # Tolerated deviation, as a share of the training volumes' range of z-scores.
+_CT_AIR_HU = -500  # Every CT with air around the body has lower values.
+_SMALL_SHARE = 0.4  # Share of the grid's width; anything smaller is a limb, or a crop.
 LARGE_SHARE = 1.15
-"""Of the width of the networks' grid, from which parts of the body lie outside."""
+"""Width relative to the networks' grid beyond which parts of the body lie outside it."""
 
-_SHOWN = 3  # Names of volumes in a sentence.
-_UNLIKE_SPACING = 2  # Times as far apart, or as near.
+_SHOWN = 3  # Largest number of names of volumes in a sentence.
+_UNLIKE_SPACING = 2  # Tolerated factor between a spacing and those of the training volumes.
 
 
 def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM | None = None) -> list[str]:
-    """Sentences about what makes a volume unlike the training volumes; none if nothing does.
+    """Return sentences about what makes a volume unlike the training volumes; none if nothing does.
 
     Args:
-        volume: To be segmented.
-        preprocessing: Of the model's domain, from its manifest.
-        region: Field of view, if one was given.
+        volume: Volume to be segmented.
+        preprocessing: Preprocessing of the model's domain, from its manifest.
+        region: Field of view, mm, LPS; found automatically unless given.
 
     Raises:
         InputError: The region lies outside the volume, or the volume is constant.
@@ -62,9 +62,9 @@ def unlike_training(volume: Volume, preprocessing: Preprocessing, region: BoxMM 
 
 
 def _is_spread_unlike(volume: Volume, placement: Placement, intensity: IntensitySettings) -> bool:
-    """Whether a volume's range of z-scores is another than that of the domain's volumes."""
+    """Return whether a volume's range of z-scores differs from that of the domain's volumes."""
     scores = sample_z_scores(volume, placement, intensity)
-    if not intensity.clip:  # The domain's range then is that of its darkest and brightest voxels, which may be few.
+    if not intensity.clip:  # The domain's range then comes from its darkest and brightest voxels, which may be few.
         return False
     low, high = np.percentile(scores, ROBUST_RANGE)
     tolerance = _RANGE_TOLERANCE * (intensity.z_high - intensity.z_low)
@@ -72,22 +72,22 @@ def _is_spread_unlike(volume: Volume, placement: Placement, intensity: Intensity
 
 
 def doubt_about_window(lowest: Sequence[float], window: tuple[float, float] | None) -> str:
-    """What speaks against the way that volumes of one modality are to be clipped; empty where nothing does.
+    """Return what speaks against the clipping chosen for the volumes of one modality; empty if nothing does.
 
     Args:
         lowest: Smallest value of each volume.
-        window: In Hounsfield units; None for percentiles of each volume.
+        window: CT window in Hounsfield units; None if volumes are clipped to percentiles.
     """
     if window is None and 2 * sum(value < _CT_AIR_HU for value in lowest) > len(lowest):
         return f"most volumes go below {_CT_AIR_HU}, as CT in Hounsfield units does, but no CT window is set"
-    # CT that somebody has clipped already may have no air any more, but fat lies below 0 too.
+    # In CT that was clipped already, no air may be left, but fat lies below 0 too.
     if window is not None and 2 * sum(value >= 0 for value in lowest) > len(lowest):
         return "most volumes have no value below 0, unlike CT in Hounsfield units, but a CT window is set"
     return ""
 
 
 def doubt_about_mixture(lowest: Sequence[tuple[str, float]]) -> str:
-    """What speaks against volumes being of one modality; empty where nothing does.
+    """Return what speaks against all volumes being of one modality; empty if nothing does.
 
     Args:
         lowest: Name and smallest value of each volume.
@@ -105,7 +105,7 @@ def doubt_about_mixture(lowest: Sequence[tuple[str, float]]) -> str:
 
 
 def _unlike_spacings(name: str, placement: Placement, preprocessing: Preprocessing) -> list[str]:
-    """Sentences about slices too far apart or too near, and pixels too far apart; finer pixels lose nothing."""
+    """Return sentences about unusual slice spacing and coarse pixels; finer pixels lose no information."""
     between_slices, *between_pixels = placement.spacings
     sentences = []
     if preprocessing.slice_spacings is not None:

@@ -1,4 +1,4 @@
-"""Where structures lie, as seen from one another: the same in every patient, in any frame of coordinates."""
+"""Positions of structures relative to one another, which are similar in all patients, wherever the origin lies."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .structures import Task
 from .volumes import Triple, Volume
 
 PositionRange = tuple[Triple, Triple]
-"""Least and greatest along each axis, of `positions_mm`."""
+"""Least and greatest position (`positions_mm`) along each axis, mm, LPS."""
 
 
 def positions_mm(labelmap: Volume, task: Task) -> dict[str, Triple]:
-    """Of each structure, by name, the way from the mean of the others' centres to its own: mm, LPS.
+    """Return each structure's centre relative to the mean of the others' centres, by name, in mm, LPS.
 
-    Empty where a structure of the task is not there, since all others are then seen from elsewhere, or is the only one.
+    Empty if a structure of the task is absent, which would shift the positions of all others, or is the only one.
     """
     values = [structure.value for structure in task.structures]
     boxes = dict(enumerate(ndimage.find_objects(labelmap.array), 1))
@@ -30,7 +30,7 @@ def positions_mm(labelmap: Volume, task: Task) -> dict[str, Triple]:
 
 
 def _centre(mask: NDArray[np.bool_], box: tuple[slice, ...]) -> list[float]:
-    """Mean index along each axis of what is true in a box of an array."""
+    """Return the mean index along each axis, in the whole array, of the true voxels of a mask cropped to `box`."""
     along = [mask.sum(tuple(other for other in range(mask.ndim) if other != axis)) for axis in range(mask.ndim)]
     return [
         float(np.average(np.arange(part.start, part.stop), weights=counts))

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated Dice of one structure in one volume, and the band that holds it four times out of five, 0 to 1."""
+    """Estimated Dice of one structure in one volume, and the band that contains the true Dice four times out of five.
+
+    All values are in [0, 1].
+    """
 
     dice: float
     low: float
@@ -29,20 +32,20 @@ class Estimate:
 
 
 class ExpectedDice:
-    """Gathers a volume's expected Dice slab by slab.
+    """Accumulates a volume's expected Dice slab by slab.
 
     Attributes:
-        predicted: Pixels of each class so far, (K,).
+        predicted: Number of pixels predicted as each class so far, (K,).
     """
 
     def __init__(self, classes: int) -> None:
-        """`classes` is K, the structures and the background."""
+        """`classes` is K, the number of structures plus the background."""
         self.predicted = np.zeros(classes, np.int64)
         self._probable = np.zeros(classes)
         self._probable_in_predicted = np.zeros(classes)
 
     def add(self, probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> None:
-        """Class probabilities (b, K, rows, columns) of some slices, and what they decide for (b, rows, columns)."""
+        """Add slices by their class probabilities (b, K, rows, columns) and labels (b, rows, columns)."""
         classes = len(self.predicted)
         self._probable += probabilities.sum(axis=(0, 2, 3), dtype=np.float64)
         self.predicted += np.bincount(labels.ravel(), minlength=classes)
@@ -50,7 +53,7 @@ class ExpectedDice:
         self._probable_in_predicted += np.bincount(labels.ravel(), weights=top.ravel(), minlength=classes)
 
     def of_structures(self) -> NDArray[np.float64]:
-        """Of the values 1 to K - 1; 0 where a structure is neither predicted nor probable anywhere."""
+        """Return the expected Dice of classes 1 to K - 1; 0 for one that is neither predicted nor probable anywhere."""
         sizes = self.predicted + self._probable
         expected = np.divide(2 * self._probable_in_predicted, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         structures: NDArray[np.float64] = expected[1:]

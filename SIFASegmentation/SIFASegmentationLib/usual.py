@@ -1,7 +1,7 @@
-"""What is usual: ranges that most volumes of a training have, beyond which a segmentation is doubted (`doubts`).
+"""Usual ranges, into which most volumes of a training fall; segmentations far outside them are doubted (`doubts`).
 
-A few volumes say little of it. The organs of two patients easily differ by more than doubts allow for, so that with the
-range of one patient many a good segmentation of another would be doubted.
+Few volumes say little about what is usual. The organs of two patients easily differ by more than the doubts tolerate,
+so the range of a single patient would cast doubt on many good segmentations of others.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from .volumes import Triple
 MillilitreRange = tuple[float, float]
 
 FEWEST = 5
-"""Volumes from which on their range is the usual one."""
+"""Smallest number of volumes whose range is taken for the usual one as it is."""
 
-_PERCENTILES = (5.0, 95.0)  # Between these lies what most have, also where labels, or a model, are wrong about some.
-_FEW_WIDER = 2.0  # Times the largest volume of fewer than `FEWEST`, and a part of the smallest.
+_PERCENTILES = (5.0, 95.0)  # Ends of the usual range; a few volumes with wrong labels hardly affect them.
+_FEW_WIDER = 2.0  # Factor by which the range of fewer than `FEWEST` volumes is widened at either end.
 
 
 def usual_range(values: Sequence[float]) -> tuple[float, float]:
-    """Range that most of the values have."""
+    """Return the 5th and 95th percentiles, between which most of the values lie."""
     low, high = np.percentile(values, _PERCENTILES).tolist()
     return low, high
 
 
 def volume_ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, MillilitreRange]:
-    """Of each structure, the range that most volumes with it had: one shrunken kidney does not make such kidneys usual,
-    nor do volumes without a spleen make it usual to have none.
+    """Return the usual range of each structure's volume, by name, in ml.
 
-    Where fewer than `FEWEST` have a structure, it is wider, twofold at either end: what is missing, or far too large,
-    is told of all the same.
+    Only volumes that have the structure count, so volumes without a spleen don't make it usual to have none, and one
+    shrunken kidney does not make such kidneys usual. With fewer than `FEWEST` of them, the range is widened by a
+    factor of two at either end: structures that are missing or far too large are still reported.
 
     Args:
-        volumes_ml: Of each volume, the structures' own by name, in ml; 0 where one is not there.
+        volumes_ml: For each volume, the volumes of the structures by name, in ml; 0 for a structure that is absent.
     """
     ranges = {}
     for name in volumes_ml[0] if volumes_ml else {}:
@@ -48,10 +48,12 @@ def volume_ranges(volumes_ml: Sequence[Mapping[str, float]]) -> dict[str, Millil
 
 
 def position_ranges(positions_mm: Sequence[Mapping[str, Triple]]) -> dict[str, PositionRange]:
-    """Of each structure, axis by axis, the range of its position in most volumes; empty where fewer than `FEWEST` tell.
+    """Return the usual range of each structure's position along each axis, by name, in mm.
+
+    Empty if fewer than `FEWEST` volumes have positions.
 
     Args:
-        positions_mm: Of each volume, see `positions`; empty where it tells nothing.
+        positions_mm: For each volume, the result of `positions.positions_mm`, which may be empty.
     """
     known = [one for one in positions_mm if one]
     if len(known) < FEWEST:

@@ -75,6 +75,11 @@ def labels_named(volumes: Iterable[Path]) -> dict[str, Path]:
 
 
 def plainly_named(volumes: Iterable[Path]) -> dict[str, Path]:
+    """Return the volumes by their names (`volume_name`).
+
+    Raises:
+        InputError: Two have the same name.
+    """
     return by_name((volume_name(path), path) for path in volumes)
 
 

@@ -48,6 +48,7 @@ class AdaptationIteration(PredictionAlignment):
         self.source_like_pool = ImagePool(config.pool)
 
     def step(self, batch: Batch) -> Losses:
+        """Update all networks once, in the order of `config.schedule`, and return the losses."""
         return self._sequential(batch) if self.config.schedule == "sequential" else self._simultaneous(batch)
 
     def _sequential(self, batch: Batch) -> Losses:

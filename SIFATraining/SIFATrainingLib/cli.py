@@ -1,4 +1,4 @@
-"""The `sifa` command: reads arguments, calls the function behind, prints progress. Nothing is computed here."""
+"""The `sifa` command: reads arguments, calls the function behind each command, prints progress; computes nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from SIFASegmentationLib.segment_files import Outputs
 
 STOPPED = 3
-"""Exit code of what was stopped, and saved, before its end."""
+"""Exit code of work that was stopped, and saved, before its end."""
 
 app = typer.Typer(
     name="sifa",
@@ -140,14 +140,14 @@ def train(
     if not is_first_process():
         _run(_await_job(out), limit)
         return
-    # What can't be used is told before there is a job that would have to be deleted.
+    # An unusable device is reported before there is a job folder that would have to be deleted.
     choose_device(device)
     if prepared is not None:
         refuse_preparation(volumes)
         job = create_job(prepared, out, config, **options)
     else:
         preparation = named_preparation(volumes).below(Path.cwd())
-        # Others wait for the job, and not for long.
+        # Volumes are only checked here by a single process: others would be waiting for the job, with a time limit.
         if _is_alone():
             preparation.cases()
         job = create_training_job(out, preparation, config, **options)
@@ -358,7 +358,7 @@ def segment(
 
 
 class _SegmentedVolumes:
-    """The line that says how far `sifa segment` is."""
+    """Progress line of `sifa segment`."""
 
     def __init__(self) -> None:
         self._line, self._which = ProgressLine(), ""
@@ -565,7 +565,7 @@ def main() -> None:
     signal's number, 1 on a fault."""
     take_names_as_utf8()
     _make_output_safe()
-    # As Ctrl-C does: what is half written goes.
+    # Like Ctrl-C, these signals raise an exception, so that half-written files are removed.
     for number in _end_signals():
         signal.signal(number, _end)
     try:
@@ -582,10 +582,10 @@ def main() -> None:
 
 
 def _not_installed(error: Exception) -> InputError | None:
-    """What to do about a package of training that is not there; None for any other error."""
+    """Return the error to show if a package for training is not installed; None for any other error."""
     from .preflight import TRAINING_PACKAGES  # noqa: PLC0415
 
-    packages = {**TRAINING_PACKAGES, "matplotlib": "matplotlib"}  # Of reports alone.
+    packages = {**TRAINING_PACKAGES, "matplotlib": "matplotlib"}  # Used only by reports.
     if not isinstance(error, ModuleNotFoundError) or error.name not in packages:
         return None
     return InputError(
@@ -595,7 +595,7 @@ def _not_installed(error: Exception) -> InputError | None:
 
 
 def _make_output_safe() -> None:
-    """Have output that is closed, or can't show a character, end nothing."""
+    """Make sure that missing output streams, or characters that they can't show, raise no error."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -605,8 +605,10 @@ def _make_output_safe() -> None:
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit after an error; at once where others train with this process, for which torch would wait at its exit, while
-    they wait for this one."""
+    """Exit after an error.
+
+    If other processes train with this one, exit at once: torch would wait for them at exit, while they wait for this.
+    """
     if not _is_alone():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -615,13 +617,13 @@ def _exit(code: int) -> NoReturn:
 
 
 def _is_alone() -> bool:
-    """Whether no others train with this process."""
+    """Return whether this process trains alone."""
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def _run(job: Job, limit: float) -> None:
-    """Do what is still to be done, told here and, as others may ask later, in the job's log."""
-    # What is not installed is no failure of the job.
+    """Carry out the remaining steps of a job, with progress shown here and kept in the job's log."""
+    # Imported before the job starts, since a missing package must not count as a failure of the job.
     from . import devices  # noqa: F401, PLC0415
     from .training import is_first_process  # noqa: PLC0415
     from .training import train as run  # noqa: PLC0415
@@ -629,7 +631,7 @@ def _run(job: Job, limit: float) -> None:
     first, asked = is_first_process(), threading.Event()
 
     def stop() -> bool:
-        # Not by the job's file: this process may not be the one at work on it.
+        # Not through the job's stop file: this process may not be the one at work on the job.
         asked.set()
         return True
 
@@ -644,7 +646,7 @@ def _run(job: Job, limit: float) -> None:
             f"{job.folder}: stopped; `sifa resume {job.folder}` goes on"
             + (", `sifa export` uses it as it is" if saved else "")
         )
-        if _is_alone():  # `torchrun` would report a failure.
+        if _is_alone():  # `torchrun` would take the exit code for a failure.
             sys.exit(STOPPED)
     elif (result := job.last("result")) is not None:
         print(f"{job.folder}: finished; the model is {job.folder / result.data['bundle']}")
@@ -653,7 +655,11 @@ def _run(job: Job, limit: float) -> None:
 
 
 def _await_job(folder: Path) -> Job:
-    """The job that the first process of several makes."""
+    """Wait for the job that the first of several processes creates.
+
+    Raises:
+        InputError: There is none after a minute.
+    """
     for _ in range(600):
         if is_job(folder):
             return Job(folder)
@@ -662,12 +668,12 @@ def _await_job(folder: Path) -> Job:
 
 
 def _stop_comparison(out: Path) -> bool:
-    """Ask the training of a comparison that this process is at to save and end; whether there is one."""
+    """Ask the training that this process is running for a comparison to save and end; return whether there is one."""
     for path in out.glob(f"*/seed_*/job/{HEARTBEAT_FILE}"):
         try:
             job = Job(path.parent)
         except InputError:
-            # Another row's, and damaged.
+            # A damaged job of another row.
             continue
         beat = job.last_beat()
         if beat is not None and (beat["host"], beat["process"]) == (socket.gethostname(), os.getpid()):
@@ -683,28 +689,36 @@ def _end(number: int, _frame: Any) -> NoReturn:
 
 
 def _take_once(number: int) -> None:
-    """Have a signal that comes again end the process, unless it comes twice by itself, and what is to be saved would be
-    lost: a terminal that closes and its shell both send one, a scheduler and `torchrun` each to all processes."""
+    """Let the next signal of this kind end the process; ignore it instead if it may arrive twice by itself.
+
+    A closing terminal and its shell both send SIGHUP, and a scheduler and `torchrun` both signal every process. Ending
+    at the second signal would then lose what is being saved.
+    """
     again = signal.SIG_IGN if number == getattr(signal, "SIGHUP", None) or not _is_alone() else signal.SIG_DFL
     signal.signal(number, again)
 
 
 def _end_signals() -> list[int]:
-    """A scheduler's, which may warn by SIGUSR1, and that of a terminal that closes, unless `nohup` said that this is to
-    end nothing. Windows has but the first."""
+    """Return the signals that end this process: SIGTERM and, except on Windows, SIGUSR1 and SIGHUP.
+
+    Schedulers send SIGTERM, or SIGUSR1 as a warning; a closing terminal sends SIGHUP. Signals that are ignored, as
+    SIGHUP is under `nohup`, are left out.
+    """
     others = [getattr(signal, name) for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name)]
     return [signal.SIGTERM, *(number for number in others if signal.getsignal(number) != signal.SIG_IGN)]
 
 
 @contextmanager
 def _stops_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
-    """Ctrl-C, a scheduler's SIGTERM, or a terminal that closes saves, and ends what `stop` asks to; a second time, or
-    where there is nothing to save, all ends at once."""
+    """In the block, have Ctrl-C and the signals of `_end_signals` call `stop`, which asks the work to save and end.
+
+    A second signal, or one for which `stop` returns False since there is nothing to save, ends the process at once.
+    """
 
     def ask(number: int, _: Any) -> None:
         if not stop():
             sys.exit(128 + number)
-        with suppress(OSError):  # Its terminal has gone.
+        with suppress(OSError):  # The terminal may be closed.
             print("\nstopping after the iteration or volume at hand; again to end at once", file=sys.stderr)
         _take_once(number)
 

@@ -1,22 +1,22 @@
-"""Several methods on one task: trained on the same slices, scored on the same volumes, row by row.
+"""Comparison of several methods on one task: trained on the same slices, scored on the same volumes, row by row.
 
 ```
-prepared/                    the data set of all rows but
-prepared_with_labels/        that of the supervised one
-ROW/seed_0/job/              its training
-ROW/seed_0/bundle/           its model
-ROW/seed_0/labelmaps/        of the test volumes
+prepared/                    data set of all rows but the supervised one
+prepared_with_labels/        data set of the supervised row
+ROW/seed_0/job/              training
+ROW/seed_0/bundle/           model
+ROW/seed_0/labelmaps/        segmentations of the test volumes
 ROW/seed_0/scores.json
-ROW/seed_0/settings.json     what it was trained with, and the row's title
-ROW/seed_0/watched.json      iterations and the Dice of the monitor volumes there, where there are some
-ROW_mean_of_3/seed_0/        where it is asked for: bundle, labelmaps, scores, settings of the mean of three seeds
+ROW/seed_0/settings.json     settings of the training, and the row's title
+ROW/seed_0/watched.json      Dice of the monitor volumes, if there are any, by iteration
+ROW_mean_of_3/seed_0/        if asked for: bundle, labelmaps, scores, settings of the mean of three seeds' models
 comparison.md  comparison_table.csv  comparison.csv (every score)  comparison.html
 ```
 
 Whatever already exists is not made again: a comparison that was stopped or interrupted continues where it left off, a
 finished one can be given further rows and seeds, and several processes can share the rows of one. The tables cover
-every row that has scores, whoever made it. For such a row, scores and settings are enough: the rest can be deleted, and
-then only its pictures are missing.
+every row that has scores, whoever made it. For such a row, scores and settings are enough: if the rest is deleted, only
+its pictures are missing.
 """
 
 from __future__ import annotations
@@ -60,41 +60,41 @@ from .training import create_job, train
 from .variants import Variant, place_in_table, variant_of
 
 Report = Callable[[str, str, dict[str, Any]], None]
-"""Gets the title of the row (empty for the preparation), and kind and data of an event of its training; at its end
-`scored`, with the mean `dice` and `asd`."""
+"""Called with the title of a row (empty for the preparation), and the kind and data of an event of its training; last
+with the kind `scored` and the row's mean `dice` and `asd` (mm)."""
 
 _WITHOUT_LABELS, _WITH_LABELS = "prepared", "prepared_with_labels"
 _SCORES, _SETTINGS, _WATCHED = "scores.json", "settings.json", "watched.json"
 
 
 class _Record(TrainingConfig):
-    """What a row's `settings.json` says. Those of before say neither of the two."""
+    """Contents of a row's `settings.json`; older files have neither `title` nor `seeds`."""
 
     title: str = ""
     seeds: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, variant: Variant, configs: Sequence[TrainingConfig]) -> _Record:
-        """Of a training, or of those whose models are to be one."""
+        """Make the record of a row from the settings of its training, or of those whose models it averages."""
         seeds = tuple(config.seed for config in configs)
         return cls(**configs[0].model_dump(), title=variant.title, seeds=seeds)
 
     @property
     def config(self) -> TrainingConfig:
-        """Of the training, the first of several."""
+        """Settings of the training, or of the first of several."""
         return TrainingConfig.model_validate(self.model_dump(exclude={"title", "seeds"}))
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of one row, trained once.
+    """Scores of one row for one seed, or for a mean of models.
 
     Attributes:
         variant: The row.
-        config: What it was trained with; of the mean of several models, the first.
-        seeds: Of its training, or of those whose mean it is.
-        folder: Where all of it lies.
-        table: The scores.
+        config: Settings of the training, or of the first of several.
+        seeds: Seed of the training, or the seeds of all whose models are averaged.
+        folder: Folder of the row and seed.
+        table: Scores of each structure in each volume.
     """
 
     variant: Variant
@@ -105,15 +105,15 @@ class Result:
 
     @property
     def seed(self) -> int:
-        """Of its training, the first of several."""
+        """Seed of the training, or of the first of several."""
         return self.config.seed
 
     def labelmap(self, subject: str) -> Path:
-        """File of the prediction for one of the volumes, by what it is called (`subjects_of`)."""
+        """Return the file of the prediction for a volume, which is named as by `subjects_of`."""
         return labelmap_path(self.folder / "labelmaps", file_name(subject))
 
     def watched(self) -> list[tuple[int, float]]:
-        """Iteration and mean Dice of the monitor volumes, as the training went on; empty where it was not watched."""
+        """Return iterations and the mean Dice of the monitor volumes there; empty if there are no such volumes."""
         path = self.folder / _WATCHED
         if not path.exists():
             return []
@@ -123,13 +123,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is of a comparison: results by row, then seed; and the volumes that were scored.
+    """The finished results of a comparison.
 
     Attributes:
-        task: Of all rows.
-        results: By row, in the order of the table, then seed.
-        cases: The volumes that were scored.
-        odd: Patients among them that are known to be unlike the others, and are reported apart as well.
+        task: Task of all rows.
+        results: Results by row, in the order of the table, then by seed.
+        cases: Volumes that are scored.
+        odd: Scored patients that are known to be unlike the others; they are reported apart.
     """
 
     task: Task
@@ -138,7 +138,7 @@ class Comparison:
     odd: frozenset[str] = frozenset()
 
     def of(self, name: str) -> list[Result]:
-        """The results of a row, one for each seed."""
+        """Return the results of a row by its name, one per seed."""
         return [result for result in self.results if result.variant.name == name]
 
     @property
@@ -148,10 +148,10 @@ class Comparison:
 
 
 class StoppedError(InputError):
-    """Something was stopped before its end: a training, or what comes before and after it.
+    """Raised when a preparation, training or export of a comparison was stopped before its end.
 
     Attributes:
-        comparison: Of the rows that have their scores.
+        comparison: Results of the rows that have scores.
     """
 
     def __init__(self, problem: str, advice: str, comparison: Comparison) -> None:
@@ -174,34 +174,37 @@ def compare(
     time_limit_seconds: float = math.inf,
     report: Report = lambda *_: None,
 ) -> Comparison:
-    """Do whatever of a comparison is still to be done; all of it that is there then, of earlier calls as well.
+    """Do the work of a comparison that is still missing.
 
-    No label of the target is read but for the supervised row and the scores; the volumes that are scored are in no
-    training set: the preparation's `test`, or the target's patients among its `hold_out`.
+    Target labels are read only for the supervised row and for the scores. The scored volumes, which are the
+    preparation's `test` or else the target's patients among its `hold_out`, are in no training set.
 
     Args:
-        out: Folder, made unless it is there.
-        preparation: Of the data set of all rows.
+        out: Folder of the comparison, made unless it exists.
+        preparation: Preparation of the data set that all rows share.
         variants: The rows.
-        common: Settings of the training that all rows share: width, batch, ...
-        iterations: Of the rows that adapt; those of the preset unless given.
-        bound_iterations: Of the rows that train E and C1 on labels alone; those of the preset unless given.
-        seeds: Of the trainings; each row is trained once for each.
-        ensemble: After them, of each row the mean of the models of all seeds, a row of its own.
+        common: Settings of the training that all rows share, such as width and batch.
+        iterations: Iterations of the rows that adapt; those of the preset unless given.
+        bound_iterations: Iterations of the rows that train on labels alone; those of the preset unless given.
+        seeds: Each row is trained once with each of these seeds.
+        ensemble: Add a further row for each row: the mean of the models of all its seeds.
         odd: Scored patients to report apart from the others.
         device: auto, cuda, mps or cpu.
-        time_limit_seconds: After this the training at hand is stopped and saved, or the preparation or export at hand
-            ended, and another call goes on.
-        report: Told of what goes on.
+        time_limit_seconds: Time after which a running training is saved and stopped, or a running preparation or export
+            is ended; another call continues.
+        report: Called with events of all rows.
+
+    Returns:
+        Results of all rows in `out` that have scores, including those of earlier calls.
 
     Raises:
-        StoppedError: A training was stopped on request, or the time is over. Of the row at hand nothing is scored.
+        StoppedError: A training was stopped on request, or the time is over. The row in progress has no scores.
         InputError: There is nothing to score, an odd patient is not scored, `out` holds a comparison of other volumes
-            or settings, a volume or setting can't be used, or a training whose model is to have part in a mean is gone.
+            or settings, a volume or setting can't be used, or a training whose model is to be averaged is gone.
     """
     deadline = time.monotonic() + time_limit_seconds
     cases, task = tested_cases(preparation), preparation.loaded_task()
-    # Before the first hours: names, settings, a device, volumes or labels that can't be used.
+    # Names, settings, device, volumes and labels that can't be used are found now, not after hours of training.
     _check_names(cases, odd, variants)
     configs = {
         (variant.name, seed): variant.config(common, iterations, bound_iterations, seed)
@@ -213,7 +216,7 @@ def compare(
         read_volume(case.image)
         reference_of(case, task, preparation.target_coding)
     rows = _Rows(Path(out), preparation, task, cases, frozenset(odd), device, deadline, report)
-    rows.comparison()  # The same: a row of before that can't stand in one table with these.
+    rows.comparison()  # Likewise raises now if rows of earlier calls don't fit into one table with these.
     for seed in seeds:
         for variant in variants:
             rows.train(variant, configs[variant.name, seed])
@@ -224,10 +227,11 @@ def compare(
 
 
 def _check_names(cases: Sequence[Case], odd: Collection[str], variants: Sequence[Variant]) -> None:
-    """Of what is scored, of the odd patients, and of the rows.
+    """Check the names of labelmaps, odd patients and rows.
 
     Raises:
-        InputError: Two labelmaps would have one name, an odd patient is not scored, or a row is called like a data set.
+        InputError: Two labelmaps would have the same name, an odd patient is not scored, or a row is named like a data
+            set.
     """
     files = Counter(file_name(subject).casefold() for subject in subjects_of(cases))
     if repeated := [name for name, count in files.items() if count > 1]:
@@ -241,7 +245,7 @@ def _check_names(cases: Sequence[Case], odd: Collection[str], variants: Sequence
 
 @dataclass(frozen=True)
 class _Rows:
-    """What makes the rows of one comparison, each unless it is there."""
+    """Makes the rows of one comparison that don't exist yet; see `compare` for the attributes."""
 
     out: Path
     preparation: Preparation
@@ -253,12 +257,12 @@ class _Rows:
     report: Report
 
     def comparison(self) -> Comparison:
-        """Of every row that has its scores."""
+        """Read the results of every row that has scores."""
         return read_comparison(self.out, self.task, self.cases, self.odd)
 
     def train(self, variant: Variant, config: TrainingConfig) -> None:
-        """Make a row of one training."""
-        # A data set of its own for the rows that train on target labels: the others' has none.
+        """Make a row from one training."""
+        # Rows that train on target labels have a data set of their own; that of the others contains none.
         needs_labels = labelled_domain(config) == "target"
         own = self.preparation.model_copy(update={"target_labels": needs_labels})
         _check_record(self.out, own)
@@ -277,7 +281,7 @@ class _Rows:
         self._make(folder, _Record.of(variant, [config]), title, make)
 
     def make_mean(self, variant: Variant, configs: Sequence[TrainingConfig]) -> None:
-        """Make the row of the mean of several trainings' models; its folder has the seed of the first."""
+        """Make the row for the mean of several trainings' models; its folder is named after the first seed."""
         mean = variant.mean_of(len(configs))
         folder = self.out / mean.name / f"seed_{configs[0].seed}"
         jobs = [self.out / variant.name / f"seed_{config.seed}" / "job" for config in configs]
@@ -289,7 +293,7 @@ class _Rows:
         self._make(folder, _Record.of(variant, configs), mean.title, make)
 
     def _steps(self, stage: str, title: str) -> StepReport:
-        """A report of the steps of a row, which ends them when the time is over."""
+        """Return a report of a row's steps that raises `EndedError` when the time is over."""
 
         def report(step: Step) -> None:
             if time.monotonic() > self.deadline:
@@ -303,10 +307,10 @@ class _Rows:
 
     @contextmanager
     def _stopping_at(self, place: Path) -> Iterator[None]:
-        """In the block, what is to be at `place` is made.
+        """Turn an `EndedError` of the block, which makes what belongs at `place`, into a `StoppedError`.
 
         Raises:
-            StoppedError: That was ended before it was done.
+            StoppedError: The block ended before it was done.
         """
         try:
             yield
@@ -326,13 +330,13 @@ class _Rows:
 
 
 def read_comparison(out: Path, task: Task, cases: Sequence[Case], odd: Collection[str] = ()) -> Comparison:
-    """What there is of a comparison in a folder, of whatever calls.
+    """Read the results of all rows in a folder, whichever calls made them.
 
     Args:
-        out: The folder.
-        task: Of its rows.
-        cases: The volumes that they are scored on.
-        odd: Patients among them to report apart.
+        out: Folder of the comparison.
+        task: Task of the rows.
+        cases: Volumes that are scored.
+        odd: Scored patients to report apart.
 
     Raises:
         InputError: A row's scores are of other volumes, or its settings can't be read.
@@ -343,7 +347,7 @@ def read_comparison(out: Path, task: Task, cases: Sequence[Case], odd: Collectio
 
 
 def subjects_of(cases: Sequence[Case]) -> list[str]:
-    """What each scored volume is called: by its patient, and by its image too where the patient has several."""
+    """Return the name of each scored volume: that of its patient, with that of its image if the patient has several."""
     several = Counter(case.patient for case in cases)
     return [
         case.patient if several[case.patient] == 1 else f"{case.patient}, {volume_name(case.image)}" for case in cases
@@ -351,7 +355,7 @@ def subjects_of(cases: Sequence[Case]) -> list[str]:
 
 
 def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
-    """The labelled volumes that are scored.
+    """Find the labelled volumes to score.
 
     Raises:
         InputError: There are none.
@@ -367,7 +371,11 @@ def tested_cases(preparation: Preparation) -> tuple[Case, ...]:
 
 
 def _check_record(out: Path, preparation: Preparation) -> None:
-    """Note how the data set in `out` is prepared; where that was noted before, it must have been in the same way."""
+    """Record how the data set in `out` is prepared, or compare this with an earlier record.
+
+    Raises:
+        InputError: The earlier record differs or can't be read.
+    """
     wanted = preparation.below(Path.cwd())
     record = _data_set(out, preparation).with_suffix(".json")
     if record.exists():
@@ -388,7 +396,7 @@ def _data_set(out: Path, preparation: Preparation) -> Path:
 
 
 def _prepare(out: Path, preparation: Preparation, report: StepReport, warn: Warn) -> Path:
-    """The data set in `out`, made unless it is there."""
+    """Return the data set in `out`, made unless it exists."""
     folder = _data_set(out, preparation)
     if not folder.exists():
         run_preparation(preparation.below(Path.cwd()), folder, report, warn)
@@ -404,10 +412,11 @@ def _train(
     report: Emit,
     report_export: StepReport,
 ) -> None:
-    """Train, or go on, and export; nothing where both were done.
+    """Train a row, or continue its training, and export the model; do nothing if both are done.
 
     Raises:
-        EndedError: The training, or the export, ended before it was done.
+        EndedError: Training or export ended before it was done.
+        InputError: The training in `folder` has other settings.
     """
     if is_job(folder / "job"):
         job = Job(folder / "job")
@@ -417,11 +426,11 @@ def _train(
         job = create_job(prepared, folder / "job", config, device)
     if (folder / "bundle").exists() and not _is_unfinished(folder):
         return
-    # What an earlier program made of a training that was stopped must not pass for that of the whole.
+    # Remove what earlier versions made from a stopped training, lest it be taken for the result of the whole training.
     (folder / _SCORES).unlink(missing_ok=True)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     state = train(job, time_limit_seconds=time_limit_seconds, report=report)
-    # A stop that came with its last iteration is one, too.
+    # A stop requested during the last iteration counts as well.
     if state is State.STOPPED or job.stop_requested:
         raise EndedError
     remove_remains(folder)
@@ -435,14 +444,18 @@ def _train(
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether a row's training is to go on, though an earlier program may have exported and scored what it was."""
+    """Return whether a row's training was begun but not finished; earlier versions may have scored it all the same."""
     job = folder / "job"
-    # Of one whose events are gone, all that is known is what was made of it.
+    # A job counts as queued if its events were deleted; its results are then all that is known of it.
     return is_job(job) and Job(job).state() not in (State.FINISHED, State.QUEUED)
 
 
 def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str, report: StepReport) -> None:
-    """The bundle of the mean of several trainings' models, made unless it is there."""
+    """Export the mean of several trainings' models to a bundle, unless it exists.
+
+    Raises:
+        InputError: One of the jobs is gone.
+    """
     if (folder / "bundle").exists():
         return
     for job in jobs:
@@ -455,7 +468,7 @@ def _export_mean(folder: Path, jobs: Sequence[Path], title: str, device: str, re
 
 
 def _keep_watched(folder: Path) -> None:
-    """Write down what the monitor volumes said, where there were some."""
+    """Write the training's scores of the monitor volumes to `watched.json`, if there are any."""
     watched = [event.data for event in Job(folder / "job").events()[0] if event.kind == "monitor"]
     if watched:
         with write_atomically(folder / _WATCHED) as temporary:
@@ -463,10 +476,10 @@ def _keep_watched(folder: Path) -> None:
 
 
 def _done(folder: Path, cases: Sequence[Case]) -> Result | None:
-    """What there is of a row, if it has its scores.
+    """Read the result in a row's folder; None if it has no scores or its training is unfinished.
 
     Raises:
-        InputError: They are of other volumes, or its settings can't be read.
+        InputError: The scores are of other volumes, or the settings can't be read.
     """
     path = folder / _SETTINGS
     if not ((folder / _SCORES).exists() and path.exists()) or _is_unfinished(folder):
@@ -487,13 +500,13 @@ def _done(folder: Path, cases: Sequence[Case]) -> Result | None:
 def _score(
     folder: Path, record: _Record, cases: Sequence[Case], task: Task, preparation: Preparation, device: str
 ) -> ScoreTable:
-    """Segment, in the regions of interest that volumes of the training are given as well, and score."""
-    # Of a scoring that was cut off, perhaps by another program, or of volumes that lay elsewhere.
+    """Segment the cases, in the same regions of interest as in training, and score them."""
+    # Labelmaps may be left from an interrupted call, by another version, or of volumes that were stored elsewhere.
     shutil.rmtree(folder / "labelmaps", ignore_errors=True)
     give_back_memory()
     written = segment_files(
         folder / "bundle",
-        # Images of several patients may have one file name, in a folder of each patient.
+        # Images of different patients may have the same file name, each in its patient's folder.
         [
             Request(case.image, file_name(subject), case.region)
             for case, subject in zip(cases, subjects_of(cases), strict=True)
@@ -521,7 +534,7 @@ def _score(
 
 
 def reference_of(case: Case, task: Task, coding: str | None) -> Volume:
-    """The labelmap that a case is scored against; `coding` is that of its file."""
+    """Read the labelmap that a case is scored against, whose file has the label coding `coding`."""
     if case.label is None:
         raise ValueError(f"{case.image} has no labelmap")
     return read_labelmap(case.label, task, coding, allow_empty=True)

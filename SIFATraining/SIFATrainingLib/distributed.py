@@ -1,8 +1,8 @@
-"""What the processes of one training tell each other.
+"""Communication between the processes of one training.
 
 Each process works on its own share of every batch. Statistics that belong to the whole batch (batch norm, class
-weights, Dice sums) are summed with gradients, gradients are averaged before each step; so W processes of batch B
-compute what one process of batch W x B computes. With one process every function here returns its input.
+weights, Dice sums) are summed with gradients, and gradients are averaged before each step, so W processes with batches
+of B compute what one process with a batch of W x B computes. With one process, no function here communicates.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 from torch import distributed as torch_distributed
 
 if torch_distributed.is_available():
-    # torch imports this when the first optimiser is made, and the default arguments in it keep the group that there is
-    # then: `leave` would not end its threads, and a thread that is left can abort the process as it exits.
+    # Imported before there is a process group. Otherwise torch imports it with the first optimiser, and its default
+    # arguments keep the group of that time alive: `leave` would not end the group's threads, and a thread that is left
+    # can abort the process as it exits.
     import torch.distributed.nn.functional
 
 
@@ -30,7 +31,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Rank of this process, from 0; 0 without a process group."""
     return torch_distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -41,7 +42,7 @@ def leave() -> None:
 
 
 def sum_with_gradient(x: Tensor) -> Tensor:
-    """Sum of `x` over the processes; the gradient of every process's result reaches every process's `x`."""
+    """Sum `x` over the processes; the gradient of every process's result reaches every process's `x`."""
     if world_size() == 1:
         return x
     total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
@@ -49,7 +50,7 @@ def sum_with_gradient(x: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Every process's input is part of every process's result, so the gradient is the sum of all of theirs."""
+    """Sum over the processes: each input is part of every process's result, so the gradients are summed as well."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class _Sum(torch.autograd.Function):
 
 
 def average(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Mean of each tensor over the processes, in one message; contiguous."""
+    """Average each tensor over the processes, in a single message; the results are contiguous."""
     if world_size() == 1:
         return tensors
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -76,13 +77,13 @@ def average(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def share_of(batch: Tensor) -> Tensor:
-    """This process's part of a batch of all: as many slices for each; all of them where there is not one for each."""
+    """Return this process's equal share of a batch; the whole batch if it has fewer slices than processes."""
     each = len(batch) // world_size()
     return batch[rank() * each : (rank() + 1) * each] if each else batch
 
 
 def sum_of(parts: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
-    """What the processes have filled in of an array, each its own part and 0 elsewhere, put together."""
+    """Combine an array of which each process has filled in its own part, with 0 elsewhere."""
     if world_size() == 1:
         return parts
     whole = torch.from_numpy(parts).to(device)
@@ -92,7 +93,7 @@ def sum_of(parts: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
 
 
 def is_same_everywhere(value: float, device: torch.device) -> bool:
-    """Whether all processes have this value."""
+    """Return whether all processes have the same value."""
     if world_size() == 1:
         return True
     extremes = torch.tensor([value, -value], device=device)
@@ -102,7 +103,7 @@ def is_same_everywhere(value: float, device: torch.device) -> bool:
 
 
 def any_process(wanted: bool, device: torch.device) -> bool:
-    """Whether `wanted` is true in any process, agreed by all, so that they end at the same iteration."""
+    """Return whether `wanted` is true in any process; all get the same answer, so they end at the same iteration."""
     if world_size() == 1:
         return wanted
     flag = torch.tensor(float(wanted), device=device)

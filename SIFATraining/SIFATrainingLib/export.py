@@ -1,4 +1,4 @@
-"""Trained networks to a bundle: batch norm re-estimated and folded, ONNX written, and compared with torch."""
+"""Export of trained networks to a bundle: batch norm re-estimated and folded, ONNX written and compared with torch."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ from .steps import Report, Step, say_nothing
 from .target_contrasts import measure_contrasts
 
 LARGEST_DIFFERENCE = 1e-4
+"""Difference between the probabilities of ONNX and torch that an exported model must stay below."""
 _VERIFIED_SLICES = 8
 
-_FILES = (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, BASELINE_FILE)  # Of a bundle.
+_FILES = (MANIFEST_FILE, MODEL_FILE, WEIGHTS_FILE, BASELINE_FILE)  # Files of a bundle.
 
 
 def export(
@@ -66,25 +67,25 @@ def export(
     device: str = "cpu",
     report: Report = say_nothing,
 ) -> Bundle:
-    """Write the bundle of a job's last checkpoint.
+    """Write a bundle from a job's last checkpoint.
 
     Args:
-        job_folder: From `sifa train`; finished, stopped, or still running.
-        out: Folder to make or replace; or a zip file of that name, which is easier to send.
-        others: Further jobs on the same prepared data set, of other seeds say: the bundle's model is the mean of all,
-            its card and its weights are the first one's.
-        name: What lists of models show; the task, the method and the date unless given.
-        weights: `average` (the moving average, where the training kept one) or `raw`.
-        baseline: Job of a training without adaptation on the same prepared data set, whose model goes into the bundle
-            as well, to compare with; the one that the job itself trained, if it did, unless given.
-        device: auto, cpu, cuda or mps; where the networks compute what the bundle needs to know of them.
-        report: Told of each step.
+        job_folder: Job of a training; finished, stopped, or still running.
+        out: Folder to make or replace, or a zip file, which is easier to send.
+        others: Further jobs on the same prepared data set, such as those of other seeds. The bundle's model is then the
+            mean of all models; its training summary and weights are those of `job_folder`.
+        name: Name shown in lists of models; made of task, method and date unless given.
+        weights: `average` (the moving average, if the training kept one) or `raw`.
+        baseline: Job of a training without adaptation on the same prepared data set, whose model is included for
+            comparison; by default the one that the job itself trained, if any.
+        device: auto, cpu, cuda or mps, for the computations that an export needs.
+        report: Called before each step.
 
     Raises:
-        InputError: Something else than a bundle is at `out`, unknown `weights` or device, no usable checkpoint, the
-            prepared data set is gone, the baseline is not one, a job is given twice, or the jobs segment other
-            structures or other slices.
-        ExportError: The exported model differs from the networks by more than 1e-4 in a probability.
+        InputError: `out` is something other than a bundle or can't be written, `weights` or the device is unknown,
+            there is no usable checkpoint, the prepared data set is gone, the baseline is not one, a job is given twice,
+            or the jobs differ in structures or slices.
+        ExportError: A probability of the exported model differs from that of the networks by 1e-4 or more.
     """
     if weights not in ("average", "raw"):
         raise InputError(f"The weights '{weights}' are unknown", "choose average or raw")
@@ -116,7 +117,7 @@ def _check_place(out: Path) -> None:
     """Refuse to replace anything but a bundle, before anything is computed.
 
     Raises:
-        InputError: Something else is there: a file, or a folder that is not empty.
+        InputError: `out` is some other file or a folder that is not empty, or can't be looked at.
     """
     becomes_folder = out.suffix.lower() != ARCHIVE_SUFFIX
     try:
@@ -131,7 +132,7 @@ def _check_place(out: Path) -> None:
 def _write_bundle(
     members: Sequence[_Trained], unadapted: _Trained | None, device: torch.device, out: Path, name: str, report: Report
 ) -> Bundle:
-    """Make or replace the folder `out`, of a model and the one without adaptation to compare with."""
+    """Make or replace the bundle `out`: a model and, for comparison, one without adaptation, if there is one."""
 
     def say(step: Step) -> None:
         report(step if unadapted is None else replace(step, message=f"adapted model, {step.message}"))
@@ -169,7 +170,7 @@ def _write_bundle(
 
 
 def _write_baseline(compared: _Model, path: Path, report: Report) -> BaselineSummary:
-    """Write a model as a bundle's baseline; what the manifest says of it."""
+    """Write a model as a bundle's baseline; return its summary for the manifest."""
     return BaselineSummary(
         verification=compared.write(path, report),
         iterations=compared.first.done,
@@ -190,7 +191,7 @@ class _Trained:
 
     @classmethod
     def load(cls, job: Job, weights: str) -> _Trained:
-        """See `export` for `weights` and errors."""
+        """Load a job's last checkpoint; see `export` for `weights` and errors."""
         specification = TrainingSpecification.of(job)
         paths = checkpoint_paths(job.folder / CHECKPOINTS_FOLDER)
         if not paths:
@@ -208,28 +209,28 @@ class _Trained:
 
     @property
     def config(self) -> TrainingConfig:
-        """Every setting."""
+        """Every setting of the training."""
         return self.specification.config
 
     @property
     def segmented(self) -> NDArray[np.int16]:
-        """Slices (n, size, size), times 32767, of the domain that the model is for."""
+        """Slices (n, size, size) of the domain that the model is for: intensities times 32767."""
         return self.dataset.slices(segmented_domain(self.config))
 
     def reestimate_batch_norm(self, device: torch.device, report: Report) -> None:
-        """Give E the batch norm that it is exported with, where the training asks for another than its own."""
+        """Give E the batch norm that it is exported with, if the settings ask for re-estimation."""
         if self.config.reestimate_batch_norm:
             network = self.networks.segmentation_network()
             exported = reestimated(network.to(device), self.segmented, self.config.batch, device, report=report)
             network.to("cpu").load_state_dict(exported.state_dict())
 
     def write_weights(self, path: Path) -> None:
-        """Write all networks."""
-        # Not by `save_file`, whose error on a full disk is not the system's.
+        """Write the weights of all networks (safetensors)."""
+        # Not `save_file`, whose error on a full disk is not an `OSError`.
         path.write_bytes(save({key: tensor.contiguous() for key, tensor in self.networks.state_dict().items()}))
 
     def summary(self) -> TrainingSummary:
-        """The card."""
+        """Summarise the training for the manifest."""
         source, target = (tuple(volume.image for volume in self.dataset.entry(domain).volumes) for domain in DOMAINS)
         initial = self.specification.initial
         return TrainingSummary(
@@ -244,14 +245,14 @@ class _Trained:
 
     @property
     def losses(self) -> dict[str, float]:
-        """The last that were reported."""
+        """Losses that were reported last, by name; empty if none were."""
         last = self.job.last("losses")
         return last.data["losses"] if last else {}
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What a bundle segments by: one training, or the mean of several on the same slices."""
+    """Model of a bundle: that of one training, or the mean of several on the same slices."""
 
     members: tuple[_Trained, ...]
     device: torch.device
@@ -262,24 +263,24 @@ class _Model:
 
     @classmethod
     def of(cls, members: Sequence[_Trained], device: torch.device, report: Report) -> _Model:
-        """With the batch norm that is exported; computed on `device`."""
+        """Make a model whose members have the batch norm that is exported, computed on `device`."""
         for member in members:
             member.reestimate_batch_norm(device, report)
         return cls(tuple(members), device)
 
     @cached_property
     def network(self) -> nn.Module:
-        """Slices to class probabilities, in `eval`, on the CPU."""
+        """Network that maps slices to class probabilities, in `eval` mode, on the CPU."""
         networks = [member.networks.segmentation_network() for member in self.members]
         return (networks[0] if len(networks) == 1 else Ensemble(networks)).eval()
 
     @cached_property
     def folded(self) -> nn.Module:
-        """The same function, with batch norm in the weights of the convolutions before it."""
+        """`network` with batch norm folded into the weights of the preceding convolutions."""
         return fold_batch_norm(self.network)
 
     def write(self, path: Path, report: Report) -> Verification:
-        """Write it as ONNX, and compare with torch."""
+        """Write the model as ONNX and compare it with torch; see `export` for errors."""
         report(Step(0, 1, "writing it for ONNX Runtime"))
         slices = self.first.segmented
         shown = as_slices(torch.from_numpy(np.array(slices[_spread(len(slices), _VERIFIED_SLICES)])))
@@ -291,7 +292,7 @@ class _Model:
         return Verification(slices=len(shown), largest_difference=difference)
 
     def quality(self, report: Report) -> QualityCalibration | None:
-        """What its probabilities are worth, where that can be found."""
+        """Calibrate the model's expected Dice; None if no structure is found or labelled."""
         config = self.first.config
         generator = self.first.networks.generator.to(self.device) if config.method in TRANSLATING_METHODS else None
         return calibrate_quality(
@@ -304,8 +305,10 @@ class _Model:
         )
 
     def contrasts(self, report: Report) -> ContrastRanges:
-        """How bright the structures are beside one another in the target's volumes; nothing where it has not adapted to
-        them, and may be wrong about most."""
+        """Measure the usual contrasts between structures in the target's volumes.
+
+        Empty if the model has not been adapted to these volumes, since it may be wrong about most of them.
+        """
         if segmented_domain(self.first.config) != "target":
             return {}
         return measure_contrasts(self.folded.to(self.device), self.first.dataset, self.device, report)
@@ -321,7 +324,11 @@ def _check_baseline(baseline: _Trained, trained: _Trained) -> None:
 
 
 def _check_alike(first: _Trained, other: _Trained) -> None:
-    """Of one bundle: they must be asked about the same slices, for the same structures."""
+    """Refuse trainings that differ in structures or in the preprocessing of their slices.
+
+    Raises:
+        InputError: They differ; the message names how.
+    """
     own, others = (trained.dataset.manifest.task.names for trained in (first, other))
     if own != others:
         raise InputError(

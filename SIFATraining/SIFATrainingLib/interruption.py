@@ -1,4 +1,4 @@
-"""Ctrl-C for those who train from a script or a notebook: heeded where the work can be saved, not in its midst."""
+"""Ctrl-C in trainings from a script or a notebook, postponed until the work can be saved."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from types import FrameType
 
 @contextmanager
 def interrupt_postponed() -> Iterator[Callable[[], bool]]:
-    """Gives what tells whether Ctrl-C was pressed in the block, which should end soon then; at its end comes the error.
+    """Postpone the `KeyboardInterrupt` of Ctrl-C to the end of the block.
 
-    Pressed again, it ends the block at once. Only where Ctrl-C would raise a `KeyboardInterrupt`: not in threads other
-    than the main one, which it never reaches, and where the caller handles it, as the command line does.
+    Yields a function that returns whether Ctrl-C was pressed, in which case the block should end soon. Pressed again,
+    Ctrl-C ends the block at once. Changes nothing where Ctrl-C would not raise a `KeyboardInterrupt`: outside the main
+    thread, or where the caller handles the signal, as the command line does.
 
     Raises:
-        KeyboardInterrupt: It was pressed, and the block has ended without an error of its own.
+        KeyboardInterrupt: Ctrl-C was pressed, and the block has ended without an error of its own.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -1,7 +1,7 @@
 """The training loop: from a prepared data set to checkpoints.
 
-Every random number follows from seed, process and iteration, so a training that was stopped and resumed ends with the
-same weights as an uninterrupted one. This holds for one process: of several, only the first one's pools of fakes are
+Seed, process and iteration determine every random number, so a training that was stopped and resumed ends with the same
+weights as an uninterrupted one. This holds for a single process: with several, only the first one's pools of fakes are
 saved.
 """
 
@@ -44,18 +44,19 @@ from .pseudo_labels import TargetLabels, label_target
 from .reestimation import reestimated
 from .steps import Emit, EndedError, ending
 
-DATA_SHARE = 0.4  # Of the free memory; the networks need the rest.
-_WATCHED_BATCHES = 16  # For the batch norm; an export takes more, which changes the Dice by a fraction of a point.
+DATA_SHARE = 0.4  # Largest share of the free memory that slices may take; the networks need the rest.
+# Batches for the batch norm of a monitored model; an export takes more, which changes Dice by a fraction of a point.
+_WATCHED_BATCHES = 16
 
 
 def learning_rate(config: TrainingConfig, done: int) -> float:
-    """Of the iteration after `done` others: constant, then falling to 0 in a straight line."""
+    """Return the learning rate of the iteration after `done` others: constant at first, then falling linearly to 0."""
     falling = config.decay_share * config.iterations
     return config.learning_rate * min(1.0, (config.iterations - done) / max(falling, 1.0))
 
 
 class Loop:
-    """One process's part in a run of the loop."""
+    """One process's part in a run of the training loop."""
 
     def __init__(
         self,
@@ -69,19 +70,19 @@ class Loop:
     ) -> None:
         """
         Args:
-            dataset: What to train on.
-            config: How.
-            fabric: Where, launched.
-            folder: Of `checkpoints` and `previews`; a training goes on from the last checkpoint there.
-            emit: Gets losses, progress, previews, scores of the monitor volumes, and warnings.
-            must_end: Asked whether to save and end: before each iteration, and each volume or batch of what is done
-                between two of them.
-            initial: Bundle whose weights the networks start with; random ones unless given.
+            dataset: Prepared data set.
+            config: Every setting of the training.
+            fabric: Lightning Fabric, already launched; gives device, precision and processes.
+            folder: Folder of `checkpoints` and `previews`; training continues from the last checkpoint in it.
+            emit: Called with losses, progress, previews, scores of the monitor volumes, and warnings.
+            must_end: Asked whether to save and end: before each iteration, and before each volume or batch of the work
+                between two iterations.
+            initial: Bundle whose weights the networks start with; random weights unless given.
         """
         self.dataset, self.config, self.fabric, self.folder, self.emit = dataset, config, fabric, folder, emit
         self.must_end, self.initial = must_end, initial
         self.pseudo_labels: NDArray[np.uint8] | None = None
-        # What ended before it was done: labels to come of this iteration, and a score of the monitor volumes.
+        # Work that a stop interrupted: the labelling of the target's slices, and a score of the monitor volumes.
         self.begun_labels: TargetLabels | None = None
         self.owes_score = False
         share = DATA_SHARE / processes_sharing(fabric.device)
@@ -101,10 +102,11 @@ class Loop:
         )
 
     def run(self) -> State:
-        """Train until the last iteration (`FINISHED`) or until it must end (`STOPPED`), from the last checkpoint on.
+        """Train from the last checkpoint to the last iteration (`FINISHED`), or until it must end (`STOPPED`).
 
         Raises:
-            InputError: A loss is not a number, memory does not suffice, or the last checkpoint does not fit the disk.
+            InputError: A loss is not finite, memory does not suffice, the last checkpoint of the run can't be written,
+                the weights of `initial` can't be used, or not all processes can read the same checkpoint.
         """
         config = self.config
         model, done = self._start()
@@ -126,7 +128,7 @@ class Loop:
                 done += 1
                 last = done == config.iterations
                 saves = last or done % config.checkpoint_every == 0
-                # The last part has other losses, which can't be averaged with those before.
+                # Self-training has other losses, which can't be averaged with those before it.
                 if saves or done % config.log_every == 0 or done == main_iterations(config):
                     self._report(losses, done, pace)
                 if last or done % config.preview_every == 0:
@@ -136,14 +138,14 @@ class Loop:
                 if saves:
                     self._checkpoint(model, done, last=last)
         except EndedError:
-            # Before the checkpoint: weights that a loss has spoilt must not take the place of good ones.
+            # Report first, which raises if a loss is not finite: spoilt weights must not replace good ones.
             self._report(losses, done, pace)
             self._checkpoint(model, done, last=True)
             return State.STOPPED
         return State.FINISHED
 
     def _all_must_end(self) -> bool:
-        """Whether to save and end, agreed by all processes; each has to ask as often as the others."""
+        """Return whether to save and end, agreed by all processes; each must call this equally often."""
         return distributed.any_process(self.must_end(), self.fabric.device)
 
     def _end_if_asked(self) -> None:
@@ -151,7 +153,7 @@ class Loop:
             raise EndedError
 
     def _start(self) -> tuple[Model, int]:
-        """The networks as the last checkpoint has them, or fresh ones, and the iterations behind them."""
+        """Return the model and its number of completed iterations: from the last checkpoint, or fresh with 0."""
 
         def start() -> tuple[Model, int]:
             model = Model.create(self.dataset.classes, self.config, self.fabric.device)
@@ -181,7 +183,7 @@ class Loop:
 
         def learn() -> Losses:
             seed_iteration(config.seed, done, self.fabric.global_rank)
-            # Before the autocast: slices are moved by coordinates, for which bfloat16 is too coarse.
+            # Outside the autocast: augmentation moves slices by coordinates, for which bfloat16 is too coarse.
             batch = self.batches.batch(done)
             with self.fabric.autocast():
                 return step(batch)
@@ -192,13 +194,14 @@ class Loop:
         return losses
 
     def _within_memory(self, learn: Callable[[], Losses], model: Model) -> Losses:
-        """What `learn` gives, from slices that are read from the disk from now on if the device does not hold them and
-        a batch. What had moved before the memory ran out then moves once more.
+        """Call `learn`; if the device can't hold both the slices and a batch, read slices from the disk from now on.
+
+        `learn` is then called once more, so networks that were updated before memory ran out are updated twice.
 
         Raises:
-            InputError: It does not hold a batch by itself; names the largest that it would.
+            InputError: The device can't hold a batch by itself; names the largest that fits, with a single process.
         """
-        # Of several processes the others would wait, somewhere else in the iteration.
+        # With several processes, a second try would wait for the others, which are elsewhere in the iteration.
         if not self.batches.resident or self.fabric.world_size > 1:
             return within_memory(learn, lambda: self._batch_too_large(model))
         try:
@@ -206,7 +209,7 @@ class Loop:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            error.__traceback__ = None  # It keeps the tensors of what failed alive.
+            error.__traceback__ = None  # The traceback keeps the tensors of the failed step alive.
         self.batches = self._batches(0)
         if self.pseudo_labels is not None:
             self.batches.set_pseudo_labels(self.pseudo_labels)
@@ -214,10 +217,11 @@ class Loop:
         return within_memory(learn, lambda: self._batch_too_large(model))
 
     def _label_target(self, teacher: SegmentationNetwork) -> None:
-        """Have a teacher label the target's slices, which self-training learns from now on.
+        """Have a teacher label the target's slices; self-training learns these labels from now on.
 
         Raises:
-            EndedError: It must end before all are labelled.
+            EndedError: It had to end before all volumes were labelled.
+            InputError: Memory does not hold the largest of the target's volumes.
         """
 
         def label() -> TargetLabels:
@@ -240,18 +244,18 @@ class Loop:
         self._set_pseudo_labels(labels.slices)
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
-        """Of the target's slices, from now on; kept for checkpoints, since the teacher that made them moves on."""
+        """Set the labels of the target's slices, and keep them for checkpoints, since their teacher changes later."""
         self.pseudo_labels = labels
         self.batches.set_pseudo_labels(labels)
 
     def _batch_too_large(self, model: Model) -> InputError:
-        """What to say when memory has run out; finds the largest batch that would have fitted by trying.
+        """Return the error for a batch that is too large; finds the largest batch that fits by trying.
 
-        With the model that there is, whose training has ended: another one would need memory of its own.
+        The trials spoil `model`, whose training is over: another model would need memory of its own.
         """
         device = self.fabric.device
         if self.fabric.world_size > 1:
-            # A trial would wait for the other processes, which are somewhere else.
+            # A trial would wait for the other processes, which are elsewhere in the iteration.
             return InputError(
                 f"The memory of {device} does not hold a batch of {self.config.batch} for each process",
                 "start a new training with a smaller batch",
@@ -282,7 +286,7 @@ class Loop:
         return True
 
     def _restore(self, model: Model) -> int:
-        """Load the newest checkpoint that is whole; the number of iterations that it has behind it."""
+        """Load the newest intact checkpoint; return its number of completed iterations, 0 if there is none."""
         for path in reversed(checkpoint_paths(self.folder / CHECKPOINTS_FOLDER)):
             try:
                 state = load_checkpoint(path, self.fabric.device)
@@ -311,17 +315,21 @@ class Loop:
                 state["begun_volumes"] = self.begun_labels.volumes
             save_checkpoint(self.folder / CHECKPOINTS_FOLDER, done, state)
         except CheckpointError as error:
-            # The last checkpoint of a run must be there; until then the disk may be emptied.
+            # A run must end with a checkpoint; until then, somebody may still free disk space.
             if last:
                 raise InputError(error.problem, f"{error.advice}, then resume the job") from error
             self._say("warning", message=f"{error} Training continues; the previous checkpoint is kept.")
 
     def _report(self, losses: LossLog, done: int, pace: Pace) -> None:
-        """Losses and progress after `done` iterations."""
+        """Emit losses and progress after `done` iterations.
+
+        Raises:
+            InputError: A loss is not finite.
+        """
         if not losses.rows:
             return
         means = losses.flush(done)
-        # After the flush, which waits for the device.
+        # Measured after the flush, which waits for the device.
         seconds, left = pace.report(done)
         self._say("losses", iteration=done, losses=means)
         self._say(
@@ -342,22 +350,22 @@ class Loop:
         try:
             write_preview(path, strip)
         except OSError as error:
-            # No picture is worth a training. A full disk is told of by the checkpoint.
+            # A missing picture must not end a training; a full disk is reported when a checkpoint is saved.
             self._say("warning", message=f"the preview of iteration {done} can't be written ({error.strerror})")
         else:
             self._say("preview", iteration=done, file=f"{PREVIEWS_FOLDER}/{path.name}")
 
     def _monitor(self) -> Monitor | None:
-        """Where there are volumes to watch by."""
+        """Return the monitor, or None if the data set has no monitor set."""
         if self.dataset.manifest.monitor is None:
             return None
         return Monitor(self.dataset, self.config.batch, self.fabric.device)
 
     def _watch(self, model: Model, monitor: Monitor, done: int) -> None:
-        """Tell the Dice that the model would have if it were exported now; all processes take part.
+        """Emit the Dice that the model would have if it were exported now; all processes must call this.
 
         Raises:
-            EndedError: It must end before that is known, which is owed then.
+            EndedError: It had to end before the Dice was known; `owes_score` then stays set.
         """
         config, device = self.config, self.fabric.device
 
@@ -382,7 +390,7 @@ class Loop:
 
 
 def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest batch from 1 to `limit` that fits, by bisection; 0 if none does."""
+    """Find the largest batch from 1 to `limit` that fits, by bisection; 0 if none does."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

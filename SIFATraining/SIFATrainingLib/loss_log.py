@@ -15,21 +15,29 @@ from .iteration import Losses
 
 @dataclass
 class LossLog:
-    """Losses of the iterations since the last report, left on the device until then."""
+    """Losses of the iterations since the last report, kept on the device until the next.
+
+    Attributes:
+        names: Names of the losses.
+        rows: One tensor per iteration with the values of the losses, float32.
+    """
 
     names: list[str] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
 
     def add(self, losses: Losses) -> None:
-        """Those of the next iteration."""
+        """Add the losses of the next iteration."""
         self.names = list(losses)
         self.rows.append(torch.stack([loss.float() for loss in losses.values()]))
 
     def flush(self, iteration: int) -> dict[str, float]:
-        """Means by name over the rows so far, the last of which is `iteration` (counted from 1), and the processes.
+        """Return the mean of each loss, by name, over all rows and processes, and remove the rows.
+
+        Args:
+            iteration: Iteration of the last row, counted from 1.
 
         Raises:
-            InputError: A loss was not finite, in whichever process; names it and its first iteration.
+            InputError: A loss was not finite in some process; names the loss and the first such iteration.
         """
         values = distributed.average([torch.stack(self.rows)])[0].cpu()
         self.rows.clear()

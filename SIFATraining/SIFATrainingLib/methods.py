@@ -22,6 +22,7 @@ class SegmentationIteration:
         self.player = segmentor(networks, config)
 
     def step(self, batch: Batch) -> Losses:
+        """Update E, C1 and C2 once on the labelled slices and return the losses."""
         n = self.networks
         encoded = n.encoder(batch.source, tracking=True)
         loss, segmentation, lower_segmentation = supervise(n, self.config, encoded, batch.labels)

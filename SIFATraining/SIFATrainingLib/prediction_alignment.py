@@ -115,6 +115,7 @@ class OutputAlignmentIteration(PredictionAlignment):
     """Alignment of predictions alone (Tsai et al., CVPR 2018): x_s takes the place of x_st, without translation."""
 
     def step(self, batch: Batch) -> Losses:
+        """Update E, C1 and C2, then the discriminators of predictions, and return the losses."""
         n = self.networks
         encoded_s = n.encoder(batch.source, tracking=self._tracks_both)
         encoded_t = n.encoder(batch.target, tracking=True)

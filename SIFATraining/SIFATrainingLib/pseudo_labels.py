@@ -1,9 +1,9 @@
-"""Pseudo-labels of the target's slices: what the moving average, the teacher, predicts for each volume as a whole.
+"""Pseudo-labels of the target's slices, which a teacher, the moving average of E and C1, predicts for whole volumes.
 
-A teacher that labels slice by slice is confident about much that the rest of the volume contradicts: bowel as bright
-as liver, or a spleen on the right. So it segments whole volumes, as `sifa segment` does: its batch norm is adapted to
-the target's slices without augmentation, each volume's intensities decide where it is uncertain
-(`SIFASegmentationLib.appearance`), and of each structure only the largest part is kept, or as many as it has. E and
+A teacher that labels slice by slice is confident about much that the rest of the volume contradicts, such as bowel as
+bright as liver, or a spleen on the right. So it segments whole volumes, as `sifa segment` does: its batch norm is
+adapted to the target's slices without augmentation, each volume's intensities decide where it is uncertain
+(`SIFASegmentationLib.appearance`), and only the largest part of each structure is kept, or as many as it has. E and
 C1, trained on these labels, make the next ones better.
 """
 
@@ -30,20 +30,20 @@ from .reestimation import reestimated
 from .steps import ending
 from .whole_volumes import as_segmented, grid_spacing
 
-_LEAST = 0.5  # Probability of a class that may count; the confidence, should that be lower.
-_ROUNDING = 1e-6  # Of a probability that was added to a class.
-_THREADS = 4  # Each with the probabilities of a volume in memory.
-_BYTES = 20  # Of memory for each of these, at the most: themselves, and what is made of them.
-_MEMORY_SHARE = 0.5  # Of the free memory, for all threads.
+_LEAST = 0.5  # Lowest probability at which a pixel may count, unless the confidence is lower still.
+_ROUNDING = 1e-6  # Rounding error of a probability that was added to the number of its class.
+_THREADS = 4  # Largest number of threads; each holds the probabilities of one volume in memory.
+_BYTES = 20  # Largest memory per probability, including all that is computed from it.
+_MEMORY_SHARE = 0.5  # Share of the free memory for all threads together.
 
 
 @dataclass(frozen=True)
 class TargetLabels:
-    """Labels of the target's slices, of all or of the first volumes.
+    """Labels of the target's slices, in all volumes or only the first ones.
 
     Attributes:
-        slices: Labels (n, size, size), `IGNORED` where they are in doubt; of no meaning in volumes not labelled yet.
-        volumes: How many of the target's volumes are labelled.
+        slices: Labels (n, size, size), `IGNORED` where in doubt; meaningless in volumes that are not labelled yet.
+        volumes: Number of volumes labelled so far, in the data set's order.
     """
 
     slices: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class TargetLabels:
 
 
 _Predicted = tuple[VolumeEntry, NDArray[np.float32], NDArray[np.float32]]
-"""A volume, the teacher's probabilities (n, K, size, size) and the slices (n, size, size) themselves."""
+"""A volume, the teacher's class probabilities (n, K, size, size), and the slices (n, size, size) in [-1, 1]."""
 
 
 @torch.no_grad()
@@ -63,17 +63,18 @@ def label_target(
     begun: TargetLabels | None = None,
     must_end: Callable[[], bool] = lambda: False,
 ) -> TargetLabels:
-    """Label the target's volumes, or go on with that, up to the last one or until it must end.
+    """Label the target's volumes, or the rest of them, until all are labelled or it must end.
 
-    Of many processes each labels its share of the volumes, and all get the labels of all.
+    With several processes, each labels its share of the volumes, and all get the labels of all.
 
     Args:
-        teacher: The moving average; only asked.
-        dataset: Its target slices are read, and nothing else of the target.
-        config: Its batch and `self_training`.
-        device: Of the teacher.
-        begun: What the same teacher had labelled when it had to end.
-        must_end: Asked before each volume, by all processes equally often; must say the same in all.
+        teacher: Moving average of E and C1; left unchanged.
+        dataset: Prepared data set; of the target, only the slices are read.
+        config: Every setting of the training.
+        device: Device of the teacher.
+        begun: Labels from an earlier call with the same teacher that had to end.
+        must_end: Asked before each batch of the batch norm and each volume, equally often in all processes; must give
+            all of them the same answer.
 
     Raises:
         EndedError: It had to end before the first volume, while the batch norm was averaged.
@@ -86,7 +87,7 @@ def label_target(
 
     def predictions() -> Iterator[_Predicted]:
         nonlocal done
-        # A volume for each process at a time; one that gets none of the last asks whether to end all the same.
+        # Each round has one volume per process; processes without one in the last round ask whether to end as well.
         while done < len(entry.volumes) and not must_end():
             mine = entry.volumes[done : done + distributed.world_size()][distributed.rank() :][:1]
             done = min(done + distributed.world_size(), len(entry.volumes))
@@ -99,7 +100,7 @@ def label_target(
         volume, probable, images = predicted
         return volume, label_volume(probable, images, spacing, parts, config.self_training)
 
-    # While a GPU predicts, a volume can be decided about, whatever torch's own threads are.
+    # While a GPU predicts one volume, the CPU can label another, even if torch itself has only one thread.
     threads = min(_THREADS, max(torch.get_num_threads(), 1 if device.type == "cpu" else 2), _fitting(dataset))
     for volume, of_volume in in_threads(label, predictions(), threads):
         labels[volume.start : volume.stop] = of_volume
@@ -111,7 +112,7 @@ def label_target(
 
 
 def _fitting(dataset: PreparedDataset) -> int:
-    """How many volumes can be decided about at a time in the memory that is free; one at least."""
+    """Return how many volumes can be labelled at a time in the free memory; at least 1."""
     longest = max(volume.stop - volume.start for volume in dataset.entry("target").volumes)
     pixels = longest * dataset.entry("target").preprocessing.size ** 2
     cpu = torch.device("cpu")
@@ -126,11 +127,17 @@ def label_volume(
     parts: Mapping[int, int],
     settings: SelfTrainingSettings,
 ) -> NDArray[np.uint8]:
-    """Labels (n, H, W) of the slices of one volume, `IGNORED` where they are in doubt.
+    """Label the slices of one volume.
 
     Args:
-        probabilities, images, spacing, parts: As of `as_segmented`; the teacher's probabilities, used up.
+        probabilities: The teacher's class probabilities (n, K, H, W); overwritten.
+        images: Slices (n, H, W) in [-1, 1].
+        spacing: Pixel spacing of the slices, in mm.
+        parts: Number of connected parts to keep of each structure, by label value.
         settings: Confidence and share, see `confident_labels`.
+
+    Returns:
+        Labels (n, H, W), `IGNORED` where in doubt.
     """
     believed, decided = as_segmented(probabilities, images, spacing, parts)
     confident = confident_labels(torch.from_numpy(decided), settings).numpy()
@@ -139,20 +146,24 @@ def label_volume(
 
 
 def confident_labels(probabilities: Tensor, settings: SelfTrainingSettings) -> Tensor:
-    """Labels (B, H, W), uint8, of the pixels that the teacher is sure of, `IGNORED` elsewhere.
+    """Label the pixels that the teacher is sure of.
 
-    A pixel counts where the probability of its class is at least `settings.confidence`, or is among the highest
-    `settings.kept` of those of all pixels of its class (Zou et al., "Domain adaptation for semantic segmentation via
-    class-balanced self-training", ECCV 2018), so that small structures are not crowded out. But not where it is below
-    one half: a patient without a spleen has no surest half of it.
+    A pixel counts if the probability of its class is at least `settings.confidence`, or is among the highest share
+    `settings.kept` of all pixels of its class (Zou et al., "Domain adaptation for semantic segmentation via
+    class-balanced self-training", ECCV 2018), so that small structures are not crowded out. This share leaves out
+    probabilities below one half: in a patient without a spleen, even the surest spleen pixels must not count.
 
     Args:
-        probabilities: The teacher's, (B, K, H, W), of a batch or of a volume.
+        probabilities: The teacher's class probabilities (B, K, H, W), of a batch or of a volume.
         settings: Confidence and share.
+
+    Returns:
+        Labels (B, H, W), uint8, `IGNORED` where the teacher is not sure.
     """
     sure, labels = probabilities.max(1)
     classes = torch.arange(probabilities.shape[1], device=probabilities.device)
-    # One sort by class, then probability, which is never 0; and no number that the host would have to wait for.
+    # A single sort orders the pixels by class, then by probability, which is never 0. No value is copied to the host,
+    # which would have to wait for it.
     ordered = (labels + sure).flatten().sort().values
     counts = (labels.flatten()[:, None] == classes).sum(0)
     first = counts.cumsum(0) - counts

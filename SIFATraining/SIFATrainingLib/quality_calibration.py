@@ -1,4 +1,4 @@
-"""Fits how the Dice expected from a model's probabilities relates to the true Dice, on the labelled source.
+"""Fit how the Dice expected from a model's probabilities relates to the true Dice, on the labelled source.
 
 The source's slices are translated to the target's appearance, as the model saw them in training, and corrupted, so that
 the model is good on some and bad on others (`corruptions.py`). The expected and true Dice of each structure in each
@@ -40,15 +40,19 @@ def calibrate_quality(
     device: torch.device | None = None,
     report: Report = say_nothing,
 ) -> QualityCalibration | None:
-    """Expected against true Dice on the labelled volumes; None where no structure is in any slice that is looked at.
+    """Calibrate the expected Dice by the true Dice on the labelled volumes.
 
     Args:
-        segmentor: Slices (b, 1, H, W) to probabilities, in `eval`, on `device`.
-        dataset: With the labels of the domain `labelled`.
-        labelled: Whose labels the training had.
-        generator: G_t, which draws them in the target's look, on `device`; None where the model has not seen that.
-        device: The CPU unless given.
-        report: Told of each volume.
+        segmentor: Maps slices (b, 1, H, W) to class probabilities (b, K, H, W); in `eval` mode, on `device`.
+        dataset: Prepared data set with labels of the domain `labelled`.
+        labelled: Domain whose labels the training used.
+        generator: G_t, which translates slices to the target's appearance, on `device`; None if the model was not
+            trained on translated slices.
+        device: Device to compute on; the CPU unless given.
+        report: Called before each volume.
+
+    Returns:
+        The calibration; None if no structure is labelled or found in any of the sampled slices.
     """
     slices, labels = dataset.slices(labelled), dataset.labels(labelled)
     samples = sample_volumes(dataset.entry(labelled).volumes)
@@ -60,12 +64,12 @@ def calibrate_quality(
         drawn = given if generator is None else [generator(some) for some in given]
         labelled_as = [torch.from_numpy(np.array(labels[part])).to(device) for part in parts]
         truth = labels[np.concatenate(parts)]
-        # A corruption for each volume in turn, and each in another strength.
+        # The kinds of corruption take turns from volume to volume; each volume is corrupted with every strength.
         for strength in _STRENGTHS:
             shown = _corrupted(drawn, labelled_as, number, strength)
             seen = shown if generator is None else _corrupted(given, labelled_as, number, strength)
             probabilities = np.concatenate([segmentor(one).cpu().numpy() for one in shown])
-            # Not of what G_t draws: that is smoother than any scan, and its intensities would say less.
+            # Not the slices that G_t draws: they are smoother than any scan, so their intensities would say less.
             images = np.concatenate([one[:, 0].cpu().numpy() for one in seen])
             found, decided = as_segmented(probabilities, images, spacing, task.parts)
             known += _cases(number, decided, found, truth, task)
@@ -75,13 +79,14 @@ def calibrate_quality(
 def _cases(
     number: int, decided: NDArray[np.float32], found: NDArray[np.uint8], truth: NDArray[np.uint8], task: Task
 ) -> Iterator[CalibrationCase]:
-    """Expected and true Dice of the structures that are found in a volume, or are there.
+    """Yield the expected and true Dice of each structure that is found or labelled in a volume.
 
     Args:
-        number: Of the volume.
-        decided, found: Probabilities (n, K, H, W) and labels (n, H, W), as of `as_segmented`.
-        truth: The true labels (n, H, W).
-        task: Names the structures.
+        number: Number of the volume.
+        decided: Class probabilities (n, K, H, W) from `as_segmented`.
+        found: Labels (n, H, W) from `as_segmented`.
+        truth: True labels (n, H, W).
+        task: Task of the labels.
     """
     expected = _expected_dice(decided)
     overlap, predicted, true = _counts(found, truth, decided.shape[1])
@@ -93,19 +98,19 @@ def _cases(
 
 
 def _expected_dice(decided: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of the structures, from probabilities (n, K, H, W) that the intensities have decided about."""
+    """Return the structures' expected Dice (K - 1,), from probabilities (n, K, H, W) corrected by intensities."""
     gathered = ExpectedDice(decided.shape[1])
     gathered.add(decided, decided.argmax(1))
     return gathered.of_structures()
 
 
 def _corrupted(batches: list[Tensor], labels: list[Tensor], kind: int, strength: float) -> list[Tensor]:
-    """Batches of slices, corrupted alike."""
+    """Corrupt all batches of slices in the same way; see `corrupted`."""
     return [corrupted(one, own, kind, strength) for one, own in zip(batches, labels, strict=True)]
 
 
 def _counts(predicted: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
-    """Pixels (3, K) that are of a class in both, in the prediction, in the labels."""
+    """Count the pixels of each class: in both labelmaps, in the prediction, and in the labels; (3, K)."""
     both = predicted[predicted == labels]
     parts = (both, predicted, labels)
     return np.stack([np.bincount(part.ravel(), minlength=classes).astype(np.float64) for part in parts])

@@ -1,4 +1,4 @@
-"""E with the batch norm that it is exported with."""
+"""Re-estimation of the batch norm that E is exported with."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ def reestimated(
     count: int = SPREAD_SLICES,
     report: Report = say_nothing,
 ) -> SegmentationNetwork:
-    """A copy of E and C1 whose E normalises by averages over slices that are spread over a domain.
+    """Return a copy of E and C1 whose E normalises by averages over slices that are spread over a domain.
 
-    The running statistics are those of other weights: the networks' of the last few batches, where the weights are a
-    moving average; and in self-training those of slices in other contrasts. Of many processes all have to take part.
+    The running statistics don't fit a moving average of the weights, since they come from the weights of the last few
+    batches; after self-training, they also come from slices in other contrasts. With several processes, all must call
+    this.
 
     Args:
-        network: On `device`; left as it is.
-        slices: Of the domain, (n, size, size), as they are stored.
-        batch: Slices at a time, of each process.
-        device: Where to compute.
-        count: About so many slices are enough.
-        report: Told of each batch; of many processes in each alike.
+        network: E and C1, on `device`; left unchanged.
+        slices: Slices of the domain, (n, size, size), as stored.
+        batch: Number of slices per batch in each process.
+        device: Device to compute on.
+        count: Approximate number of slices to average over.
+        report: Called before each batch, in every process.
     """
     copied = copy.deepcopy(network)
     of_all, total = batch * distributed.world_size(), min(count, len(slices))

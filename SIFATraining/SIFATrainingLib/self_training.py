@@ -1,11 +1,11 @@
-"""The last part of a training: E, C1 and C2 learn from target slices what their own moving average is sure of.
+"""Self-training, the last part of a training: E, C1 and C2 learn target labels that their moving average is sure of.
 
-The adversaries and the decoder have done their work and rest. A mean teacher (Tarvainen and Valpola, NeurIPS 2017),
-the moving average of E and C1, labels x_t: a few times whole volumes, or each batch as it comes (`pseudo_labels.py`).
-The networks learn these labels, and the true ones of x_st, on slices whose intensities are changed strongly, a share of
-them in random contrasts (`random_contrast.py`). Where a method translates nothing, x_s takes the place of x_st.
+The other networks are no longer trained. A mean teacher (Tarvainen and Valpola, NeurIPS 2017), the moving average of E
+and C1, labels x_t: either whole volumes, a few times, or each batch as it comes (`pseudo_labels.py`). The networks
+learn these labels, and the true ones of x_st, on slices whose intensities are changed strongly, a share of them in
+random contrasts (`random_contrast.py`). For methods without translation, x_s takes the place of x_st.
 
-| moved     | by                                                             |
+| updated   | by                                                             |
 |-----------|----------------------------------------------------------------|
 | E, C1, C2 | seg1 + 0.1 seg2 on x_st + weight (seg1 + 0.1 seg2) on x_t      |
 """
@@ -26,21 +26,22 @@ from .supervision import supervise
 
 
 class SelfTrainingIteration:
-    """One iteration of the last part; it moves the same player as the iterations before."""
+    """An iteration of self-training; it updates the same player as the iterations before it."""
 
     def __init__(self, networks: Networks, config: TrainingConfig, segmentor: Player, teacher: nn.Module) -> None:
         """
         Args:
-            networks: All of them.
-            config: How to train.
-            segmentor: Of E, C1 and C2, from the main part.
-            teacher: Slices to class probabilities: the moving average of E and C1. Only asked.
+            networks: All networks.
+            config: Every setting of the training.
+            segmentor: Player of E, C1 and C2, from the iterations before.
+            teacher: Moving average of E and C1, which maps slices to class probabilities; left unchanged.
         """
         self.networks, self.config = networks, config
         self.segmentor, self.teacher = segmentor, teacher
         self.translates = config.method in TRANSLATING_METHODS
 
     def step(self, batch: Batch) -> Losses:
+        """Update E, C1 and C2 once and return the losses."""
         n, settings = self.networks, self.config.self_training
         with torch.no_grad():
             target_like = n.generator(batch.source) if self.translates else batch.source
@@ -60,11 +61,11 @@ class SelfTrainingIteration:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _labels(self, target: Tensor) -> Tensor:
-        """What the teacher is sure of in slices (B, 1, H, W): (B, H, W)."""
+        """Return the teacher's labels (B, H, W) of slices (B, 1, H, W), `IGNORED` where it is not sure."""
         return confident_labels(self.teacher(target), self.config.self_training)
 
     def _changed(self, slices: Tensor) -> Tensor:
-        """Slices (B, 1, H, W) with other intensities; drawn from torch's global generators."""
+        """Change the intensities of slices (B, 1, H, W) at random; draws from torch's global generators."""
         drawn = draw_intensity_changes(len(slices), self.config.self_training, torch.default_generator)
         changed = change_intensities(
             slices.float(), drawn.share(0, len(slices), slices.device), torch.randn_like(slices, dtype=torch.float32)

@@ -38,15 +38,15 @@ def say_nothing(_: Step) -> None:
 
 
 Emit = Callable[[str, dict[str, Any]], None]
-"""Gets kind and data of each event of a job."""
+"""Called with the kind and the data of each event of a job."""
 
 
 class EndedError(Exception):
-    """Raised by a report to end the work before it is done: somebody asked for that, or its time is over."""
+    """Raised to end work before it is done, on request or because its time is over."""
 
 
 def ending(must_end: Callable[[], bool]) -> Report:
-    """A report that ends the work with an `EndedError` as soon as `must_end` says so."""
+    """Return a report that raises `EndedError` as soon as `must_end` returns true."""
 
     def report(_: Step) -> None:
         if must_end():

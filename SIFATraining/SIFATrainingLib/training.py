@@ -1,14 +1,14 @@
-"""A training as a job, from wherever it stands: prepare, train without adaptation to compare, train, export.
+"""A training as a job: prepare, train without adaptation for comparison, train, export.
 
 ```
-prepared/       the data set, where the job prepares it
-baseline/       a job of its own: the training without adaptation, where it is wanted
+prepared/       the data set, if the job prepares it
+baseline/       a nested job: the training without adaptation, if asked for
 checkpoints/    previews/
-result/bundle/  the model, where it is wanted
+result/bundle/  the model, if asked for
 ```
 
-Whatever of these is there is not made again, so a job that was stopped, cut off or failed goes on where it ended.
-Nothing here imports torch before the job says that it is being prepared: those who watch see it start at once.
+Whatever of these exists already is not made again, so a job that was stopped, killed or failed continues where it
+ended. Nothing here imports torch before the job reports that it is preparing, so those who watch see it start at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .steps import Emit, EndedError, Step
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_SECONDS_TO_WAIT = 60  # For the first of several processes to appear.
+_SECONDS_TO_WAIT = 60  # How long the other processes wait for the first one to appear.
 
 
 def create_job(
@@ -53,7 +53,7 @@ def create_job(
     bundle_name: str | None = None,
     initial: str | Path | None = None,
 ) -> Job:
-    """A new training job on a prepared data set, queued; the arguments are those of `create_training_job`.
+    """Create a queued training job on the data set `prepared`; for the other arguments see `create_training_job`.
 
     Raises:
         InputError: The data set can't be used for `config.method`, the networks can't start from `initial`, or the
@@ -89,18 +89,18 @@ def create_training_job(
     bundle_name: str | None = None,
     initial: str | Path | None = None,
 ) -> Job:
-    """A new job that does everything, from volumes to a bundle; queued.
+    """Create a queued job that does everything, from volumes to a bundle.
 
     Args:
-        folder: Job folder to make. Relative paths in the preparation are relative to it, so that volumes can be put
-            there after this, and the whole folder can move.
+        folder: Job folder to make. Relative paths in the preparation are relative to it, so volumes can be added to it
+            later and the whole folder can be moved.
         preparation: From `make_preparation`; its task is read now, its volumes when the job runs.
         config: Every setting of the training.
         device: auto, cuda, mps or cpu.
-        baseline_iterations: Train without adaptation for so many iterations first, to compare; 0 for none.
+        baseline_iterations: Iterations of a training without adaptation that comes first, for comparison; 0 for none.
         export: Make a bundle at the end, in `result/bundle`.
-        bundle_name: What lists of models show; the task, the method and the date unless given.
-        initial: Bundle whose weights the networks start with, but for the baseline's; random ones unless given.
+        bundle_name: Name shown in lists of models; made of task, method and date unless given.
+        initial: Bundle whose weights the networks start with, except the baseline's; random weights unless given.
 
     Raises:
         InputError: The method needs target labels and the preparation has none, the networks can't start from
@@ -122,7 +122,7 @@ def create_training_job(
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, before any process group exists."""
+    """Return whether this process is the one that writes; works before any process group exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -133,29 +133,29 @@ def train(
     report: Emit | None = None,
     must_stop: Callable[[], bool] = lambda: False,
 ) -> State:
-    """Do whatever of a training job is still to be done, until it is finished, stopped or out of time.
+    """Carry out the remaining steps of a training job, until it is finished, stopped or out of time.
 
-    Ctrl-C in a script or a notebook is a stop as well, a `KeyboardInterrupt` once the job is saved; pressed again, it
-    ends the training at once.
+    Ctrl-C in a script or a notebook stops the job too, and raises `KeyboardInterrupt` once it is saved; pressed again,
+    it ends the training at once.
 
     Args:
-        job: From `create_job` or `create_training_job`. Started by `torchrun`, all processes call this.
-        time_limit_seconds: After this the job ends as `stopped`, saved, as on request.
-        report: Called with each event's kind and data, in the first process.
-        must_stop: Asked whether to save and end, as the job's own request does: before each iteration, and each volume
-            or batch of what comes before, between and after them.
+        job: From `create_job` or `create_training_job`. Under `torchrun`, all processes must call this.
+        time_limit_seconds: Time after which the job is saved and ends as `stopped`, as on request.
+        report: Called in the first process with the kind and data of each event.
+        must_stop: Asked whether to save and end, in addition to the job's own stop request: before each iteration, and
+            before each volume or batch of the work before, between and after iterations.
 
     Returns:
         `FINISHED` or `STOPPED`.
 
     Raises:
         InputError: Another process works on the job, a volume can't be used, the data set has changed, a loss is not
-            a number, or memory does not suffice.
-        KeyboardInterrupt: Ctrl-C was pressed, and nobody but Python handles it.
+            finite, or memory does not suffice.
+        KeyboardInterrupt: Ctrl-C was pressed, and the caller has not installed a handler for it.
     """
     specification = TrainingSpecification.of(job)
     if job.state() is State.FINISHED and (not specification.export or is_bundle(job.folder / BUNDLE_FOLDER)):
-        # That was asked of its last iteration, perhaps.
+        # A stop may have been requested during the last iteration.
         if is_first_process():
             job.withdraw_stop()
         return State.FINISHED
@@ -180,8 +180,8 @@ class _Run:
         self.must_stop = must_stop
 
     def lead(self) -> State:
-        """The first process: everything, at work on the job."""
-        # A stop that was asked of a job that hadn't started is meant for this run, any other for one that has ended.
+        """Do the first process's part: every step, while marked as the process at work on the job."""
+        # A stop requested before the job's first run is meant for this run, any other for one that has ended.
         starts = self.job.state() is State.QUEUED
         with self.job.at_work():
             if not starts:
@@ -202,8 +202,12 @@ class _Run:
         return state
 
     def follow(self) -> State:
-        """The other processes: wait for the data set, then train."""
-        # It may be of a run that was killed: only one that changes shows that the first process is there.
+        """Do any other process's part: wait for the data set, then train.
+
+        Raises:
+            InputError: The first process does not appear.
+        """
+        # The heartbeat may be left from a killed run: only a change shows that the first process is there.
         before = self.job.last_beat()
         seen, started = False, time.monotonic()
         while not self.specification.prepared.exists():
@@ -217,21 +221,21 @@ class _Run:
         return self._train()
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
-        """Append an event to the job's, and report it."""
+        """Append an event to the job's events, and report it."""
         self.job.emit(kind, **data)
         if self.report is not None:
             self.report(kind, data)
 
     def emit_state(self, state: State) -> None:
-        """A change of state."""
+        """Emit a change of state."""
         self.emit("state", {"state": str(state)})
 
     def must_end(self) -> bool:
-        """Whether a stop was requested or the time is over."""
+        """Return whether a stop was requested or the time is over."""
         return self.must_stop() or self.job.stop_requested or time.monotonic() > self.deadline
 
     def _must_end_or(self, nested: Job) -> bool:
-        """`must_end`, or somebody asked the job within this one to end, which ends both."""
+        """Return whether this job must end or a stop of the nested one was requested, which ends both."""
         return self.must_end() or nested.stop_requested
 
     def _prepare(self) -> None:
@@ -259,10 +263,11 @@ class _Run:
             if specification.device == "auto" and (fault := unusable_gpu()):
                 self.emit("warning", {"message": f"{fault}. The training runs on the CPU."})
             self.emit_state(State.RUNNING)
-        # Of its group it is sure now that the first process is the one at work on the job, which may not get to tell.
+        # Now that the process group exists, the first process is certainly the one at work on the job. It may not get
+        # to report the failure of another process.
         with nullcontext() if is_first_process() else self.job.failing_with_it():
             state = self._train_stages(dataset, fabric)
-        # The export is the work of one process.
+        # Only one process exports.
         distributed.leave()
         give_back_memory()
         return state
@@ -278,7 +283,7 @@ class _Run:
         return self._loop(dataset, fabric, self.job.folder, specification.config, emit, initial)
 
     def _train_baseline(self, dataset: PreparedDataset, fabric: Fabric, emit: Emit) -> State:
-        """The training without adaptation: a job within this one, which shows its events but for its states."""
+        """Train without adaptation in a nested job; this job shows the nested job's events too, except its states."""
         folder = self.job.folder / BASELINE_FOLDER
         specification = self.specification
         config = baseline_config(specification.config, specification.baseline_iterations)
@@ -336,7 +341,7 @@ def _initial_model(given: str | Path | None, task: Task, config: TrainingConfig)
 
 
 def _relative(path: Path, folder: Path) -> str | None:
-    """The way from a folder, there or not yet, with slashes; None between two drives of Windows."""
+    """Return `path` relative to `folder`, which need not exist, with slashes; None across drives of Windows."""
     try:
         return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     except ValueError:
@@ -344,7 +349,7 @@ def _relative(path: Path, folder: Path) -> str | None:
 
 
 def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
-    """The job within a job, made unless it is there."""
+    """Return the nested job that trains without adaptation; created unless it exists."""
     if is_job(folder):
         return Job(folder)
     own = specification.preparation is not None
@@ -359,7 +364,7 @@ def _baseline_job(folder: Path, specification: TrainingSpecification) -> Job:
 
 
 def _staged(emit: Emit, stage: str, folder: str = "") -> Emit:
-    """`emit`, told which stage the numbers and pictures are of, and in which folder the files of the events lie."""
+    """Wrap `emit` to add the stage to all events but warnings, and to put `folder` before the names of files."""
 
     def emit_staged(kind: str, data: dict[str, Any]) -> None:
         if kind != "warning":
@@ -372,4 +377,4 @@ def _staged(emit: Emit, stage: str, folder: str = "") -> Emit:
 
 
 def _silent(kind: str, data: dict[str, Any]) -> None:
-    """Reports of the processes other than the first."""
+    """Emit nothing: for the processes other than the first."""

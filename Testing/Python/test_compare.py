@@ -1,4 +1,4 @@
-"""Comparisons of methods: rows, table, going on, and that no label of the target reaches a training."""
+"""Comparisons of methods: rows, table, continuing one, and that no label of the target reaches a training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROWS = ("without_adaptation", "sifa", "supervised")
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`mr` and `ct`, three labelled patients each."""
+    """Folders `mr` and `ct` with three labelled patients each."""
     folder = tmp_path_factory.mktemp("volumes")
     for modality in ("mr", "ct"):
         write_cohort(folder / modality, "abdomen", modality, range(3), size=40)
@@ -71,7 +71,7 @@ def finished(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 def keep(out: Path, kept: Path, *rows: str) -> Path:
-    """The folder `kept`, with scores and settings of some rows of `out`, seed 0."""
+    """Copy scores and settings of some rows of `out`, seed 0, to the folder `kept`, and return it."""
     for row in rows:
         folder = kept / row / "seed_0"
         folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def keep(out: Path, kept: Path, *rows: str) -> Path:
 
 
 def keep_data_set(out: Path, kept: Path) -> None:
-    """The data set of the folder `out` in `kept` as well."""
+    """Copy the data set of the folder `out` to `kept`."""
     shutil.copytree(out / "prepared", kept / "prepared")
     shutil.copy(out / "prepared.json", kept)
 
@@ -166,7 +166,7 @@ def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_
         preparation={"target": tmp_path / "ct.csv", "hold_out": tuple(names[1:]), "roi": roi},
     )  # fmt: skip
     assert [case.patient for case in comparison.cases] == names[1:]
-    # By the patient: images of several may have one file name.
+    # Results are named by the patient, since images of different patients may have the same file name.
     requests, options = given[0]
     assert [request.name for request in requests] == names[1:]
     assert options["region"] == roi
@@ -174,7 +174,7 @@ def test_volumes_are_scored_in_the_regions_that_they_are_trained_in_and_need_no_
     assert [request.region for request in requests] == [own, None]
     write_comparison(tmp_path / "out", comparison)
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
-    # Two box plots, two patients.
+    # One picture for each of two box plots and two patients.
     assert page.count("data:image/png;base64") == 4
 
 
@@ -241,7 +241,7 @@ def test_further_rows_come_after_the_others() -> None:
     assert (config.loss_weights.cycle, config.width, config.iterations, config.seed) == (5.0, 0.5, 7, 1)
     (bound,) = choose_variants(["supervised"])
     assert bound.config({}, 7, 3, 1).iterations == 3
-    # Those of the preset.
+    # The preset's number of iterations.
     assert bound.config({}, 7, None, 1).iterations == 20_000
     for name, option in (("seed", "--first-seed"), ("method", "--row")):
         with pytest.raises(InputError, match=f"have a {name} each: leave it to {option}"):
@@ -253,7 +253,7 @@ def scores(dice: float, asd: float) -> Scores:
 
 
 def of_row(name: str, rows: tuple[Row, ...], seed: int = 0, title: str = "", **settings: Any) -> Result:
-    """Of a row that is called as its method, without files."""
+    """Return the result of a row that is named after its method and has no files."""
     config = make_config(method=name, seed=seed, **settings)
     return Result(Variant(name, title or name, {"method": name}), config, (seed,), Path(), ScoreTable(rows))
 
@@ -318,7 +318,7 @@ def test_a_row_is_held_against_bounds_of_its_own_seeds_where_they_are_there() ->
         row = [result("sifa", seed, (0.5, 0.5)) for seed in seeds]
         lines = table_lines(table(*low, *row, *high))
         assert [line.closed for line in lines] == pytest.approx([0, (0.5 - without) / 0.6, 1])
-    # A mean of models is of all their seeds.
+    # A mean of models is compared with the bounds of all its seeds.
     mean = replace(result("sifa", 0, (0.5, 0.5)), seeds=(0, 1))
     assert table_lines(table(*low, mean, *high))[1].closed == pytest.approx(0.25 / 0.6)
     assert "These bounds are those of the row's own seeds if available" in markdown(table(*low, mean, *high))
@@ -357,7 +357,7 @@ def test_odd_subjects_are_reported_apart() -> None:
     text = markdown(comparison)
     assert "Apart from the odd subjects (odd):" in text
     assert "|  | typical, mean Dice | typical, gap closed | odd, mean Dice | odd, gap closed |" in text
-    # Of the odd one there is no gap to close.
+    # For the odd subject, there is no gap to close.
     assert "| sifa | 70.0 | 83% | 60.0 | - |" in text
     assert "Apart" not in markdown(replace(comparison, odd=frozenset()))
 
@@ -394,7 +394,7 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
     page = (out / "comparison.html").read_text(encoding="utf-8")
     for words in ("SIFA, recommended", "supervised on the target", "abdomen_ct_002", "gap closed"):
         assert words in page
-    # Two box plots, one patient, one translating row.
+    # One picture for each of two box plots, one patient and one row that translates.
     assert page.count("data:image/png;base64") == 4
     assert (out / "comparison.md").read_text(encoding="utf-8") == markdown(comparison)
     assert len((out / "comparison.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3 * 4
@@ -407,7 +407,7 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
             assert float(row[f"dice {name}"]) == pytest.approx(line.dice[name] / 100, rel=1e-5)
             assert row[f"asd_mm {name}"] == ("" if isnan(line.asd[name]) else f"{line.asd[name]:.6g}")
         assert row["gap_closed"] == ("" if isnan(line.closed) else f"{line.closed:.6g}")
-        assert int(row["masks"]) == 4  # Of one patient.
+        assert int(row["masks"]) == 4  # Four structures of one patient.
         assert [row["one_empty"], row["both_empty"]] == [str(line.one_empty), str(line.both_empty)]
 
 
@@ -427,7 +427,7 @@ def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp
 
 
 def volumes_with(labels: str, volumes: Path, folder: Path) -> Path:
-    """A copy in which the target's label files are `true`, `noise` or `none`; in `test` the volume that is scored."""
+    """Copy the cohort with `true`, `noise` or `none` for the target's label files; the scored volume goes to `test`."""
     rng = np.random.default_rng(0)
     for source in sorted(volumes.rglob("*.nii.gz")):
         tested = source.parent.name == "ct" and "_002_" in source.name
@@ -456,8 +456,10 @@ def volumes_with(labels: str, volumes: Path, folder: Path) -> Path:
 def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
     row: str, exported: bool, volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise in the place of the target's label files, or no file at all: the same weights, bit by bit, and the same
-    bundle, with all that it says of estimates, of volumes and of places."""
+    """With noise instead of the target's labels, or without any, the weights are the same, bit by bit.
+
+    So is the bundle, including its calibration of estimates and its usual volumes and positions.
+    """
     monkeypatch.setattr(usual, "FEWEST", 2)
     monkeypatch.setattr(module, "_score", lambda *_: result("sifa", 0, (0.5, 0.5)).table)
     if not exported:
@@ -484,7 +486,7 @@ def test_labels_of_the_target_reach_no_training_and_no_bundle_without_them(
         assert first.quality is not None
         assert first.structures_ml
         assert first.positions_mm
-        # The model and the weights by their SHA-256.
+        # These files are compared by their SHA-256.
         assert set(first.files) == {"model.onnx", "weights.safetensors"}
         assert bundles == [first] * 3
 
@@ -502,7 +504,7 @@ def test_scores_and_settings_of_a_row_are_enough(
     assert (kept / "comparison.md").read_text(encoding="utf-8") == markdown(before)
     with pytest.raises(InputError, match="with other settings"):
         run(kept, volumes, ("sifa",), common={"learning_rate": 0.1})
-    # Of another volume; the record of the first is gone.
+    # Another volume is to be scored, and the record of the data set is gone.
     (kept / "prepared.json").unlink()
     with pytest.raises(InputError, match="scores of other volumes"):
         run(kept, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
@@ -520,7 +522,7 @@ def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Pat
     write_comparison(tmp_path / "out", comparison)
     shutil.rmtree(mean.folder / "bundle")
     assert run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), ensemble=True).results == comparison.results
-    # Scores alone make no model.
+    # A mean can't be made from scores alone, without the models.
     shutil.rmtree(tmp_path / "out" / "sifa" / "seed_1" / "job")
     shutil.rmtree(mean.folder)
     with pytest.raises(InputError, match=r"seed_1.job is gone, .*leave out --ensemble"):
@@ -545,13 +547,13 @@ def test_a_training_that_is_watched_shows_what_the_last_weights_lost(volumes: Pa
 def test_the_tables_are_of_every_row_that_has_its_scores(
     finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of other calls and processes, of means, and of programs that wrote no titles."""
+    """This includes rows of other calls and processes, means, and rows of older versions, which wrote no titles."""
     out, before = finished
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
     kept = keep(out, tmp_path / "kept", "sifa", "without_adaptation")
     alone = run(kept, volumes, ("sifa",))
     write_comparison(kept, alone)
-    # Another process has ended in the meantime.
+    # Another process has finished a row in the meantime.
     keep(out, kept, "supervised")
     both = run(kept, volumes, ("without_adaptation",))
     write_comparison(kept, both)
@@ -615,7 +617,7 @@ def test_a_row_that_was_stopped_has_no_scores_and_goes_on(
         assert titles(run(out, volumes, ("without_adaptation",))) == ["without adaptation"]
         with pytest.raises(StoppedError):
             run(out, volumes, ("sifa",), **log, time_limit_seconds=0)
-        # Nor may it pass for done where what comes after the training is cut off.
+        # What remains must not look like a finished row if the export or the scoring is interrupted.
         assert [path.name for path in folder.iterdir() if path.name != "settings.json"] == ["job"]
     comparison = run(out, volumes, ("sifa",), **log)
     assert titles(comparison) == ["without adaptation", "SIFA, recommended"]

@@ -26,7 +26,7 @@ from SIFATrainingLib.players import Player
 
 
 def moved(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
-    """Change of each parameter in one step of the training program, with the program's own memory layout."""
+    """Return the change of each parameter in one training step, with the memory layout that trainings use."""
     torch.set_num_threads(1)
     config = quick_config(
         batch=batch, pool=0, decoder_dropout=0.0, schedule=schedule, loss_weights={"random_contrast": 0.0}
@@ -44,9 +44,9 @@ def moved(prepared: str, rank: int, processes: int, batch: int, schedule: str) -
 
 
 def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: str) -> list[torch.Tensor]:
-    """Gradients that every optimiser gets in one step, averaged over processes, and statistics of batch norm.
+    """Return the gradients of every optimiser in one step, averaged over processes, and the statistics of batch norm.
 
-    Whatever each process draws at random by itself is off: dropout, pools, random contrasts.
+    Everything that each process draws at random by itself is switched off: dropout, pools, random contrasts.
     """
     torch.set_num_threads(1)
     config = quick_config(
@@ -98,7 +98,8 @@ def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, sch
         for ours, theirs in zip(found, expected, strict=True):
             scale = float(theirs.abs().max())
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-12)
-        # Adam's first step is the sign of the gradient, which rounding decides where it is almost 0, as before a norm.
+        # Adam's first step follows the sign of the gradient. Rounding decides it where the gradient is almost 0, as in
+        # biases before a norm, so these parameters are left out.
         decided = [pair for pair in zip(found_moves, expected_moves, strict=True) if pair[1].abs().max() > 1e-5]
         assert len(decided) > 150
         for ours, theirs in decided:
@@ -106,7 +107,7 @@ def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, sch
 
 
 def test_gpus_get_the_statistics_where_they_look_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's CUDA kernel for the channels-last layout fails without them; the CPU's does not use them."""
+    """torch's CUDA kernel for the channels-last layout fails without them; the CPU kernel does not use them."""
     original, asked = torch.ops.aten.native_batch_norm_backward, []
 
     def backward(*arguments: object) -> object:

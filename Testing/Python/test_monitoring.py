@@ -1,4 +1,4 @@
-"""Monitoring of a training by labelled target volumes: the scores, and that nothing is learned from the labels."""
+"""Monitoring of a training on labelled target volumes: the scores, and that nothing is learned from the labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def monitored(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set `prepared`, monitored by the target's second patient, which a CSV file names."""
+    """The data set `prepared` with the target's second patient, named in a CSV file, as monitor set."""
     folder = tmp_path_factory.mktemp("monitored")
     image, label = (cohort / "ct" / f"abdomen_ct_001_{kind}.nii.gz" for kind in ("image", "label"))
     (folder / "monitor.csv").write_text(f"patient,image,label\nabdomen_ct_001,{image},{label}\n")
@@ -37,7 +37,7 @@ def monitored(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Fixed(nn.Module):
-    """A model that predicts the classes (n, 32, 32), batch after batch, whatever it sees."""
+    """Model that predicts given classes (n, 32, 32), batch after batch, whatever slices it sees."""
 
     def __init__(self, classes: Tensor) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
     dataset = PreparedDataset(monitored)
     with torch.no_grad():
         if settings.get("reestimate_batch_norm", True):
-            # Statistics come from the domain that the model is for; the running ones belong to other weights.
+            # The statistics come from the domain that the model is for; the running ones belong to other weights.
             shown = dataset.slices("source" if "method" in settings else "target")
             before, batch = networks.encoder.state_dict()["lower.1.running_mean"].clone(), quick_config().batch
             reestimate_batch_norm(networks.encoder, spread_batches(shown, batch, 16 * batch))
@@ -150,7 +150,7 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
 def test_a_stop_while_it_watches_is_honoured_and_no_score_is_lost(monitored: Path, tmp_path: Path, within: str) -> None:
     config = quick_config(iterations=4, monitor_every=4)
     jobs = [create_job(monitored, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
-    # It is asked before four iterations, each batch of slices and each monitor volume.
+    # `must_stop` is called before four iterations, each batch of slices and each monitor volume.
     batches = len(range(0, min(32, len(PreparedDataset(monitored).slices("target"))), 2))
     stop_at, asks = {"batch norm": 4 + 1, "monitor set": 4 + batches}[within], itertools.count()
     assert train(jobs[1], must_stop=lambda: next(asks) >= stop_at) is State.STOPPED

@@ -1,4 +1,4 @@
-"""Estimated Dice: by hand, its calibration, and what speaks against a segmentation."""
+"""Estimated Dice, checked by hand, its calibration, and doubts about a segmentation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from SIFATrainingLib.training import create_job, train
 
 
 def test_expected_dice_by_hand() -> None:
-    # Three pixels: 0.6 and 0.2 of class 1 in the first two, class 2 in the third.
+    # Class 1 has probabilities of 0.6 and 0.2 in the first two pixels; the third is of class 2.
     probabilities = np.array([[[[0.4, 0.8, 0.1]], [[0.6, 0.2, 0.1]], [[0.0, 0.0, 0.8]]]], np.float32)
     expected = ExpectedDice(3)
     for some in (probabilities, np.array([[[[1.0]], [[0.0]], [[0.0]]]], np.float32)):
@@ -66,7 +66,7 @@ def test_where_probabilities_are_right_so_is_the_expectation() -> None:
 
 
 def known(structure: str, group: int, expected: np.ndarray, true: np.ndarray) -> list[CalibrationCase]:
-    """From logits."""
+    """Make a case of each pair of logits of expected and true Dice."""
     return [
         CalibrationCase(structure, group, float(1 / (1 + np.exp(-x))), float(1 / (1 + np.exp(-y))))
         for x, y in zip(expected, true, strict=True)
@@ -100,7 +100,7 @@ def test_the_band_is_that_of_groups_that_the_line_does_not_know() -> None:
     found = fit_calibration(pairs, 40)
     spread = np.percentile(shifts, (5, 95))
     assert found.low < 0.8 * spread[0] < 0 < 0.8 * spread[1] < found.high
-    # Each group alone lies on a line without a residual.
+    # A single group lies on its own line, so there are no residuals.
     alone = fit_calibration(pairs[:5], 1)
     assert (alone.low, alone.high) == pytest.approx((0, 0), abs=1e-6)
 
@@ -120,7 +120,7 @@ def test_the_band_holds_its_share_of_what_comes_later() -> None:
     below, above = (float(np.mean(side)) for side in zip(*((t < e.low, t > e.high) for t, e in later), strict=True))
     assert 1 - below - above == pytest.approx(0.9, abs=0.05)
     assert (below, above) == pytest.approx((0.05, 0.05), abs=0.04)
-    # More is estimated where more is expected, and so are both ends of the band.
+    # The estimate and both ends of the band grow with the expected Dice.
     for name in ("dice", "low", "high"):
         values = [getattr(found.estimate(expected, "liver"), name) for expected in (0.3, 0.5, 0.7, 0.9, 0.98)]
         assert sorted(set(values)) == values
@@ -172,7 +172,7 @@ PLACES: dict[str, PositionRange] = {
 def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displaces() -> None:
     in_place = {"liver": Found(1500.0, position_mm=(-120.0, -40.0, 40.0)), "spleen": Found(200.0)}
     assert doubts_about_structures(in_place, Usual(positions_mm=PLACES)) == {}
-    # 80 mm below the spleen's lowest; the liver seems 41 mm too high by that.
+    # The spleen is 80 mm below its usual range, which makes the liver seem 41 mm too high.
     found = {
         "liver": Found(1500.0, position_mm=(-100.0, -40.0, 101.0)),
         "spleen": Found(200.0, position_mm=(110.0, 10.0, -60.0)),
@@ -180,10 +180,10 @@ def test_a_structure_far_from_its_place_is_told_of_and_not_those_that_it_displac
     told = doubts_about_structures(found, Usual(positions_mm=PLACES))
     assert told["spleen"].startswith("its centre lies 80 mm from where labelled volumes have it")
     assert set(told) == {"spleen", "liver"}
-    # Further away, and it is the one that displaces the other.
+    # If it is further away still, it is clear that it displaces the liver, not the other way round.
     further = found | {"spleen": Found(200.0, position_mm=(110.0, 10.0, -80.0))}
     assert set(doubts_about_structures(further, Usual(positions_mm=PLACES))) == {"spleen"}
-    # Nothing is known of a volume in which a structure was not found, nor from bundles of before.
+    # Nothing is known about volumes in which a structure was not found, nor from older bundles.
     assert doubts_about_structures({"spleen": Found(200.0)}, Usual(positions_mm=PLACES)) == {}
     assert doubts_about_structures(found, Usual()) == {}
 
@@ -224,7 +224,7 @@ def test_a_structure_amid_the_others_is_not_far_for_a_few_millimetres() -> None:
 
 
 class OfTheBrightest(torch.nn.Module):
-    """Class 1 where a slice is bright, surely."""
+    """Model that predicts class 1 with a probability of 0.99 wherever a slice is bright."""
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         share = (slices > 0.2).float() * 0.98 + 0.01
@@ -237,7 +237,7 @@ def test_the_calibration_of_a_model_that_is_surely_wrong_is_low(prepared: Path) 
     found = calibrate_quality(OfTheBrightest(), dataset, "source", None)
     assert found is not None
     assert found.volumes == 2 * 4
-    # Bright pixels of MR are hardly liver: it would expect 0.98 of itself.
+    # Few bright pixels of MR are liver, though the model's expected Dice would be about 0.98.
     assert found.estimate(0.98, "liver").dice < 0.3
 
 
@@ -248,7 +248,7 @@ def test_the_calibration_scores_what_would_be_segmented(
     liver = np.load(copy / "source_labels.npy") == 1
     np.save(copy / "source_labels.npy", liver.astype(np.uint8))
     bright = liver.copy()
-    # As bright as the liver, and apart from it.
+    # A region as bright as the liver, but apart from it.
     bright[:, 28:, 28:] = True
     np.save(copy / "source_slices.npy", np.where(bright, 16000, -16000).astype(np.int16))
     scored: list[CalibrationCase] = []
@@ -268,7 +268,8 @@ def test_the_calibration_scores_what_would_be_segmented(
 
     monkeypatch.setattr("SIFATrainingLib.quality_calibration.fit_calibration", keep)
     assert calibrate_quality(OfTheLessDark(), PreparedDataset(copy), "source", Smoothed()) is not None
-    # Too much of what is drawn is taken for liver; the volume's own intensities, and the largest part, set it right.
+    # The model takes too much of the smoothed slices for liver; the original intensities, and keeping only the largest
+    # part, correct that.
     assert min(one.true for one in scored[::4]) > 0.95
 
 
@@ -386,7 +387,7 @@ def test_of_few_volumes_twice_the_largest_and_half_the_smallest_are_usual_as_wel
     for ml, doubted in ((350.0, False), (40.0, False), (0.0, True), (700.0, True)):
         assert bool(doubts_about_structures({"spleen": Found(ml)}, Usual(of_four))) == doubted
     assert doubts_about_structures({"spleen": Found(350.0)}, Usual(of_five))
-    # It is those that have it that are counted.
+    # Only volumes that have the structure count.
     assert volume_ranges([{"spleen": ml} for ml in (*sizes[:4], 0.0)]) == of_four
     assert volume_ranges([]) == {}
 

@@ -1,4 +1,4 @@
-"""The last part of a training: which pixels count, what moves, and when it begins."""
+"""Self-training: which pixels count, which networks it updates, and when it begins."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ CPU = torch.device("cpu")
 
 
 def of_two_classes(probabilities: list[float]) -> torch.Tensor:
-    """A row of pixels with these probabilities of class 1: (1, 2, 1, n)."""
+    """Return class probabilities (1, 2, 1, n) of a row of pixels from those of class 1."""
     p = torch.tensor(probabilities)
     return torch.stack([1 - p, p])[None, :, None]
 
 
 def test_sure_pixels_count_and_of_each_class_the_surest() -> None:
-    # Class 0 by 0.95, 0.93, 0.8, 0.6; class 1 by 0.7, 0.65, 0.6, 0.55: of which the better half counts.
+    # Class 0 has 0.95, 0.93, 0.8, 0.6 in four pixels, class 1 has 0.7, 0.65, 0.6, 0.55; the surer half of each counts.
     probabilities = of_two_classes([0.05, 0.07, 0.2, 0.4, 0.7, 0.65, 0.6, 0.55])
     labels = confident_labels(probabilities, SelfTrainingSettings(confidence=0.9, kept=0.5))
     assert labels.tolist() == [[[0, 0, IGNORED, IGNORED, 1, 1, IGNORED, IGNORED]]]
-    # 0.75 is less than what the best half of class 0 has, and counts in any case.
+    # 0.8 is not in the surer half of class 0, but above the confidence.
     labels = confident_labels(probabilities, SelfTrainingSettings(confidence=0.75, kept=0.5))
     assert labels.tolist() == [[[0, 0, 0, IGNORED, 1, 1, IGNORED, IGNORED]]]
     everything = confident_labels(probabilities, SelfTrainingSettings(kept=1.0))
@@ -62,7 +62,7 @@ def test_a_structure_that_is_nowhere_probable_has_no_surest_half() -> None:
     probabilities = torch.tensor([[0.96, 0.02, 0.02], [0.3, 0.32, 0.38], [0.28, 0.3, 0.42], [0.2, 0.7, 0.1]])
     labels = confident_labels(probabilities.T[None, :, None], SelfTrainingSettings())
     assert labels.tolist() == [[[0, IGNORED, IGNORED, 1]]]
-    # Who believes less is believed.
+    # A confidence below one half counts as it is.
     trusting = confident_labels(probabilities.T[None, :, None], SelfTrainingSettings(confidence=0.4))
     assert trusting.tolist() == [[[0, IGNORED, 2, 1]]]
 
@@ -86,7 +86,7 @@ def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -
     truth = np.zeros((4, 48, 48), np.uint8)
     truth[:, (rows - 16) ** 2 + (columns - 16) ** 2 < 10**2] = 1
     images = np.where(truth == 1, 0.5, -0.3) + rng.normal(0, 0.05, truth.shape)
-    # A teacher that sees it three pixels further right, as surely as that, and a second part of the same looks.
+    # The teacher sees the structure three pixels too far right, and a second part that is just as bright.
     seen = np.roll(truth, 3, 2)
     bowel = (rows - 38) ** 2 + (columns - 38) ** 2 < 4**2
     seen[:, bowel], images[:, bowel] = 1, 0.5
@@ -97,12 +97,12 @@ def test_a_volume_is_labelled_where_its_intensities_and_its_largest_part_say() -
     labels = label_volume(probabilities.copy(), shown, 2.0, {1: 1}, SelfTrainingSettings())
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) == {0, 1, IGNORED}
-    # What it is slow to give up is the border, where neighbours have a say.
+    # Pixels in doubt are few: those of the border, where neighbours have an influence.
     assert (labels == IGNORED).mean() < 0.15
     counts, wrong = labels != IGNORED, labels != truth
     assert (counts & wrong).mean() < 0.2 * ((batch_by_batch != IGNORED) & (batch_by_batch != truth)).mean()
     assert not (labels[:, bowel] == 1).any()
-    # Unless the structure has two parts.
+    # The second part is kept if the structure has two.
     labels = label_volume(probabilities.copy(), shown, 2.0, {1: 2}, SelfTrainingSettings())
     assert set(np.unique(labels[:, bowel])) == {1, IGNORED}
 
@@ -126,7 +126,7 @@ def test_where_slices_are_stretched_their_spacing_is_about_that_of_a_field_of_vi
 
 
 def test_what_is_left_is_told_by_what_each_part_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three seconds an iteration, one from the self-training on; once, a computer that was busy."""
+    """An iteration takes three seconds, one second in self-training, and more for a while on a busy computer."""
     clock = [0.0]
     monkeypatch.setattr("SIFATrainingLib.pace.time.monotonic", lambda: clock[0])
     config = quick_config(iterations=1000, self_training={"share": 0.3})
@@ -137,7 +137,7 @@ def test_what_is_left_is_told_by_what_each_part_costs(monkeypatch: pytest.Monkey
     assert left[10] == pytest.approx(690 * 3 + 300)
     assert left[100] == pytest.approx(600 * 3 + 300)
     assert left[150] > left[100]
-    # What was long ago tells nothing of today's pace.
+    # The pace of long ago no longer counts.
     assert left[300] == pytest.approx(400 * 3 + 300)
     assert left[750] == pytest.approx(250)
     assert left[1000] == 0
@@ -145,7 +145,7 @@ def test_what_is_left_is_told_by_what_each_part_costs(monkeypatch: pytest.Monkey
 
 
 def teacher_of(prepared: Path) -> SegmentationNetwork:
-    """Random networks' moving average."""
+    """Return the moving average of networks with random weights."""
     model = Model.create(PreparedDataset(prepared).classes, quick_config(), torch.device("cpu"))
     assert model.average is not None
     return model.average.average
@@ -178,7 +178,7 @@ def test_two_processes_label_what_one_does(prepared: Path, tmp_path: Path) -> No
     expected = label_target(teacher_of(data), PreparedDataset(data), quick_config(batch=4), CPU).slices
     mp.spawn(label_a_share, (str(data), str(tmp_path)), nprocs=2)
     for rank in (0, 1):
-        # Statistics that are summed in another order can change a pixel on the edge of a threshold.
+        # Summing statistics in another order can change pixels at the edge of a threshold.
         assert (np.load(tmp_path / f"{rank}.npy") != expected).mean() < 0.002
 
 
@@ -186,7 +186,7 @@ def label_a_share(rank: int, data: str, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     dataset, teacher, config = PreparedDataset(Path(data)), teacher_of(Path(data)), quick_config(batch=2)
-    # Only the second process is asked to end, when each has labelled a volume.
+    # Only the second process is asked to end, once each has labelled a volume.
     asks = itertools.count()
     asked_at = len(range(0, len(dataset.slices("target")) - 3, 4)) + 1
 
@@ -204,7 +204,7 @@ def label_a_share(rank: int, data: str, folder: str) -> None:
 
 
 def in_halves(prepared: Path, folder: Path) -> Path:
-    """A copy of a data set of two target volumes whose first one is two: three do not go evenly into two processes."""
+    """Copy a data set and split the first of its two target volumes, since two processes can't share three evenly."""
     shutil.copytree(prepared, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     first, second = manifest["target"]["volumes"]
@@ -221,7 +221,7 @@ def test_a_stop_while_the_target_is_labelled_is_honoured_and_changes_nothing(
     config = quick_config(iterations=4, self_training={"share": 0.5, "labellings": 1})
     data = in_halves(prepared, tmp_path / "set")
     jobs = [create_job(data, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
-    # It is asked before three iterations, each batch of slices and each volume.
+    # `must_stop` is called before three iterations, each batch of slices and each volume.
     batches = len(PreparedDataset(data).slices("target")) // config.batch
     stop_at = {"batch norm": 4, "first volume": 3 + batches, "last volume": 3 + batches + 2}[within]
     asks = itertools.count()
@@ -242,7 +242,7 @@ def test_ignored_pixels_have_no_part_in_the_loss() -> None:
     logits = torch.randn(1, 3, 4, 8, requires_grad=True)
     labels = torch.randint(0, 3, (1, 4, 8))
     seen, hidden = labels[..., :4], torch.cat([labels[..., :4], torch.full((1, 4, 4), IGNORED)], 2)
-    # The cross-entropy is averaged over all pixels: few that count weigh little.
+    # The cross-entropy is averaged over all pixels, ignored ones included.
     expected = weighted_cross_entropy(logits[..., :4], seen) / 2 + soft_dice_loss(logits[..., :4], seen)
     found = segmentation_loss(logits, hidden)
     torch.testing.assert_close(found, expected)
@@ -320,7 +320,7 @@ def test_the_last_part_learns_the_labels_that_the_batch_brings() -> None:
     slices, labels = torch.rand(2, 1, 32, 32) * 2 - 1, torch.randint(0, 3, (2, 32, 32))
     nothing = torch.full_like(labels, IGNORED)
     losses = model.self_training.step(Batch(slices, labels, slices.flip(3), nothing))
-    # Of no pixel that counts the cross-entropy is 0, and no class overlaps.
+    # If all pixels are ignored, the cross-entropy is 0, and so is the Dice of every class.
     assert float(losses["self_training"]) == 1
     losses = model.self_training.step(Batch(slices, labels, slices.flip(3), labels))
     assert float(losses["self_training"]) > 1
@@ -341,7 +341,7 @@ def test_a_job_reports_both_parts_apart(prepared: Path, tmp_path: Path) -> None:
     events = [event.data for event in job.events()[0] if event.kind == "losses"]
     parts = {event["iteration"]: "self_training" in event["losses"] for event in events}
     assert parts == {2: False, 3: False, 4: True, 5: True}
-    # Each loss is drawn where it was: the cycles end where the self-training begins.
+    # Each loss is drawn only where it was reported: those of the cycles end where self-training begins.
     drawn = {line.get_label(): line.get_xdata() for axis in draw_losses(job.folder).axes for line in axis.lines}
     assert list(drawn["cycle source"]) == [2, 3]
     assert list(drawn["self training"]) == [4, 5]

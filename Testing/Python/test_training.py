@@ -38,7 +38,7 @@ from SIFATrainingLib.training import create_job, create_training_job, is_first_p
 
 
 def weights_are_equal(sets: tuple[Path, Path], folder: Path, **settings: Any) -> bool:
-    """Whether trainings on two data sets end with the same weights, bit by bit; the jobs lie in `folder`."""
+    """Return whether trainings on two data sets end with the same weights, bit by bit; makes the jobs in `folder`."""
     states = []
     for number, data in enumerate(sets):
         job = create_job(data, folder / f"job {number}", quick_config(iterations=2, **settings), "cpu")
@@ -250,7 +250,7 @@ def test_out_of_memory_is_answered_with_the_largest_batch_that_fits(
 def test_out_of_memory_in_one_of_many_processes_tries_nothing(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it would try waits for the others."""
+    """A trial of smaller batches would wait for the other processes."""
     steps = []
 
     def step(_self: AdaptationIteration, batch: Batch) -> Losses:
@@ -269,7 +269,7 @@ def test_out_of_memory_in_one_of_many_processes_tries_nothing(
 def test_a_gpu_without_room_for_a_checkpoint_does_not_damage_it(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the training would begin anew, and drop what it had."""
+    """Otherwise the training would start again and delete its earlier checkpoints."""
     job = create_job(prepared, tmp_path / "job", quick_config(), "cpu")
     train(job)
     kept = checkpoint_paths(job.folder / "checkpoints")
@@ -323,7 +323,7 @@ def test_a_folders_name_makes_no_full_disk_a_fault(tmp_path: Path, monkeypatch: 
 
 
 def test_moments_that_were_saved_in_another_order_are_the_same(prepared: Path) -> None:
-    """A training that goes on from a Mac to another computer, or back."""
+    """This lets a training continue on another computer after a Mac, or the other way round."""
     config = quick_config()
     models = [Model.create(5, config, torch.device("cpu")) for _ in range(2)]
     batch = BatchSource(
@@ -346,7 +346,7 @@ def test_moments_that_were_saved_in_another_order_are_the_same(prepared: Path) -
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch tells of them, on a machine without."""
+    """Make torch report two GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -420,7 +420,7 @@ def test_for_a_gpu_that_is_full_the_cpu_is_no_substitute(monkeypatch: pytest.Mon
         ((7, 5), ["sm_80", "compute_80"], False),
         ((12, 0), ["sm_90", "sm_120"], True),
         ((10, 3), ["sm_100a"], True),
-        ((9, 0), ["gfx90a"], True),  # Of ROCm, which names no versions.
+        ((9, 0), ["gfx90a"], True),  # ROCm names no compute capabilities.
         ((9, 0), [], True),
     ],
 )
@@ -482,7 +482,7 @@ def test_bfloat16_is_chosen_where_a_gpu_computes_in_it(own: bool, monkeypatch: p
 
 
 def test_slices_are_moved_in_full_precision(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bfloat16 their coordinates would be wrong by half a pixel."""
+    """In bfloat16, the coordinates of pixels would be wrong by half a pixel."""
     original_batch, original_step, seen = BatchSource.batch, AdaptationIteration.step, []
 
     def batch(self: BatchSource, done: int) -> Batch:
@@ -562,7 +562,7 @@ def test_networks_that_do_not_fit_the_memory(prepared: Path, tmp_path: Path, mon
 
 
 def test_a_really_full_disk(tmp_path: Path) -> None:
-    """A file system of one megabyte, where this user may make one."""
+    """Uses a file system of one megabyte, if this user may create one."""
     mount = tmp_path / "small"
     mount.mkdir()
     if shutil.which("mount") is None:
@@ -623,7 +623,7 @@ def test_unknown_device_and_folder_in_use(prepared: Path, tmp_path: Path) -> Non
 
 
 def test_the_preset_of_the_paper() -> None:
-    """All that method.md says of the authors' choices, and nothing that came later."""
+    """The preset has all of the authors' choices, and nothing that was added later."""
     config = make_config("paper")
     assert (config.schedule, config.probability_floor, config.ema_decay) == ("sequential", 0.005, 0)
     assert (config.batch_norm_statistics, config.reestimate_batch_norm) == ("mixed", False)

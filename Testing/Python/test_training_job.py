@@ -1,4 +1,4 @@
-"""A job that does everything: from volumes to a bundle, from wherever it stands."""
+"""Jobs that do everything, from volumes to a bundle, and continue from whichever step is next."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def data(job: Job, kind: str) -> list[dict[str, Any]]:
 
 
 def stopper(job: Job, when: Callable[[str, dict[str, Any]], bool]) -> Callable[[str, dict[str, Any]], None]:
-    """A report that asks the job to stop at the first event that `when` says."""
+    """Return a report that asks the job to stop at the first event for which `when` is true."""
 
     def report(kind: str, data: dict[str, Any]) -> None:
         if when(kind, data):
@@ -210,7 +210,7 @@ def test_a_finished_job_is_left_as_it_is(cohort: Path, tmp_path: Path) -> None:
     assert train(job) is State.FINISHED
     assert {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()} == before
     assert sifa("resume", job.folder).returncode == 0
-    # What was asked of its last iteration, to whoever made it.
+    # A stop requested during the last iteration is withdrawn, whoever requested it.
     job.request_stop()
     assert train(job) is State.FINISHED
     assert not job.stop_requested
@@ -359,7 +359,7 @@ def test_from_volumes_with_one_command(cohort: Path, tmp_path: Path) -> None:
     assert f"the model is {tmp_path / 'job' / 'result' / 'bundle'}" in done.stdout
     kept = (tmp_path / "job" / "log.txt").read_text(encoding="utf-8").splitlines()
     assert "without adaptation: iteration 1 of 1" in "\n".join(kept)
-    # But for what is said when the job has ended.
+    # The last line is printed after the job has ended, so the log does not have it.
     assert kept == done.stdout.splitlines()[:-1]
     assert sifa("run", tmp_path / "job").returncode == 0
 
@@ -447,7 +447,7 @@ def test_processes_whose_first_one_ended_end_as_well(
 def test_a_killed_run_is_not_taken_for_the_first_process(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a cluster starts a job again on other machines: the beat that is left grows old while they wait."""
+    """A cluster may restart a job on other machines: the heartbeat left by the killed run grows old while they wait."""
     job = job_of(cohort, tmp_path / "job")
     monkeypatch.setenv("RANK", "1")
     left = {"host": "another", "process": 1, "started": 0.0, "time": time.time() - LOST_AFTER_SECONDS + 0.3}
