@@ -356,7 +356,7 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         self._processes[job.folder] = process
 
     def stop(self, job: Job) -> None:
-        """Ask a training to finish its iteration, save and end."""
+        """Ask a training to finish the iteration or volume at hand, save and end."""
         job.request_stop()
 
     def kill(self, job: Job) -> None:

@@ -88,7 +88,7 @@ def _doubt(found: Found, usual_ml: MillilitreRange | None) -> str | None:
         return f"{1 - found.kept:.0%} of its voxels lay in smaller, separate parts, which were removed"
     if usual_ml is None or usual_ml[0] / _UNUSUAL <= found.ml <= usual_ml[1] * _UNUSUAL:
         return None
-    usual = f"most labelled volumes had {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
+    usual = f"the labelled volumes suggest {_rounded(usual_ml[0])} to {_rounded(usual_ml[1])} ml"
     return f"nothing was found, but {usual}" if found.ml == 0 else f"{_rounded(found.ml)} ml were found, but {usual}"
 
 

@@ -246,7 +246,7 @@ class Job:
         return (self.folder / _STOP_FILE).exists()
 
     def request_stop(self) -> None:
-        """Ask the job to finish its iteration, save, and end as `stopped`."""
+        """Ask the job to finish the iteration or volume at hand, save, and end as `stopped`."""
         (self.folder / _STOP_FILE).touch()
 
     def withdraw_stop(self) -> None:

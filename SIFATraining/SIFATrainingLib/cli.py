@@ -216,7 +216,7 @@ def resume(
 
 @app.command()
 def stop(job: Annotated[Path, typer.Argument(help="Job folder.")]) -> None:
-    """Ask a training to finish its iteration, save and end."""
+    """Ask a training to finish the iteration or volume at hand, save and end."""
     opened = Job(job)
     if (state := opened.state()) in ENDED:
         raise InputError(f"The job {job} is {state}, there is nothing to stop")

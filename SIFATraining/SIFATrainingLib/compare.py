@@ -26,8 +26,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +53,7 @@ from .export import export
 from .findings import Finding, Warn
 from .prepare import Preparation, run_preparation
 from .specification import TrainingSpecification
-from .steps import Emit, EndedError, Step
+from .steps import Emit, EndedError
 from .steps import Report as StepReport
 from .training import create_job, train
 from .variants import Variant, place_in_table, variant_of
@@ -270,12 +269,14 @@ class _Rows:
         title = f"{variant.title}, seed {config.seed}"
 
         def make() -> None:
-            with self._stopping_at(_data_set(self.out, own)):
-                prepared = _prepare(self.out, own, self._steps("preparing", ""), self._warn)
-            with self._stopping_at(folder / "job"):
-                seconds = self.deadline - time.monotonic()
-                tell, steps = partial(self.report, title), self._steps("exporting", title)
+            prepared = _prepare(self.out, own, self._steps("preparing", ""), self._warn)
+            seconds = self.deadline - time.monotonic()
+            tell, steps = partial(self.report, title), self._steps("exporting", title)
+            try:
                 _train(folder, prepared, config, self.device, seconds, tell, steps)
+            except EndedError:
+                problem, advice = f"{folder / 'job'} was stopped", "run compare again to go on"
+                raise StoppedError(problem, advice, self.comparison()) from None
             _keep_watched(folder)
 
         self._make(folder, _Record.of(variant, [config]), title, make)
@@ -286,36 +287,15 @@ class _Rows:
         folder = self.out / mean.name / f"seed_{configs[0].seed}"
         jobs = [self.out / variant.name / f"seed_{config.seed}" / "job" for config in configs]
 
-        def make() -> None:
-            with self._stopping_at(folder):
-                _export_mean(folder, jobs, mean.title, self.device, self._steps("exporting", mean.title))
-
+        make = partial(_export_mean, folder, jobs, mean.title, self.device, self._steps("exporting", mean.title))
         self._make(folder, _Record.of(variant, configs), mean.title, make)
 
     def _steps(self, stage: str, title: str) -> StepReport:
-        """Return a report of a row's steps that raises `EndedError` when the time is over."""
-
-        def report(step: Step) -> None:
-            if time.monotonic() > self.deadline:
-                raise EndedError
-            self.report(title, "progress", step.event(stage))
-
-        return report
+        """Return a report of a row's steps; the time limit ends none of them, as half a data set would be of no use."""
+        return lambda step: self.report(title, "progress", step.event(stage))
 
     def _warn(self, finding: Finding) -> None:
         self.report("", "warning", {"message": str(finding)})
-
-    @contextmanager
-    def _stopping_at(self, place: Path) -> Iterator[None]:
-        """Turn an `EndedError` of the block, which makes what belongs at `place`, into a `StoppedError`.
-
-        Raises:
-            StoppedError: The block ended before it was done.
-        """
-        try:
-            yield
-        except EndedError:
-            raise StoppedError(f"{place} was stopped", "run compare again to go on", self.comparison()) from None
 
     def _make(self, folder: Path, record: _Record, title: str, make_bundle: Callable[[], None]) -> None:
         done = _done(folder, self.cases)
@@ -415,7 +395,7 @@ def _train(
     """Train a row, or continue its training, and export the model; do nothing if both are done.
 
     Raises:
-        EndedError: Training or export ended before it was done.
+        EndedError: The training was stopped before its end.
         InputError: The training in `folder` has other settings.
     """
     if is_job(folder / "job"):

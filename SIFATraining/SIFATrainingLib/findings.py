@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # These need packages that the Slicer module may have to inst
     from SIFASegmentationLib.labelmaps import Labels
     from SIFASegmentationLib.structures import Task
     from SIFASegmentationLib.volumes import Volume
+
+_LOGGER = logging.getLogger(__name__)
 
 Level = Literal["ok", "warning", "error"]
 
@@ -56,9 +58,9 @@ Warn = Callable[[Finding], None]
 """Called with findings that don't end the work but should be looked at."""
 
 
-def issue_warning(finding: Finding) -> None:
-    """For those who call the library: a warning of Python's."""
-    warnings.warn(str(finding), stacklevel=2)
+def log_warning(finding: Finding) -> None:
+    """Log a warning, which Python shows on stderr unless the caller has configured logging otherwise."""
+    _LOGGER.warning("%s", finding)
 
 
 def print_warning(finding: Finding) -> None:

@@ -224,11 +224,16 @@ class Loop:
             InputError: Memory does not hold the largest of the target's volumes.
         """
 
+        volumes = len(self.dataset.entry("target").volumes)
+
         def label() -> TargetLabels:
             with self.fabric.autocast():
-                return label_target(
+                labels = label_target(
                     teacher, self.dataset, self.config, self.fabric.device, self.begun_labels, self._all_must_end
                 )
+            if labels.volumes == volumes:
+                self._set_pseudo_labels(labels.slices)
+            return labels
 
         labels = within_memory(
             label,
@@ -237,11 +242,9 @@ class Loop:
                 "free some and resume, or start a new training with --set self_training.labellings=0 or a smaller size",
             ),
         )
-        if labels.volumes < len(self.dataset.entry("target").volumes):
-            self.begun_labels = labels
+        self.begun_labels = labels if labels.volumes < volumes else None
+        if self.begun_labels is not None:
             raise EndedError
-        self.begun_labels = None
-        self._set_pseudo_labels(labels.slices)
 
     def _set_pseudo_labels(self, labels: NDArray[np.uint8]) -> None:
         """Set the labels of the target's slices, and keep them for checkpoints, since their teacher changes later."""

@@ -53,7 +53,7 @@ from .dataset import (
 from .findings import (
     Warn,
     beyond_grid,
-    issue_warning,
+    log_warning,
     looks_like_labelmap,
     lost_labels,
     never_labelled,
@@ -220,7 +220,7 @@ def prepare(
     task: str | Task = "abdomen",
     *,
     report: Report = say_nothing,
-    warn: Warn = issue_warning,
+    warn: Warn = log_warning,
     **settings: Any,
 ) -> PreparedManifest:
     """Read both domains and write the prepared data set `out`, whole or not at all.
@@ -242,7 +242,7 @@ def prepare(
 
 
 def run_preparation(
-    preparation: Preparation, out: str | Path, report: Report = say_nothing, warn: Warn = issue_warning
+    preparation: Preparation, out: str | Path, report: Report = say_nothing, warn: Warn = log_warning
 ) -> PreparedManifest:
     """Prepare a data set as `prepare` does, from a `Preparation`."""
     out, task = Path(out), preparation.loaded_task()

@@ -34,7 +34,7 @@ DIRECTIONS = {"mr_to_ct": "MR to CT", "ct_to_mr": "CT to MR"}
 ODD = ("btcv_07", "btcv_12", "btcv_14", "btcv_23")
 """The odd subjects according to data/README.md of the copy of BTCV and CHAOS; MR has none."""
 
-_MARKER = re.compile(r"<!-- tables\.py: (?P<name>.+?) -->\n\n(?P<table>(?:\|.*\n)*)")
+_MARKER = re.compile(r"<!-- tables\.py: (?P<name>.+?) -->\n\n(?:\|.*\n)+")
 _TABLES_OF_A_COMPARISON = ("by structure", "by subject", "typical and odd")
 
 README_ROWS = {
@@ -91,12 +91,21 @@ def comparison(name: str) -> Comparison:
 
 
 def with_tables(text: str) -> str:
-    """Return a document with its tables rebuilt.
+    """Return a document with its tables made anew.
 
     Raises:
-        KeyError: The document names a table that does not exist.
+        KeyError: A marker names a table that nothing makes.
+        ValueError: A marker is not followed by an empty line and a table.
     """
-    return _MARKER.sub(lambda match: f"<!-- tables.py: {match['name']} -->\n\n{table(match['name'])}\n", text)
+    made, count = _MARKER.subn(lambda match: f"<!-- tables.py: {match['name']} -->\n\n{table(match['name'])}\n", text)
+    if count != text.count("<!-- tables.py:"):
+        raise ValueError("Put an empty line and a table after each marker of tables.py")
+    return made
+
+
+def shown_in(text: str) -> list[str]:
+    """Return the names of the tables in a document."""
+    return [match["name"] for match in _MARKER.finditer(text)]
 
 
 def table(name: str) -> str:
@@ -115,7 +124,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "bounds with falling rates": decayed_bounds,
     }
     for direction in DIRECTIONS:
-        for index, kind in enumerate(_TABLES_OF_A_COMPARISON):
+        kinds = _TABLES_OF_A_COMPARISON[: 3 if comparison(f"real_comparisons/{direction}").odd else 2]
+        for index, kind in enumerate(kinds):
             made[f"{direction}, {kind}"] = partial(_of_comparison, direction, index)
         rows = ["sifa", UPPER_BOUND]
         made[f"{direction}, volumes and surfaces"] = partial(surfaces_table, _real(direction), rows)

@@ -122,12 +122,16 @@ def test_a_segmentation_that_slicer_cropped_is_put_back_into_place(
     assert np.array_equal(put_back, whole)
 
 
-def test_the_library_prints_nothing_and_warns_as_python_does(
-    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_library_logs_warnings_every_time_and_prints_nothing(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.warns(UserWarning, match="2 of 2 fields of view are larger than the grid"):
-        prepare(cohort / "mr", cohort / "ct", tmp_path / "out", size=32, spacing=1.0)
-    assert capsys.readouterr() == ("", "")
+    for name in ("first", "second"):
+        caplog.clear()
+        prepare(cohort / "mr", cohort / "ct", tmp_path / name, size=32, spacing=1.0)
+        assert [record.message.split(",")[0] for record in caplog.records if "grid" in record.message] == [
+            f"{domain}: 2 of 2 fields of view are larger than the grid of 32 mm" for domain in ("source", "target")
+        ]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_grid_that_holds_no_body_is_told(cohort: Path, tmp_path: Path) -> None:

@@ -154,10 +154,10 @@ def test_structures_unlike_organs_are_told_of() -> None:
     assert set(told) == {"liver", "spleen", "left kidney"}
     assert told["liver"].startswith("40% of its voxels lay in smaller, separate parts")
     assert as_sentences("ct_1", told)[0].startswith("ct_1, liver: 40% of its voxels lay in smaller, separate parts")
-    assert "50 ml were found, but most labelled volumes had 100 to 300 ml" in told["spleen"]
-    assert "nothing was found, but most labelled volumes had 120 to 220 ml" in told["left kidney"]
+    assert "50 ml were found, but the labelled volumes suggest 100 to 300 ml" in told["spleen"]
+    assert "nothing was found, but the labelled volumes suggest 120 to 220 ml" in told["left kidney"]
     told = doubts_about_structures({"liver": Found(0.0341)}, Usual({"liver": (1083.6, 1991.7)}))
-    assert told["liver"] == "0.03 ml were found, but most labelled volumes had 1,084 to 1,992 ml"
+    assert told["liver"] == "0.03 ml were found, but the labelled volumes suggest 1,084 to 1,992 ml"
     told = doubts_about_structures({"liver": Found(9.6)}, Usual({"liver": (1083.6, 1991.7)}))
     assert told["liver"].startswith("10 ml were found")
     assert doubts_about_structures({"spleen": Found(440.0, 0.75), "liver": Found(700.0)}, Usual(usual)) == {}
