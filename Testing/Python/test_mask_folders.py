@@ -89,6 +89,13 @@ def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
         assert [case.label for case in cases] == (masks if labelled else [None, None])
     assert cases[0].shown(cases[0].image) == "s0001/ct.nii.gz"
     assert unused_folders(root) == []
+    # A hidden file of macOS changes nothing.
+    (root / "._meta.nii.gz").touch()
+    assert len(find_cases(root, labelled=True)) == 2
+    # A folder that was not fetched is not left out silently.
+    (root / "s0003").symlink_to(tmp_path / "annex" / "object")
+    with pytest.raises(InputError, match="s0003 is a link to a file that is not there"):
+        find_cases(root, labelled=True)
 
 
 def test_a_table_may_name_folders_of_masks(tmp_path: Path) -> None:
