@@ -167,6 +167,9 @@ def test_a_coding_names_masks(tmp_path: Path) -> None:
     masks = patient(tmp_path, "s0001")
     kidneys = both_kidneys(liver="Liver", kidneys=["left kidney", "kidney_right"])
     assert read_labelmap(masks, kidneys, "mine").array.ravel()[:5].tolist() == [1, 2, 2, 0, 0]
+    # Where it has only values of a structure, the structure's own names apply.
+    task = both_kidneys(liver=6, kidneys=[2, "kidney_left"])
+    assert read_labelmap(masks, task, "mine").array.ravel()[:3].tolist() == [1, 0, 2]
     # Structures that the coding leaves out are not labelled.
     assert read_labelmap(masks, both_kidneys(kidneys="spleen"), "mine").array.ravel()[:5].tolist() == [0, 0, 0, 2, 0]
     missing = both_kidneys(kidneys=["kidney_left", "kidney_rigth"])
@@ -184,6 +187,11 @@ def test_a_coding_names_segments(tmp_path: Path) -> None:
     task = both_kidneys(kidneys=["kidney_left", "kidney_right"])
     assert read_labelmap(tmp_path / "drawn.seg.nrrd", task, "mine").array.ravel().tolist() == [0, 2, 2, 0]
     assert read_labels(tmp_path / "drawn.seg.nrrd", task).unmatched == ("Left kidney", "Right kidney")
+    # Where a coding has only values of a structure, the structure's own names apply.
+    task = both_kidneys(liver=6, kidneys=[2, 3, "kidney_left", "kidney_right"])
+    assert read_labelmap(tmp_path / "drawn.seg.nrrd", task, "mine").array.ravel().tolist() == [0, 2, 2, 1]
+    with pytest.raises(ValueError, match="in the coding 'mine' two structures have the name 'liver'"):
+        both_kidneys(liver=6, kidneys="Liver")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +199,8 @@ def test_a_coding_names_segments(tmp_path: Path) -> None:
     [
         ({"liver": ["Liver", "liver"]}, "the name 'liver' is given twice"),
         ({"liver": "right_part", "spleen": "part right"}, "the name 'part right' is given twice"),
-        ({"liver": "__"}, "the name '__' of 'liver' has neither a letter nor a digit"),
+        ({"liver": "__"}, "the name '__' of 'liver' has no letter"),
+        ({"liver": "5,6"}, r"the name '5,6' of 'liver' has no letter; write values as numbers, \[5, 6\]"),
         ({"liver": ["a", 0]}, "give 'liver' a code of 1 or more"),
     ],
 )
@@ -213,7 +222,7 @@ def test_masks_that_can_not_be_used(tmp_path: Path) -> None:
             read_labelmap(tmp_path / name / "segmentations", ABDOMEN)
 
     (patient(tmp_path, "lacking") / "kidney_right.nii.gz").unlink()
-    advice = r"add right_kidney\.nii\.gz, or give a coding that names its file, or"
+    advice = r"add right_kidney\.nii\.gz, or give a coding with the files' names; such a coding may leave out"
     refused(
         "lacking", rf"lacking/segmentations has no mask of right kidney \(similar: kidney_left\.nii\.gz\): {advice}"
     )
