@@ -262,6 +262,42 @@ def test_masks_are_scored(tmp_path: Path) -> None:
             evaluate(*pair)
 
 
+def test_two_folders_of_masks_are_one_pair(tmp_path: Path) -> None:
+    predicted, reference = (patient(tmp_path / which, "s0001") for which in ("predicted", "truth"))
+    write(predicted / "liver.nii.gz", 0, 7)
+    # Nothing is read as a labelmap without a task, or with one that has other structures.
+    with pytest.raises(InputError, match="segmentations is a folder of masks: say by --task which structures"):
+        evaluate(predicted, reference)
+    with pytest.raises(InputError, match="segmentations has no mask of"):
+        evaluate(predicted, reference, "cardiac")
+    # With a task, the names of the files show what the folder holds.
+    renamed = predicted.rename(tmp_path / "predicted" / "masks")
+    table = evaluate(renamed, reference, ABDOMEN)
+    assert [(row.subject, row.structure) for row in table.rows] == [("masks", name) for name in ABDOMEN.names]
+    assert table.rows[0].scores.dice == pytest.approx(2 / 3)
+    assert evaluate(renamed.rename(predicted), reference, ABDOMEN).rows[0].subject == "s0001"
+
+
+def test_a_folder_called_segmentations_may_hold_labelmaps(tmp_path: Path) -> None:
+    labels = read_labelmap(patient(tmp_path, "s0001"), ABDOMEN)
+    folders = tmp_path / "predicted" / "segmentations", tmp_path / "truth" / "segmentations"
+    for folder in folders:
+        write_volume(labels, folder / "P1_segmentation.nii.gz")
+    assert [row.subject for row in evaluate(*folders, ABDOMEN).rows] == ["P1"] * 4
+    # It is not taken for one patient's.
+    file = folders[0] / "P1_segmentation.nii.gz"
+    for pair in ((file, folders[1]), (folders[1], file)):
+        with pytest.raises(InputError, match="are a file and a folder: give two files, two folders, or"):
+            evaluate(*pair, ABDOMEN)
+
+
+def test_a_coding_names_predicted_masks_too(tmp_path: Path) -> None:
+    masks = patient(tmp_path, "s0001")
+    task = both_kidneys(kidneys=["kidney_left", "kidney_right"])
+    liver, kidneys = evaluate(masks, masks, task, "mine").rows
+    assert (kidneys.scores.dice, liver.note) == (1.0, "both empty")
+
+
 def masks_of(cohort: Path, root: Path, image: str) -> Path:
     """Make a folder with image and masks for each patient of a labelled folder."""
     for case in find_cases(cohort, labelled=True):
