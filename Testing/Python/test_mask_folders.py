@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
 from SIFASegmentationLib.output_names import distinct_names, possible_names
+from SIFASegmentationLib.result_records import Origin
 from SIFASegmentationLib.segmentation_requests import Request, requests_of
+from SIFASegmentationLib.segmented_folder import SegmentedFolder
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib.dataset import PreparedDataset
@@ -65,14 +68,32 @@ def test_results_are_called_after_the_patients(tmp_path: Path) -> None:
         patient(tmp_path, name)
     requests = requests_of(tmp_path)
     assert [request.patient for request in requests] == ["s0001", "s0002"]
-    assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct"], ["s0002", "s0002_ct"]]
+    assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct", "ct"], ["s0002", "s0002_ct", "ct"]]
     # One patient alone has the same name, by which `evaluate` finds its reference.
-    assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct"]]
+    assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct", "ct"]]
     # A table can list two scans of a patient.
     patient(tmp_path, "s0001", "mri.nii.gz")
     table = tmp_path / "two.csv"
     table.write_text("patient,image\ns0001,s0001/ct.nii.gz\ns0001,s0001/mri.nii.gz\n")
     assert [first for first, *_ in distinct_names(names_of(requests_of(table)))] == ["s0001_ct", "s0001_mri"]
+
+
+@pytest.mark.parametrize("name", [unicodedata.normalize("NFD", "José"), "P1.nii"])
+def test_folders_of_patients_may_have_any_name(tmp_path: Path, name: str) -> None:
+    patient(tmp_path, name)
+    (request,) = requests_of(tmp_path)
+    assert next(iter(possible_names(request))) == request.patient
+
+
+def test_results_of_earlier_versions_are_found(tmp_path: Path) -> None:
+    patient(tmp_path, "s0001")
+    names = distinct_names(names_of(requests_of(tmp_path)))
+    folder, (origin,) = SegmentedFolder(tmp_path / "out"), [Origin(tmp_path / "s0001" / "ct.nii.gz", "made")]
+    assert folder.names(names, [origin])[0][0] == "s0001"
+    with folder.claimed(["ct"], origin):
+        write(tmp_path / "out" / "ct_segmentation.nii.gz")
+        folder.finish("ct", origin, [tmp_path / "out" / "ct_segmentation.nii.gz"], ())
+    assert folder.names(names, [origin])[0][0] == "ct"
 
 
 def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
