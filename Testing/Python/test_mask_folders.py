@@ -341,6 +341,7 @@ def test_a_preparation_from_masks_is_that_from_labelmaps(cohort: Path, prepared:
     assert "abdomen_mr_000/mri.nii.gz" in str(steps[0])
     assert told == []
     from_masks, usual = PreparedDataset(tmp_path / "set"), PreparedDataset(prepared)
+    assert from_masks.entry("target").volumes[0].image == "abdomen_ct_000/ct.nii.gz"
     assert np.array_equal(from_masks.labels("source"), usual.labels("source"))
     assert not from_masks.entry("target").labelled
     checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing, "source")
