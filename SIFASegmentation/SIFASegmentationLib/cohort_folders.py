@@ -47,9 +47,9 @@ def cases_in_folder(folder: Path, labelled: bool, patients: Collection[str] | No
         cases = _paired(images, labels, folder, f"imagesTr/{{}}{ending}", "labelsTr/{}", labelled)
         check_nothing_is_missed(folder / "imagesTr", volumes)
         return cases
-    volumes = volumes_in(folder)
-    if not volumes and folders_of_masks(folder):
+    if folders_of_masks(folder):
         return cases_of_patients(folder, labelled, patients)
+    volumes = volumes_in(folder)
     images = images_named(images_among(volumes))
     if labelled or images:
         labels = labels_named(volumes) if labelled else {}

@@ -5,13 +5,14 @@
 | a folder         | `NAME_image.*`             | `NAME_label.*`                 | NAME      |
 | nnU-Net          | `imagesTr/NAME_0000.*`     | `labelsTr/NAME.*`              | NAME      |
 | Decathlon        | `imagesTr/NAME.*`          | `labelsTr/NAME.*`              | NAME      |
-| TotalSegmentator | the volume in `NAME/`      | `NAME/segmentations/*` (masks) | NAME      |
+| TotalSegmentator | the volume in `NAME/` (1)  | `NAME/segmentations/*` (masks) | NAME      |
 | a folder         | any volumes, DICOM folders | none (unlabelled only)         | file name |
 | `images...`      | `NAME_0000.*` or `NAME.*`  | none (unlabelled only)         | NAME      |
 | a CSV file       | column `image`             | column `label`                 | `patient` |
 
-A folder counts as TotalSegmentator's if no volume lies directly in it and some folder in it has a subfolder
-`segmentations`. A folder of masks has a file for each structure (`mask_folders`), and can also be a CSV's `label`.
+(1) Or the slices of a DICOM series. A folder counts as TotalSegmentator's if no volume file lies directly in it and
+some folder in it has a subfolder `segmentations`. A folder of masks has a file for each structure (`mask_folders`), and
+can also be a CSV's `label`.
 
 The endings `_image` and `_label` may be in any case, with a hyphen, a dot or a space in place of `_`. Labelmaps beside
 unlabelled volumes, `NAME_seg.*` or `NAME-label.*` beside `NAME.*`, are ignored. Where a name leaves open whether a file

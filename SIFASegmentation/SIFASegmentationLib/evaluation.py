@@ -24,7 +24,7 @@ from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from .slicer_segmentations import segment_names
 from .structures import Task, load_task
 from .volume_folders import MASKS_FOLDER, folders_of_masks
-from .volumes import Volume, volume_name
+from .volumes import Volume, volume_files, volume_name
 from .work import Work, at_once
 
 Report = Callable[[str, int, int], None]
@@ -61,11 +61,13 @@ def evaluate(
     so. A pair that can't be used does not keep the others from being scored.
 
     Args:
-        prediction: A labelmap, or a folder of labelmaps, or of patients with a folder of masks each (`cohorts`).
-        reference: The same kind. A folder of masks can be the reference of a single labelmap.
+        prediction: A labelmap or a folder with the masks of one patient; or a folder of labelmaps, or of patients with
+            a folder of masks each (`cohorts`). A folder has the masks of one patient if a file in it is named like a
+            structure of the task, or if it is called `segmentations` and no file in it is named like a labelmap.
+        reference: Likewise; of one patient if the prediction is, else of several.
         task: The structures, or the name of a preset or a file that defines them. Without it, every label value in the
             files is scored, as `label 1`, ...
-        coding: Name of the task's coding that the references use.
+        coding: Name of the task's coding that the references use. Its names also apply to predicted masks.
         legacy: Follow the paper's convention (`metrics.score_labelmaps`).
         tolerance: Tolerance of surface Dice, in mm, for structures whose tolerance the task does not set; in the legacy
             mode in voxels, for all structures.
@@ -85,7 +87,7 @@ def evaluate(
     if coding is not None and task is not None:
         # Checked once up front: an unknown coding would have every pair refused.
         coding_named(coding, task)
-    pairs, unmatched = _pairs(Path(prediction), Path(reference))
+    pairs, unmatched = _pairs(Path(prediction), Path(reference), task, coding)
     rows: list[Row] = []
     scored: list[str] = []
     labels: set[int] = set()
@@ -131,10 +133,10 @@ def _read_pair(prediction: Path, reference: Path, task: Task | None, coding: str
         predicted, referred = _read_plain(prediction), _read_plain(reference)
         values = sorted({*values_in(predicted.array), *values_in(referred.array)} - {0})
         return _Pair(predicted, referred, {value: f"label {value}" for value in values})
-    predicted, in_prediction, _ = _read_prediction(prediction, task)
+    predicted, in_prediction, _ = _read_prediction(prediction, task, coding)
     referred, in_reference, _ = read_labels(reference, task, coding, allow_empty=True)
     notes = tuple(
-        f"segments of the {what} overlap in {count} voxels, which go to the later one"
+        f"segments or masks of the {what} overlap in {count} voxels, which go to the later one"
         for what, count in (("prediction", in_prediction), ("reference", in_reference))
         if count
     )
@@ -239,18 +241,22 @@ def _widened(prediction: Volume, reference: Volume) -> tuple[Volume, list[str]]:
     return widened, ["the prediction's grid does not cover all of the reference, and was extended"]
 
 
-def _read_prediction(path: Path, task: Task) -> Labels:
+def _read_prediction(path: Path, task: Task, coding: str | None) -> Labels:
     """Read a predicted labelmap: with the task's own values, or those of the nnU-Net label file beside it.
+
+    Masks in a folder are matched by the names in `coding`, if it has any; its values are those of references only.
 
     Raises:
         InputError: As for `read_labels`.
     """
+    if holds_masks(path):
+        return read_labels(path, task, coding, allow_empty=True)
     beside = path.parent / NNUNET_FILE
     # SIFA's own predictions have the task's values even in a folder of nnU-Net's.
     nnunet = beside.is_file() and not volume_name(path).endswith(OWN_ENDING)
-    coding = nnunet_labels(beside, task).coding if nnunet else task.own_coding
+    own = nnunet_labels(beside, task).coding if nnunet else task.own_coding
     try:
-        return read_labels(path, task, coding, allow_empty=True)
+        return read_labels(path, task, own, allow_empty=True)
     except UnknownCodesError as error:
         if nnunet:
             raise InputError(error.problem, f"see {beside}, which says what its values are") from error
@@ -258,18 +264,25 @@ def _read_prediction(path: Path, task: Task) -> Labels:
         raise InputError(error.problem, advice) from error
 
 
-def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:
+def _pairs(
+    prediction: Path, reference: Path, task: Task | None, coding: str | None
+) -> tuple[list[tuple[str, Path, Path]], tuple[str, ...]]:
+    """Return each subject with its prediction and reference, and the paths that have no counterpart.
+
+    Raises:
+        InputError: A path does not exist, only one of the two is a file or a folder of one patient's masks, two
+            labelmaps belong to one subject, or no names match.
+    """
     for path in (prediction, reference):
         if not path.exists():
             raise InputError(f"{path} does not exist", "check the path")
-    if prediction.is_file() or reference.is_file():
-        for path in (prediction, reference):
-            if path.is_dir() and not holds_masks(path):
-                raise InputError(
-                    f"{prediction} and {reference} are a file and a folder without masks",
-                    "give two files or two folders",
-                )
+    if all(path.is_file() or _holds_masks_of_one(path, task, coding) for path in (prediction, reference)):
         return [(_subject_of(prediction), prediction, reference)], ()
+    if prediction.is_file() or reference.is_file():
+        raise InputError(
+            f"{prediction} and {reference} are a file and a folder",
+            "give two files, two folders, or, with --task, a file and the folder of one patient's masks",
+        )
     predicted, referred = _labelmaps_in(prediction), _labelmaps_in(reference)
     matched = sorted(predicted.keys() & referred.keys())
     if not matched:
@@ -282,9 +295,18 @@ def _pairs(prediction: Path, reference: Path) -> tuple[list[tuple[str, Path, Pat
     return [(name, predicted[name], referred[name]) for name in matched], tuple(sorted(map(str, alone)))
 
 
+def _holds_masks_of_one(folder: Path, task: Task | None, coding: str | None) -> bool:
+    """Whether a folder holds the masks of one patient rather than labelmaps of several; see `evaluate`."""
+    files = volume_files(folder)
+    names = None if task is None or coding is None else coding_named(coding, task)
+    if task is not None and any(task.structure_named(volume_name(file), names) for file in files):
+        return True
+    return folder.absolute().name == MASKS_FOLDER and bool(files) and not any(map(labelmap_subject, files))
+
+
 def _subject_of(labelmap: Path) -> str:
     """Whose labelmap it is, by its name, or where it is a patient's folder of masks by that of the patient's."""
-    if labelmap.name == MASKS_FOLDER and labelmap.is_dir():
+    if labelmap.absolute().name == MASKS_FOLDER and labelmap.is_dir():
         return volume_name(labelmap.absolute().parent)
     return labelmap_subject(labelmap) or volume_name(labelmap)
 

@@ -14,7 +14,7 @@ from .files import file_name
 from .grids import grid_difference
 from .image_files import read_volume
 from .structures import LabelCoding, Structure, Task, normal_name
-from .volumes import Volume, is_volume_file, volume_name
+from .volumes import Volume, volume_files, volume_name
 
 _ALIKE = 0.5  # Similarity, from 0 to 1 as `difflib` measures it, from which a message suggests a file's name.
 _SHOWN = 5  # Most names that a message suggests.
@@ -37,8 +37,8 @@ def labels_of_masks(folder: Path, task: Task, coding: LabelCoding) -> tuple[Volu
         folder: Folder of masks, which are 0 outside the structure and have one other value inside.
         task: The structures. A file belongs to a structure if its name has the words of the structure's name or of an
             alias, in any order; several files of a structure are merged.
-        coding: If it has names, these are the names of the files. All of them must be there, and a structure that the
-            coding leaves out is not labelled.
+        coding: Names that it has for a structure are those of the files, all of which must be there. A structure that
+            a coding with names leaves out is not labelled.
 
     Returns:
         A labelmap with the task's values, and the number of voxels that masks of different structures share.
@@ -74,25 +74,25 @@ def _files_of_structures(folder: Path, task: Task, coding: LabelCoding) -> list[
         InputError: A structure has no file, or two files have the same name.
     """
     files: _Files = {}
-    for path in sorted(folder.iterdir()):
-        if is_volume_file(path) and not path.name.startswith("."):
-            files.setdefault(normal_name(volume_name(path)), []).append(path)
+    for path in volume_files(folder):
+        files.setdefault(normal_name(volume_name(path)), []).append(path)
     found = []
     for structure in task.structures:
-        if coding.names:
-            _check_named(folder, structure, coding, files)
-        else:
+        names = coding.names_of(structure)
+        if structure.name in coding.names:
+            _check_named(folder, structure, names, files)
+        elif names:
             _check_any(folder, structure, files)
-        for alike in (files.get(normal_name(name), []) for name in coding.names_of(structure)):
+        for alike in (files.get(normal_name(name), []) for name in names):
             if len(alike) > 1:
                 raise InputError(f"{alike[0]} and {alike[1].name} are masks of the same name", "remove one of the two")
             found += [(structure.value, path) for path in alike]
     return found
 
 
-def _check_named(folder: Path, structure: Structure, coding: LabelCoding, files: _Files) -> None:
+def _check_named(folder: Path, structure: Structure, names: tuple[str, ...], files: _Files) -> None:
     """Refuse a folder that lacks a file named by the coding: part of the structure would be missing."""
-    for name in coding.names_of(structure):
+    for name in names:
         if normal_name(name) not in files:
             raise InputError(
                 f"{folder} has no file called {name}, as the coding calls {structure.name}{_similar(name, files)}",
@@ -105,8 +105,8 @@ def _check_any(folder: Path, structure: Structure, files: _Files) -> None:
     if not any(normal_name(name) in files for name in structure.all_names):
         raise InputError(
             f"{folder} has no mask of {structure.name}{_similar(structure.name, files)}",
-            f"add {file_name(structure.name)}.nii.gz, or give a coding that names its file, or that leaves it out if "
-            "it is not labelled",
+            f"add {file_name(structure.name)}.nii.gz, or give a coding with the files' names; such a coding may leave "
+            "out structures that are not labelled",
         )
 
 

@@ -6,7 +6,7 @@
 | `s1_ct` | its folder and the file, where another image of the call or of the folder is called `ct`  |
 | `P1`    | the patient, where a table names one and the others are taken as well                     |
 
-Where the folder is named after the patient, as in TotalSegmentator's data sets, the names are `s1`, then `s1_ct`.
+Where the folder is named after the patient, as in TotalSegmentator's data sets, the names are `s1`, `s1_ct`, then `ct`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ def possible_names(request: Request) -> dict[str, str]:
         return {request.name: request.name}
     own, file, folder = output_name(request.image), request.image.name, request.image.absolute().parent.name
     in_folder = {f"{folder}_{own}": f"{folder}/{file}"}
-    if request.patient == folder:
-        return {folder: f"{folder}/{file}", **in_folder}
+    # The folder's name may end like a volume's, or have its accents as separate characters.
+    if request.patient is not None and request.patient == volume_name(request.image.absolute().parent):
+        names = {request.patient: f"{folder}/{file}", **in_folder}
+        # The last resort, and the name that results of earlier versions have.
+        names.setdefault(own, file)
+        return names
     names = {own: file, **in_folder}
     if request.patient is not None:
         names.setdefault(file_name(request.patient), request.patient)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .cases import Case
+from .dicom_files import dicom_series
 from .errors import InputError
 from .volume_folders import MASKS_FOLDER, check_nothing_is_missed, subfolders, volumes_in
 from .volume_names import check_names, images_among, plainly_named
@@ -17,8 +18,10 @@ def cases_of_patients(folder: Path, labelled: bool, patients: Collection[str] | 
 
     Folders with neither an image nor masks are ignored and, where labels are not read, so are those with masks alone.
     """
+    places = subfolders(folder)
+    check_nothing_is_missed(folder, places)
     cases = []
-    for place in subfolders(folder):
+    for place in places:
         patient, masks = volume_name(place), place / MASKS_FOLDER
         if patients is not None and patient not in patients:
             continue
@@ -37,13 +40,14 @@ def cases_of_patients(folder: Path, labelled: bool, patients: Collection[str] | 
 
 
 def _image_in(place: Path) -> Path | None:
-    """Return the image in a patient's folder; None if there is none.
+    """Return the image in a patient's folder, or the folder itself if it holds DICOM slices; None if there is none.
 
     Raises:
-        InputError: There are several images, the only one looks like a labelmap, or DICOM slices lie outside a folder
-            of their own.
+        InputError: There are several images, the only one looks like a labelmap, or DICOM slices lie beside them.
     """
     volumes = volumes_in(place, but=[MASKS_FOLDER])
+    if not volumes and dicom_series(place):
+        return place
     images = plainly_named(images_among(volumes))
     check_names(images)
     check_nothing_is_missed(place, volumes)

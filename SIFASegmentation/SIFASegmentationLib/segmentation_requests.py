@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cohorts import find_cases, is_volume_file
+from .cohorts import find_cases
 from .dicom_files import dicom_series
 from .errors import InputError
 from .field_of_view import BoxMM
+from .volumes import volume_files
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def requests_of(volumes: Given | Sequence[Given]) -> list[Request]:
 
 def _expand(path: Path) -> list[Request]:
     """Return a request for a file or a DICOM series folder itself, or one for each image in another folder or a CSV."""
-    is_folder = path.is_dir() and (any(map(is_volume_file, path.iterdir())) or not dicom_series(path))
+    is_folder = path.is_dir() and (bool(volume_files(path)) or not dicom_series(path))
     if not is_folder and path.suffix.lower() != ".csv":
         return [Request(path)]
     requests = []

@@ -119,8 +119,9 @@ class LabelCoding(Frozen):
         for name, codes in self.codes.items():
             if not _each(codes) or min(_values(codes), default=1) < 1:
                 raise ValueError(f"give {name!r} a code of 1 or more, or a list of such codes")
-            if unreadable := [other for other in _names(codes) if not normal_name(other)]:
-                raise ValueError(f"the name {unreadable[0]!r} of {name!r} has neither a letter nor a digit")
+            # Such as "5,6", which is meant as two values.
+            if numbers := [other for other in _names(codes) if not any(map(str.isalpha, other))]:
+                raise ValueError(f"the name {numbers[0]!r} of {name!r} has no letter; write values as numbers, [5, 6]")
         if repeated := _repeated([*itertools.chain(*map(_values, self.codes.values())), *self.ignored]):
             raise ValueError(f"the code {repeated} is given twice")
         if repeated_name := _repeated(map(normal_name, itertools.chain(*self.names.values()))):
@@ -144,8 +145,13 @@ class LabelCoding(Frozen):
         return {name: names for name, codes in self.codes.items() if (names := _names(codes))}
 
     def names_of(self, structure: Structure) -> tuple[str, ...]:
-        """Return the names of a structure's segments or mask files: its own, unless the coding has names."""
-        return self.names.get(structure.name, ()) if self.names else structure.all_names
+        """Return the names of a structure's segments or mask files: those in the coding, else the structure's own.
+
+        A structure that a coding with names leaves out has none.
+        """
+        if self.names and structure.name not in self.codes:
+            return ()
+        return self.names.get(structure.name, structure.all_names)
 
 
 class Task(Frozen):
@@ -173,7 +179,7 @@ class Task(Frozen):
             raise ValueError(f"two structures have the value {repeated}")
         if values != list(range(1, len(values) + 1)):
             raise ValueError(f"the structures have the values {values}: number them 1, 2, 3, ... in their order")
-        names = [name for structure in self.structures for name in _normal_names(structure)]
+        names = [name for structure in self.structures for name in _normal_names(structure.all_names)]
         if repeated_name := _repeated(names):
             raise ValueError(f"two structures have the name or alias {repeated_name!r}")
         # Tables use the one for the mean of all structures, maps the other for the highest probability.
@@ -184,6 +190,9 @@ class Task(Frozen):
         for coding_name, coding in self.label_codes.items():
             if unknown := sorted(set(coding.codes) - own):
                 raise ValueError(f"the coding {coding_name!r} names the unknown structure {unknown[0]!r}")
+            names = [name for structure in self.structures for name in _normal_names(coding.names_of(structure))]
+            if repeated_name := _repeated(names):
+                raise ValueError(f"in the coding {coding_name!r} two structures have the name {repeated_name!r}")
         return self
 
     @property
@@ -221,7 +230,7 @@ class Task(Frozen):
 
         Args:
             name: A name, of which only the words count, in any order.
-            coding: Coding whose names for structures are used instead, if it has some.
+            coding: Coding that may name structures otherwise (`LabelCoding.names_of`).
         """
         wanted = normal_name(name)
         for structure in self.structures:
@@ -266,8 +275,8 @@ def normal_name(name: str) -> str:
     return " ".join(sorted(re.findall(r"[^\W_]+", words)))
 
 
-def _normal_names(structure: Structure) -> set[str]:
-    return set(map(normal_name, structure.all_names))
+def _normal_names(names: Iterable[str]) -> set[str]:
+    return set(map(normal_name, names))
 
 
 def _each(codes: LabelCode | tuple[LabelCode, ...]) -> tuple[LabelCode, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from .dicom_files import SUFFIXES, check_links, dicom_series, is_dicom
 from .errors import InputError
 from .volume_names import MAP_INFIX, labelmap_subject
-from .volumes import is_volume_file, volume_name
+from .volumes import is_volume_file, volume_files, volume_name
 
 MASKS_FOLDER = "segmentations"
 """Name of the folder of masks beside a patient's image in TotalSegmentator's data sets."""
@@ -46,7 +46,7 @@ def folders_of_masks(folder: Path) -> list[Path]:
 
     There are none if volume files lie directly in the folder.
     """
-    if any(map(is_volume_file, folder.iterdir())):
+    if volume_files(folder):
         return []
     return [patient / MASKS_FOLDER for patient in subfolders(folder) if (patient / MASKS_FOLDER).is_dir()]
 

@@ -98,6 +98,11 @@ def is_volume_file(path: Path) -> bool:
     return not path.is_dir() and path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
+def volume_files(folder: Path) -> list[Path]:
+    """Return the volume files directly in a folder, sorted by name; hidden ones (`._ct.nii.gz`) are left out."""
+    return [path for path in sorted(folder.iterdir()) if is_volume_file(path) and not path.name.startswith(".")]
+
+
 def _without_suffix(path: Path) -> str:
     for suffix in VOLUME_SUFFIXES:
         if path.name.lower().endswith(suffix):

@@ -390,7 +390,7 @@ def evaluate(
     prediction: Annotated[Path, typer.Option(help="A labelmap or a folder of them; masks in a folder are one.")],
     reference: Annotated[Path, typer.Option(help="The same, matched by name.")],
     task: Annotated[str | None, typer.Option(help="Names the structures: abdomen, cardiac or a task file.")] = None,
-    coding: Annotated[str | None, typer.Option(help="Coding of the references' labels, such as 'BTCV'.")] = None,
+    coding: Annotated[str | None, typer.Option(help="Coding of the references, such as 'BTCV', and of masks.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as .csv or .json.")] = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="The paper's convention: voxels, mean of means.")] = False,
     tolerance: Annotated[float, typer.Option(help="Tolerance of the surface Dice, in mm.")] = DEFAULT_TOLERANCE_MM,

@@ -43,7 +43,7 @@ def domain_of(name: SetName) -> Domain:
 
 
 class VolumeEntry(Frozen):
-    """One volume of a set: its patient, the name of its image file, and its slices `start` to `stop` (exclusive)."""
+    """One volume of a set: its patient, its name (`Case.shown`), and its slices `start` to `stop` (exclusive)."""
 
     patient: str
     image: str

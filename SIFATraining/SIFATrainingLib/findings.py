@@ -94,8 +94,8 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
     """Warn of a file's segments or named labels that a training does not see: overlapping or unmatched ones."""
     findings = []
     if labels.overlapping:
-        message = f"segments overlap in {labels.overlapping:,} voxels, which go to the later one"
-        fix = "take them from one of the two in the Segment Editor"
+        message = f"segments or masks overlap in {labels.overlapping:,} voxels, which go to the later one"
+        fix = "take them from one of the two (segments: in the Segment Editor)"
         findings.append(Finding("warning", subject, message, fix))
     if labels.unmatched:
         there = values_in(labels.labelmap.array)

@@ -181,7 +181,7 @@ class Preparation(Frozen):
         """
         found = {name: self.find(name) for name in DOMAINS}
         check_disjoint(found["source"], found["target"], "the source", "the target")
-        cases: dict[SetName, list[Case]] = {name: _without(some, self.hold_out, found) for name, some in found.items()}
+        cases: dict[SetName, list[Case]] = {name: _without(name, self.hold_out, found) for name in DOMAINS}
         if self.monitor is not None:
             cases["monitor"] = self.find("monitor")
             check_disjoint(cases["source"], cases["monitor"], "the source", "the monitor set")
@@ -408,7 +408,7 @@ class _Writer:
                 volumes_ml.append(structures_ml(labelmap, self.reader.task))
                 positions.append(positions_mm(labelmap, self.reader.task))
                 _fill(self.labels, start, labels_on_grid(labelmap, prepared.placement))
-            entries.append(VolumeEntry(patient=case.patient, image=case.image.name, start=start, stop=stop))
+            entries.append(VolumeEntry(patient=case.patient, image=case.shown(case.image), start=start, stop=stop))
             start = stop
         if self.reader is not None:
             found = {name for volume in volumes_ml for name, ml in volume.items() if ml > 0}
@@ -444,8 +444,8 @@ def _fill(path: Path, start: int, slices: NDArray[Any]) -> None:
     open_memmap(path, mode="r+")[start : start + len(slices)] = slices
 
 
-def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[Domain, list[Case]]) -> list[Case]:
-    """Return the cases without patients held out.
+def _without(domain: Domain, hold_out: Sequence[str], found: Mapping[Domain, list[Case]]) -> list[Case]:
+    """Return the cases of a domain without patients held out.
 
     Each of these must be in one of the domains, since a misspelt patient would be trained on.
 
@@ -457,7 +457,7 @@ def _without(cases: list[Case], hold_out: Sequence[str], found: Mapping[Domain, 
         raise InputError(
             f"The patient '{unknown[0]}' to hold out is in neither domain", f"give one of {', '.join(everyone)}"
         )
-    kept = [case for case in cases if case.patient not in hold_out]
+    kept = [case for case in found[domain] if case.patient not in hold_out]
     if not kept:
-        raise InputError(f"All patients of {cases[0].image.parent} are held out", "hold out fewer")
+        raise InputError(f"All patients of the {domain} are held out", "hold out fewer")
     return kept

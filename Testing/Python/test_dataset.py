@@ -87,7 +87,7 @@ def test_a_patient_held_out_is_not_there(cohort: Path, tmp_path: Path) -> None:
     ("settings", "sentence"),
     [
         ({"hold_out": ["abdomen_ct_01"]}, "'abdomen_ct_01' to hold out is in neither domain"),
-        ({"hold_out": ["abdomen_ct_000", "abdomen_ct_001"]}, "are held out"),
+        ({"hold_out": ["abdomen_ct_000", "abdomen_ct_001"]}, "All patients of the target are held out: hold out"),
         ({"size": 30}, "size 30 can't be used"),
         ({"plane": "oblique"}, "plane oblique can't be used"),
         ({"task": "knee"}, "The task knee can't be read"),
@@ -382,13 +382,14 @@ def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Pa
     first, second = sorted(path.name for path in (copy / "mr").glob("*.seg.nrrd"))
     unknown = "the labels tumour match no structure of the task, and become background"
     assert [(finding.subject, finding.message.split(" in ")[0]) for finding in told] == [
-        (first, "segments overlap"), (first, unknown), (second, "segments overlap"), (second, unknown),
+        (first, "segments or masks overlap"), (first, unknown),
+        (second, "segments or masks overlap"), (second, unknown),
         ("source", "never labelled: liver, left kidney"),
     ]  # fmt: skip
     done = sifa("train", "--source", copy / "mr", "--target", copy / "ct", "--size", 32, "--iterations", 1,
                 "--out", tmp_path / "job", *QUICK_OPTIONS)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"warning: {first}: segments overlap in" in done.stdout
+    assert f"warning: {first}: segments or masks overlap in" in done.stdout
     assert "warning: source: never labelled: liver, left kidney; label it in some volume" in done.stdout
     messages = [event.data["message"] for event in Job(tmp_path / "job").events()[0] if event.kind == "warning"]
     assert messages == [str(finding) for finding in told]

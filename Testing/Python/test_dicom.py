@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SIFASegmentationLib.cohorts import find_cases
+from SIFASegmentationLib.cohorts import find_cases, unused_folders
 from SIFASegmentationLib.dicom_files import _check_places
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
@@ -220,6 +220,32 @@ def test_no_patient_is_left_out_without_a_word(tmp_path: Path) -> None:
     (tmp_path / loose.name).unlink()
     (tmp_path / "P4.nii.gz").symlink_to(tmp_path / "annex" / "object")
     with pytest.raises(InputError, match=r"P4\.nii\.gz is a link to a file that is not there"):
+        find_cases(tmp_path, labelled=False)
+
+
+def test_masks_beside_series(tmp_path: Path) -> None:
+    """TotalSegmentator may have been given the folder of the slices, or the one above."""
+
+    def volume(name: str) -> Path:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.Image(3, 3, 3, sitk.sitkInt16), str(tmp_path / name))
+        return (tmp_path / name).parent
+
+    images = [write_series(tmp_path / "P1", [0, 3, 6]), write_series(tmp_path / "P2" / "dicom", [0, 3, 6])]
+    labels = [volume(f"{patient}/segmentations/liver.nii.gz") for patient in ("P1", "P2")]
+    cases = find_cases(tmp_path, labelled=True)
+    assert [(case.patient, case.image, case.label) for case in cases] == [
+        ("P1", images[0], labels[0]), ("P2", images[1], labels[1])
+    ]  # fmt: skip
+    # No patient without masks is left out.
+    write_series(tmp_path / "P3", [0, 3, 6])
+    volume("P4/ct.nii.gz")
+    assert [request.image.name for request in requests_of(tmp_path)] == ["P1", "dicom", "P3", "ct.nii.gz"]
+    assert unused_folders(tmp_path) == []
+    with pytest.raises(InputError, match="P3 has no folder segmentations: put its masks there"):
+        find_cases(tmp_path, labelled=True)
+    volume("P1/ct.nii.gz")
+    with pytest.raises(InputError, match="is a DICOM file beside volumes"):
         find_cases(tmp_path, labelled=False)
 
 

@@ -204,7 +204,7 @@ def test_segments_that_overlap_are_counted(tmp_path: Path) -> None:
     assert read_labelmap(tmp_path / "layered.seg.nrrd", ABDOMEN).array[1, 1:3, 1:3].tolist() == values.tolist()
     table = evaluate(tmp_path / "layered.seg.nrrd", tmp_path / "plain.nii.gz", ABDOMEN)
     assert {row.note for row in table.rows} == {
-        "segments of the prediction overlap in 3 voxels, which go to the later one"
+        "segments or masks of the prediction overlap in 3 voxels, which go to the later one"
     }  # fmt: skip
 
 

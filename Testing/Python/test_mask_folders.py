@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
 from SIFASegmentationLib.output_names import distinct_names, possible_names
+from SIFASegmentationLib.result_records import Origin
 from SIFASegmentationLib.segmentation_requests import Request, requests_of
+from SIFASegmentationLib.segmented_folder import SegmentedFolder
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib.dataset import PreparedDataset
@@ -65,14 +68,32 @@ def test_results_are_called_after_the_patients(tmp_path: Path) -> None:
         patient(tmp_path, name)
     requests = requests_of(tmp_path)
     assert [request.patient for request in requests] == ["s0001", "s0002"]
-    assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct"], ["s0002", "s0002_ct"]]
+    assert distinct_names(names_of(requests)) == [["s0001", "s0001_ct", "ct"], ["s0002", "s0002_ct", "ct"]]
     # One patient alone has the same name, by which `evaluate` finds its reference.
-    assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct"]]
+    assert distinct_names(names_of(requests_of(tmp_path)[:1])) == [["s0001", "s0001_ct", "ct"]]
     # A table can list two scans of a patient.
     patient(tmp_path, "s0001", "mri.nii.gz")
     table = tmp_path / "two.csv"
     table.write_text("patient,image\ns0001,s0001/ct.nii.gz\ns0001,s0001/mri.nii.gz\n")
     assert [first for first, *_ in distinct_names(names_of(requests_of(table)))] == ["s0001_ct", "s0001_mri"]
+
+
+@pytest.mark.parametrize("name", [unicodedata.normalize("NFD", "José"), "P1.nii"])
+def test_folders_of_patients_may_have_any_name(tmp_path: Path, name: str) -> None:
+    patient(tmp_path, name)
+    (request,) = requests_of(tmp_path)
+    assert next(iter(possible_names(request))) == request.patient
+
+
+def test_results_of_earlier_versions_are_found(tmp_path: Path) -> None:
+    patient(tmp_path, "s0001")
+    names = distinct_names(names_of(requests_of(tmp_path)))
+    folder, (origin,) = SegmentedFolder(tmp_path / "out"), [Origin(tmp_path / "s0001" / "ct.nii.gz", "made")]
+    assert folder.names(names, [origin])[0][0] == "s0001"
+    with folder.claimed(["ct"], origin):
+        write(tmp_path / "out" / "ct_segmentation.nii.gz")
+        folder.finish("ct", origin, [tmp_path / "out" / "ct_segmentation.nii.gz"], ())
+    assert folder.names(names, [origin])[0][0] == "ct"
 
 
 def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
@@ -89,6 +110,13 @@ def test_patients_are_called_as_their_folders(tmp_path: Path) -> None:
         assert [case.label for case in cases] == (masks if labelled else [None, None])
     assert cases[0].shown(cases[0].image) == "s0001/ct.nii.gz"
     assert unused_folders(root) == []
+    # A hidden file of macOS changes nothing.
+    (root / "._meta.nii.gz").touch()
+    assert len(find_cases(root, labelled=True)) == 2
+    # A folder that was not fetched is not left out silently.
+    (root / "s0003").symlink_to(tmp_path / "annex" / "object")
+    with pytest.raises(InputError, match="s0003 is a link to a file that is not there"):
+        find_cases(root, labelled=True)
 
 
 def test_a_table_may_name_folders_of_masks(tmp_path: Path) -> None:
@@ -160,6 +188,9 @@ def test_a_coding_names_masks(tmp_path: Path) -> None:
     masks = patient(tmp_path, "s0001")
     kidneys = both_kidneys(liver="Liver", kidneys=["left kidney", "kidney_right"])
     assert read_labelmap(masks, kidneys, "mine").array.ravel()[:5].tolist() == [1, 2, 2, 0, 0]
+    # Where it has only values of a structure, the structure's own names apply.
+    task = both_kidneys(liver=6, kidneys=[2, "kidney_left"])
+    assert read_labelmap(masks, task, "mine").array.ravel()[:3].tolist() == [1, 0, 2]
     # Structures that the coding leaves out are not labelled.
     assert read_labelmap(masks, both_kidneys(kidneys="spleen"), "mine").array.ravel()[:5].tolist() == [0, 0, 0, 2, 0]
     missing = both_kidneys(kidneys=["kidney_left", "kidney_rigth"])
@@ -177,6 +208,11 @@ def test_a_coding_names_segments(tmp_path: Path) -> None:
     task = both_kidneys(kidneys=["kidney_left", "kidney_right"])
     assert read_labelmap(tmp_path / "drawn.seg.nrrd", task, "mine").array.ravel().tolist() == [0, 2, 2, 0]
     assert read_labels(tmp_path / "drawn.seg.nrrd", task).unmatched == ("Left kidney", "Right kidney")
+    # Where a coding has only values of a structure, the structure's own names apply.
+    task = both_kidneys(liver=6, kidneys=[2, 3, "kidney_left", "kidney_right"])
+    assert read_labelmap(tmp_path / "drawn.seg.nrrd", task, "mine").array.ravel().tolist() == [0, 2, 2, 1]
+    with pytest.raises(ValueError, match="in the coding 'mine' two structures have the name 'liver'"):
+        both_kidneys(liver=6, kidneys="Liver")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +220,8 @@ def test_a_coding_names_segments(tmp_path: Path) -> None:
     [
         ({"liver": ["Liver", "liver"]}, "the name 'liver' is given twice"),
         ({"liver": "right_part", "spleen": "part right"}, "the name 'part right' is given twice"),
-        ({"liver": "__"}, "the name '__' of 'liver' has neither a letter nor a digit"),
+        ({"liver": "__"}, "the name '__' of 'liver' has no letter"),
+        ({"liver": "5,6"}, r"the name '5,6' of 'liver' has no letter; write values as numbers, \[5, 6\]"),
         ({"liver": ["a", 0]}, "give 'liver' a code of 1 or more"),
     ],
 )
@@ -206,7 +243,7 @@ def test_masks_that_can_not_be_used(tmp_path: Path) -> None:
             read_labelmap(tmp_path / name / "segmentations", ABDOMEN)
 
     (patient(tmp_path, "lacking") / "kidney_right.nii.gz").unlink()
-    advice = r"add right_kidney\.nii\.gz, or give a coding that names its file, or"
+    advice = r"add right_kidney\.nii\.gz, or give a coding with the files' names; such a coding may leave out"
     refused(
         "lacking", rf"lacking/segmentations has no mask of right kidney \(similar: kidney_left\.nii\.gz\): {advice}"
     )
@@ -246,6 +283,42 @@ def test_masks_are_scored(tmp_path: Path) -> None:
             evaluate(*pair)
 
 
+def test_two_folders_of_masks_are_one_pair(tmp_path: Path) -> None:
+    predicted, reference = (patient(tmp_path / which, "s0001") for which in ("predicted", "truth"))
+    write(predicted / "liver.nii.gz", 0, 7)
+    # Nothing is read as a labelmap without a task, or with one that has other structures.
+    with pytest.raises(InputError, match="segmentations is a folder of masks: say by --task which structures"):
+        evaluate(predicted, reference)
+    with pytest.raises(InputError, match="segmentations has no mask of"):
+        evaluate(predicted, reference, "cardiac")
+    # With a task, the names of the files show what the folder holds.
+    renamed = predicted.rename(tmp_path / "predicted" / "masks")
+    table = evaluate(renamed, reference, ABDOMEN)
+    assert [(row.subject, row.structure) for row in table.rows] == [("masks", name) for name in ABDOMEN.names]
+    assert table.rows[0].scores.dice == pytest.approx(2 / 3)
+    assert evaluate(renamed.rename(predicted), reference, ABDOMEN).rows[0].subject == "s0001"
+
+
+def test_a_folder_called_segmentations_may_hold_labelmaps(tmp_path: Path) -> None:
+    labels = read_labelmap(patient(tmp_path, "s0001"), ABDOMEN)
+    folders = tmp_path / "predicted" / "segmentations", tmp_path / "truth" / "segmentations"
+    for folder in folders:
+        write_volume(labels, folder / "P1_segmentation.nii.gz")
+    assert [row.subject for row in evaluate(*folders, ABDOMEN).rows] == ["P1"] * 4
+    # It is not taken for one patient's.
+    file = folders[0] / "P1_segmentation.nii.gz"
+    for pair in ((file, folders[1]), (folders[1], file)):
+        with pytest.raises(InputError, match="are a file and a folder: give two files, two folders, or"):
+            evaluate(*pair, ABDOMEN)
+
+
+def test_a_coding_names_predicted_masks_too(tmp_path: Path) -> None:
+    masks = patient(tmp_path, "s0001")
+    task = both_kidneys(kidneys=["kidney_left", "kidney_right"])
+    liver, kidneys = evaluate(masks, masks, task, "mine").rows
+    assert (kidneys.scores.dice, liver.note) == (1.0, "both empty")
+
+
 def masks_of(cohort: Path, root: Path, image: str) -> Path:
     """Make a folder with image and masks for each patient of a labelled folder."""
     for case in find_cases(cohort, labelled=True):
@@ -268,6 +341,7 @@ def test_a_preparation_from_masks_is_that_from_labelmaps(cohort: Path, prepared:
     assert "abdomen_mr_000/mri.nii.gz" in str(steps[0])
     assert told == []
     from_masks, usual = PreparedDataset(tmp_path / "set"), PreparedDataset(prepared)
+    assert from_masks.entry("target").volumes[0].image == "abdomen_ct_000/ct.nii.gz"
     assert np.array_equal(from_masks.labels("source"), usual.labels("source"))
     assert not from_masks.entry("target").labelled
     checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing, "source")
