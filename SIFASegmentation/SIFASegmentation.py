@@ -430,7 +430,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    # What the window shows -----------------------------------------------------------------------------------------
+    # Display -------------------------------------------------------------------------------------------------------
 
     def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
         """Update the window to the parameters: the models, the rows, and which actions are possible."""
@@ -508,7 +508,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say(self, text: str, *, error: bool = False) -> None:
         say(self.ui.statusLabel, text, error=error)
 
-    # What the user does --------------------------------------------------------------------------------------------
+    # Actions of the user -------------------------------------------------------------------------------------------
 
     def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a model"))

@@ -529,7 +529,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    # What is to be trained -----------------------------------------------------------------------------------------
+    # Task and options ----------------------------------------------------------------------------------------------
 
     def task(self) -> Task | None:
         """Return the chosen task; None if it is not known yet, or pydantic is not installed."""
@@ -756,7 +756,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say_looking(self, segment: str) -> None:
         self._say(_("Counting the parts of {segment}...").format(segment=segment))
 
-    # Before, and the start -----------------------------------------------------------------------------------------
+    # Checks and start ----------------------------------------------------------------------------------------------
 
     def check(self) -> list[Finding]:
         """Check everything that can be known before the start; show the findings and return them."""

@@ -244,7 +244,7 @@ class ResultsPanel(VTKObservationMixin):
         score_tables.fix_axes(chart, (0, max(longest - 1, 1)), (0, 1))
         score_tables.show_plot(chart)
 
-    # What can be done with the scores ------------------------------------------------------------------------------
+    # Actions on the scores -----------------------------------------------------------------------------------------
 
     def _copy(self) -> None:
         if self.scores is not None:

@@ -223,7 +223,7 @@ class TrainingPanel:
         warnings = self._monitor.warnings
         warn(self._ui.warningsLabel, warnings)
 
-    # What can be done about it -------------------------------------------------------------------------------------
+    # Actions on the training ---------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         if self.job is None:
