@@ -1,7 +1,7 @@
 """The Slicer module that uses a model: segment loaded CT and MR volumes, score them, compare segmentations.
 
-Module, parameter node, widget, logic and self test, as Slicer expects them in one file. Packages from pip are imported
-at the moment of need; see `SIFASegmentationWidgets.dependencies`.
+It contains the module, parameter node, widget, logic and self test, which Slicer expects in one file. Packages from pip
+are imported only when needed; see `SIFASegmentationWidgets.dependencies`.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxruntime", "pydantic")
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements.txt"
-_DOUBLE_CLICK_SECONDS = 1.0  # A second click in that time means nothing else than the first.
+_DOUBLE_CLICK_SECONDS = 1.0  # A second click within this time is part of a double click, not a new request.
 
 
 class SIFASegmentation(ScriptedLoadableModule):
-    """What Slicer shows of the module."""
+    """Description of the module that Slicer shows."""
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
@@ -100,7 +100,7 @@ class SIFASegmentation(ScriptedLoadableModule):
 
 
 class Device(Enum):
-    """Where the model runs; the names are what the combo box shows."""
+    """Device that the model runs on; the combo box shows the names."""
 
     auto = "auto"
     cpu = "cpu"
@@ -109,7 +109,7 @@ class Device(Enum):
 
 @parameterNodeWrapper
 class SIFASegmentationParameterNode:
-    """What is saved with the scene, beside the rows of volumes (`NodeRows`)."""
+    """Parameters saved with the scene, in addition to the rows of volumes (`NodeRows`)."""
 
     model: str = ""
     device: Device = Device.auto
@@ -118,19 +118,19 @@ class SIFASegmentationParameterNode:
     appearance: bool = True
     refine: bool = False
     probabilities: bool = False
-    baseline: bool = True  # Adaptation can be worse than none: what it was worth has to be seen.
+    baseline: bool = True  # Adaptation can do harm, so users should see what it is worth.
     surfaces: bool = True
     tolerance: Annotated[float, WithinRange(0, 20)] = DEFAULT_TOLERANCE_MM
     output: vtkMRMLSegmentationNode
 
-    if TYPE_CHECKING:  # What the decorator adds.
+    if TYPE_CHECKING:  # Members that the decorator adds.
         parameterNode: Any  # noqa: N815
 
         def __init__(self, node: Any) -> None: ...
 
 
 class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
-    """Everything that the window can do, from Python.
+    """Everything that the window can do, for use from Python.
 
     >>> logic = SIFASegmentationLogic()
     >>> results = logic.process([volumeNode], "models/abdomen")
@@ -141,16 +141,16 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
 
     def getParameterNode(self) -> SIFASegmentationParameterNode:  # noqa: N802  Slicer's name
-        """The module's parameters in the scene."""
+        """Return the module's parameters in the scene."""
         node = super().getParameterNode()
         forget_unknown_names(node, SIFASegmentationParameterNode)
         return SIFASegmentationParameterNode(node)
 
     def ensure_dependencies(self) -> None:
-        """Install what is missing, after asking.
+        """Install missing packages, after asking the user.
 
         Raises:
-            InputError: Declined, offline or failed.
+            InputError: The user declined, or the installation failed.
         """
         ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Segmentation")
 
@@ -165,21 +165,21 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         on_events: Callable[[list[Event]], None] = lambda _events: None,
         on_end: Callable[[SegmentationRun, State], None] = lambda _run, _state: None,
     ) -> SegmentationRun:
-        """Start segmenting in a process of its own; `on_end` is called from the event loop.
+        """Start a segmentation in a separate process; `on_end` is called from the event loop.
 
         Args:
-            rows: Volumes, each with a region of interest if wanted.
+            rows: Volumes, each with an optional region of interest.
             model: Folder or zip file of a model.
-            options: How; the defaults unless given.
-            output: Segmentation node to replace the content of, for the first volume.
-            on_writing: Called again and again with the name of the volume that is being written, so that a window
-                can live meanwhile.
-            on_events: Gets the job's events as they come.
-            on_end: Gets the run and its last state.
+            options: Options of the run; the defaults if None.
+            output: Segmentation node whose content the first volume's result replaces; None for a new node.
+            on_writing: Called repeatedly with the name of the volume that is being written, to keep a window
+                responsive.
+            on_events: Called with the job's events as they arrive.
+            on_end: Called with the run and its final state.
 
         Raises:
-            InputError: No volume, one of them or the model can't be used, there is no room for the volumes, or a
-                package can't be installed; nothing was started.
+            InputError: There is no volume, a volume or the model can't be used, the disk has no room for the volumes,
+                or a package can't be installed. Nothing was started then.
         """
         self.ensure_dependencies()
         from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
@@ -233,20 +233,20 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         regions: Sequence[Any | None] | None = None,
         output: Any | None = None,
     ) -> list[SegmentationResult]:
-        """Segment volume nodes and wait; the window lives while the process works.
+        """Segment volume nodes and wait for the results; the window stays responsive meanwhile.
 
         Args:
             volumes: Scalar volume nodes, or a single one.
             model: Folder or zip file of a model.
-            options: How.
+            options: Options of the run; the defaults if None.
             regions: Markups ROI node, or None, for each volume.
-            output: Segmentation node to replace the content of, for the first volume.
+            output: Segmentation node whose content the first volume's result replaces; None for a new node.
 
         Returns:
-            One result for each volume. Where some can't be segmented, their results have an `error`.
+            One result for each volume; those of volumes that could not be segmented have an `error`.
 
         Raises:
-            InputError: Something can't be used, or no volume can be segmented; the sentence says what to do.
+            InputError: An argument can't be used, or no volume could be segmented; the message says what to do.
         """
         ended: list[State] = []
         volumes = [volumes] if isinstance(volumes, slicer.vtkMRMLNode) else volumes
@@ -268,9 +268,10 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         """Score segmentations against references, for the structures of a model.
 
         Args:
-            pairs: Segmentation or labelmap node, its reference (either kind), and the volume node whose grid counts.
-            model: Folder or zip file of a model: its structures.
-            tolerance: Of surface Dice, in mm.
+            pairs: For each pair, a segmentation or labelmap node, its reference (either kind), and the volume node
+                whose grid is used.
+            model: Folder or zip file of the model whose structures are scored.
+            tolerance: Tolerance of surface Dice, in mm.
 
         Raises:
             InputError: A reference has none of the structures, or a package can't be installed.
@@ -281,10 +282,10 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
     def evaluate_in_pieces(
         self, pairs: Sequence[tuple[Any, Any, Any]], model: str | Path, *, tolerance: float = DEFAULT_TOLERANCE_MM
     ) -> Work[ScoreTable]:
-        """`evaluate`, a portion of a structure a piece."""
+        """Score as `evaluate` does, yielding several times for each structure."""
         volumes = [volume.GetID() for _segmentation, _reference, volume in pairs]
         subjects = nodes.unique_names([volume for _segmentation, _reference, volume in pairs])
-        # Several segmentations of one volume are not several subjects.
+        # Several segmentations of the same volume are methods to compare, not several subjects.
         side_by_side = len(set(volumes)) < len(volumes)
         task, rows = _task_of(model), []
         for segmentation, reference, volume in pairs:
@@ -294,18 +295,19 @@ class SIFASegmentationLogic(ScriptedLoadableModuleLogic):
         return ScoreTable(tuple(rows), tolerance=tolerance)
 
     def compare(self, first: Any, second: Any, *, tolerance: float = DEFAULT_TOLERANCE_MM) -> ScoreTable:
-        """Score any two segmentation or labelmap nodes, `second` being the reference; parts matched by terminology,
-        then name.
+        """Score any two segmentation or labelmap nodes, with `second` as the reference.
+
+        Parts are matched by terminology, then by name; `tolerance` is that of surface Dice, in mm.
 
         Raises:
-            InputError: No part of one is in the other, neither knows a grid, or a package can't be installed.
+            InputError: No two parts match, neither node defines a grid, or a package can't be installed.
         """
         self.ensure_dependencies()
         return result_of(compare_in_pieces(first, second, tolerance=tolerance))
 
 
 class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The window."""
+    """The module's window."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -313,14 +315,14 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: SIFASegmentationLogic | None = None
         self.run: SegmentationRun | None = None
         self._parameters: SIFASegmentationParameterNode | None = None
-        # Kept: to look for them at every change could hold up the window, on a share that is away.
+        # Cached, since checking the paths at every change could block the window if a network share is unavailable.
         self._known_models: list[Path] = []
         self._tolerance = DEFAULT_TOLERANCE_MM
-        self._task: Task | None = None  # Of the results that are shown.
+        self._task: Task | None = None  # Task of the displayed results.
         self._reason = ""
         self._filling = False
         self._starting = self._comparing = False
-        self._cancelled: float | None = None  # When, by the monotonic clock.
+        self._cancelled: float | None = None  # Time of the cancellation, by the monotonic clock.
         self._pieces = Pieces()
 
     def setup(self) -> None:
@@ -353,7 +355,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.modelFolderButton.connect("clicked(bool)", self._choose_model_folder)
         self.ui.modelFileButton.connect("clicked(bool)", self._choose_model_file)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self._select_model)
-        # PythonQt cuts a signal's arguments to what a callable takes: `add` would get `checked` as a node.
+        # PythonQt passes as many signal arguments as a callable takes, so `add` would get `checked` as a node.
         self.ui.addAllButton.connect("clicked(bool)", lambda: self.volumes.add_all())  # noqa: PLW0108
         self.ui.addRowButton.connect("clicked(bool)", lambda: self.volumes.add())  # noqa: PLW0108
         self.ui.removeRowButton.connect("clicked(bool)", lambda: self.volumes.remove())  # noqa: PLW0108
@@ -364,7 +366,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for selector in (self.ui.firstSelector, self.ui.secondSelector):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
         slicer.app.connect("aboutToQuit()", self._abandon)
-        # While volumes are written that comes late: when they are, and the run has been started.
+        # While volumes are being written, `aboutToQuit` comes too late: only once they are and the run has started.
         slicer.app.connect("lastWindowClosed()", self._cancel)
         self.results = ResultsPanel(self.ui, self._say)
         self.initializeParameterNode()
@@ -372,10 +374,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._update_compare()
 
     def cleanup(self) -> None:
-        """Called when the application closes and before the module is reloaded: nobody would take the results."""
+        """Called when the application closes and before a reload; ends a run, whose results nobody would receive."""
         slicer.app.disconnect("aboutToQuit()", self._abandon)
         slicer.app.disconnect("lastWindowClosed()", self._cancel)
-        # Of volumes that are still being written, too.
+        # This also ends the writing of volumes.
         self._cancelled = time.monotonic()
         self._abandon()
         self._connect_parameters(None)
@@ -387,10 +389,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def exit(self) -> None:
-        """Called each time another module is opened; a segmentation under way goes on."""
+        """Called each time another module is opened; a running segmentation continues."""
 
     def initializeParameterNode(self) -> None:  # noqa: N802  Slicer's name
-        """Take up the scene's parameter node, with sensible first values."""
+        """Connect to the scene's parameter node, and give it sensible initial values."""
         if self.logic is None:
             return
         if not self._link.is_tied_to(ScriptedLoadableModuleLogic.getParameterNode(self.logic)):
@@ -409,7 +411,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return NodeRows(self._parameters.parameterNode, "input", InputRow._fields)
 
     def _chosen(self) -> list[InputRow]:
-        """The rows that have a volume."""
+        """Return the rows that have a volume."""
         return [InputRow(*row) for row in self._rows.read() if row[0] is not None]
 
     def _connect_parameters(self, parameters: SIFASegmentationParameterNode | None) -> None:
@@ -428,10 +430,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    # What the window shows -----------------------------------------------------------------------------------------
+    # Display -------------------------------------------------------------------------------------------------------
 
     def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
-        """Show the parameters: the models, the rows, and what can be done next."""
+        """Update the window to the parameters: the models, the rows, and which actions are possible."""
         if self._parameters is None or self._filling:
             return
         self._filling = True
@@ -466,8 +468,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return f"<span style='color:{color_of('error')}'>{html.escape(str(error))}</span>"
 
     def _check_can_apply(self) -> None:
-        """Enable what can be done; a tool tip says why something can't."""
-        # The scene may be closed while a run is under way and another module is shown.
+        """Enable the actions that are possible; a tool tip says why another is not."""
+        # The scene may be closed during a run while another module is shown.
         if self._parameters is None:
             return
         volumes = [row.volume for row in self._chosen()]
@@ -487,7 +489,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         allow(self.ui.applyButton, reason)
         count = len(volumes)
         self.ui.applyButton.text = _("Segment {count} volumes").format(count=count) if count > 1 else _("Segment")
-        # What was in the way is said until it is out of it; what else stands there is news.
+        # The reason is shown until it no longer holds; any other text on the status line is news, and stays.
         if not busy and (self.ui.statusLabel.text == self._reason or (reason and not self.results.results)):
             self._say(reason)
         self._reason = reason
@@ -496,7 +498,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.addAllButton, self.ui.addRowButton, self.ui.removeRowButton,
         ):  # fmt: skip
             allow(widget, under_way if busy else "")
-        # Its tool tip is the path of the model, whatever else is going on.
+        # Not by `allow`, since its tool tip is always the path of the model.
         self.ui.modelComboBox.enabled = not busy
         self.ui.progressBar.visible = busy
         running = self.run is not None and self.run.follower.state not in ENDED
@@ -506,7 +508,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say(self, text: str, *, error: bool = False) -> None:
         say(self.ui.statusLabel, text, error=error)
 
-    # What the user does --------------------------------------------------------------------------------------------
+    # Actions of the user -------------------------------------------------------------------------------------------
 
     def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.parent, _("Folder of a model"))
@@ -520,7 +522,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.use_model(Path(file))
 
     def use_model(self, path: Path) -> None:
-        """Choose a model, a folder or a zip file; what is none is said on the status line."""
+        """Select a model, given as a folder or a zip file; if it is not a model, say so on the status line."""
         assert self._parameters is not None
         try:
             path = models.model_path(path)
@@ -532,7 +534,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh()
 
     def _remember(self, model: Path) -> None:
-        """Put a model first in the list."""
+        """Put a model first in the list of recent ones."""
         models.remember_model(model)
         self._known_models = models.known_models()
 
@@ -546,7 +548,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._refresh()
 
     def _apply(self) -> None:
-        """Start, or say in one line why not."""
+        """Start a segmentation, or say in one line why that is not possible."""
         assert self._parameters is not None
         assert self.logic is not None
         parameters, rows = self._parameters, self._chosen()
@@ -565,7 +567,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self._tolerance = parameters.tolerance
         problem = start_fault()
-        # Before anything that lets events in: a second click must find the button disabled.
+        # Set before any events are processed, so that a second click finds the button disabled.
         self._starting, self._cancelled = True, None
         try:
             self._refresh()
@@ -599,14 +601,14 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if any(event.kind == "warning" for event in events) and self.run is not None:
             self._show_warnings(self.run)
         if any(event.kind == "state" for event in events):
-            # Its process has nothing to cancel any more, while results still come into the scene.
+            # Once the process has ended, there is nothing to cancel, even if results are still being loaded.
             self._refresh()
         progress = [event.data for event in events if event.kind == "progress"]
         if progress:
             self._show_progress(progress[-1])
 
     def _show_warnings(self, run: SegmentationRun | None) -> None:
-        """What makes the results doubtful; it stays there until the next run."""
+        """Show the reasons to doubt the results, which stay until the next run."""
         sentences = [sentence for _index, told in sorted(run.warnings.items()) for sentence in told] if run else []
         warn(self.ui.warningsLabel, sentences)
 
@@ -623,7 +625,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _cancel(self) -> None:
-        # While volumes are still written, that ends it.
+        # While volumes are still being written, setting the time is enough to stop that.
         again = self._cancelled is not None
         if self._cancelled is None:
             self._cancelled = time.monotonic()
@@ -633,7 +635,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(_("Cancelling after the current slices..."))
             self.run.cancel()
         elif time.monotonic() - self._cancelled > _DOUBLE_CLICK_SECONDS:
-            # The process hangs, or takes too long over the slices at hand.
+            # The process hangs, or takes too long over the current slices.
             self._say(_("Ending..."))
             self.run.kill()
         self._check_can_apply()
@@ -647,7 +649,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._tell_ended(run, state)
             self.results.look()
         finally:
-            # Whatever happened: until then the next one can't begin.
+            # Needed whatever happened, since `_score` ends the run, and until then no other can begin.
             run.pieces.add(self._score(run, shown))
 
     def _tell_ended(self, run: SegmentationRun, state: State) -> None:
@@ -677,23 +679,23 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh()
 
     def _score(self, run: SegmentationRun, shown: Sequence[ShownResult]) -> Work[None]:
-        """Fill the table: scores where there are references, volumes of the structures elsewhere; that ends the run."""
-        scores = None  # Never those of the run before.
+        """Fill the table with scores, or with the structures' volumes if there is no reference, and end the run."""
+        scores = None  # Never those of the previous run.
         try:
             as_they_are = self.results.as_corrected({})
             scores = yield from scores_of_nodes.score_results_in_pieces(as_they_are, run.task, self._tolerance)
-        except Exception:  # Slicer's exports raise what they like; the result itself is there
+        except Exception:  # Slicer's exports may raise anything; the result itself is already in the scene
             logging.exception("The result could not be scored.")
             self._say(_("Segmented, but the result could not be scored: see the error log."), error=True)
         finally:
             self.run = None
             self._refresh()
-        # Not if the scene was closed meanwhile.
+        # Skipped if the scene was closed in the meantime.
         if self.results.results is shown:
             self.results.show_scores(scores, _("SIFA scores"))
 
     def _score_again(self) -> None:
-        """Score the results as they are now, against the references that are chosen now."""
+        """Score the results again in their current state, against the references chosen now."""
         if self._comparing:
             return
         assert self._parameters is not None
@@ -729,13 +731,13 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _begin_scoring(
         self, work: Work[ScoreTable], name: str, told: str, still_wanted: Callable[[], bool] = lambda: True
     ) -> None:
-        """Score piece by piece what is in the scene.
+        """Start a scoring that runs piece by piece in the event loop.
 
         Args:
-            work: That makes the scores.
-            name: Of their table.
-            told: What to say when they are there.
-            still_wanted: Asked then whether to show them.
+            work: Computation of the scores.
+            name: Name of their table.
+            told: Text to show on the status line when they are done.
+            still_wanted: Called when they are done; they are shown only if it returns True.
         """
         self._comparing = True
         self._update_compare()
@@ -754,7 +756,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.results.show_scores(scores, name)
         except InputError as error:
             self._say(str(error), error=True)
-        except Exception:  # Slicer's exports raise what they like
+        except Exception:  # Slicer's exports may raise anything
             logging.exception("Segmentations could not be compared.")
             self._say(_("They could not be compared: see the error log."), error=True)
         finally:
@@ -769,10 +771,10 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 def _make_temporary_folder() -> Path:
-    """A new folder for a job, where the application keeps such things.
+    """Make a new folder for a job in the application's temporary folder.
 
     Raises:
-        InputError: It can't be made.
+        InputError: The folder can't be made.
     """
     parent = Path(slicer.app.temporaryPath)
     try:
@@ -783,14 +785,14 @@ def _make_temporary_folder() -> Path:
 
 
 def _task_of(model: str | Path) -> Task:
-    """The structures of a model, as a task."""
+    """Read the task of a model."""
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
 
     return read_bundle(model).manifest.task
 
 
 def _output_fault(output: Any | None, rows: Sequence[InputRow]) -> InputError | None:
-    """Why a segmentation node can't take the result of the first row; None if it can."""
+    """Return why a segmentation node can't receive the result of the first row; None if it can."""
     if output is None or not rows:
         return None
     advice = _("choose another output, or a new one")
@@ -805,8 +807,8 @@ def _output_fault(output: Any | None, rows: Sequence[InputRow]) -> InputError | 
 
 
 def _shown_volume() -> Any | None:
-    """The volume shown in the slice views, or the scene's only one."""
-    # First of the views themselves: what is shown by Python, such as sample data, is not made active.
+    """Return the volume shown in the slice views, or the scene's only one; None if there is no such volume."""
+    # The views come first, since a volume shown from Python, such as sample data, is not the active one.
     ids = [views.GetBackgroundVolumeID() for views in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
     selection = slicer.app.applicationLogic().GetSelectionNode()
     if selection is not None:
@@ -819,7 +821,7 @@ def _shown_volume() -> Any | None:
 
 
 class SIFASegmentationTest(ScriptedLoadableModuleTest):
-    """Slicer's self test: the same checks as `Testing/Slicer`, on a synthetic patient."""
+    """Slicer's self test: a check of scoring on a synthetic patient; `Testing/Slicer` has all the others."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
@@ -830,7 +832,7 @@ class SIFASegmentationTest(ScriptedLoadableModuleTest):
         run_unless_skipped(self.test_a_reference_scores_one_against_itself)
 
     def test_a_reference_scores_one_against_itself(self) -> None:
-        """Sample data, and a comparison by terminology."""
+        """Sample data can be loaded, and a comparison matches parts by terminology."""
         from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
         skip_without(PACKAGES, REQUIREMENTS)

@@ -1,8 +1,8 @@
-"""The Slicer module that makes a model: from labelled volumes of one modality and unlabelled ones of the other.
+"""The Slicer module that makes a model, from labelled volumes of one modality and unlabelled ones of the other.
 
-A training is a job folder and a process of its own. The window follows the folder, so that a training goes on when
-the module is reloaded, the scene closed or Slicer ended, and is found again. Packages from pip are imported at the
-moment of need.
+A training consists of a job folder and a separate process. The window follows the folder, so that a training continues
+when the module is reloaded, the scene is closed or Slicer quits, and can be found again. Packages from pip are imported
+only when needed.
 """
 
 from __future__ import annotations
@@ -90,17 +90,17 @@ PACKAGES = ("onnxruntime", "pydantic", "lightning_fabric", "safetensors", "onnx"
 REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 Row = TypeVar("Row", SourceRow, TargetRow)
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
-_UNCHECKED = ("name", "initial")  # Parameters that no check looks at.
-_ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Of the application.
-_UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # In the name of a folder, on some system.
-# Where the scene's volumes are written, in the job's folder.
+_UNCHECKED = ("name", "initial")  # Parameters that no check depends on.
+_ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Signals of the application's end.
+_UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # What some operating system does not allow in the name of a folder.
+# Where the scene's volumes are written, relative to the job's folder.
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
 TARGET_COHORT = Path("data", "target", "cohort.csv")
 MONITOR_COHORT = Path("data", "target", "monitoring", "cohort.csv")
 
 
 class SIFATraining(ScriptedLoadableModule):
-    """What Slicer shows of the module."""
+    """Description of the module that Slicer shows."""
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
@@ -120,7 +120,7 @@ class SIFATraining(ScriptedLoadableModule):
 
 
 class TaskChoice(Enum):
-    """What to segment; the names are what the combo box shows."""
+    """What to segment; the combo box shows the names."""
 
     abdomen = "abdomen"
     cardiac = "cardiac"
@@ -137,14 +137,14 @@ class Plane(Enum):
 
 
 class Preset(Enum):
-    """Of the settings."""
+    """Preset of the settings."""
 
     recommended = "recommended"
     paper = "paper"
 
 
 class Width(Enum):
-    """Size of the networks."""
+    """Width of the networks, relative to the paper's (`WIDTHS`)."""
 
     full = "full"
     half = "half"
@@ -153,7 +153,7 @@ class Width(Enum):
 
 
 class Device(Enum):
-    """Where to train."""
+    """Device to train on."""
 
     auto = "auto"
     cuda = "cuda"
@@ -163,10 +163,10 @@ class Device(Enum):
 
 @parameterNodeWrapper
 class SIFATrainingParameterNode:
-    """What is saved with the scene, beside the rows of source and target (`NodeRows`)."""
+    """Parameters saved with the scene, in addition to the rows of source and target (`NodeRows`)."""
 
     task: TaskChoice = TaskChoice.abdomen
-    ownTask: str = ""  # noqa: N815  names as those of dynamic properties, in Slicer's style
+    ownTask: str = ""  # noqa: N815  named like the widgets' dynamic properties, in Slicer's style
     sourceFolder: str = ""  # noqa: N815
     sourceCoding: str = ""  # noqa: N815
     sourceWindow: bool = False  # noqa: N815
@@ -191,7 +191,7 @@ class SIFATrainingParameterNode:
     name: str = ""
     settings: str = ""
 
-    if TYPE_CHECKING:  # What the decorator adds.
+    if TYPE_CHECKING:  # Members that the decorator adds.
         parameterNode: Any  # noqa: N815
 
         def __init__(self, node: Any) -> None: ...
@@ -199,23 +199,24 @@ class SIFATrainingParameterNode:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; see the parameter node.
+    """Options of a training; those not listed here are as in the parameter node.
 
     Attributes:
-        task: A preset's name, or a task (`SIFASegmentationLib.structures.Task`).
-        source_coding: Name of the task's label coding that the labelmaps of a source folder use; the task's own values,
-            or the segments' names, unless given.
-        source_window: Clip the source to this window in HU; its own percentiles unless given.
-        target_window: The same for the target.
-        plane: The task's unless given.
+        task: Name of a preset, or a task (`SIFASegmentationLib.structures.Task`).
+        source_coding: Name of the task's label coding that the labelmaps of a source folder use; by default, they use
+            the task's own values, or the segments' names.
+        source_window: Window in HU that the source is clipped to; None for its own percentiles.
+        target_window: Window in HU that the target is clipped to; None for its own percentiles.
+        plane: Plane of the slices; the task's by default.
         size: Rows and columns of the grid, a multiple of 8.
-        region: Markups ROI node for every volume without one of its own.
-        baseline_iterations: Train without adaptation first, for so many iterations; 0 for not.
+        region: Markups ROI node for every volume that has none of its own.
+        baseline_iterations: Iterations of a training without adaptation that comes first; 0 for none.
         initial: Folder of a model to start from.
-        name: Of the training and its model.
-        settings: Any further settings of the training (`sifa settings`), nested ones as dictionaries; they win.
-        preparation: Any further ones of `SIFATrainingLib.prepare.Preparation`, which win too: for the paper's
-            preprocessing of hearts `{"stretch": True, "percentiles": (0, 98), "min_max": True}`.
+        name: Name of the training and its model.
+        settings: Further settings of the training (`sifa settings`), nested ones as dictionaries; they override the
+            other options.
+        preparation: Further settings of `SIFATrainingLib.prepare.Preparation`, which also override the other options.
+            The paper's preprocessing of hearts is `{"stretch": True, "percentiles": (0, 98), "min_max": True}`.
     """
 
     task: str | Task = "abdomen"
@@ -238,7 +239,7 @@ class TrainingOptions:
     preparation: dict[str, Any] | None = None
 
     def loaded_task(self) -> Task:
-        """The structures.
+        """Return the task, loaded if it is given as the name of a preset.
 
         Raises:
             InputError: There is no such preset.
@@ -249,7 +250,7 @@ class TrainingOptions:
 
 
 class SIFATrainingLogic(ScriptedLoadableModuleLogic):
-    """Everything that the window can do, from Python.
+    """Everything that the window can do, for use from Python.
 
     >>> logic = SIFATrainingLogic()
     >>> job = logic.start([(mr, mrSegmentation)], [ct1, ct2], "trainings/abdomen", TrainingOptions(iterations=2000))
@@ -261,18 +262,18 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
 
     def getParameterNode(self) -> SIFATrainingParameterNode:  # noqa: N802  Slicer's name
-        """The module's parameters in the scene."""
+        """Return the module's parameters in the scene."""
         node = super().getParameterNode()
         forget_unknown_names(node, SIFATrainingParameterNode)
         return SIFATrainingParameterNode(node)
 
     def ensure_dependencies(self) -> None:
-        """Install what is missing, after asking; torch through the PyTorch extension.
+        """Install missing packages, after asking the user; torch through the PyTorch extension.
 
         Raises:
-            InputError: Declined, offline or failed.
+            InputError: The user declined, or the installation failed.
         """
-        # First: pip would bring a torch of its own choice along with lightning-fabric.
+        # torch comes first, since pip would install a build of its own choice along with lightning-fabric.
         if missing_packages(("torch",)):
             _install_torch()
         ensure_packages(PACKAGES, REQUIREMENTS, "SIFA Training")
@@ -286,17 +287,17 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         *,
         progress: Progress = lambda _name, _done, _total: None,
     ) -> Job:
-        """Make a training of nodes or files in a new folder and start it in a process of its own.
+        """Create a training from nodes or files in a new folder, and start it in a separate process.
 
         Args:
             source: Rows of volume, segmentation and (optional) region nodes; or a folder or CSV of files.
             target: Volume nodes, or rows of volume, region and reference; or a folder or CSV of files.
-            folder: To make.
-            options: How; the defaults unless given.
-            progress: Called before each volume is written, and again and again while it is.
+            folder: Folder to create for the job.
+            options: Options of the training; the defaults if None.
+            progress: Called before each volume is written, and repeatedly while it is.
 
         Raises:
-            InputError: Something can't be used, or a package can't be installed; nothing is left behind.
+            InputError: An argument can't be used, or a package can't be installed; no folder is left behind.
         """
         self.ensure_dependencies()
         from SIFATrainingLib.config import make_config  # noqa: PLC0415
@@ -350,22 +351,22 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
         return job
 
     def resume(self, job: Job) -> None:
-        """Start the process of a job that is queued, was stopped, or was cut off."""
+        """Start the process of a job that is queued, was stopped, or was interrupted."""
         process = start_process(job, "SIFATrainingLib", ["run", str(job.folder.resolve())])
         remember_job(job)
         self._processes[job.folder] = process
 
     def stop(self, job: Job) -> None:
-        """Ask a training to finish the iteration or volume at hand, save and end."""
+        """Ask a training to finish the current iteration or volume, save, and end."""
         job.request_stop()
 
     def kill(self, job: Job) -> None:
-        """End a training on this machine at once.
+        """Kill a training that runs on this machine.
 
         Raises:
-            InputError: It runs on another machine.
+            InputError: It runs on another machine, or its process is another user's.
         """
-        # A process number of long ago may be another program's by now.
+        # An old process ID may belong to another program by now, so it is used only if the job is alive.
         beat = job.last_beat() if job.is_alive() else None
         if beat is not None and beat["host"] != socket.gethostname():
             raise InputError(_("The training runs on {host}").format(host=beat["host"]), _("stop it instead"))
@@ -379,16 +380,16 @@ class SIFATrainingLogic(ScriptedLoadableModuleLogic):
             own.wait()
 
     def process_of(self, job: Job) -> subprocess.Popen[bytes] | None:
-        """The process of a job that was last started here; None if another window or machine started it."""
+        """Return the process that was started here last for a job; None if another window or machine runs the job."""
         process = self._processes.get(job.folder)
         if process is not None and process.poll() is not None and job.is_alive():
-            # It has ended, and somebody else has resumed the job.
+            # This process has ended, and the job was resumed elsewhere.
             return None
         return process
 
 
 class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The window."""
+    """The module's window."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -431,8 +432,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._own_tasks = ButtonWork(self.ui.ownTaskButton, self._own_task_ended)
         self._checks = ButtonWork(self.ui.checkButton, self._allow_buttons)
         self._connect_widgets()
-        # Volumes would go on being written, and the training be started, without a window: while they are, the
-        # application's end is told when they have been.
+        # Without this, volumes would still be written and the training started after the window is closed. While
+        # they are written, `aboutToQuit` comes too late, only once they are done.
         for signal in _ENDS:
             slicer.app.connect(signal, self._cancel_start)
         self.initializeParameterNode()
@@ -452,14 +453,14 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             add.connect("clicked(bool)", _slot(table.add))
             remove.connect("clicked(bool)", _slot(table.remove))
         self.ui.sourceCodingComboBox.connect("currentIndexChanged(int)", self._select_coding)
-        # By hand: Slicer connects path widgets to `pathlib.Path` alone, for which "none" is the folder at work.
+        # Connected by hand: Slicer only connects path widgets to `pathlib.Path`, whose empty path is the current one.
         for parameter, edit in self._path_edits().items():
             edit.connect("currentPathChanged(QString)", _slot(self._store_path, parameter))
-            # An emptied field is no valid input, of which the signal above says nothing.
+            # The signal above is not emitted when a field is emptied, since that is no valid input.
             edit.connect("validInputChanged(bool)", _slot(self._store_path, parameter))
 
     def _path_edits(self) -> dict[str, Any]:
-        """The widgets of folders, by parameter."""
+        """Return the path widgets by the names of their parameters."""
         return {
             "sourceFolder": self.ui.sourceFolderEdit, "targetFolder": self.ui.targetFolderEdit,
             "initial": self.ui.initialEdit, "outputFolder": self.ui.outputFolderEdit,
@@ -470,7 +471,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             setattr(self._parameters, parameter, self._path_edits()[parameter].currentPath)
 
     def cleanup(self) -> None:
-        """Called when the application closes and before the module is reloaded: trainings go on."""
+        """Called when the application closes and before the module is reloaded; trainings continue."""
         for signal in _ENDS:
             slicer.app.disconnect(signal, self._cancel_start)
         self._cancel_start()
@@ -485,10 +486,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.training.enter()
 
     def exit(self) -> None:
-        """Called each time another module is opened; trainings go on."""
+        """Called each time another module is opened; trainings continue."""
 
     def initializeParameterNode(self) -> None:  # noqa: N802  Slicer's name
-        """Take up the scene's parameter node, with sensible first values."""
+        """Connect to the scene's parameter node, and give it sensible initial values."""
         if self.logic is None:
             return
         if not self._link.is_tied_to(ScriptedLoadableModuleLogic.getParameterNode(self.logic)):
@@ -515,7 +516,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _connect_parameters(self, parameters: SIFATrainingParameterNode | None) -> None:
         if parameters is None:
-            # They look at nodes that are about to go.
+            # These read nodes that are about to be removed.
             self._own_tasks.stop()
             self._stop_checks()
         self._parameters = parameters
@@ -528,10 +529,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    # What is to be trained -----------------------------------------------------------------------------------------
+    # Task and options ----------------------------------------------------------------------------------------------
 
     def task(self) -> Task | None:
-        """The task that is chosen; None where it can't be known yet."""
+        """Return the chosen task; None if it is not known yet, or pydantic is not installed."""
         if self._parameters is None or missing_packages(("pydantic",)):
             return None
         from SIFASegmentationLib.structures import Task, load_task  # noqa: PLC0415
@@ -541,11 +542,11 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             return Task.model_validate_json(self._parameters.ownTask)
         except ValueError:
-            # None are chosen yet, or the scene is from a SIFA that wrote them otherwise.
+            # No structures are chosen yet, or the scene was saved by a version of SIFA with another format.
             return None
 
     def options(self) -> TrainingOptions:
-        """What the window says.
+        """Return the options chosen in the window.
 
         Raises:
             InputError: No structures are chosen, a further setting is not NAME=VALUE, or one of the preparation is
@@ -557,7 +558,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         assert p is not None
         if task is None:
             raise _no_structures()
-        # What was chosen for another task is not meant for this one.
+        # A coding that was chosen for another task is ignored.
         settings, preparation = further_preparation.split(p.settings.split())
         coded = bool(p.sourceFolder) and p.sourceCoding in task.label_codes
         return TrainingOptions(
@@ -582,7 +583,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def _refresh(self, _caller: Any = None, _event: Any = None) -> None:
-        """Show the parameters, and what can be done next."""
+        """Update the window to the parameters, and to which actions are possible."""
         if self._parameters is None or self._filling:
             return
         self._filling = True
@@ -616,7 +617,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_can_start()
 
     def _show_codings(self, task: Task | None) -> None:
-        """The label codings of the task, which a source folder's labelmaps may use."""
+        """Show the task's label codings, one of which the labelmaps of a source folder may use."""
         assert self._parameters is not None
         box, codings = self.ui.sourceCodingComboBox, ["", *(task.label_codes if task is not None else ())]
         if [box.itemData(index) for index in range(box.count)] != codings:
@@ -630,9 +631,9 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.sourceCoding = self.ui.sourceCodingComboBox.itemData(index)
 
     def _check_can_start(self) -> None:
-        """Enable what can be done, and say what is still to be done where nothing else is said."""
+        """Enable the possible actions, and if no training is shown and no work runs, say what is still missing."""
         self._allow_buttons()
-        # The scene may be closed while events are let in.
+        # The scene may be closed while events are processed.
         busy = self._starting or self._own_tasks.is_running
         if self._parameters is not None and self.training.job is None and not busy:
             initial = self._parameters.initial
@@ -640,7 +641,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._say(self._why_not_start() or start_from)
 
     def _allow_buttons(self) -> None:
-        """Enable what can be done; a tool tip says why something can't. A click on what is at work cancels it."""
+        """Enable the possible actions; a tool tip says why another is not. A click on running work cancels it."""
         if self._parameters is None:
             return
         reason = self._why_not_start()
@@ -655,7 +656,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         allow(self.ui.ownTaskButton, "" if self._own_tasks.is_running else no_task)
 
     def _why_not_start(self) -> str:
-        """What is in the way of a training; empty where nothing is."""
+        """Return why a training can't be started; empty if it can."""
         p = self._parameters
         assert p is not None
         reason = ""
@@ -695,7 +696,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         volumes = scene_volumes()
         labels = labels_by_volume(volumes)
-        # Those without any are the target's.
+        # Volumes without labels belong to the target.
         table.add_all(taken | {volume.GetID() for volume in volumes} - set(labels))
         rows = [SourceRow(*row) for row in table.nodes()]
         guessed = [
@@ -719,25 +720,25 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         labels = next(row.labels for row in self._source_rows() if row.labels is not None)
         try:
             with held(self._window):
-                # Not all that a training needs: pip would bring a torch along.
+                # Only what is needed here, since the packages for training would bring torch along.
                 ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
         except InputError as error:
             self._say(str(error), error=True)
             return
-        # The scene may have been closed meanwhile.
+        # The scene may have been closed in the meantime.
         if self._parameters is not None:
             self._own_task_problem = ""
             self._own_tasks.start(self._take_own_task(labels))
             self._allow_buttons()
 
     def _take_own_task(self, labels: Any) -> Work[None]:
-        """Choose the structures of a segmentation or labelmap node."""
+        """Use the parts of a segmentation or labelmap node as the task's structures."""
         try:
             task = yield from task_from_parts_in_pieces(labels, self._say_looking)
         except InputError as error:
             self._own_task_problem = str(error)
             return
-        except Exception:  # Slicer's nodes raise what they like
+        except Exception:  # Slicer's nodes may raise anything
             logging.exception("The structures could not be taken.")
             self._own_task_problem = _("The structures could not be taken: see the error log.")
             return
@@ -746,7 +747,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.task = TaskChoice.own
 
     def _own_task_ended(self) -> None:
-        """Say why there are no structures, or how things stand, in place of what was said on the way."""
+        """Replace the progress on the status line with the error, if any, or the current state."""
         self._check_can_start()
         self.training.show_state()
         if self._own_task_problem:
@@ -755,10 +756,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _say_looking(self, segment: str) -> None:
         self._say(_("Counting the parts of {segment}...").format(segment=segment))
 
-    # Before, and the start -----------------------------------------------------------------------------------------
+    # Checks and start ----------------------------------------------------------------------------------------------
 
     def check(self) -> list[Finding]:
-        """Look at everything that can be known before the start; the findings, which are shown as well."""
+        """Check everything that can be known before the start; show the findings and return them."""
         if self._ensure_for_checks():
             result_of(self._check_in_pieces())
         return self.findings.findings
@@ -777,12 +778,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _check_for_window(self) -> Work[None]:
         try:
             yield from self._check_in_pieces()
-        except Exception:  # Slicer's nodes raise what they like
+        except Exception:  # Slicer's nodes may raise anything
             logging.exception("The inputs could not be checked.")
             self.findings.forget(_("could not be checked, see the error log"))
 
     def _ensure_for_checks(self) -> bool:
-        """Install what the checks need; whether there is anything to check then."""
+        """Install the packages that the checks need; return whether the checks can run."""
         assert self.logic is not None
         try:
             with held(self._window):
@@ -793,10 +794,10 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.findings.show([Finding.of(_("packages"), error)])
             return False
         finally:
-            # Structures, and which segment is which, may be known only now.
+            # Structures and the mapping of segments may be known only now, with the packages installed.
             self._refresh()
             self.training.show_state()
-        # The scene may have been closed meanwhile, and another module be shown.
+        # The scene may have been closed in the meantime, while another module is shown.
         if self._parameters is None:
             return False
         if self.task() is None:
@@ -805,12 +806,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return True
 
     def _check_in_pieces(self) -> Work[None]:
-        """The checks, some of a volume's a piece; at their end the process that looks for more is started."""
+        """Run the checks of the nodes, yielding several times per volume, then start the process for the others."""
         p, task = self._parameters, self.task()
         assert p is not None
         assert task is not None
         inputs, findings = self._inputs(), list[Finding]()
-        # One of before would measure a device that this one is measuring.
+        # This ends an earlier check process, so that two of them do not measure the device at the same time.
         self.findings.begin(inputs)
         slices = copied_bytes = 0
         if not (p.sourceFolder and p.targetFolder):
@@ -836,7 +837,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.findings.show(findings, inputs, probe)
 
     def _inputs(self) -> tuple[Any, ...]:
-        """What the checks are of, to tell when they are of something else."""
+        """Return everything that the checks depend on, to tell whether findings still apply."""
         p = self._parameters
         if p is None:
             return ()
@@ -848,20 +849,20 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return values, ids, mappings, p.region.GetID() if p.region is not None else ""
 
     def _start(self) -> None:
-        """Write the volumes, and start; what is in the way is said in one line."""
+        """Write the volumes and start a training, or say in one line why that is not possible."""
         assert self._parameters is not None
         assert self.logic is not None
         p = self._parameters
         problem = start_fault()
-        # Before anything that lets events in: a second click must find the button disabled.
+        # Set before any events are processed, so that a second click finds the button disabled.
         self._starting, self._cancelled = True, False
         self._check_can_start()
         try:
             self._say(_("Preparing..."))
-            # It would measure a device that is being trained on.
+            # Otherwise the check process would measure a device that is being trained on.
             self._stop_checks()
             self.findings.abandon_probe()
-            # What comes takes seconds where torch is imported for the first time.
+            # The next steps take seconds if torch is imported for the first time.
             slicer.app.processEvents()
             self._end_if_cancelled()
             with held(self._window):
@@ -880,12 +881,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._starting = False
             self._refresh()
             if problem:
-                # After the check, which has the status line say what is still to be done.
+                # After the checks above, which put what is still missing on the status line.
                 self._say(problem, error=True)
         if problem:
             return
         if self._parameters is not None:
-            # The next one, of other volumes perhaps, would start from there unseen.
+            # Otherwise the next training, perhaps of other volumes, would start from this model unnoticed.
             self._parameters.initial = ""
         self.training.refresh_list()
         self.training.show(job)
@@ -929,7 +930,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh()
 
     def _take_up(self, job: Job) -> None:
-        """Choose structures, grid and networks as those of a training, which a model that starts from it must have."""
+        """Choose the structures, grid and networks of a training, as required to start from its model."""
         from SIFASegmentationLib.structures import load_task, preset_names  # noqa: PLC0415
         from SIFATrainingLib.dataset import DOMAINS  # noqa: PLC0415
         from SIFATrainingLib.specification import TrainingSpecification  # noqa: PLC0415
@@ -959,7 +960,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameters.task = TaskChoice.own
 
     def _take_up_window(self, domain: str, window: tuple[float, float] | None) -> None:
-        """Clip a domain to a window in HU, or to percentiles for None."""
+        """Choose the window in HU that a domain is clipped to; None for percentiles."""
         setattr(self._parameters, f"{domain}Window", window is not None)
         if window is not None:
             for end, value in zip(("Low", "High"), window, strict=True):
@@ -970,12 +971,12 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 def _check_device(device: str) -> None:
-    """Refuse a device that is not here, before volumes are written.
+    """Check that a device is available, before volumes are written.
 
     Raises:
-        InputError: It is not here, or unknown.
+        InputError: The device is not available, or unknown.
     """
-    # These are everywhere; torch, which knows of the others, takes seconds to import, and the window would wait.
+    # auto and cpu are always available. Only torch knows about others, and importing it blocks the window for seconds.
     if device not in ("auto", "cpu"):
         from SIFATrainingLib.devices import choose_device  # noqa: PLC0415
 
@@ -987,12 +988,12 @@ def _being_prepared() -> str:
 
 
 def _no_structures() -> InputError:
-    """That the structures are one's own, and none are chosen."""
+    """Return the error for a task of the user's own structures of which none are chosen."""
     return InputError(_("Choose your structures first"), _("add a source segmentation, then press My structures"))
 
 
 def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None) -> InputError | None:
-    """What is missing or wrong in rows of nodes, where they are not folders; None if nothing is."""
+    """Return what is missing or wrong in the rows of nodes (None for a folder); None if they are fine."""
     if source is not None and not source:
         return InputError(_("Add labelled source volumes first"))
     if fault := unlabelled_fault(source or ()):
@@ -1005,7 +1006,7 @@ def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] 
     twice = next((volume for volume in volumes if ids.count(volume.GetID()) > 1), None)
     if twice is not None:
         return InputError(_("{name} is in the tables twice").format(name=twice.GetName()), _("remove one of its rows"))
-    # A patient is known by the name: none may be in both.
+    # Patients are identified by name, and no patient may be in both domains.
     of_source = {name.casefold(): row for name, row in zip(names_of(source or ()), source or (), strict=True)}
     for name, row in zip(names_of(target or ()), target or (), strict=True):
         if (other := of_source.get(name.casefold())) is not None:
@@ -1017,14 +1018,17 @@ def _rows_fault(source: Sequence[SourceRow] | None, target: Sequence[TargetRow] 
 
 
 def _window(parameters: SIFATrainingParameterNode, domain: str) -> tuple[float, float] | None:
-    """What a domain is clipped to, in HU; None for percentiles."""
+    """Return the window in HU that a domain is clipped to; None for percentiles."""
     if not getattr(parameters, f"{domain}Window"):
         return None
     return getattr(parameters, f"{domain}WindowLow"), getattr(parameters, f"{domain}WindowHigh")
 
 
 def _slot(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """A callable without parameters: PythonQt would put a signal's arguments into a lambda's defaults."""
+    """Bind a function's arguments in a callable without parameters, for use as a slot.
+
+    PythonQt would pass a signal's arguments as the default arguments of a lambda.
+    """
     return lambda: function(*arguments)
 
 
@@ -1048,7 +1052,7 @@ def _describe(task: Task | None, choice: TaskChoice) -> str:
 
 
 def _rows_of(given: Sequence[Any] | str | Path, row: type[Row]) -> list[Row] | None:
-    """Rows of nodes from volume nodes or tuples of nodes; None for the path of files."""
+    """Make rows of nodes from volume nodes or tuples of nodes; None for a path of files."""
     if isinstance(given, str | Path):
         return None
     return [row(*one) if isinstance(one, tuple | list) else row(one) for one in given]
@@ -1059,10 +1063,10 @@ def _resolved(path: Any) -> Path:
 
 
 def _install_torch() -> None:
-    """PyTorch by the extension of that name, which picks the build for the computer's GPU.
+    """Install PyTorch with the extension of that name, which picks the build for the computer's GPU.
 
     Raises:
-        InputError: The extension is not installed, or it could not install.
+        InputError: The extension is missing, or the installation was declined or failed.
     """
     try:
         from PyTorchUtils import PyTorchUtilsLogic  # noqa: PLC0415  the extension PyTorch
@@ -1083,7 +1087,7 @@ def _install_torch() -> None:
 
 
 class SIFATrainingTest(ScriptedLoadableModuleTest):
-    """Slicer's self test."""
+    """Slicer's self test, on two synthetic patients; `Testing/Slicer` has all other tests."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
@@ -1094,7 +1098,7 @@ class SIFATrainingTest(ScriptedLoadableModuleTest):
         run_unless_skipped(self.test_the_segments_of_a_sample_match_the_task)
 
     def test_the_segments_of_a_sample_match_the_task(self) -> None:
-        """Sample data, and the checks before a start."""
+        """The checks before a start find no error in sample data."""
         skip_without(("pydantic",), BUNDLE_REQUIREMENTS)
         from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Bounding boxes of what is labelled in arrays: other functions are fast because they look only inside them."""
+"""Bounding boxes of the labelled voxels of arrays; other functions are fast because they look only inside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .work import Work
 
 Box = tuple[slice, ...]
-_MOST_VOXELS = 2**28  # Voxels of a grid that holds two labelmaps, at most; or twice the own grid's, if that is more.
+_MOST_VOXELS = 2**28  # Limit for a grid that holds two labelmaps, unless twice the number of the own grid is more.
 _SLACK = 1e-3  # In voxels: rounding error of a grid's edges.
 _PLANES = 16  # Planes searched in one piece of work.
 
@@ -73,7 +73,7 @@ class ValueBoxes:
 
 
 def covered_voxels(points: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The range of voxels that the bounding box of some points covers.
+    """Return the range of voxels that the bounding box of some points covers.
 
     Args:
         points: Continuous voxel indices (n, 3); whole numbers are the centres of voxels.
@@ -95,7 +95,7 @@ def is_too_wide(size: Iterable[int], own_size: Iterable[int]) -> bool:
 
 
 def values_in(labels: NDArray[np.generic]) -> list[int]:
-    """The distinct values in labels (k, j, i), sorted."""
+    """Return the distinct values in labels (k, j, i), sorted."""
     values: set[int] = set()
     for plane in labels:
         flat = plane.ravel()
@@ -106,6 +106,6 @@ def values_in(labels: NDArray[np.generic]) -> list[int]:
 
 
 def _span(labelled: ArrayLike) -> slice | None:
-    """Range from the first to the last true element; None if there is none."""
+    """Return the range from the first to the last true element; None if there is none."""
     found = np.flatnonzero(labelled).tolist()
     return slice(found[0], found[-1] + 1) if found else None

@@ -178,10 +178,10 @@ class Bundle:
         return content
 
     def check_in_pieces(self, name: str) -> Work[None]:
-        """Whether one of the files of a bundle that is a folder is whole, a portion a piece.
+        """Check one of the files of a bundle that is a folder, yielding after each portion.
 
         Raises:
-            InputError: As `read`.
+            InputError: The file is missing, unreadable or not the one that was exported.
         """
         digest = hashlib.sha256()
         try:
@@ -202,7 +202,7 @@ class Bundle:
 
 
 def pack_bundle_in_pieces(folder: str | Path, out: str | Path) -> Work[Bundle]:
-    """Pack a bundle into one zip file, to pass it on; each piece of the work is a portion of a file.
+    """Pack a bundle into one zip file that can be passed on, yielding after each portion of a file.
 
     Args:
         folder: Folder of the bundle.

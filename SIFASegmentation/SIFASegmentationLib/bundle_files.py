@@ -17,7 +17,7 @@ _OF_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")  # Left by file manager
 # In bytes. No ONNX file can be larger, and no manifest comes near its limit. Without limits, a small malicious archive
 # could fill the memory.
 _LARGEST, _LARGEST_MANIFEST = 2**31, 2**23
-_PORTION_BYTES = 4 * 1024 * 1024  # What a window waits for.
+_PORTION_BYTES = 4 * 1024 * 1024  # Portion handled in one piece of work, while a window waits.
 
 
 def is_bundle(path: Path) -> bool:
@@ -74,8 +74,8 @@ def portions_of(path: Path) -> Iterator[bytes]:
     """Yield the content of a file of a bundle's folder in portions.
 
     Raises:
-        OSError: It is missing or unreadable.
-        InputError: It is larger than any model or manifest can be.
+        OSError: The file is missing or unreadable.
+        InputError: The file is larger than any model or manifest can be.
     """
     _check_size(path, path.stat().st_size)
     with path.open("rb") as file:
@@ -86,7 +86,7 @@ def portions_of(path: Path) -> Iterator[bytes]:
 def write_archive_in_pieces(folder: Path, names: Iterable[str], path: Path) -> Work[None]:
     """Pack files of a folder into a zip file, atomically; the same files give the same bytes.
 
-    A portion a piece; left before its end, it leaves nothing behind.
+    Yields after each portion; if abandoned before the end, it leaves no file behind.
 
     Raises:
         InputError: A file can't be read, or the zip file can't be written.

@@ -15,8 +15,8 @@ from .boxes import boxes_of_values
 from .work import Work, at_once, result_of
 
 _SLAB_VOXELS = 2**26
-_PIECE_VOXELS = 2**19  # Of a slab that is numbered in one piece while a window waits.
-_LARGE_PART = 0.2  # Share of the largest part; a smaller one is taken for an island.
+_PIECE_VOXELS = 2**19  # Size of a slab that is numbered in one piece of work, while a window waits.
+_LARGE_PART = 0.2  # Fraction of the largest part's size; smaller parts count as islands.
 _NEIGHBOURS = ndimage.generate_binary_structure(3, 3)  # Connected by faces, edges and corners.
 
 Numbers = NDArray[np.signedinteger[Any]]
@@ -68,12 +68,15 @@ def fill_holes(labels: NDArray[np.uint8], values: Iterable[int]) -> dict[int, in
 
 
 def large_parts(sizes: NDArray[np.int64]) -> int:
-    """How many parts of a structure are too large to be mere islands, given the number of voxels of each part."""
+    """Count the parts of a structure that are too large to be mere islands, given the number of voxels of each."""
     return int((sizes >= _LARGE_PART * sizes.max()).sum())
 
 
 def component_sizes_in_pieces(labels: NDArray[np.uint8]) -> Work[dict[int, NDArray[np.int64]]]:
-    """Numbers of voxels of the connected parts of each value but 0 in a labelmap (k, j, i), a thin slab a piece."""
+    """Count the voxels of each connected part, for each value but 0 in a labelmap (k, j, i).
+
+    Yields after every thin slab.
+    """
     sizes = {}
     for value, box in sorted((yield from boxes_of_values(labels)).items()):
         _whole, sizes[value] = yield from _measured(_each(_slabs(labels[box], _PIECE_VOXELS), value))
@@ -107,9 +110,11 @@ def _slabs(part: NDArray[np.uint8], voxels: int) -> list[NDArray[np.uint8]]:
 
 
 def _measured(slabs: Iterable[tuple[Numbers, int]]) -> Work[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """For each part of each slab, in order, the index of the whole that it belongs to; and the voxels of each whole.
+    """Join the parts of successive slabs to wholes, yielding after every slab.
 
-    Each piece of the work is a slab.
+    Returns:
+        For each part of each slab, in order, the index of the whole that it belongs to; and the number of voxels of
+        each whole.
     """
     sizes: list[NDArray[np.int64]] = []
     joins: list[NDArray[np.int64]] = []
@@ -144,14 +149,14 @@ def _touching(last: Numbers, first: Numbers) -> NDArray[np.int64]:
     for down in range(3):
         for right in range(3):
             codes = (of_last + padded[down : down + rows, right : right + columns]).ravel()
-            # Neighbours are mostly of the same pair: those few that are not are all there is to sort.
+            # Adjacent pixels mostly have the same pair, so keeping only the changes leaves little to sort.
             found.append(codes[np.diff(codes, prepend=-1) != 0])
     pairs: NDArray[np.int64] = np.stack(np.divmod(np.unique(np.concatenate(found)), base))
     return pairs[:, (pairs > 0).all(axis=0)] - 1
 
 
 def _joined(count: int, joins: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:
-    """For each of `count` parts, the index of the whole that it belongs to; wholes are ordered by their first parts."""
+    """Return the index of the whole that each of `count` parts belongs to; wholes are ordered by their first parts."""
     one, other = np.concatenate([np.empty((2, 0), np.int64), *joins], axis=1)
     graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
     _, whole = connected_components(graph, directed=False)

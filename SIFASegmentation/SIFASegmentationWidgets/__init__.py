@@ -1,4 +1,4 @@
-"""What both modules share of Slicer: nodes to plain data and back, job processes, tables and plots.
+"""Slicer code shared by both modules: conversion between nodes and plain data, job processes, tables and plots.
 
-Everything here may touch slicer, qt and vtk; nothing here computes.
+Everything here may use slicer, qt and vtk; computations belong in the libraries.
 """

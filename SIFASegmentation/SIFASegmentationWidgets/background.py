@@ -1,4 +1,4 @@
-"""A computation in a thread, waited for while the window lives: for what a library does in one piece."""
+"""Run a computation that can't be split into pieces in a thread, while the window stays responsive."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _LOOK_SECONDS = 0.02
 
 
 def in_background(function: Callable[[], T], while_waiting: Callable[[], None]) -> T:
-    """What a function returns, or raises, that knows nothing of Slicer, Qt and VTK.
+    """Run a function in a thread, wait for it, and return its result or raise its exception.
 
     Args:
-        function: Called in a thread.
-        while_waiting: Called again and again, to let events in. What it raises ends the waiting; the thread comes to
-            its end by itself, and nobody hears of it.
+        function: Runs in the thread, and so must not use Slicer, Qt or VTK.
+        while_waiting: Called repeatedly, to process events. An exception that it raises ends the wait; the thread then
+            runs to its end, and its result is discarded.
     """
     executor = ThreadPoolExecutor(1)
     try:
         future = executor.submit(function)
         while not future.done():
             while_waiting()
-            # Threads run when the main one lets go of Python's lock, which waiting does and Qt's events do not.
+            # The thread can only run while this one releases Python's global lock; waiting does, Qt's events do not.
             wait([future], timeout=_LOOK_SECONDS)
         return future.result()
     finally:

@@ -1,4 +1,4 @@
-"""Long work that a button starts and, pressed once more, cancels."""
+"""Long work that a button starts, and cancels when it is pressed again."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from .pieces import Pieces
 
 
 class ButtonWork:
-    """One work at a time, done by the event loop in pieces; as long as it runs, the button offers to cancel it."""
+    """Runs one computation at a time, piece by piece in the event loop; meanwhile its button reads "Cancel"."""
 
     def __init__(self, button: Any, on_end: Callable[[], None]) -> None:
         """
         Args:
-            button: Says what it does when nothing runs; who connects it asks `is_running` what a click means.
-            on_end: Called when a work has ended, whether all of it was done or not.
+            button: The button, with its text for when nothing runs. The caller connects it, and checks `is_running`
+                to tell whether a click means start or cancel.
+            on_end: Called when a computation has ended, whether it was completed or not.
         """
         self._button, self._text, self._on_end = button, button.text, on_end
         self._pieces = Pieces()
         self.is_running = False
 
     def start(self, work: Work[None]) -> None:
-        """Begin some work at the next turn of the event loop; not while another one runs."""
+        """Start a computation at the next turn of the event loop; must not be called while another one runs."""
         self.is_running = True
         self._button.text = _("Cancel")
         self._pieces.add(self._do(work))
 
     def stop(self) -> None:
-        """Do no more of it."""
+        """Cancel the computation."""
         self._pieces.stop()
-        # A work that was not begun yet ends without a word.
+        # A generator that was not started yet does not run its `finally`.
         self._end()
 
     def _do(self, work: Work[None]) -> Work[None]:

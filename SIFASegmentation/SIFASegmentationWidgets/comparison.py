@@ -1,4 +1,4 @@
-"""Any two segmentations against one another, whoever made them."""
+"""Comparison of any two segmentations, whatever made them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .structures_of_nodes import Part, parts_of
 
 
 def compare_in_pieces(first: Any, second: Any, *, tolerance: float = DEFAULT_TOLERANCE_MM) -> Work[ScoreTable]:
-    """Scores of each part of `first` against its counterpart in `second`, the reference; a portion of a part a piece.
+    """Score each part of `first` against its counterpart in `second`, yielding several times within each part.
 
     Args:
-        first: Segmentation or labelmap node.
-        second: The same.
-        tolerance: Of surface Dice, in mm.
+        first: Segmentation or labelmap node to score.
+        second: Segmentation or labelmap node that serves as the reference.
+        tolerance: Tolerance of surface Dice, in mm.
 
     Raises:
-        InputError: No two parts match, or neither node knows a grid to compare on.
+        InputError: No two parts match, or neither node defines a grid to compare on.
     """
     for node in (first, second):
         if not is_segmentation(node):
-            array_of(node)  # One without an image has no parts, which would be told as names that don't match.
+            array_of(node)  # Raises if there is no image; otherwise the error would be that no names match.
     ours, theirs = parts_of(first), parts_of(second)
     pairs = match_pairs(ours, theirs)
     if not pairs:
@@ -46,7 +46,7 @@ def compare_in_pieces(first: Any, second: Any, *, tolerance: float = DEFAULT_TOL
             _("rename the segments"),
         )
     rows = yield from _score_pairs(first, second, pairs, tolerance)
-    # By identity, since keys of the two nodes may be equal.
+    # By identity, since the two nodes may use the same keys.
     matched = {id(part) for pair in pairs for part in pair}
     alone = [part.name or part.key for part in (*ours, *theirs) if id(part) not in matched]
     return ScoreTable(tuple(rows), tolerance=tolerance, unmatched=tuple(dict.fromkeys(alone)))
@@ -56,7 +56,7 @@ def _score_pairs(first: Any, second: Any, pairs: list[tuple[Part, Part]], tolera
     ours, theirs = [one.key for one, _other in pairs], [other.key for _one, other in pairs]
     boxes = ValueBoxes()
     with common_grid(first, second) as known:
-        array_of(known)  # One without an image is told by its name.
+        array_of(known)  # Raises an error that names the node if it has no image.
         ours_reach = yield from reach_in_pieces(first, ours, known, boxes)
         theirs_reach = yield from reach_in_pieces(second, theirs, known, boxes)
         with _wide_enough(known, common_reach(ours_reach, theirs_reach)) as (grid, note):
@@ -79,7 +79,7 @@ def _score_part(
     from SIFASegmentationLib.metrics import score_labelmaps_in_pieces  # noqa: PLC0415  not every Slicer has SciPy
 
     box = common_box(voxels.where, reference.where)
-    # As labelmaps with one value, which are cropped to what has it.
+    # Scored as labelmaps with a single value, since those are cropped to their labelled part.
     masks = voxels.mask(box).view(np.uint8), reference.mask(box).view(np.uint8)
     scored = yield from score_labelmaps_in_pieces(*masks, spacing[::-1], [1], tolerance=tolerance)
     return scored[1]
@@ -93,8 +93,11 @@ def _row(names: tuple[str, str], part: str, scores: Scores, note: str) -> Row:
 
 
 def match_pairs(first: list[Part], second: list[Part]) -> list[tuple[Part, Part]]:
-    """Parts that are the same thing, in the order of `first`: by type and modifier of their terminology, of several
-    with the same one by name as well; those that are left by name; labels without names by number."""
+    """Pair the parts of two nodes that denote the same thing, in the order of `first`.
+
+    Parts match by the type and modifier of their terminology, and by name as well where several share these; the
+    remaining parts match by name, and labels without names by number.
+    """
     taken: dict[int, Part] = {}
     for same in (_same_terminology_and_name, _same_terminology, _equal_name, _same_name, _same_number):
         for index, one in enumerate(first):
@@ -136,11 +139,13 @@ def _names(parts: list[Part]) -> str:
 
 @contextmanager
 def common_grid(first: Any, second: Any) -> Iterator[Any]:
-    """A volume node on whose grid two nodes can be compared: one of them, the volume that one was drawn on, or, where
-    that is not in the scene, one with the grid that a segmentation remembers, which is there for as long as needed.
+    """Provide a volume node on whose grid two nodes can be compared.
+
+    This is one of the two (a labelmap), or the volume that one of them was drawn on. If that is not in the scene, it is
+    a temporary node with the grid that a segmentation remembers, removed on exit.
 
     Raises:
-        InputError: Neither knows a grid.
+        InputError: Neither node defines a grid.
     """
     grid = _grid_of(first) or _grid_of(second)
     if grid is not None:
@@ -160,8 +165,11 @@ def common_grid(first: Any, second: Any) -> Iterator[Any]:
 
 @contextmanager
 def _wide_enough(grid: Any, reached: Reach | None) -> Iterator[tuple[Any, str]]:
-    """A volume node that holds all that is reached, and a note where it is not the one given: one with the same voxels,
-    which is there for as long as needed. Files are compared so, too (`SIFASegmentationLib.evaluation`).
+    """Provide a volume node that covers what two nodes reach, and a note where that goes beyond `grid`, else "".
+
+    If `grid` does not cover it, the node is a temporary one with an extended grid of the same voxels, removed on exit;
+    if that would be too large, it is `grid` itself. Files are compared in the same way
+    (`SIFASegmentationLib.evaluation`).
     """
     if reached is None or is_within(reached, grid):
         yield grid, ""
@@ -185,18 +193,18 @@ def _wide_enough(grid: Any, reached: Reach | None) -> Iterator[tuple[Any, str]]:
 
 @contextmanager
 def _in_scene(node: Any) -> Iterator[None]:
-    """A node is in the scene for as long as needed."""
+    """Keep a node in the scene for the duration of the `with` block."""
     slicer.mrmlScene.AddNode(node)
     try:
         yield
     finally:
-        # The scene may have been closed meanwhile.
+        # The scene may have been closed in the meantime.
         if if_in_scene(node) is not None:
             slicer.mrmlScene.RemoveNode(node)
 
 
 def _grid_node(name: str, ijk_to_ras: Any, voxels: Any, transform: str | None) -> Any:
-    """A volume node, not in the scene and never to be seen, for its grid."""
+    """Make a hidden volume node, not yet in the scene, that only serves as a grid."""
     grid = slicer.vtkMRMLScalarVolumeNode()
     grid.SetName(name)
     grid.SetHideFromEditors(True)
@@ -208,14 +216,17 @@ def _grid_node(name: str, ijk_to_ras: Any, voxels: Any, transform: str | None) -
 
 
 def _grid_of(node: Any) -> Any | None:
-    """A volume node whose grid a node was drawn on: itself for a labelmap."""
+    """Return the volume node whose grid a node was drawn on (itself for a labelmap), or None."""
     if not is_segmentation(node):
         return node
     return drawn_on(node)
 
 
 def _remembered_grid(node: Any) -> Any | None:
-    """A volume node, not in the scene, with the geometry that a segmentation keeps of the image it was drawn on."""
+    """Make a volume node, not yet in the scene, with the image geometry that a segmentation remembers.
+
+    None if it remembers none.
+    """
     image = remembered_image(node, with_voxels=True)
     if image is None or min(image.GetDimensions()) < 1:
         return None

@@ -1,4 +1,4 @@
-"""Python packages from pip, installed at the moment of need and with consent; never at start."""
+"""Python packages from pip, installed with the user's consent when they are first needed, never at startup."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.errors import InputError
 
 SLICERS_OWN = ("scipy", "SimpleITK")
-"""Packages that come with Slicer, and are never replaced; builds that leave them out get them from pip."""
+"""Packages that come with Slicer and are never replaced; builds of Slicer without them get them from pip."""
 
 _LOADED = ("numpy", *SLICERS_OWN)
-"""What this process computes with by now, and can't replace under itself."""
+"""Packages that this process has already loaded, so that they can't be replaced while it runs."""
 
 
 class _DeclinedError(Exception):
@@ -31,12 +31,12 @@ class _DeclinedError(Exception):
 
 
 def missing_packages(names: Sequence[str]) -> list[str]:
-    """Those of the importable packages that are not there."""
+    """Return the packages, of these import names, that are not installed."""
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def outdated_packages(requirements: Path) -> list[str]:
-    """Those of the packages of a file of requirements that are there, of a version that is refused there."""
+    """Return the installed packages, as "NAME VERSION", whose versions a requirements file does not allow."""
     from packaging.requirements import Requirement  # noqa: PLC0415  Slicer's own
 
     outdated = []
@@ -51,15 +51,15 @@ def outdated_packages(requirements: Path) -> list[str]:
 
 
 def ensure_packages(names: Sequence[str], requirements: Path, requester: str) -> None:
-    """Install what is missing, after asking; returns when all of it can be imported.
+    """Install missing or outdated packages, after asking the user; return once all of them can be imported.
 
     Args:
-        names: What will be imported.
-        requirements: File of what pip installs for them.
-        requester: The module that asks, shown in the question.
+        names: Import names of the packages that are needed.
+        requirements: Requirements file with the packages to install for them.
+        requester: Name of the module that asks, as shown in the question.
 
     Raises:
-        InputError: Declined, offline, or failed; says how to install by hand.
+        InputError: The user declined, or the installation failed; the advice says how to install by hand.
     """
     needed = (*names, *SLICERS_OWN)
     if not missing_packages(needed) and not outdated_packages(requirements):
@@ -68,7 +68,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
     try:
         _install(packages, requester)
     except Exception as error:  # pip fails in many ways, all of which mean this
-        # Slicer's own has no type of its own, but says so.
+        # Slicer's dialog raises a plain RuntimeError whose text says that the user declined.
         if isinstance(error, _DeclinedError) or (isinstance(error, RuntimeError) and "declined" in str(error)):
             needs = _("{requester} needs the Python packages {packages}")
             raise InputError(
@@ -83,7 +83,7 @@ def ensure_packages(names: Sequence[str], requirements: Path, requester: str) ->
 
 @contextmanager
 def held(window: Any) -> Iterator[None]:
-    """Disable a window while packages are installed: pip lets events in, and a second click would start another."""
+    """Disable a window while packages are installed: events are processed, and a second click would start pip again."""
     window.enabled = False
     try:
         yield
@@ -92,15 +92,15 @@ def held(window: Any) -> Iterator[None]:
 
 
 def asks_nobody() -> bool:
-    """Whether Slicer was started for tests: there dialogs are not shown, and what they ask is taken as agreed."""
+    """Whether Slicer was started for testing, where dialogs are not shown and count as confirmed."""
     return bool(slicer.app.testingEnabled())
 
 
 def skip_without(names: Sequence[str], requirements: Path) -> None:
-    """For self tests, which install nothing: nobody may be there to be asked.
+    """Skip a self test if packages are missing: it installs nothing, since there may be nobody to ask.
 
     Raises:
-        unittest.SkipTest: One of these packages is missing, or of a version that is refused.
+        unittest.SkipTest: A package is missing, or its version is not allowed.
     """
     missing = missing_packages((*names, *SLICERS_OWN)) + outdated_packages(requirements)
     if missing:
@@ -108,7 +108,7 @@ def skip_without(names: Sequence[str], requirements: Path) -> None:
 
 
 def run_unless_skipped(test: Callable[[], None]) -> None:
-    """Run a self test for Slicer, which calls them outside of unittest too, where nobody knows what a skip is."""
+    """Run a self test and log a skip: Slicer also calls self tests outside unittest, where nothing handles a skip."""
     try:
         test()
     except unittest.SkipTest as skipped:
@@ -116,18 +116,18 @@ def run_unless_skipped(test: Callable[[], None]) -> None:
 
 
 def packages_to_install(requirements: Path) -> list[str]:
-    """What to give to pip: what the file says, and of Slicer's own packages those that this Slicer lacks."""
+    """Return the requirements to pass to pip: those in the file, and those of Slicer's own that this build lacks."""
     return [*requirements.read_text(encoding="utf-8").split(), *missing_packages(SLICERS_OWN)]
 
 
 def versions_to_keep(packages: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
-    """Constraints for pip, NAME==VERSION of all that is installed, but for what the packages ask for otherwise.
+    """Return pip constraints (NAME==VERSION) that keep all installed packages, except where `packages` need another.
 
-    Slicer runs on what is there, and has some of it loaded: nothing of that is to be replaced by the way.
+    Slicer depends on the installed packages and has some of them loaded, so none may be replaced as a side effect.
 
     Args:
-        packages: To be installed, with their versions.
-        names: Keep these alone.
+        packages: Requirements to be installed, with their version specifiers.
+        names: Keep only the packages of these names; all of them if None.
     """
     from packaging.requirements import Requirement  # noqa: PLC0415  Slicer's own
     from packaging.utils import canonicalize_name  # noqa: PLC0415
@@ -139,9 +139,9 @@ def versions_to_keep(packages: Sequence[str], names: Sequence[str] | None = None
         try:
             name, version = canonicalize_name(distribution.metadata["Name"]), Version(distribution.version)
         except (TypeError, AttributeError, InvalidVersion):
-            # The remains of a package, of which pip would make nothing either.
+            # Leftovers of a package, which pip can't interpret either.
             continue
-        # The first is the one that is imported.
+        # Where a package is installed twice, the first one found is the one that is imported.
         if name not in wanted or wanted[name].contains(version, prereleases=True):
             kept.setdefault(name, f"{name}=={version}")
     chosen = kept if names is None else {canonicalize_name(name) for name in names} & kept.keys()
@@ -160,7 +160,7 @@ def _write_constraints(path: Path, versions: Sequence[str]) -> None:
 
 
 def _may_replace(packages: Sequence[str], constraints: Path, requester: str) -> bool:
-    """Whether pip may try once more, with nothing kept but what is loaded; `constraints` says so then."""
+    """Ask whether pip may try again with only the loaded packages kept; if so, write that to `constraints`."""
     kept = versions_to_keep(packages, _LOADED)
     question = _(
         "pip could not install {packages} alongside the packages of this Slicer (details are in the Python console). "
@@ -174,8 +174,8 @@ def _may_replace(packages: Sequence[str], constraints: Path, requester: str) -> 
 
 
 def _install_within(packages: list[str], constraints: Path, requester: str) -> None:
-    """By pip, within the constraints; where it finds nothing that is, within less if the user agrees."""
-    # Slicer 5.12 has a dialog with progress of its own; before, pip_install shows a busy cursor.
+    """Install with pip within the constraints; if that fails, with fewer constraints if the user agrees."""
+    # Slicer 5.12 has its own progress dialog; in earlier versions, pip_install shows a busy cursor.
     if importlib.util.find_spec("slicer.packaging") is not None:
         packaging = importlib.import_module("slicer.packaging")
         try:

@@ -1,4 +1,4 @@
-"""Following a job by its folder, from a timer of the window or from a loop without one."""
+"""Follow a job through the files in its folder, from a timer in the event loop or from a waiting loop."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from slicer.i18n import tr as _
 from SIFASegmentationLib.jobs import ENDED, HEARTBEAT_SECONDS, LOG_FILE, Event, Job, State
 
 POLL_MS = 250
-PORTION_BYTES = 48 * 1024  # Of events, read at once: what comes of them must not hold up the window.
-STARTUP_SECONDS = 60.0  # A child that shows no sign of life in this time will not.
-SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # After a computer's sleep the next beat is late, and the last one old.
+PORTION_BYTES = 48 * 1024  # Bytes of events read at once, so few that handling them does not block the window.
+STARTUP_SECONDS = 60.0  # A process that shows no sign of life within this time is taken for dead.
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # Longer than a heartbeat, since the last one is old when a computer wakes up.
 
 Listener = Callable[[list[Event]], None]
 Ended = Callable[[State], None]
 
 
 class JobFollower:
-    """Tells of a job's events as they come, until it ends.
+    """Reports a job's events as they arrive, until the job ends.
 
-    It knows nothing of how the job runs: by a process of this window, of another, or on another machine. Plain
-    callables take the place of Qt signals, which Python can't make in Slicer.
+    It makes no assumption about how the job runs: as a process of this window, of another one, or on another machine.
+    It calls plain callables, since Python can't define Qt signals in Slicer.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class JobFollower:
     ) -> None:
         """
         Args:
-            job: To follow.
-            on_events: Called with events that have come since the last time, from the first one on; while it is
-                `behind`, with a portion at a time, and with none if that was the end of them.
+            job: The job to follow.
+            on_events: Called with the events since the previous call, starting with the job's first event. While the
+                follower is `behind`, it gets one portion at a time; the last portion may be empty.
             on_end: Called once, with the state in which the job ended.
-            process: The job's process, if this window started it; what it does is then known for sure.
+            process: The job's process, if this window started it; whether it still runs is then known for certain.
         """
         self.job = job
         self._on_events, self._on_end, self._process = on_events, on_end, process
@@ -51,29 +51,29 @@ class JobFollower:
         self._timer.connect("timeout()", self.poll)
 
     def start(self) -> None:
-        """Follow from now on, by the event loop."""
+        """Start following the job from the event loop."""
         self._timer.start()
 
     def stop(self) -> None:
-        """Follow no longer, for good; the job goes on."""
+        """Stop following the job, for good; the job itself continues."""
         self._ended = True
         self._timer.stop()
-        # The timer holds this object, which Python's garbage collector can't see; it must not hold others.
+        # The timer keeps this object alive, which Python's garbage collector can't see, so drop what it refers to.
         self._on_events, self._on_end, self._process = ignore, ignore, None
 
     @property
     def state(self) -> State:
-        """Where the job stands, as far as it was looked at: without reading all of its events again."""
+        """State of the job according to the events read so far."""
         return self._state
 
     @property
     def behind(self) -> bool:
-        """Whether more events are there than were told: of a long job, they are told in portions."""
+        """Whether more events have been written than reported: those of a long job are reported in portions."""
         return self._behind
 
     def poll(self) -> None:
-        """Look once, and tell of a portion of what is new."""
-        # Who is told may let events in, and with them this timer's.
+        """Check the job once, and report one portion of the new events."""
+        # The listener may process events, including those of this timer.
         if self._ended or self._looking:
             return
         self._looking = True
@@ -83,14 +83,14 @@ class JobFollower:
             self._looking = False
 
     def _look(self) -> None:
-        # Before the events are read: a process that is gone by then has written its last one.
+        # Checked before the events are read: a process that is gone by then has written its last one.
         try:
             gone = not self._behind and self._is_gone()
             start, was_behind = self._offset, self._behind
             events, self._offset = self.job.events(start, PORTION_BYTES)
         except OSError:
-            # A share on the network that is away for a while: the next look may find it again. Nobody waits for ever
-            # for a process that has ended.
+            # A network share may be unavailable for a while, so the next poll tries again, unless the process is known
+            # to have ended.
             if self._process is not None and self._process.poll() is not None:
                 self._state = self._state if self._state in ENDED else State.LOST
                 self._end(self._state)
@@ -103,27 +103,27 @@ class JobFollower:
         if events or was_behind:
             self._on_events(events)
         if gone and not self._behind and not self._ended:
-            # It went without a word; its last words, if any, are in the log.
+            # It ended without reporting a final state; what it printed last, if anything, is in the log.
             self._state = self._state if self._state in ENDED else State.LOST
             self._end(self._state)
 
     def wait(self) -> None:
-        """Look until the job has ended, letting the window live meanwhile."""
+        """Poll until the job has ended, processing the window's events meanwhile."""
         while not self._ended:
             self.poll()
             slicer.app.processEvents()
             time.sleep(0 if self._behind else 0.02)
 
     def _is_gone(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether no more events can be expected."""
         if self._process is not None:
             if self._process.poll() is None:
                 return False
             if not self.job.is_alive():
                 return True
-            # Another window has taken the job up.
+            # Another window has resumed the job.
             self._process = None
-        # Nor is it known while the disk that it is on is away.
+        # While the job's disk is unavailable, it can't be known whether the job is alive.
         if self.job.is_alive() or not self.job.folder.parent.exists():
             self._silent_since = None
             return False
@@ -143,15 +143,15 @@ class JobFollower:
 
 
 def ignore(_news: Any) -> None:
-    """Nobody listens any more."""
+    """Discard a call: the listener once nobody listens any more."""
 
 
 def last_words(job: Job) -> str:
-    """Why a job failed, in one line: its error, or the last line that it printed."""
+    """Return why a job failed, in one line: its error, or the last line that it printed."""
     error, told = job.last("error"), job.last("state")
     state = State(told.data["state"]) if told is not None else State.QUEUED
     if state in (State.PREPARING, State.RUNNING, State.EXPORTING):
-        # It went without a word: errors, and what else it said, are of before.
+        # It was cut off without reporting an error: any errors and output are from earlier runs.
         return _("the process was killed, or the computer ran out of memory")
     if error is not None:
         return str(error.data["message"])

@@ -1,4 +1,4 @@
-"""Which segmentation or labelmap of the scene belongs to which volume."""
+"""Find which segmentation or labelmap in the scene belongs to which volume."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import vtk
 from .nodes import drawn_on, is_result, is_segmentation, lie_apart, remembered_image
 
 _KIND = re.compile(r"[\W_]+(image|volume|labels?|labelmap|seg|segmentation|mask|gt|truth|reference)$")
-"""What names of an image and of its labels differ in."""
+"""Endings in which the names of an image and of its labels differ."""
 
 _NUMBER = re.compile(r"_\d+$")
-"""That Slicer adds where a name is taken."""
+"""Suffix that Slicer adds to a name that is already taken."""
 
 
 def labels_by_volume(volumes: Sequence[Any]) -> dict[str, Any]:
-    """The first segmentation or labelmap of each volume, by the volume's node ID; what a model made is left out.
+    """Return the first segmentation or labelmap of each volume, by the volume's node ID, without results of models.
 
-    A segmentation that was drawn in Slicer knows its volume. Of one from a file, and of a labelmap, it is the volume
-    on the same grid; where several are, that of them with the same name, but for what kind of file each is.
+    A segmentation that was drawn in Slicer refers to its volume. One from a file, or a labelmap, belongs to the volume
+    on the same grid; if several are, to the one whose name is the same except for its ending (`_KIND`).
 
     Args:
-        volumes: Nodes to choose from.
+        volumes: Volume nodes to choose from.
     """
     owned: dict[str, Any] = {}
     for node in label_nodes():
@@ -37,7 +37,7 @@ def labels_by_volume(volumes: Sequence[Any]) -> dict[str, Any]:
 
 
 def label_nodes() -> list[Any]:
-    """The segmentations and labelmaps of the scene; what a model made is left out."""
+    """Return the visible segmentation and labelmap nodes of the scene, without results of models."""
     classes = ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
     nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
     return [node for node in nodes if not is_result(node) and not node.GetHideFromEditors()]
@@ -56,7 +56,7 @@ def _volume_of(node: Any, volumes: Sequence[Any]) -> Any | None:
 
 
 def _grid(node: Any) -> tuple[tuple[int, ...], np.ndarray] | None:
-    """Extent, and 4x4 from voxels to the node's own coordinates; None where a segmentation does not remember them."""
+    """Return a node's extent and its 4x4 matrix from voxels to the node's own coordinates; None if it has none."""
     image, matrix = node.GetImageData() if not is_segmentation(node) else None, vtk.vtkMatrix4x4()
     if image is not None:
         node.GetIJKToRASMatrix(matrix)
@@ -75,7 +75,7 @@ def _is_same(one: tuple[tuple[int, ...], np.ndarray] | None, other: tuple[tuple[
 
 
 def _stems(node: Any) -> set[str]:
-    """What a node's patient may be called, by the node's name."""
+    """Return the patient names that a node's name may stand for."""
     name = node.GetName().lower()
     names = {name, _NUMBER.sub("", name)}
     return names | {_KIND.sub("", one) for one in names}

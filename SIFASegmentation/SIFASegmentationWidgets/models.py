@@ -1,6 +1,6 @@
-"""The models that a user has used: a list in the application's settings, and what a card says of one.
+"""The user's recent models, kept in the application's settings, and the model card that describes one.
 
-A model is a bundle: a folder, or a zip file of it.
+A model is a bundle: a folder, or a zip file of one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ SAMPLE_MODEL = Path(__file__).parents[1] / "Resources" / "SampleModel"
 
 
 def known_models() -> list[Path]:
-    """Models used before that still are there, the last used first; then the sample that comes with SIFA."""
+    """Return the recent models that still exist, the last used first, then the sample model that comes with SIFA."""
     return [path for path in dict.fromkeys([*_RECENT.read(), SAMPLE_MODEL]) if is_bundle(path)]
 
 
 def remember_model(path: Path) -> None:
-    """Put a model first in the list."""
+    """Put a model first in the list of recent ones."""
     _RECENT.put_first(path)
 
 
 def model_name(path: Path) -> str:
-    """What the list shows: the name in the manifest, or the file's if that can't be read."""
+    """Return the name to list a model by: that in its manifest, or the file's if the manifest can't be read."""
     try:
         return str(json.loads(read_bundle_file(path, MANIFEST_FILE))["name"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -41,10 +41,10 @@ def model_name(path: Path) -> str:
 
 
 def model_card(path: Path) -> str:
-    """HTML about a model: structures, what it was trained on, how long.
+    """Return a model card as HTML: structures, training data, iterations, grid, and whether it has a baseline.
 
     Raises:
-        InputError: It is no bundle, or damaged.
+        InputError: It is not a bundle, or is damaged.
     """
     file = path if path.is_file() else path / MANIFEST_FILE
     return _model_card(path, file.stat().st_mtime_ns if file.exists() else 0)
@@ -52,8 +52,8 @@ def model_card(path: Path) -> str:
 
 @lru_cache(maxsize=16)
 def _model_card(path: Path, _changed: int) -> str:
-    """The card, read anew only when the file has changed: windows ask at each change of a parameter."""
-    # pydantic comes from pip, and may not be there yet.
+    """Make the card; cached until the file changes, since windows ask at every change of a parameter."""
+    # pydantic comes from pip, and may not be installed yet.
     from SIFASegmentationLib.bundle import read_bundle  # noqa: PLC0415
 
     manifest = read_bundle(path).manifest
@@ -83,10 +83,10 @@ def _model_card(path: Path, _changed: int) -> str:
 
 
 def model_path(path: Path) -> Path:
-    """The model that a user means by a folder, its manifest, or a zip file.
+    """Return the path of the model that a user chose as a folder, as its manifest, or as a zip file.
 
     Raises:
-        InputError: It is none of them, or the zip file is damaged.
+        InputError: It is none of these, or the zip file is damaged.
     """
     model = path.parent if path.name == MANIFEST_FILE else path
     try:

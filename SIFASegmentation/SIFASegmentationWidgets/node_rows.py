@@ -1,15 +1,15 @@
-"""The rows of a table of nodes: which volume, region and reference belong together, saved with the scene."""
+"""The rows of a table of nodes, which say what belongs together (volume, region, reference); saved with the scene."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Row = tuple[Any, ...]
-"""Nodes, or None where there is none."""
+"""One node for each column, or None where none is chosen."""
 
 
 class NodeRows:
-    """Rows of nodes in a parameter node, as node references: they survive saving, loading and renaming.
+    """Rows of nodes, stored in a parameter node as node references, which survive saving, loading and renaming.
 
     A reference to a deleted node reads as None.
     """
@@ -18,13 +18,13 @@ class NodeRows:
         """
         Args:
             node: The `vtkMRMLScriptedModuleNode` behind the parameter node.
-            table: Tells the tables of one parameter node apart.
-            roles: What the nodes of a row are, in the order of the columns.
+            table: Prefix that distinguishes the tables of one parameter node.
+            roles: Roles of the nodes of a row, in the order of the columns.
         """
         self._node, self._table, self._roles = node, table, roles
 
     def read(self) -> list[Row]:
-        """All rows, incomplete ones included."""
+        """Return all rows, including incomplete ones."""
         return [
             tuple(self._node.GetNodeReference(self._role(index, role)) for role in self._roles)
             for index in range(self._count())

@@ -1,7 +1,7 @@
-"""MRML nodes to the library's plain data, and labelmaps back to segmentation nodes.
+"""Conversion of MRML nodes to the library's plain data, and of labelmaps back to segmentation nodes.
 
-Slicer's world is RAS, the library's is LPS: x and y change their sign here and nowhere else. A volume under a linear
-transform is read as it lies in the world; its labelmap goes back to the volume's own grid and under its transform.
+Slicer's world is RAS, the library's is LPS: the signs of x and y change here and nowhere else. A volume under a linear
+transform is read in world coordinates; its labelmap goes back onto the volume's own grid and under its transform.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-_RESULT = "SIFA.Result"  # Attribute of nodes.
+_RESULT = "SIFA.Result"  # Node attribute that marks results of a model.
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 SegmentsState = tuple[tuple[str, int, int], ...]
-"""Of a segmentation's segments: key, label value, and when the voxels were changed last."""
+"""Key, label value and voxels' modification time of each segment of a segmentation."""
 
 
 def volume_from_node(node: Any) -> Volume:
-    """A scalar volume node as it lies in the world; the array is the node's own, not a copy.
+    """Convert a scalar volume node to a volume in world coordinates; the array is the node's own, not a copy.
 
     Raises:
-        InputError: No image in the node, several values a voxel, voxels that are not finite, or a transform that is
-            not linear or shears; names the node.
+        InputError: The node has no image, several values per voxel, voxels that are not finite, or a transform that
+            is not linear or shears; the error names the node.
     """
     array = array_of(node)
     check_voxels(array, _("The volume {name}").format(name=node.GetName()))
@@ -46,10 +46,10 @@ def volume_from_node(node: Any) -> Volume:
 
 
 def array_of(node: Any) -> np.ndarray:
-    """Voxels (k, j, i), and components where there are several, of a volume node; the node's own, not a copy.
+    """Return the voxels of a volume node: (k, j, i), or (k, j, i, components); the node's own array, not a copy.
 
     Raises:
-        InputError: The node is no volume, or there is no image in it.
+        InputError: The node is not a volume, or has no image.
     """
     if not node.IsA("vtkMRMLVolumeNode"):
         raise InputError(_("{name} is no volume").format(name=node.GetName()), _("choose one in its place"))
@@ -60,16 +60,16 @@ def array_of(node: Any) -> np.ndarray:
 
 
 def is_segmentation(node: Any) -> bool:
-    """Whether a node has segments; a labelmap is a volume."""
+    """Whether a node is a segmentation node; a labelmap is a volume."""
     return bool(node.IsA("vtkMRMLSegmentationNode"))
 
 
 def geometry_from_node(node: Any) -> Geometry:
-    """Where a volume node's voxels lie in the world, in LPS.
+    """Return the geometry of a volume node in the world, in LPS.
 
     Raises:
-        InputError: There is no image in it, its voxels have a size that no scan has, or its transform is not linear, or
-            shears.
+        InputError: It has no image, its voxel size is implausible for a scan, its axes are not at right angles, or its
+            transform is not linear or shears.
     """
     k, j, i = array_of(node).shape[:3]
     matrix = vtk.vtkMatrix4x4()
@@ -77,7 +77,7 @@ def geometry_from_node(node: Any) -> Geometry:
     to_world = RAS_TO_LPS @ _world_matrix(node) @ slicer.util.arrayFromVTKMatrix(matrix)
     columns = to_world[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
-    # Exact where no transform changes it: a norm would lose the last bits.
+    # Without a transform, the node's spacing is exact, while the norm has rounding errors.
     if node.GetParentTransformNode() is None:
         spacing = np.asarray(node.GetSpacing())
     check_spacing(spacing.tolist(), _("The volume {name}").format(name=node.GetName()))
@@ -98,10 +98,10 @@ def geometry_from_node(node: Any) -> Geometry:
 
 
 def region_from_node(node: Any) -> BoxMM:
-    """The box of a markups ROI in the world; of a turned ROI, the smallest upright box around it.
+    """Return the box of a markups ROI in the world; for a rotated ROI, the smallest axis-aligned box around it.
 
     Raises:
-        InputError: The ROI is not placed yet.
+        InputError: The ROI has no volume: it has not been placed yet.
     """
     from SIFASegmentationLib.field_of_view import BoxMM  # noqa: PLC0415  needs pydantic, which comes from pip
 
@@ -117,14 +117,17 @@ def region_from_node(node: Any) -> BoxMM:
 def segmentation_from_labels(
     labels: np.ndarray, volume_node: Any, task: Task, name: str, segmentation_node: Any | None = None
 ) -> Any:
-    """A segmentation node with the task's names, colours and terminology, in the place of the volume.
+    """Make a segmentation node with a task's names, colours and terminology, in the place of a volume.
 
     Args:
-        labels: uint8 (k, j, i), the task's values, on the volume node's own grid.
-        volume_node: Gives geometry, parent transform and place in the subject hierarchy.
+        labels: uint8 (k, j, i), the task's label values, on the volume node's own grid.
+        volume_node: Volume node that provides the geometry, parent transform and place in the subject hierarchy.
         task: The structures (`SIFASegmentationLib.structures.Task`).
-        name: Of a new node.
-        segmentation_node: To replace the content of; a new node unless given.
+        name: Name of a new node.
+        segmentation_node: Segmentation node whose content is replaced; if None, a new node is made.
+
+    Returns:
+        The segmentation node. Structures without voxels get no segment.
     """
     if segmentation_node is None:
         unique = slicer.mrmlScene.GenerateUniqueName(name)
@@ -146,8 +149,10 @@ def segmentation_from_labels(
 
 
 def state_of(segmentation_node: Any) -> SegmentsState:
-    """What is another after every change of the voxels, and of which segments there are; the same after one of names,
-    colours or surfaces."""
+    """Return a state that differs after any change of the voxels or of the set of segments.
+
+    It stays the same when names, colours or surfaces change.
+    """
     segmentation = segmentation_node.GetSegmentation()
     source, states = segmentation.GetSourceRepresentationName(), []
     for key in segmentation.GetSegmentIDs():
@@ -158,22 +163,25 @@ def state_of(segmentation_node: Any) -> SegmentsState:
 
 
 def surfaces_in_pieces(segmentation_node: Any) -> Work[None]:
-    """Give a segmentation of labelmaps its closed surfaces: a segment a piece, where Slicer makes all in one go."""
+    """Make the closed surfaces of a segmentation of labelmaps, yielding after each segment.
+
+    Slicer itself makes all of them in one go.
+    """
     segmentation, surfaces = segmentation_node.GetSegmentation(), {}
     for key in segmentation.GetSegmentIDs():
-        if segmentation.GetSegment(key) is not None:  # It may have been removed meanwhile.
+        if segmentation.GetSegment(key) is not None:  # It may have been removed in the meantime.
             surfaces[key] = _closed_surface(segmentation, key)
         yield
     for key, surface in surfaces.items():
         segment = segmentation.GetSegment(key)
         if segment is not None and surface is not None:
             segment.AddRepresentation(CLOSED_SURFACE, surface)
-    # As Slicer does at the end of a conversion, for those who show it.
+    # Slicer invokes this event at the end of a conversion, for the views that show it.
     segmentation.InvokeEvent(slicer.vtkSegmentation.ContainedRepresentationNamesModified)
 
 
 def volume_from_array(array: np.ndarray, like: Any, name: str) -> Any:
-    """A new scalar volume node on the grid, and in the place, of another."""
+    """Make a scalar volume node from voxels (k, j, i), on the grid and in the place of the volume node `like`."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
     matrix = vtk.vtkMatrix4x4()
     like.GetIJKToRASMatrix(matrix)
@@ -186,22 +194,22 @@ def volume_from_array(array: np.ndarray, like: Any, name: str) -> Any:
 
 
 def if_in_scene(node: Any | None) -> Any | None:
-    """The node, if it is still in the scene; None if it left it, or if there was none."""
+    """Return the node if it is still in the scene; None if it has left the scene, or was None."""
     return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
 
 
 def mark_as_result(node: Any) -> None:
-    """Tell what a model made from images that can be segmented, and from segmentations that can be learnt from."""
+    """Mark a node as made by a model, so that it is offered neither as an image to segment nor as training labels."""
     node.SetAttribute(_RESULT, "1")
 
 
 def is_result(node: Any) -> bool:
-    """Whether a model made it."""
+    """Whether a node was made by a model."""
     return node.GetAttribute(_RESULT) is not None
 
 
 def lie_apart(one: Any, other: Any) -> bool:
-    """Whether the boxes around two nodes in the world have nothing in common; an empty node lies nowhere."""
+    """Whether the world bounding boxes of two nodes are disjoint; False if either node is empty."""
     first, second = [0.0] * 6, [0.0] * 6
     one.GetRASBounds(first)
     other.GetRASBounds(second)
@@ -211,7 +219,7 @@ def lie_apart(one: Any, other: Any) -> bool:
 
 
 def unique_names(nodes: Iterable[Any]) -> dict[str, str]:
-    """What to call nodes where they are told apart by name, by ID: their names, numbered where several share one."""
+    """Return a distinct name for each node, by ID: its own name, numbered where several nodes share one."""
     names: dict[str, str] = {}
     for node in nodes:
         if node.GetID() in names:
@@ -225,7 +233,7 @@ def unique_names(nodes: Iterable[Any]) -> dict[str, str]:
 
 
 def place_beside(node: Any, other: Any) -> None:
-    """Give a node the same parent in the subject hierarchy as another."""
+    """Give a node the same parent in the subject hierarchy as another node has."""
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     item, beside = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(other)
     if item and beside:
@@ -233,7 +241,7 @@ def place_beside(node: Any, other: Any) -> None:
 
 
 def world_point(volume_node: Any, kji: tuple[float, float, float]) -> tuple[float, float, float]:
-    """RAS position in the world of a voxel (k, j, i) of a volume node."""
+    """Return the world position (RAS, mm) of a voxel (k, j, i) of a volume node."""
     matrix = vtk.vtkMatrix4x4()
     volume_node.GetIJKToRASMatrix(matrix)
     position = _world_matrix(volume_node) @ slicer.util.arrayFromVTKMatrix(matrix) @ np.array([*kji[::-1], 1.0])
@@ -242,7 +250,11 @@ def world_point(volume_node: Any, kji: tuple[float, float, float]) -> tuple[floa
 
 
 def _world_matrix(node: Any) -> np.ndarray:
-    """4x4 from the node's coordinates to the world's, RAS."""
+    """Return the 4x4 matrix from a node's own coordinates to world coordinates, both RAS.
+
+    Raises:
+        InputError: The node's transform is not linear.
+    """
     transform = node.GetParentTransformNode()
     if transform is None:
         return np.eye(4)
@@ -260,9 +272,9 @@ def _world_matrix(node: Any) -> np.ndarray:
 
 
 def _layer(labels: np.ndarray, box: Box, volume_node: Any) -> Any:
-    """A layer for segments that share it: an oriented image of a box of labels (k, j, i).
+    """Make a layer for segments to share: an oriented image of a box of labels (k, j, i).
 
-    Made here, since Slicer's import of a labelmap goes through the whole of it for each of its values.
+    Slicer's own import of a labelmap is slower: it scans the whole labelmap once for each value.
     """
     k, j, i = box
     layer = slicer.vtkOrientedImageData()
@@ -285,7 +297,7 @@ def _segment(structure: Structure, layer: Any) -> Any:
 
 
 def _closed_surface(segmentation: Any, key: str) -> Any:
-    """The surface of a segment as Slicer makes it, with the parameters of its segmentation."""
+    """Make the surface of one segment the way Slicer does, with the segmentation's conversion parameters."""
     alone = slicer.vtkSegmentation()
     alone.SetSourceRepresentationName(BINARY_LABELMAP)
     alone.CopyConversionParameters(segmentation)
@@ -295,12 +307,17 @@ def _closed_surface(segmentation: Any, key: str) -> Any:
 
 
 def drawn_on(node: Any) -> Any | None:
-    """The volume node that a segmentation was drawn on; None where it names none, or is no longer there."""
+    """Return the volume node that a segmentation was drawn on; None if it refers to none, or that is gone."""
     return node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
 
 
 def remembered_image(node: Any, *, with_voxels: bool) -> Any | None:
-    """What a segmentation keeps of the image that it was drawn on (vtkOrientedImageData); None if nothing."""
+    """Return the geometry that a segmentation remembers of the image it was drawn on, or None.
+
+    Args:
+        node: Segmentation node.
+        with_voxels: Allocate the voxels of the returned vtkOrientedImageData as well.
+    """
     converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
     text = node.GetSegmentation().GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
     return image if text and converter.DeserializeImageGeometry(text, image, with_voxels) else None

@@ -1,4 +1,4 @@
-"""A table whose cells choose nodes of the scene; what it shows is kept as `NodeRows`."""
+"""A table whose cells are node selectors; its content is stored as `NodeRows`."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class NodesTable:
     def __init__(self, table: Any, columns: list[tuple[str, tuple[str, ...], str]], on_change: Callable[[], None]):
         """
         Args:
-            table: The widget.
-            columns: Title, node classes and tool tip of each; the first is the volume's.
-            on_change: Called when a user changes a selector, adds or removes a row.
+            table: The table widget.
+            columns: Title, node classes and tool tip of each column; the first column holds the volumes.
+            on_change: Called when a selector changes, or a row is added or removed.
         """
         self._table, self._columns, self._on_change = table, columns, on_change
         self._filling = False
         table.setColumnCount(len(columns))
         table.setHorizontalHeaderLabels([title for title, _classes, _tip in columns])
         table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
-        # Rows are selected by their numbers at the side: every cell is filled by a widget.
+        # Rows are selected by their numbers in this header, since every cell is covered by a widget.
         table.verticalHeader().setVisible(True)
 
     def nodes(self) -> list[Row]:
-        """The nodes of each row, in the order of the columns."""
+        """Return the nodes of each row, in the order of the columns."""
         return [
             tuple(self._selector(row, column).currentNode() for column in range(len(self._columns)))
             for row in range(self._table.rowCount)
         ]
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Show these nodes, making and removing rows as needed; `on_change` is not called."""
+        """Show these nodes, adding and removing rows as needed, without calling `on_change`."""
         self._filling = True
         try:
             while self._table.rowCount > len(rows):
@@ -60,13 +60,13 @@ class NodesTable:
         fit_height(self._table)
 
     def add(self, *row_nodes: Any | None) -> None:
-        """One more row."""
+        """Add a row with these nodes; the remaining columns are empty."""
         blank = [None] * (len(self._columns) - len(row_nodes))
         self.show([*self.nodes(), (*row_nodes, *blank)])
         self._on_change()
 
     def add_all(self, taken: Set[str] = frozenset()) -> None:
-        """A row for each volume of the scene that has none, but for those with the IDs `taken`; empty rows go."""
+        """Add a row for each volume of the scene that is in no row and not among the IDs `taken`; drop empty rows."""
         kept = [row for row in self.nodes() if row[0] is not None]
         known = {row[0].GetID() for row in kept} | taken
         blank = [None] * (len(self._columns) - 1)
@@ -75,7 +75,7 @@ class NodesTable:
         self._on_change()
 
     def remove(self) -> None:
-        """Remove the selected rows; the last one where none is."""
+        """Remove the selected rows, or the last row if none is selected."""
         selected = {index.row() for index in self._table.selectionModel().selectedRows()}
         rows = self.nodes()
         dropped = selected or {len(rows) - 1}
@@ -88,7 +88,7 @@ class NodesTable:
         for column, (_title, classes, tip) in enumerate(self._columns):
             selector = slicer.qMRMLNodeComboBox()
             selector.nodeTypes = list(classes)
-            # A labelmap is a scalar volume for MRML, and no image for us.
+            # In MRML a labelmap is a kind of scalar volume, but it is not an image to segment.
             selector.showChildNodeTypes = False
             selector.addEnabled = False
             selector.removeEnabled = False
@@ -109,9 +109,12 @@ class NodesTable:
             self._on_change()
 
     def _selecting(self, selector: Any) -> Callable[[Any], None]:
-        """Selects the row of a selector that a user has chosen by: the widgets take the clicks, and else Remove would
-        take another row. Not whatever changes a selector, such as a node that leaves the scene, or this class: of a
-        program's choice Slicer says the same as of a user's."""
+        """Return a slot that selects a selector's row when the user chooses a node in it.
+
+        The cell widgets take the clicks, so without this, Remove would remove another row. It is connected to
+        `nodeActivated` rather than to every change of the selector, such as a node that leaves the scene, and does
+        nothing while this class fills the table, since Slicer emits that signal for a program's choices as well.
+        """
         return lambda _node: None if self._filling else self._table.selectRow(self._row_of(selector))
 
     def _row_of(self, selector: Any) -> int:
@@ -120,7 +123,7 @@ class NodesTable:
 
 
 def let_go_of_removed(selector: Any) -> None:
-    """Have a `qMRMLNodeComboBox` choose none when its node is removed, where Qt would choose the neighbour."""
+    """Make a `qMRMLNodeComboBox` select no node when its node is removed; Qt would select a neighbour."""
 
     def let_go(node: Any) -> None:
         chosen = selector.currentNode()
@@ -131,13 +134,13 @@ def let_go_of_removed(selector: Any) -> None:
 
 
 def fit_height(table: Any) -> None:
-    """Make a table as tall as its rows, within bounds: a window of one column has no room for empty ones."""
+    """Make a table as tall as its rows, within bounds: a one-column window has no room for empty space."""
     rows = sum(table.rowHeight(row) for row in range(table.rowCount))
     table.setFixedHeight(min(_TALLEST, max(_SHORTEST, _HEADER + rows)))
 
 
 def scene_volumes() -> list[Any]:
-    """The scalar volumes of the scene that are images; hidden ones, and probabilities that were made here, left out."""
+    """Return the scene's scalar volumes that are images: no hidden ones, and no probabilities made by a model."""
     volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     images = (node for node in volumes if node.GetClassName() == VOLUMES[0] and not is_result(node))
     return [node for node in images if not node.GetHideFromEditors()]

@@ -1,8 +1,8 @@
-"""Where the voxels of a segment, or of a labelmap's value, lie on a volume's grid.
+"""The voxels of a segment, or of a value of a labelmap, on a volume's grid.
 
-Slicer keeps segments as layers: labelmaps that cover no more than they must, each with the segments that don't overlap.
-Where a layer's voxels are those of the volume they are read as they are; exporting a segment would cost a grid of its
-own, and more time than a window may take. Every other segment is exported.
+Slicer stores segments in layers: labelmaps of minimal extent, each shared by segments that don't overlap. If the voxels
+of a layer coincide with those of the volume, they are read directly, since exporting a segment takes a full grid of
+memory and more time than a window may be blocked. All other segments are exported.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .nodes import BINARY_LABELMAP, array_of, geometry_from_node, is_segmentatio
 
 Shape = tuple[int, ...]
 
-_SAME_VOXEL = 1e-3  # Of a voxel; nearest neighbour can't tell less either.
+_SAME_VOXEL = 1e-3  # Tolerance in voxels, too small to matter to nearest-neighbour interpolation.
 
 
 @dataclass(frozen=True)
 class PartVoxels:
-    """The voxels of a part: those of an array that have its value.
+    """The voxels of a part: those of an array that have the part's value.
 
     Attributes:
-        array: (k, j, i), maybe with other parts in it; not a copy.
-        value: The part's.
-        where: The box of the volume's grid that the array fills; outside of it the part has no voxel.
-        resampled: Whether the node's voxels are not those of the volume's grid.
+        array: Values (k, j, i), possibly with other parts among them; not a copy.
+        value: Value of the part.
+        where: Box of the volume's grid that the array fills; the part has no voxels outside it.
+        resampled: Whether the part was resampled from another grid to the volume's.
     """
 
     array: np.ndarray
@@ -42,7 +42,7 @@ class PartVoxels:
     resampled: bool = False
 
     def within(self, box: Box | None) -> PartVoxels:
-        """The same, of a box of the array that has all of its voxels; none where it has no voxel."""
+        """Crop to a box of the array that holds all voxels of the part; None, for a part without voxels, crops all."""
         box = box or (slice(0, 0),) * 3
         where = tuple(
             slice(whole.start + part.start, whole.start + part.stop)
@@ -51,20 +51,24 @@ class PartVoxels:
         return replace(self, array=self.array[box], where=where)
 
     def count(self) -> int:
-        """Number of voxels."""
+        """Return the number of voxels of the part."""
         return int(np.count_nonzero(self.array == self.value))
 
     def mask(self, box: Box) -> np.ndarray:
-        """Mask (k, j, i) of a box of the volume's grid that holds all of `where`."""
+        """Return the part's mask (k, j, i) in a box of the volume's grid that contains `where`."""
         mask = np.zeros([whole.stop - whole.start for whole in box], np.bool_)
         within = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(self.where, box, strict=True))
         np.equal(self.array, self.value, out=mask[within])
         return mask
 
     def paint(self, labels: np.ndarray, value: int) -> tuple[int, int]:
-        """Set the part's voxels to a value in labels (k, j, i) of the whole grid; how many, and how many had one."""
+        """Set the part's voxels to a value in labels (k, j, i) of the whole grid, in place.
+
+        Returns:
+            Number of voxels of the part, and of those that had a label before.
+        """
         count = overlap = 0
-        # Slice by slice: what is made for one stays in the processor's cache.
+        # Slice by slice, so that temporary arrays fit the processor's cache.
         for plane, painted in zip(self.array, labels[self.where], strict=True):
             mask = plane == self.value
             count += int(np.count_nonzero(mask))
@@ -74,7 +78,12 @@ class PartVoxels:
 
 
 def voxels_of(node: Any, keys: Iterable[str], volume_node: Any) -> Iterator[tuple[str, PartVoxels]]:
-    """The voxels of parts of a segmentation or labelmap node, by their keys (`structures_of_nodes.Part`), one by one.
+    """Yield the key and the voxels of each of some parts of a segmentation or labelmap node.
+
+    Args:
+        node: Segmentation or labelmap node.
+        keys: Keys of the parts (`structures_of_nodes.Part`).
+        volume_node: Volume node whose grid is used.
 
     Raises:
         InputError: The transform of the node or the volume can't be used.
@@ -89,7 +98,7 @@ def voxels_of(node: Any, keys: Iterable[str], volume_node: Any) -> Iterator[tupl
 
 
 def is_empty(node: Any, key: str) -> bool:
-    """Whether a part has no voxel, or no point, of its own."""
+    """Whether a part has no voxels, or as a surface no points, in its node."""
     if not is_segmentation(node):
         return not (array_of(node) == int(key)).any()
     segmentation = node.GetSegmentation()
@@ -104,7 +113,10 @@ def is_empty(node: Any, key: str) -> bool:
 
 
 def _labels_on_grid(node: Any, volume_node: Any) -> tuple[np.ndarray, bool]:
-    """The array (k, j, i) of a labelmap node, and whether it was resampled (by nearest neighbour) from another grid."""
+    """Return a labelmap node's array (k, j, i) on a volume's grid, and whether it had to be resampled to it.
+
+    Resampling is by nearest neighbour.
+    """
     from SIFASegmentationLib.grids import resample_labelmap, same_grid  # noqa: PLC0415  not every Slicer has SimpleITK
 
     labels = Volume(array_of(node), geometry_from_node(node), node.GetName())
@@ -123,7 +135,7 @@ def _voxels_of_segment(node: Any, key: str, volume_node: Any) -> PartVoxels:
 
 
 def _voxels_in_layer(node: Any, key: str, volume_node: Any) -> PartVoxels | None:
-    """A segment's voxels within its layer; None where that is not what an export would give."""
+    """Return a segment's voxels straight from its layer; None if that may differ from what an export gives."""
     segmentation = node.GetSegmentation()
     if segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         return None
@@ -142,9 +154,9 @@ def _voxels_in_layer(node: Any, key: str, volume_node: Any) -> PartVoxels | None
 
 
 def _start_on_grid(layer: Any, volume_node: Any) -> Shape | None:
-    """Voxel (k, j, i) of a volume's grid at which a layer starts; None if the layer's voxels are not those of the grid.
+    """Return the voxel (k, j, i) of a volume's grid at which a layer starts, possibly outside the volume.
 
-    It may be outside of the volume.
+    None if the layer's voxels do not coincide with those of the grid.
     """
     to_ras, from_ras = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
     layer.GetImageToWorldMatrix(to_ras)
@@ -152,7 +164,7 @@ def _start_on_grid(layer: Any, volume_node: Any) -> Shape | None:
     to_grid = slicer.util.arrayFromVTKMatrix(from_ras) @ slicer.util.arrayFromVTKMatrix(to_ras)
     shift = np.rint(to_grid[:3, 3])
     extent = np.reshape(layer.GetExtent(), (3, 2))
-    # What an error of the axes adds up to at the layer's far end.
+    # Largest deviation in voxels: errors of the axes add up towards the far end of the layer.
     strayed = np.abs(to_grid[:3, :3] - np.eye(3)) @ np.abs(extent).max(axis=1) + np.abs(to_grid[:3, 3] - shift)
     if strayed.max() > _SAME_VOXEL:
         return None
@@ -161,7 +173,13 @@ def _start_on_grid(layer: Any, volume_node: Any) -> Shape | None:
 
 
 def _overlap(start: Shape, shape: Shape, whole: Shape) -> tuple[Box, Box]:
-    """Of an array that starts at a voxel of a grid: the box of it that is on the grid, and where that is there."""
+    """Return the part of an array that lies on a grid, as a box of the array and as a box of the grid.
+
+    Args:
+        start: Voxel of the grid at which the array starts, possibly outside the grid.
+        shape: Shape of the array.
+        whole: Shape of the grid.
+    """
     inside, where = [], []
     for first, length, size in zip(start, shape, whole, strict=True):
         low = max(first, 0)

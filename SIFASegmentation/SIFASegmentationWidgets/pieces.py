@@ -1,4 +1,4 @@
-"""Long work (`SIFASegmentationLib.work`) done by the event loop, piece by piece."""
+"""Run long computations (`SIFASegmentationLib.work`) in the event loop, piece by piece."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ENDED = object()
 
 
 class Pieces:
-    """Works one after the other, a piece at each turn of the event loop: nothing runs within anything else."""
+    """Queue of computations that are run one after the other, never nested, a piece at each turn of the event loop."""
 
     def __init__(self) -> None:
         self._works: deque[Iterator[None]] = deque()
@@ -21,23 +21,23 @@ class Pieces:
         self._timer.connect("timeout()", self._do_one)
 
     def add(self, work: Iterator[None]) -> None:
-        """Do some work when what was added before is done."""
+        """Queue a computation, which starts when those added before are done."""
         self._works.append(work)
         self._timer.start()
 
     def finish(self) -> None:
-        """Do the rest now; not from within a piece."""
+        """Run everything that is left now; does nothing if called from within a piece."""
         while self._works and not self._working:
             self._do_one()
 
     def stop(self) -> None:
-        """Do no more of it, for good."""
+        """Drop all computations that are left."""
         self._works.clear()
         self._timer.stop()
 
     def _do_one(self) -> None:
-        """A piece; a work that raises is left, and the ones after it go on."""
-        # A piece may let events in, and with them this timer's.
+        """Run one piece; a computation that raises is dropped, and those after it continue."""
+        # A piece may process events, including those of this timer.
         if self._working or not self._works:
             return
         work, ended = self._works[0], True

@@ -1,7 +1,7 @@
-"""Job processes: started in a session of their own, killed as a group, without anything of Slicer or Qt.
+"""Job processes: each is started in its own session and killed as a group; uses nothing of Slicer or Qt but texts.
 
-`PythonSlicer` is a launcher whose child is the real interpreter: only the whole group can be killed, and the number of
-the process to trust is the one in the job's heartbeat.
+`PythonSlicer` is a launcher whose child is the real interpreter, so the whole group must be killed, and the process ID
+to trust is the one in the job's heartbeat.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from SIFASegmentationLib.errors import InputError, unwritable
 from SIFASegmentationLib.jobs import LOG_FILE, Job
 
 _WINDOWS = sys.platform == "win32"
-# A console window for every program would be Windows' default.
+# By default, Windows would open a console window for every program.
 _NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _LIBRARIES = ("SIFASegmentationLib", "SIFATrainingLib")
 
 
 def start_fault() -> str:
-    """What a window says until it knows better: errors that nobody foresaw go to Slicer's log."""
+    """Return the message to show if a start fails with an unforeseen error, which goes to Slicer's log."""
     return _("It could not be started because of an internal error: see the error log.")
 
 
 def python_executable() -> str:
-    """The interpreter to run jobs with: Slicer's own, or the one at work outside of Slicer.
+    """Return the Python interpreter to run jobs with: Slicer's own, or outside Slicer the current one.
 
     Raises:
         InputError: There is none.
@@ -44,10 +44,10 @@ def python_executable() -> str:
 
 
 def start_process(job: Job, module: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments` for a job; what it prints is appended to the job's log.txt.
+    """Start `python -m module arguments` for a job, in its folder; the output is appended to the job's log.txt.
 
     Raises:
-        InputError: The log can't be written to.
+        InputError: The log can't be written to, or there is no interpreter.
     """
     path = job.folder / LOG_FILE
     try:
@@ -64,10 +64,13 @@ def start_program(
     """Start `python -m module arguments` in a session of its own.
 
     Args:
-        module: A package that this process can import; the new one gets the same import path.
-        arguments: Of the command line.
-        output: Where stdout and stderr go.
-        folder: To work in.
+        module: Package to run; the new process finds the two libraries where this one does.
+        arguments: Command-line arguments.
+        output: File that gets stdout and stderr.
+        folder: Working directory; this process's own if None.
+
+    Raises:
+        InputError: There is no interpreter.
     """
     flags = _NO_WINDOW | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     return subprocess.Popen(
@@ -83,7 +86,7 @@ def start_program(
 
 
 def _import_path() -> list[str]:
-    """Folders of the two libraries, wherever Slicer has found them, then what was there before."""
+    """Return the folders in which Slicer found the two libraries, then the inherited PYTHONPATH."""
     specs = [importlib.util.find_spec(name) for name in _LIBRARIES]
     folders = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
     inherited = os.environ.get("PYTHONPATH")
@@ -91,12 +94,15 @@ def _import_path() -> list[str]:
 
 
 def kill_process(process: int) -> None:
-    """Kill a process, with its group where it leads one (its tree on Windows); one that is gone already is no error.
+    """Kill a process, and its group if it leads one (on Windows, its process tree); do nothing if it is already gone.
 
-    Those that are started here lead one. Others share the group of a shell's script, which is not ours to kill.
+    Processes started here lead a group. Others may share the group of a shell script, which must not be killed.
+
+    Args:
+        process: Process ID.
 
     Raises:
-        InputError: It is another user's.
+        InputError: The process is another user's.
     """
     if _WINDOWS:
         command = ["taskkill", "/F", "/T", "/PID", str(process)]

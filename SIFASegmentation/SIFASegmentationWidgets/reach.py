@@ -1,4 +1,4 @@
-"""How far the parts of a node reach on a volume's grid, which need not hold all of them."""
+"""How far the parts of a node extend on a volume's grid, which may not cover all of them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from SIFASegmentationLib.work import Work
 from .nodes import BINARY_LABELMAP, array_of, is_segmentation
 
 Reach = tuple[np.ndarray, np.ndarray]
-"""First voxel (i, j, k) of a grid, and the one after the last; either may be outside of it."""
+"""First voxel (i, j, k) in a grid's coordinates, and the one after the last; either may lie outside the grid."""
 
-_PARALLEL = 1e-3  # Of a voxel's edge: what axes may stray.
+_PARALLEL = 1e-3  # How far an axis may deviate from one of the grid's, relative to its longest component.
 
 
 def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any, boxes: ValueBoxes) -> Work[Reach | None]:
-    """The voxels of a volume's grid that parts of a node touch, some planes of what it keeps a piece.
+    """Find the range of voxels of a volume's grid that parts of a node touch, yielding after every few planes.
 
-    More than that where what the node keeps, mostly no more than it must, lies on the grid as a whole: then nothing is
-    looked through. None where the parts have no voxel, or where the two nodes lie under different transforms that are
-    not linear.
+    If the arrays that hold the parts lie within the grid as a whole, their extent is returned without a search of
+    their voxels, and may be larger than the parts.
 
     Args:
         node: Segmentation or labelmap node.
-        keys: Of its parts (`structures_of_nodes.Part`).
-        volume_node: Gives the grid.
-        boxes: Of what was looked through before.
+        keys: Keys of its parts (`structures_of_nodes.Part`).
+        volume_node: Volume node that provides the grid.
+        boxes: Cache of the arrays searched before.
+
+    Returns:
+        The range; None if the parts have no voxels, or if the nodes lie under different transforms that are not linear.
     """
     to_grid = _to_grid(node, volume_node)
     if to_grid is None:
@@ -53,13 +55,13 @@ def reach_in_pieces(node: Any, keys: Iterable[str], volume_node: Any, boxes: Val
 
 
 def is_within(reached: Reach, volume_node: Any) -> bool:
-    """Whether all of it is on a volume's grid."""
+    """Whether a range of voxels lies entirely within a volume's grid."""
     first, end = reached
     return bool((first >= 0).all() and (end <= volume_node.GetImageData().GetDimensions()).all())
 
 
 def common_reach(one: Reach | None, other: Reach | None) -> Reach | None:
-    """Of two, either of which may be none."""
+    """Return the smallest range that contains both, either of which may be None."""
     if one is None or other is None:
         return one or other
     return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
@@ -67,7 +69,7 @@ def common_reach(one: Reach | None, other: Reach | None) -> Reach | None:
 
 @dataclass(frozen=True)
 class _Surface:
-    """A part that is kept as points of its node's own coordinates (RAS)."""
+    """A part that is stored as points (vtkPointSet `data`) in its node's own coordinates (RAS)."""
 
     data: Any
 
@@ -83,12 +85,12 @@ class _Surface:
 
 @dataclass(frozen=True)
 class _Voxels:
-    """A part that is kept as voxels of an array.
+    """A part that is stored as voxels of an array.
 
     Attributes:
-        array: (k, j, i), maybe with other parts in it.
-        value: The part's.
-        to_ras: 4x4 from the array's indices (i, j, k) to its node's own coordinates.
+        array: Values (k, j, i), possibly with other parts among them.
+        value: Value of the part.
+        to_ras: 4x4 matrix from the array's indices (i, j, k) to the node's own coordinates (RAS).
     """
 
     array: np.ndarray
@@ -99,18 +101,18 @@ class _Voxels:
         return self._outer_corners(tuple(slice(0, length) for length in self.array.shape))
 
     def points_in_pieces(self, to_grid: np.ndarray, boxes: ValueBoxes) -> Work[np.ndarray]:
-        """Corners of voxels between which all of the part's lie.
+        """Return corners (n, 3) of voxels, in the node's own coordinates, that enclose all voxels of the part.
 
         Args:
-            to_grid: 4x4 from the node's coordinates to the grid's voxels.
-            boxes: Of what was looked through before.
+            to_grid: 4x4 matrix from the node's own coordinates to voxels of the grid.
+            boxes: Cache of the arrays searched before.
         """
         box = yield from boxes.of(self.array, self.value)
         if box is None:
             return np.empty((0, 3))
         if _is_monomial((to_grid @ self.to_ras)[:3, :3]):
             return self._outer_corners(box)
-        # On a grid that is turned, a box reaches further than what is in it: the ends of its rows do not.
+        # On a rotated grid, the corners of a box reach further than its content; the ends of the part's rows do not.
         labelled = self.array[box] == self.value
         k, j = np.nonzero(labelled.any(2))
         first, last = labelled.argmax(2)[k, j], labelled.shape[2] - 1 - labelled[..., ::-1].argmax(2)[k, j]
@@ -129,7 +131,7 @@ class _Voxels:
 
 
 def _part(node: Any, key: str) -> _Surface | _Voxels | None:
-    """A part of a node; None where it has no extent, or shares of voxels, which tell none."""
+    """Return a part of a node; None if it has no extent, or only fractional voxels, whose extent is not known."""
     matrix = vtk.vtkMatrix4x4()
     if not is_segmentation(node):
         node.GetIJKToRASMatrix(matrix)
@@ -155,7 +157,10 @@ def _reach_of(points: np.ndarray, to_grid: np.ndarray) -> Reach | None:
 
 
 def _to_grid(node: Any, volume_node: Any) -> np.ndarray | None:
-    """4x4 from a node's own coordinates (RAS) to voxels (i, j, k) of a volume; None if a transform is not linear."""
+    """Return the 4x4 matrix from a node's own coordinates (RAS) to voxels (i, j, k) of a volume.
+
+    None if a transform between the two is not linear.
+    """
     between, to_voxels = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
     transforms = node.GetParentTransformNode(), volume_node.GetParentTransformNode()
     if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*transforms, between):
@@ -165,6 +170,6 @@ def _to_grid(node: Any, volume_node: Any) -> np.ndarray | None:
 
 
 def _is_monomial(axes: np.ndarray) -> bool:
-    """Whether each axis lies along one of the grid's."""
+    """Whether each axis, a column of `axes`, is parallel to an axis of the grid."""
     strayed = np.sort(np.abs(axes), axis=0)[:2]
     return bool((strayed <= _PARALLEL * np.abs(axes).max(axis=0)).all())

@@ -1,4 +1,4 @@
-"""Paths in the application's settings, the last used first: what a user has had before is found again."""
+"""Recently used paths, kept in the application's settings, the last used first."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import qt
 
 
 class RecentPaths:
-    """The list under one key, of so many at the most; what is not there any more stays, and may come back."""
+    """List of at most `kept` paths under one key of the settings; missing paths stay, since they may come back."""
 
     def __init__(self, key: str, kept: int) -> None:
         self._key, self._kept = key, kept
 
     def read(self) -> list[Path]:
-        """The paths."""
+        """Return the paths, the last used first."""
         stored = qt.QSettings().value(self._key, "[]")
         return [Path(path) for path in json.loads(stored)] if stored else []
 
     def put_first(self, path: Path) -> None:
-        """Add a path, or move it up."""
+        """Add a path at the top, or move it there."""
         self._write([path, *self._others(path)][: self._kept])
 
     def remove(self, path: Path) -> None:
-        """Take a path off the list."""
+        """Remove a path from the list."""
         self._write(self._others(path))
 
     def _others(self, path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The section of results: a table of scores, and the slices that the model is least sure of."""
+"""The results section of the window: a table of scores, and the slices that the model is least sure of."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .shown_results import ShownResult
 if TYPE_CHECKING:
     from SIFASegmentationLib.scores import ScoreTable
 
-_UNSURE = 5  # Slices that are worth a look.
+_UNSURE = 5  # Number of slices offered for a closer look.
 
 
 class ResultsPanel(VTKObservationMixin):
-    """Shows one run, or one comparison; notices when what was scored is changed."""
+    """Shows the results of a run or a comparison, and notices when a scored segmentation is changed."""
 
     def __init__(self, ui: Any, say: Callable[..., None]) -> None:
         """
         Args:
-            ui: The module's widgets by name.
-            say: Shows a text on the status line, in red with `error=True`.
+            ui: The widgets of the module's `.ui` file by name.
+            say: Shows a text on the status line, as an error with `error=True`.
         """
         VTKObservationMixin.__init__(self)
         self._ui, self._say = ui, say
         self.scores: ScoreTable | None = None
         self.results: tuple[ShownResult, ...] = ()
         self._scored: dict[str, nodes.SegmentsState] = {}  # States of segmentations when they were scored, by ID.
-        self._observed: list[str] = []  # IDs of the segmentations that are watched.
+        self._observed: list[str] = []  # IDs of the observed segmentations.
         self._name, self._node_id, self._least_sure = "", "", 0
         for button, method in (
             (ui.copyButton, self._copy), (ui.exportButton, self._export), (ui.plotButton, self._plot_scores),
@@ -50,13 +50,13 @@ class ResultsPanel(VTKObservationMixin):
         self.refresh()
 
     def clear(self) -> None:
-        """Show nothing: the scene was closed."""
+        """Show nothing, after the scene was closed."""
         self.take(())
         self._node_id = ""
         self.refresh()
 
     def take(self, results: tuple[ShownResult, ...]) -> None:
-        """The results of a run, in place of those before, without any scores yet."""
+        """Replace the previous results with those of a run, which have no scores yet."""
         self.results, self.scores, self._least_sure = results, None, 0
         self._scored = self._made()
         self._observe()
@@ -66,7 +66,7 @@ class ResultsPanel(VTKObservationMixin):
             self._observe()
 
     def _observe(self) -> None:
-        """Watch the segmentations that are in the scene, and nothing else: what is observed stays in memory."""
+        """Observe the segmentations in the scene, and only those, since an observed node stays in memory."""
         there = self._segmentations()
         self.removeObservers()
         self._observed = [node.GetID() for node in there]
@@ -81,11 +81,11 @@ class ResultsPanel(VTKObservationMixin):
                 self.addObserver(node.GetSegmentation(), event, self._show_whether_scored)
 
     def _made(self) -> dict[str, nodes.SegmentsState]:
-        """States of the segmentations as they came into the scene, by ID."""
+        """Return the states of the segmentations when they came into the scene, by ID."""
         return {key: state for result in self.results for key, state in result.made.items()}
 
     def _segmentations(self) -> list[Any]:
-        """All that are scored, and are in the scene."""
+        """Return the segmentations of all results, baselines included, that are still in the scene."""
         both = [node for result in self.results for node in (result.segmentation, result.baseline)]
         return [node for node in both if node is not None]
 
@@ -96,12 +96,12 @@ class ResultsPanel(VTKObservationMixin):
         self._ui.rescoreButton.text = _("Score again: corrected since") if changed else _("Score again")
 
     def as_corrected(self, references: Mapping[str, str]) -> tuple[ShownResult, ...]:
-        """The results as they are to be scored now.
+        """Return the results to score now, and remember the segmentations' states as scored.
 
-        What the model said of a result that somebody has corrected since, no longer counts.
+        The model's estimates and doubts about a segmentation are dropped if it has been corrected since.
 
         Args:
-            references: IDs of other references than those that the run had, by the IDs of volumes.
+            references: IDs of references by IDs of their volumes, in place of those of the run.
         """
         self._scored = {node.GetID(): nodes.state_of(node) for node in self._segmentations()}
         self._show_whether_scored()
@@ -119,31 +119,31 @@ class ResultsPanel(VTKObservationMixin):
         )
 
     def look(self) -> None:
-        """Show the result of the volume that is shown, or of the first one."""
+        """Show the result of the displayed volume, or of the first one that has a result."""
         shown = _shown_first(self.results)
         if shown is not None:
             self._show_alone(shown)
         self.refresh()
 
     def show_scores(self, scores: ScoreTable | None, name: str) -> None:
-        """Show scores in a new table node: those of before, and of a scene that was loaded, stay as they are.
+        """Show scores in a new table node; earlier ones, and those of a loaded scene, stay as they are.
 
         Args:
-            scores: None where there are none.
-            name: Of the node.
+            scores: The scores; None if there are none.
+            name: Name of the node.
         """
         self.scores, self._name, self._node_id = scores, name, ""
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what there is, whatever became of the nodes."""
+        """Update the section to the current results and scores, even if nodes have been removed."""
         has_scores = self.scores is not None and bool(self.scores.rows)
         if has_scores:
             self._ui.resultsTable.setMRMLTableNode(self._table_node())
             self._ui.resultsTable.resizeColumnsToContents()
             self._ui.resultsSection.collapsed = False
         else:
-            # The view would keep a table that went with its scene.
+            # Otherwise the view would keep the table of a scene that was closed.
             self._ui.resultsTable.setMRMLTableNode(None)
         no_table = _("There is no table yet: segment a volume, or compare two segmentations.")
         for button in (self._ui.copyButton, self._ui.exportButton, self._ui.showTableButton):
@@ -154,7 +154,7 @@ class ResultsPanel(VTKObservationMixin):
         self._show_unsure()
 
     def _table_node(self) -> Any:
-        """The table of these scores; made anew where it was deleted, filled anew where it was changed."""
+        """Return the table node of the scores, made again if it was deleted, and refilled in case it was changed."""
         assert self.scores is not None
         node = slicer.mrmlScene.GetNodeByID(self._node_id) if self._node_id else None
         if node is None:
@@ -168,7 +168,11 @@ class ResultsPanel(VTKObservationMixin):
     # The slices that the model is least sure of --------------------------------------------------------------------
 
     def unsure_slices(self) -> list[tuple[ShownResult, int, float]]:
-        """Those that are worth a look, the least sure first, over all volumes that still are there."""
+        """Return the least confident slices of all volumes that are still in the scene, the least confident first.
+
+        Returns:
+            Result, index of the slice along its `slice_axis`, and confidence (0 to 1).
+        """
         slices = [
             (result, index, value)
             for result in self.results
@@ -193,7 +197,7 @@ class ResultsPanel(VTKObservationMixin):
     def _next_unsure_slice(self) -> None:
         unsure = self.unsure_slices()
         if not unsure:
-            # Its volume has left the scene.
+            # The volume has left the scene.
             self._show_unsure()
             return
         result, index, _value = unsure[self._least_sure % len(unsure)]
@@ -204,7 +208,7 @@ class ResultsPanel(VTKObservationMixin):
         try:
             point = nodes.world_point(volume, (middle[0], middle[1], middle[2]))
         except InputError as error:
-            # It was put under another transform since.
+            # The volume has been put under a non-linear transform since.
             self._say(str(error), error=True)
             return
         self._show_alone(result, in_its_planes=slicer.app.layoutManager() is not None)
@@ -213,9 +217,12 @@ class ResultsPanel(VTKObservationMixin):
         self._show_unsure()
 
     def _show_alone(self, result: ShownResult, *, in_its_planes: bool = False) -> None:
-        """Show a volume and what came of it, and of the run's other volumes nothing, which would lie over it.
+        """Show a volume and its segmentation, and hide those of the run's other volumes, which would cover it.
 
-        Slices of an oblique acquisition are seen in its own planes alone; views must be there to turn.
+        Args:
+            result: The result to show.
+            in_its_planes: Rotate the slice views to the volume's planes, the only ones in which slices of an oblique
+                acquisition can be seen; needs a layout with views.
         """
         slicer.util.setSliceViewerLayers(background=result.volume, rotateToVolumePlane=in_its_planes)
         for other in self.results:
@@ -237,7 +244,7 @@ class ResultsPanel(VTKObservationMixin):
         score_tables.fix_axes(chart, (0, max(longest - 1, 1)), (0, 1))
         score_tables.show_plot(chart)
 
-    # What can be done with the scores ------------------------------------------------------------------------------
+    # Actions on the scores -----------------------------------------------------------------------------------------
 
     def _copy(self) -> None:
         if self.scores is not None:
@@ -250,11 +257,11 @@ class ResultsPanel(VTKObservationMixin):
         kinds = "CSV (*.csv);;JSON (*.json)"
         path = qt.QFileDialog.getSaveFileName(self._ui.exportButton, _("Save scores"), "scores.csv", kinds)
         if path:
-            # Not every dialog adds what its filter says.
+            # Not every file dialog adds the suffix of its filter.
             self.save_scores(Path(path) if Path(path).suffix else Path(f"{path}.csv"))
 
     def save_scores(self, path: Path) -> None:
-        """Write the table as CSV or JSON; what goes wrong is said on the status line."""
+        """Write the scores as CSV or JSON; errors are shown on the status line."""
         assert self.scores is not None
         try:
             self.scores.write(path)
@@ -268,13 +275,13 @@ class ResultsPanel(VTKObservationMixin):
             score_tables.show_plot(score_tables.make_bar_plot(self.scores, _("SIFA Dice")))
 
     def _show_table(self) -> None:
-        # Its node may have been removed or changed.
+        # The table's node may have been removed or changed.
         self.refresh()
         score_tables.show_table(self._ui.resultsTable.mrmlTableNode())
 
 
 def _shown_first(results: Sequence[ShownResult]) -> ShownResult | None:
-    """The result to look at: of the volume that is shown, or of the first; None where none can be."""
+    """Return the result to show: that of the displayed volume, or the first; None if none has a segmentation."""
     there = [result for result in results if result.volume is not None and result.segmentation_id]
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     shown = {view.GetBackgroundVolumeID() for view in views}

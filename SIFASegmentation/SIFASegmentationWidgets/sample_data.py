@@ -1,4 +1,4 @@
-"""Synthetic patients in Slicer's Sample Data, drawn on this machine: nothing is downloaded."""
+"""Synthetic patients for Slicer's Sample Data module, generated locally: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SAMPLES = {
     "SIFAHeartMR": ("cardiac", "mr"),
 }
 COHORTS = {"SIFAAbdomenTraining": "abdomen", "SIFAHeartTraining": "cardiac"}
-COHORT_PATIENTS = 8  # Of each modality.
-_loading: list[str] = []  # What is being drawn.
-SEED = 100  # Beyond those of the cohorts, the demo and the sample model's training.
+COHORT_PATIENTS = 8  # Patients of each modality.
+_loading: list[str] = []  # Name of the sample that is being drawn, if any.
+SEED = 100  # Beyond the seeds of the cohorts, the demo and the sample model's training.
 
 
 def register_samples() -> None:
-    """Offer the patients in the module Sample Data, category SIFA: one at a time, or all that a training needs."""
+    """Offer single patients and whole training cohorts in the module Sample Data, category SIFA."""
     try:
-        import SampleData  # noqa: PLC0415  a module of Slicer, there once the application has started
+        import SampleData  # noqa: PLC0415  a module of Slicer, available once the application has started
     except ImportError:
-        # Not in every application that is made of Slicer.
+        # Custom applications based on Slicer may not include it.
         return
     icon = Path(__file__).parents[1] / "Resources" / "Icons" / "SIFASegmentation.png"
     for name in (*SAMPLES, *COHORTS):
@@ -54,29 +54,28 @@ def register_samples() -> None:
 
 
 def load_patient(name: str, seed: int = SEED) -> list[Any]:
-    """A synthetic patient as nodes: the volume, and its reference segmentation.
+    """Make the nodes of a synthetic patient: a volume, and its reference segmentation.
 
     Args:
-        name: Of `SAMPLES`.
-        seed: Another seed, another patient.
+        name: Key of `SAMPLES`.
+        seed: Seed of the patient; each seed gives another one.
 
     Raises:
-        InputError: What they are drawn with is not installed; or patients are being drawn already, or drawing was
-            cancelled.
+        InputError: A required package is not installed, patients are being drawn already, or drawing was cancelled.
     """
     task, modality = SAMPLES[name]
     return _load(name, [_Patient(task, modality, seed, name, labelled=True)])
 
 
 def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
-    """All that a training needs, as nodes: labelled MR and unlabelled CT of synthetic patients, MR first.
+    """Make the nodes of a training cohort: labelled MR, then unlabelled CT, of synthetic patients.
 
     Args:
-        name: Of `COHORTS`.
-        patients: Of each modality.
+        name: Key of `COHORTS`.
+        patients: Number of patients of each modality.
 
     Raises:
-        InputError: As `load_patient`; or the scene was closed meanwhile.
+        InputError: As for `load_patient`, or the scene was closed meanwhile.
     """
     stem = name.removesuffix("Training")
     wanted = [
@@ -88,7 +87,7 @@ def load_cohort(name: str, patients: int = COHORT_PATIENTS) -> list[Any]:
 
 
 class _Patient(NamedTuple):
-    """Who is to be drawn, and the name of the node; with its segmentation if `labelled`."""
+    """A patient to draw, the name of its volume node, and whether it gets a segmentation (`labelled`)."""
 
     task: str
     modality: str
@@ -98,11 +97,11 @@ class _Patient(NamedTuple):
 
 
 class _CancelledError(InputError):
-    """The user wants no more patients."""
+    """The user has cancelled the drawing."""
 
 
 class _Progress:
-    """A dialog that shows how many patients are drawn, and keeps clicks from everything but its button to cancel."""
+    """Window-modal dialog that shows how many patients have been drawn, with a button to cancel."""
 
     def __init__(self, patients: int) -> None:
         self._dialog = slicer.util.createProgressDialog(
@@ -112,12 +111,12 @@ class _Progress:
         self._dialog.show()
 
     def tell(self, name: str, done: int) -> None:
-        """Who is drawn next, and how many are."""
+        """Show which patient is drawn next, and how many have been drawn."""
         self._dialog.labelText = _("Drawing {name}...").format(name=name)
         self._dialog.value = done
 
     def let_events_in(self) -> None:
-        """Let the window live for a moment.
+        """Process pending events, so that the window stays responsive.
 
         Raises:
             InputError: The user has cancelled.
@@ -132,7 +131,7 @@ class _Progress:
 
 
 def _load(name: str, patients: Sequence[_Patient]) -> list[Any]:
-    """The nodes of patients, the first of whom is shown."""
+    """Make the nodes of patients, and show the first of them."""
     if importlib.util.find_spec("pydantic") is None:
         raise InputError(_("Sample patients can't be drawn"), _("install the Python package pydantic"))
     if _loading:
@@ -156,7 +155,7 @@ def _draw(name: str, patients: Sequence[_Patient], progress: _Progress) -> list[
         progress.tell(patient.name, done)
         draw = partial(make_patient, patient.task, patient.modality, patient.seed)
         image, labelmap = in_background(draw, progress.let_events_in)
-        # A window that lives meanwhile can close the scene.
+        # The window stays responsive, so the user may have closed the scene.
         if nodes and if_in_scene(nodes[0]) is None:
             raise InputError(_("The scene was closed while {name} was drawn").format(name=name), _("try again"))
         nodes += _into_scene(patient, image, labelmap)
@@ -164,9 +163,9 @@ def _draw(name: str, patients: Sequence[_Patient], progress: _Progress) -> list[
 
 
 def _download(source: Any) -> list[Any]:
-    """What Sample Data calls: the nodes of the source that a user has clicked; none, and a message, where it can't.
+    """Return the nodes of the source that the user clicked in Sample Data; on an error, show it and return none.
 
-    Sample Data takes whatever is raised here for a fault, and tells the Python console alone.
+    Exceptions must not leave this function: Sample Data would report them in the Python console only.
     """
     name = source.sampleName
     try:
@@ -180,7 +179,7 @@ def _download(source: Any) -> list[Any]:
 
 
 def _into_scene(patient: _Patient, image: Volume, labelmap: Volume) -> list[Any]:
-    """A volume node and, if wanted, its segmentation."""
+    """Add a patient's volume node to the scene and, if the patient is labelled, its segmentation node."""
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
 
     unique = slicer.mrmlScene.GenerateUniqueName(patient.name)
@@ -196,7 +195,7 @@ def _into_scene(patient: _Patient, image: Volume, labelmap: Volume) -> list[Any]
 
 
 def _matrix(geometry: Geometry) -> np.ndarray:
-    """4x4 from voxels (i, j, k) to mm, LPS."""
+    """Return the 4x4 matrix from voxels (i, j, k) to mm, LPS."""
     matrix = np.eye(4)
     matrix[:3, :3] = geometry.axes_mm
     matrix[:3, 3] = geometry.origin

@@ -1,4 +1,4 @@
-"""A table of scores as nodes of the scene: a table to read, and a bar plot of it."""
+"""Table and plot nodes in the scene: tables of scores, bar plots of them, and line plots."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ _COLORS = (
     (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0),
     (140, 86, 75), (127, 127, 127),
 )  # fmt: skip
-"""Of series, told apart by the colour-blind too (Okabe and Ito); Slicer's own are random, and black twice."""
+"""Colours of plot series, distinguishable for the colour-blind (Okabe and Ito, then brown and grey).
+
+Slicer's own colours are random, and include black twice.
+"""
 
 
 def fill_table_node(node: Any, table: ScoreTable) -> None:
-    """Put the rows of subjects and structures, then the statistics, into a table node.
+    """Fill a table node with the rows of subjects and structures, then the statistics.
 
-    A score that is none is `-`; there is a column of methods only where the table sets some side by side.
+    An undefined score is shown as `-`; there is a column of methods only if the table compares methods.
     """
     cells = [
         _cells(row.subject, row.structure, row.method, row.scores, formatted_estimate(row.estimate), row.note)
@@ -51,7 +54,7 @@ def fill_table_node(node: Any, table: ScoreTable) -> None:
 
 
 def _titles(tolerance: float) -> tuple[str, ...]:
-    """Of the columns; `tolerance` of the surface Dice in mm."""
+    """Return the titles of the columns; `tolerance` is that of surface Dice, in mm."""
     surface_dice = _("surface Dice ({tolerance:g} mm)").format(tolerance=tolerance)
     return (
         _("subject"), _("structure"), _("method"), _("Dice"), _("estimated Dice"), _("ASD mm"), _("HD95 mm"),
@@ -60,16 +63,15 @@ def _titles(tolerance: float) -> tuple[str, ...]:
 
 
 def _cells(subject: str, structure: str, method: str, scores: Scores, estimate: str, note: str) -> tuple[str, ...]:
-    """A row, in the order of the titles."""
+    """Return the cells of a row, in the order of the titles."""
     dice, *others = formatted(scores)
     return (subject, structure, method, dice, estimate, *others, note)
 
 
 def make_bar_plot(table: ScoreTable, name: str) -> Any:
-    """A chart node with mean Dice as bars, replacing an earlier one of the same name.
+    """Make a chart node with mean Dice as bars, updating an earlier chart of the same name.
 
-    A series for each structure, since Slicer names series in a legend and does not name bars; a group of bars for each
-    method.
+    Each structure is a series, since Slicer labels series, in the legend, but not bars; each method is a group of bars.
     """
     dice = table.means("dice")
     columns = {
@@ -83,14 +85,13 @@ def make_bar_plot(table: ScoreTable, name: str) -> Any:
         title = _("{title} (groups: {groups})").format(title=title, groups=groups)
     chart = _make_plot(name, title, scored, list(scored), slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
     chart.SetYAxisTitle("Dice")
-    # Slicer's own range of the groups would leave the first bars out.
+    # Slicer's automatic range would cut off the first bars.
     fix_axes(chart, (-0.5, len(table.methods) - 0.5), (0, 1))
     return chart
 
 
 def fix_axes(chart: Any, x: tuple[float, float], y: tuple[float, float]) -> None:
-    """Show these ranges, whatever the values: of a chart that is shown already, Slicer keeps those of the values
-    before."""
+    """Set fixed ranges of a chart's axes; with automatic ranges, a chart on display keeps those of its old values."""
     chart.SetXAxisRangeAuto(False)
     chart.SetXAxisRange(*x)
     chart.SetYAxisRangeAuto(False)
@@ -100,14 +101,14 @@ def fix_axes(chart: Any, x: tuple[float, float], y: tuple[float, float]) -> None
 def make_line_plot(
     x: str, columns: Mapping[str, Sequence[float] | np.ndarray], name: str, title: str, scene: Any | None = None
 ) -> Any:
-    """A chart node with a line for each column but `x`, replacing an earlier one of the same name.
+    """Make a chart node with a line for each column but `x`, updating an earlier chart of the same name.
 
     Args:
         x: Name of the column along the horizontal axis.
-        columns: Values by column, all as long.
-        name: Of the chart; its table is named after it, its series after their columns.
-        title: Shown above it.
-        scene: That gets its nodes; the user's unless given.
+        columns: Values by column name, all of the same length.
+        name: Name of the chart; its table is named after it, its series after their columns.
+        title: Title shown above the chart.
+        scene: Scene that the nodes are added to; the user's if None.
     """
     lines = [column for column in columns if column != x]
     chart = _make_plot(name, title, columns, lines, slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter, x, scene)
@@ -124,7 +125,17 @@ def _make_plot(
     x: str = "",
     scene: Any | None = None,
 ) -> Any:
-    """The chart node of this name with one series for each column of `shown`; its own series are taken up again."""
+    """Return the chart node of this name, with one series for each column of `shown`; existing series are reused.
+
+    Args:
+        name: Name of the chart.
+        title: Title shown above the chart.
+        columns: Values by column name.
+        shown: Names of the columns to plot.
+        kind: Plot type of `vtkMRMLPlotSeriesNode`.
+        x: Name of the column along the horizontal axis; none if empty.
+        scene: Scene that the nodes are added to; the user's if None.
+    """
     values = named_node("vtkMRMLTableNode", f"{name} values", scene)
     _fill(values, columns)
     chart = named_node("vtkMRMLPlotChartNode", name, scene)
@@ -144,7 +155,7 @@ def _make_plot(
 
 def _make_series(column: str, values: Any, kind: int, x: str) -> Any:
     series = values.GetScene().AddNewNodeByClass("vtkMRMLPlotSeriesNode")
-    series.SetName(column)  # What the legend says.
+    series.SetName(column)  # Shown in the legend.
     series.SetAndObserveTableNodeID(values.GetID())
     series.SetXColumnName(x)
     series.SetYColumnName(column)
@@ -154,13 +165,13 @@ def _make_series(column: str, values: Any, kind: int, x: str) -> Any:
 
 
 def series_of(chart: Any) -> list[Any]:
-    """The series nodes of a chart that are still there."""
+    """Return the series nodes of a chart that still exist."""
     nodes = (chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes()))
     return [node for node in nodes if node is not None]
 
 
 def show_plot(chart: Any) -> None:
-    """Show a chart in the layout, bringing up a plot view if there is none."""
+    """Show a chart in the layout, switching to one with a plot view if necessary; do nothing without a window."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return
@@ -170,7 +181,7 @@ def show_plot(chart: Any) -> None:
 
 
 def show_table(node: Any) -> None:
-    """Show a table node in the layout."""
+    """Show a table node in the layout; do nothing without a window."""
     layout = slicer.app.layoutManager()
     if layout is None:
         return
@@ -180,7 +191,7 @@ def show_table(node: Any) -> None:
 
 
 def _fill(node: Any, columns: Mapping[str, Sequence[str] | Sequence[float] | np.ndarray]) -> None:
-    """Replace the content of a table node by columns of texts or numbers."""
+    """Replace the content of a table node with columns of strings or numbers."""
     modified = node.StartModify()
     node.RemoveAllColumns()
     for name, values in columns.items():
@@ -199,7 +210,7 @@ def _string_array(texts: Iterable[Any]) -> Any:
 
 
 def named_node(class_name: str, name: str, scene: Any | None = None) -> Any:
-    """The node of this class and name in a scene, the user's unless given; made if there is none."""
+    """Return the node of this class and name in a scene (the user's if None), adding one if there is none."""
     scene = scene if scene is not None else slicer.mrmlScene
     found = scene.GetFirstNodeByName(name)
     if found is not None and found.IsA(class_name):

@@ -1,4 +1,4 @@
-"""Scores of a segmentation node against a reference node, and what can be said where there is none."""
+"""Scores of segmentation nodes against reference nodes, or volumes of the structures if there is no reference."""
 
 from __future__ import annotations
 
@@ -24,14 +24,25 @@ if TYPE_CHECKING:
 
 
 def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Task, tolerance: float) -> Work[list[Row]]:
-    """A row for each structure of a task, a portion of a structure a piece."""
+    """Score a segmentation on a volume's grid: a row for each structure of a task, yielding several times for each.
+
+    Args:
+        segmentation: Segmentation or labelmap node to score.
+        reference: Segmentation or labelmap node to score it against.
+        volume: Volume node whose grid is used.
+        task: The structures.
+        tolerance: Tolerance of surface Dice, in mm, for structures of the task without their own.
+
+    Raises:
+        InputError: A node has none of the structures, or a transform can't be used.
+    """
     from SIFASegmentationLib.evaluation import score_pair_in_pieces  # noqa: PLC0415
     from SIFASegmentationLib.volumes import Volume  # noqa: PLC0415
 
     geometry = nodes.geometry_from_node(volume)
     truth = structures_of_nodes.labels_from_node(reference, volume, task)
     yield
-    # An empty prediction has no part that could be matched, and still has to be scored.
+    # An empty prediction has no part that could be matched, but must still be scored.
     has_parts = bool(structures_of_nodes.parts_of(segmentation))
     predicted = (
         structures_of_nodes.labels_from_node(segmentation, volume, task)
@@ -50,14 +61,20 @@ def score_in_pieces(segmentation: Any, reference: Any, volume: Any, task: Task, 
     )
     if len(scored) == len(task.structures):
         return list(scored)
-    # What nobody drew in the reference is no structure that is not there.
+    # A structure that was not drawn in the reference is not known to be absent, so it gets no score.
     unscored = volume_rows(segmentation, volume, task, _("not in the reference"))
     rows = {row.structure: row for row in (*unscored, *scored)}
     return [rows[structure.name] for structure in task.structures]
 
 
 def score_results_in_pieces(results: Sequence[ShownResult], task: Task, tolerance: float) -> Work[ScoreTable]:
-    """Scores of results where they have a reference that can be used, the structures' volumes where not."""
+    """Score results against their references; where there is no usable one, give the structures' volumes.
+
+    Args:
+        results: Results of a run; those whose nodes have left the scene are skipped.
+        task: The structures.
+        tolerance: Tolerance of surface Dice, in mm, for structures of the task without their own.
+    """
     from SIFASegmentationLib.scores import ScoreTable  # noqa: PLC0415
 
     rows: list[Row] = []
@@ -78,7 +95,7 @@ def score_results_in_pieces(results: Sequence[ShownResult], task: Task, toleranc
                 try:
                     made = yield from score_in_pieces(segmentation, reference, volume, task, tolerance)
                 except InputError as error:
-                    # One reference that can't be used does not take the others' scores away.
+                    # A reference that can't be used must not cost the other results their scores.
                     made = volume_rows(segmentation, volume, task, str(error))
             rows += [
                 replace(
@@ -91,9 +108,9 @@ def score_results_in_pieces(results: Sequence[ShownResult], task: Task, toleranc
 
 
 def volume_rows(segmentation: Any, volume: Any, task: Task, note: str) -> list[Row]:
-    """Rows with the volume of each structure of a task in ml and no score; `note` says why.
+    """Return rows with the volume of each structure of a task, in ml, and no scores; `note` says why there are none.
 
-    Several segments of one structure are counted as one that holds them all.
+    Several segments of the same structure are counted as their union.
     """
     from SIFASegmentationLib.scores import Row, Scores  # noqa: PLC0415
 
@@ -109,7 +126,7 @@ def volume_rows(segmentation: Any, volume: Any, task: Task, note: str) -> list[R
 
 
 def _count(segmentation: Any, keys: list[str], volume: Any) -> int:
-    """Number of voxels that some of a node's parts have."""
+    """Return the number of voxels in the union of some parts of a node."""
     parts = [voxels for _key, voxels in voxels_of(segmentation, keys, volume)]
     if len(parts) == 1:
         return parts[0].count()

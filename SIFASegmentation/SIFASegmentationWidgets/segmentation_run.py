@@ -1,4 +1,4 @@
-"""A segmentation under way: a job in a process of its own, whose results come into the scene piece by piece."""
+"""A running segmentation: a job in its own process, whose results are loaded into the scene piece by piece."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 
 class InputRow(NamedTuple):
-    """Nodes of one row: a scalar volume, a markups ROI or None, a segmentation or labelmap to score against or None."""
+    """Nodes of one row.
+
+    Attributes:
+        volume: Scalar volume node to segment.
+        region: Markups ROI node, or None.
+        reference: Segmentation or labelmap node to score against, or None.
+    """
 
     volume: Any
     region: Any | None = None
@@ -40,23 +46,23 @@ class InputRow(NamedTuple):
 
 @dataclass
 class SegmentationResult:
-    """What came of one volume.
+    """Result of one volume.
 
     Attributes:
-        volume: Its node, which may have left the scene since.
-        segmentation: Node of the structures; None if there is no place for it in the scene.
-        baseline: The same by the model without adaptation, if asked for.
-        probabilities: Volume nodes by structure, if asked for.
-        confidence: Of each slice of the volume, 0 to 1; None for one that the model did not see.
-        slice_axis: Axis (k, j, i) of the slices.
-        estimates: Estimated Dice by structure.
-        baseline_estimates: The same of the baseline.
-        doubts: What speaks against a structure, where something does.
-        files: Folder that keeps what could not be put into the scene.
-        why_files: Why it could not.
+        volume: The volume node, which may have left the scene since.
+        segmentation: Segmentation node of the structures; None if it could not be put into the scene.
+        baseline: Segmentation node of the model without adaptation, if requested.
+        probabilities: Volume nodes with the probability of each structure, by name, if requested.
+        confidence: Confidence of each slice of the volume, 0 to 1; None for slices that the model did not see.
+        slice_axis: Array axis of the slices: 0 for k, 1 for j, 2 for i.
+        estimates: Estimated Dice of `segmentation` by structure.
+        baseline_estimates: Estimated Dice of `baseline` by structure.
+        doubts: Reasons to doubt a structure, by name, for those that have some.
+        files: Folder with the files of results that could not be put into the scene.
+        why_files: Why they could not be put there.
         error: Why the volume could not be segmented; empty if it was.
-        warnings: What makes the result doubtful.
-        made: States of its segmentations as they came into the scene, by ID (`nodes.state_of`).
+        warnings: Reasons to doubt the result as a whole.
+        made: States of the segmentations when they came into the scene, by ID (`nodes.state_of`).
     """
 
     volume: Any
@@ -77,12 +83,12 @@ class SegmentationResult:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes.
+    """Options of a run.
 
     Attributes:
-        segmentation: How each volume is segmented.
-        device: auto, cpu or cuda.
-        baseline: Segment by the model without adaptation as well, where the bundle carries one.
+        segmentation: Options for the segmentation of each volume.
+        device: Device that the model runs on: auto, cpu or cuda.
+        baseline: Also segment with the model without adaptation, if the bundle has one.
         surfaces: Make the structures' closed surfaces, which 3D views show.
     """
 
@@ -93,7 +99,7 @@ class RunOptions:
 
 
 class SegmentationRun:
-    """A segmentation under way: its job, its process, and what has come of it so far."""
+    """A running segmentation: its job, its process, and its results so far."""
 
     def __init__(
         self,
@@ -107,16 +113,19 @@ class SegmentationRun:
     ) -> None:
         """
         Args:
-            job: Its inputs lie in its folder.
-            rows: Volumes in the order of the job.
-            task: Of the model.
-            options: How.
-            on_events: Gets the job's events as they come; results come into the scene after that, piece by piece.
-            on_end: Called once, when all results are there.
-            output: Segmentation node to replace the content of, for the first volume.
+            job: The job, whose inputs are already in its folder.
+            rows: Nodes of the volumes, in the order of the job.
+            task: The model's structures.
+            options: Options of the run.
+            on_events: Called with the job's events as they arrive; results come into the scene later, piece by piece.
+            on_end: Called once, with the run and its final state, when all results are in the scene.
+            output: Segmentation node whose content the first volume's result replaces; None for a new node.
+
+        Raises:
+            InputError: The job's process can't be started.
         """
         self.job, self.task, self.options = job, task, options
-        # Not their IDs, which another scene gives to other nodes.
+        # The nodes rather than their IDs, which may denote other nodes in another scene.
         self.rows, self.output = list(rows), output
         self.warnings: dict[int, list[str]] = {}
         self.device, self.killed = "", False
@@ -130,18 +139,18 @@ class SegmentationRun:
         self.follower.start()
 
     def cancel(self) -> None:
-        """Ask for an end after the batch of slices at hand; volumes that are done are kept."""
+        """Ask the process to stop after the current batch of slices; finished volumes are kept."""
         self.job.request_stop()
 
     def kill(self) -> None:
-        """End the process at once; volumes that are done are kept, and the end is told as any other."""
+        """Kill the process; finished volumes are kept, and `on_end` is called as usual."""
         self.killed = True
         if self.process.poll() is None:
             kill_process(self.process.pid)
 
     def wait(self) -> None:
-        """Wait until the job has ended and its results are in the scene; the window lives while the process works."""
-        # Of an application with a window, which ends with it; other windows come and go.
+        """Wait until the job has ended and its results are in the scene; the window stays responsive meanwhile."""
+        # An application with a main window quits when the last window closes; without one, windows may come and go.
         window = slicer.util.mainWindow()
         if window is not None:
             slicer.app.connect("lastWindowClosed()", self.kill)
@@ -153,7 +162,7 @@ class SegmentationRun:
                 slicer.app.disconnect("lastWindowClosed()", self.kill)
 
     def abandon(self) -> None:
-        """End at once, for good."""
+        """Kill the process and delete the job's folder, without calling `on_end`."""
         self.follower.stop()
         self.pieces.stop()
         if self.process.poll() is None:
@@ -164,7 +173,7 @@ class SegmentationRun:
     def _events(self, events: list[Event]) -> None:
         for event in events:
             if event.kind == "warning":
-                # One of the events file itself is of no volume.
+                # A warning about the events file itself belongs to no volume.
                 self.warnings.setdefault(event.data.get("volume", -1), []).append(event.data["message"])
             elif event.kind == "device":
                 self.device = event.data["name"]
@@ -214,7 +223,14 @@ class SegmentationRun:
             yield
 
     def _labels(self, result: SegmentationResult, path: str, name: str, output: Any | None = None) -> Work[Any | None]:
-        """The segmentation node of a labelmap file; None if it has no place in the scene."""
+        """Make the segmentation node of a labelmap file; None if its volume is gone or has changed.
+
+        Args:
+            result: Result that the node belongs to.
+            path: Path of the labelmap in the job's folder.
+            name: Name of a new node, in which {volume} stands for the volume's name.
+            output: Segmentation node whose content is replaced if it is still in the scene.
+        """
         labels = _voxels_of_file(self.job.folder / path)
         yield
         volume = self._volume_of(result, labels.shape)
@@ -227,9 +243,9 @@ class SegmentationRun:
         return made
 
     def _volume_of(self, result: SegmentationResult, shape: tuple[int, ...]) -> Any | None:
-        """The volume node that a result is of; None if it was deleted or replaced meanwhile.
+        """Return the volume node of a result; None if it was deleted or its shape changed in the meantime.
 
-        Then the result must not be lost, nor be put on something else: it stays in its files.
+        In that case the result must be neither lost nor put onto another image, so its files are kept.
         """
         volume = nodes.if_in_scene(result.volume)
         if volume is not None and slicer.util.arrayFromVolume(volume).shape == shape:
@@ -239,13 +255,14 @@ class SegmentationRun:
         return None
 
     def _end(self, state: State) -> None:
-        # After the results that are still on their way into the scene.
+        # Queued after the results that are still being loaded into the scene.
         self.pieces.add(self._tell_end(state))
 
     def _tell_end(self, state: State) -> Work[None]:
         order = [row.volume for row in self.rows]
         self.results.sort(key=lambda result: order.index(result.volume))
-        # Volumes of patients don't stay behind; what has no place in the scene does, and a log that is told of.
+        # Patient volumes are always deleted. Results that could not be put into the scene are kept, and so is the log
+        # of a job that failed.
         if any(result.files for result in self.results):
             gone = ["input"]
         elif state in (State.FINISHED, State.STOPPED) or self.killed:
@@ -259,14 +276,14 @@ class SegmentationRun:
 
 
 def _voxels_of_file(path: Path) -> np.ndarray:
-    """Voxels (k, j, i) of an image file."""
+    """Read the voxels (k, j, i) of an image file."""
     from SIFASegmentationLib.image_files import read_volume  # noqa: PLC0415
 
     return read_volume(path).array
 
 
 def _estimates(values: dict[str, list[float]]) -> dict[str, Estimate]:
-    """Estimated Dice by structure, from an event."""
+    """Return the estimated Dice by structure from the data of an event."""
     from SIFASegmentationLib.quality import Estimate  # noqa: PLC0415
 
     return {name: Estimate(*numbers) for name, numbers in values.items()}

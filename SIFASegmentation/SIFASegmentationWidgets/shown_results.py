@@ -1,4 +1,4 @@
-"""What came of a segmented volume, by the IDs of nodes: those that a user deletes must not live on here."""
+"""Results of segmented volumes that refer to nodes by ID, so that nodes deleted by the user are not kept alive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownResult:
-    """What came of one volume. Nodes are None where they have left the scene.
+    """Result of one volume; properties give its nodes, or None for those that have left the scene.
+
+    The remaining attributes are those of `SegmentationResult`.
 
     Attributes:
-        volume_id: Of what was segmented.
-        segmentation_id: Of its structures; empty if there are none.
-        baseline_id: Of the structures by the model without adaptation, if asked for.
-        reference_id: Of what to score these against, if there is something.
-        confidence: See `SegmentationResult`, as all that follow.
+        volume_id: ID of the volume that was segmented.
+        segmentation_id: ID of the segmentation of the structures; empty if there is none.
+        baseline_id: ID of the segmentation of the model without adaptation; empty if there is none.
+        reference_id: ID of the segmentation or labelmap to score against; empty if there is none.
     """
 
     volume_id: str
@@ -39,7 +40,7 @@ class ShownResult:
 
     @classmethod
     def of(cls, result: SegmentationResult, reference: Any | None = None) -> ShownResult:
-        """Of what a run gave, and a node to score it against."""
+        """Make it from a result of a run, and a node to score it against."""
         return cls(
             _id(result.volume),
             _id(result.segmentation),
@@ -71,7 +72,7 @@ class ShownResult:
 
 
 def results_of(run: SegmentationRun) -> tuple[ShownResult, ...]:
-    """What came of a run's volumes."""
+    """Return the results of a run's volumes, with the references of its rows."""
     references = {_id(row.volume): row.reference for row in run.rows}
     return tuple(ShownResult.of(result, references.get(_id(result.volume))) for result in run.results)
 

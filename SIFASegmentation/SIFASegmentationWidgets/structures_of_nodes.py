@@ -1,6 +1,6 @@
 """The parts of a segmentation or labelmap node, and which structures they are.
 
-Matched by terminology, then by name, and only where a labelmap has no names by number.
+Parts are matched by terminology, then by name; only if no label of a labelmap matches by name, by number.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Part:
     """A segment, or a value of a labelmap.
 
     Attributes:
-        key: Segment ID, or the value as text.
-        name: Segment name, or what the colour table calls the value; may be empty.
-        entry: Terminology as Slicer stores it; empty if there is none.
+        key: Segment ID, or the label value as text.
+        name: Name of the segment, or of the value in the colour table; may be empty.
+        entry: Terminology entry as Slicer stores it; empty if there is none.
     """
 
     key: str
@@ -46,10 +46,10 @@ class Labels:
     """Labels of a node.
 
     Attributes:
-        array: uint8 (k, j, i), the task's values.
-        notes: What is to be known about them, such as overlaps.
-        structures: Names of those that the node can have: all for a labelmap; the segments of a segmentation, which
-            may be empty.
+        array: uint8 (k, j, i), with the task's label values.
+        notes: Remarks about the labels, such as overlaps.
+        structures: Names of the structures that the node could contain: all of the task's for a labelmap; those that
+            have a segment, even an empty one, for a segmentation.
     """
 
     array: np.ndarray
@@ -58,7 +58,7 @@ class Labels:
 
 
 def parts_of(node: Any) -> list[Part]:
-    """The segments of a segmentation node, or the values (without 0) of a labelmap node."""
+    """Return the segments of a segmentation node, or the values (without 0) of a labelmap node."""
     if is_segmentation(node):
         segmentation = node.GetSegmentation()
         segments = [(key, segmentation.GetSegment(key)) for key in segmentation.GetSegmentIDs()]
@@ -72,7 +72,7 @@ def parts_of(node: Any) -> list[Part]:
 
 
 _values: dict[str, tuple[int, list[int]]] = {}
-"""Of labelmap nodes by ID, with when their voxels were changed last: windows ask again at every change of theirs."""
+"""Cache of labelmap nodes' modification times and values, by ID: windows ask again at every change of a parameter."""
 
 
 def _values_of(node: Any) -> list[int]:
@@ -86,9 +86,9 @@ def _values_of(node: Any) -> list[int]:
 
 
 def structure_of(part: Part, task: Task) -> Structure | None:
-    """The task's structure that a part is, by terminology or name; None if it is none.
+    """Return the task's structure that a part is, by terminology or name; None if it is none of them.
 
-    Where several structures have the part's terminology, its name decides between them.
+    The name decides if the part's terminology is that of several structures, or of none.
     """
     coded = [s for s in task.structures if part.entry and s.terminology.is_in(part.entry)]
     named = task.structure_named(part.name) if part.name else None
@@ -96,7 +96,7 @@ def structure_of(part: Part, task: Task) -> Structure | None:
 
 
 def match_parts(parts: Iterable[Part], task: Task) -> tuple[dict[str, Structure | None], bool]:
-    """The structure of each part by key (None if it is none), and whether that had to go by the labels' numbers."""
+    """Return the structure of each part by key (None if it is none), and whether label numbers had to decide."""
     parts = list(parts)
     matched = {part.key: structure_of(part, task) for part in parts}
     if any(matched.values()) or not all(part.key.isdecimal() for part in parts):
@@ -106,13 +106,13 @@ def match_parts(parts: Iterable[Part], task: Task) -> tuple[dict[str, Structure 
 
 
 def labels_from_node(node: Any, volume_node: Any, task: Task, mapping: dict[str, str] | None = None) -> Labels:
-    """The labels of a segmentation or labelmap node on the grid of a volume node.
+    """Return the labels of a segmentation or labelmap node on the grid of a volume node.
 
     Args:
         node: Segmentation or labelmap node.
-        volume_node: Gives the grid.
+        volume_node: Volume node that provides the grid.
         task: The structures (`SIFASegmentationLib.structures.Task`).
-        mapping: Key of a part -> name of its structure, in place of the matching.
+        mapping: Names of structures by the keys of parts; if given, nothing is matched automatically.
 
     Raises:
         InputError: Nothing in the node is a structure of the task, or a transform can't be used.

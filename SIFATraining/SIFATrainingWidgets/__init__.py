@@ -1,7 +1,7 @@
-"""What the window of SIFA Training is made of; nothing here computes.
+"""The parts of the window of SIFA Training; computations belong in the libraries.
 
-Slicer puts a module's folder on the import path when it loads the module, and may load this one before its sibling:
-importing this package makes sure that both are there.
+Slicer puts a module's folder on the import path when it loads the module, and may load this module before its sibling.
+Importing this package makes sure that both folders are on the path.
 """
 
 from __future__ import annotations

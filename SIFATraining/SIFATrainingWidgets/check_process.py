@@ -1,5 +1,7 @@
-"""What takes long to check before a training, asked of a process of its own: torch takes seconds to import, files
-are read one by one, and the window waits for nobody."""
+"""The slow checks before a training, run in a separate process so that the window stays responsive.
+
+Importing torch takes seconds, and files are read one by one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ POLL_MS = 200
 
 
 class CheckProcess:
-    """Runs `sifa check` and gives its findings to a callable, once, from the event loop."""
+    """Runs `sifa check`, and passes its findings to a callable once, from the event loop."""
 
     def __init__(
         self,
@@ -45,16 +47,16 @@ class CheckProcess:
     ) -> None:
         """
         Args:
-            options: Of the training (`SIFATraining.TrainingOptions`).
-            output: Folder whose disk counts.
-            on_findings: Gets what was found.
-            source: Folder or CSV of source volumes to look at; empty where they are nodes.
-            target: The same of the target.
-            slices: Of the volumes that are nodes.
-            copied_bytes: Their files in the job's folder.
+            options: Options of the training (`SIFATraining.TrainingOptions`).
+            output: Folder for the training, whose disk is checked for free space.
+            on_findings: Called with the findings.
+            source: Folder or CSV of source volumes to check; empty if they are nodes.
+            target: Folder or CSV of target volumes to check; empty if they are nodes.
+            slices: Number of slices of the volumes that are nodes.
+            copied_bytes: Bytes that the volumes that are nodes will take in the job's folder.
 
         Raises:
-            InputError: There is no room for the little that it writes.
+            InputError: Temporary files can't be written, the region can't be used, or there is no interpreter.
         """
         self._on_findings = on_findings
         more = [f"--more-slices={slices}", f"--more-bytes={copied_bytes}"]
@@ -70,7 +72,7 @@ class CheckProcess:
         self._timer.start()
 
     def poll(self) -> None:
-        """Look whether it has ended."""
+        """Check whether the process has ended, and if so pass on its findings."""
         if self._process is None or self._process.poll() is None:
             return
         self._output.seek(0)
@@ -80,25 +82,25 @@ class CheckProcess:
         on_findings(_parse(text))
 
     def abandon(self) -> None:
-        """Want nothing of it any more."""
+        """Kill the process and discard its findings."""
         self._timer.stop()
         if self._process is not None and self._process.poll() is None:
             kill_process(self._process.pid)
             self._process.wait()
         self._process = None
-        # The timer holds this object, which Python's garbage collector can't see; it must not hold the window.
+        # The timer keeps this object alive, which Python's garbage collector can't see, so drop the window's callable.
         self._on_findings = ignore
         self._files.close()
 
 
 def _make_files(task: Task, files: ExitStack) -> tuple[Path, IO[bytes]]:
-    """What the program reads, and where it writes to; the end of `files` takes both away.
+    """Write the task for the program to read, and open a file for its output; closing `files` deletes both.
 
     Raises:
         InputError: They can't be written.
     """
     try:
-        # On Windows its files may still be open for a moment when the program was killed.
+        # On Windows, the files of a program that was killed may stay open for a moment.
         temporary = tempfile.TemporaryDirectory(prefix="SIFA-check-", ignore_cleanup_errors=True)
         folder = Path(files.enter_context(temporary))
         (folder / "task.json").write_text(task.model_dump_json(), encoding="utf-8")
@@ -109,7 +111,7 @@ def _make_files(task: Task, files: ExitStack) -> tuple[Path, IO[bytes]]:
 
 
 def _arguments(options: TrainingOptions, task: Path, output: Path, source: str, target: str) -> list[str]:
-    """Of the program that checks."""
+    """Return the command-line arguments of `sifa check`."""
     given = {
         "task": task, "source": source, "target": target, "source-coding": options.source_coding,
         "source-window": _pair(options.source_window), "target-window": _pair(options.target_window),
@@ -117,14 +119,14 @@ def _arguments(options: TrainingOptions, task: Path, output: Path, source: str, 
         "width": options.width, "batch": options.batch, "iterations": options.iterations,
         "baseline-iterations": options.baseline_iterations, "device": options.device, "out": output,
     }  # fmt: skip
-    # With "=", since a window may start with a minus.
+    # With "=", since a window may start with a minus sign.
     arguments = [f"--{name}={value}" for name, value in given.items() if value not in (None, "")]
     arguments += further_preparation.command_line(options.preparation or {})
     return ["check", "--json", *arguments, *(f"--set={text}" for text in _settings_texts(options.settings or {}))]
 
 
 def _settings_texts(settings: Mapping[str, Any], group: str = "") -> Iterator[str]:
-    """Nested settings as `group.name=value`."""
+    """Yield nested settings as `group.name=value`."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _settings_texts(value, f"{group}{name}.")
@@ -137,7 +139,7 @@ def _pair(window: tuple[float, float] | None) -> str:
 
 
 def _parse(text: str) -> list[Finding]:
-    """Findings in the last line of the output, JSON; what else it is becomes a finding itself."""
+    """Return the findings in the last line of the output, which is JSON; any other line becomes a warning."""
     last = text.splitlines()[-1] if text else ""
     try:
         return [Finding(f["level"], f["subject"], f["message"], f["fix"]) for f in json.loads(last)]

@@ -1,4 +1,4 @@
-"""Nodes of the scene to cohorts on disk that `prepare` reads: images, labelmaps, and `cohort.csv` that names them."""
+"""Write nodes of the scene as cohorts for `prepare`: images, labelmaps, and a `cohort.csv` that lists them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 _MAPPING = "SIFA.structures"
 
 Progress = Callable[[str, int, int], None]
-"""Gets a volume's name, the number done before it, and the number in all: before the volume is written, and again and
-again while it is, so that a window can live meanwhile."""
+"""Called with a volume's name, the number of volumes done before it, and the number of all volumes.
+
+It is called before the volume is written, and repeatedly while it is, to keep a window responsive.
+"""
 
 
 class SourceRow(NamedTuple):
-    """A labelled volume: scalar volume, segmentation or labelmap, markups ROI or None."""
+    """Nodes of a labelled volume: scalar volume, segmentation or labelmap, and markups ROI or None."""
 
     volume: Any
     labels: Any | None = None
@@ -49,7 +51,7 @@ class SourceRow(NamedTuple):
 
 
 class TargetRow(NamedTuple):
-    """An unlabelled volume: scalar volume, markups ROI or None, and labels for monitoring only or None."""
+    """Nodes of an unlabelled volume: scalar volume, markups ROI or None, and labels for monitoring only or None."""
 
     volume: Any
     region: Any | None = None
@@ -58,7 +60,7 @@ class TargetRow(NamedTuple):
 
 @dataclass(frozen=True)
 class _Case:
-    """A line of the CSV."""
+    """A line of the cohort's CSV."""
 
     patient: str
     image: str
@@ -67,23 +69,23 @@ class _Case:
 
 
 def stored_mapping(node: Any) -> dict[str, str] | None:
-    """What the user said which part of a node is which structure: key -> name; None where nothing was said.
+    """Return the user's choice of structure names by the keys of a node's parts; None if there is none.
 
-    It is kept with the node, so that it is saved with the scene.
+    It is stored in the node, and so saved with the scene.
     """
     text = node.GetAttribute(_MAPPING)
     return json.loads(text) if text else None
 
 
 def store_mapping(node: Any, mapping: dict[str, str] | None) -> None:
-    """Keep a mapping with its node; None goes back to matching by terminology and name."""
+    """Store a mapping in its node; None returns to matching by terminology and name."""
     node.SetAttribute(_MAPPING, json.dumps(mapping) if mapping is not None else None)
 
 
 def shown_mapping(node: Any, task: Task) -> dict[str, str]:
-    """Structure name (empty for none) of each part of a node by its key: what was said, else what matches.
+    """Return the structure name (empty for none) of each part of a node, by key: the user's choice, else what matches.
 
-    What was said for a task with other structures is not meant for this one.
+    Choices that were made for a task with other structures are ignored.
     """
     matched, _by_number = match_parts(parts_of(node), task)
     mapping = {key: structure.name if structure is not None else "" for key, structure in matched.items()}
@@ -94,13 +96,13 @@ def shown_mapping(node: Any, task: Task) -> dict[str, str]:
 
 
 def found_structures(node: Any, task: Task) -> list[str]:
-    """Names of the task's structures that a node labels, in the task's order."""
+    """Return the names of the task's structures that a node labels, in the task's order."""
     named = set(shown_mapping(node, task).values())
     return [structure.name for structure in task.structures if structure.name in named]
 
 
 def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
-    """What is wrong where a source volume has no labels; None where all have."""
+    """Return the error for the first source volume without labels; None if all have labels."""
     bare = next((row.volume for row in source if row.labels is None), None)
     if bare is None:
         return None
@@ -109,10 +111,10 @@ def unlabelled_fault(source: Sequence[SourceRow]) -> InputError | None:
 
 
 def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task: Task) -> None:
-    """Whether what labels volumes holds some of the structures, before anything is written.
+    """Check, before anything is written, that all labels contain some of the structures.
 
     Raises:
-        InputError: One has none of the structures; names the node.
+        InputError: A node has none of the structures; the error names it.
     """
     of_source = _("assign its segments to structures above, or choose another")
     of_target = _("choose another reference, or none")
@@ -124,13 +126,13 @@ def check_labels(source: Sequence[SourceRow], target: Sequence[TargetRow], task:
 
 
 def write_source(rows: Sequence[SourceRow], task: Task, folder: Path, progress: Progress) -> list[str]:
-    """Write labelled volumes.
+    """Write labelled volumes as a cohort.
 
     Returns:
-        What is to be known about their labels, such as overlaps.
+        Remarks about their labels, such as overlaps.
 
     Raises:
-        InputError: A volume or its labels can't be used; names the node.
+        InputError: A volume or its labels can't be used, or have left the scene; the error names the node.
     """
     cases: list[_Case] = []
     notes: list[str] = []
@@ -149,13 +151,13 @@ def write_source(rows: Sequence[SourceRow], task: Task, folder: Path, progress: 
 
 
 def write_target(rows: Sequence[TargetRow], task: Task, folder: Path, progress: Progress) -> list[str]:
-    """Write unlabelled volumes, and those with a reference for monitoring once more in a cohort of their own.
+    """Write unlabelled volumes as a cohort, and a second cohort of those that have a reference, for monitoring.
 
     Returns:
-        What is to be known about the references, such as overlaps.
+        Remarks about the references, such as overlaps.
 
     Raises:
-        InputError: A volume or a reference can't be used; names the node.
+        InputError: A volume or a reference can't be used, or has left the scene; the error names the node.
     """
     cases, monitored, notes = [], [], list[str]()
     for number, (row, name) in enumerate(zip(rows, names_of(rows), strict=True)):
@@ -168,7 +170,7 @@ def write_target(rows: Sequence[TargetRow], task: Task, folder: Path, progress: 
         if row.reference is not None:
             labels = _labels(row.reference, row.volume, task)
             notes += labels.notes
-            # In a folder of its own: nothing that trains ever looks into it.
+            # In a separate folder, which the training itself never reads.
             _write(Volume(labels.array, volume.geometry, name), folder / "monitoring" / f"{name}_label.mha", tell)
             monitored.append(_Case(name, f"../{name}_image.mha", f"{name}_label.mha", region_text(row.region)))
     _write_csv(folder / "cohort.csv", cases)
@@ -178,15 +180,17 @@ def write_target(rows: Sequence[TargetRow], task: Task, folder: Path, progress: 
 
 
 def task_from_parts_in_pieces(node: Any, tell: Callable[[str], None] = lambda _name: None) -> Work[Task]:
-    """A task of one's own: the segments of a segmentation node, with their names, colours and terminology, and as
-    many parts as they have here (two, where both kidneys are one segment). Some slices of a segment a piece.
+    """Make a task of the user's own from the segments of a node, yielding several times within each segment.
+
+    Its structures have the segments' names, colours and terminology, and as many parts as the segments have in this
+    node (two if both kidneys are one segment).
 
     Args:
         node: Segmentation or labelmap node.
-        tell: Gets the name of each segment before it is looked through.
+        tell: Called with the name of each segment before its parts are counted.
 
     Raises:
-        InputError: The node has no segment, or two of one name; or it was changed meanwhile.
+        InputError: The node has no segments, or two of the same name, or was changed meanwhile.
     """
     from pydantic import ValidationError  # noqa: PLC0415  comes from pip
 
@@ -195,7 +199,7 @@ def task_from_parts_in_pieces(node: Any, tell: Callable[[str], None] = lambda _n
     structures, found = [], parts_of(node)
     for value, part in enumerate(found, 1):
         tell(part.name or part.key)
-        # What is said is drawn before it is done.
+        # Gives the window time to draw the message before the work starts.
         yield
         if parts_of(node) != found:
             problem = _("{name} was changed while it was looked through").format(name=node.GetName())
@@ -221,7 +225,7 @@ task_from_parts = at_once(task_from_parts_in_pieces)
 
 
 def _count_parts_in_pieces(node: Any, key: str) -> Work[int]:
-    """How many large parts a segment, or a value of a labelmap, has; 1 where that is not known without an export."""
+    """Count the large parts of a segment or label value; 1 if that would take an export of the segment."""
     from SIFASegmentationLib.components import (  # noqa: PLC0415  scipy may come from pip
         component_sizes_in_pieces,
         large_parts,
@@ -236,13 +240,15 @@ def _count_parts_in_pieces(node: Any, key: str) -> Work[int]:
     else:
         voxels = array_of(node) == int(key)
     yield
-    # Of a mask of its own: what the node holds may change meanwhile.
+    # Counted on a copy as a mask, since the node's voxels may change in the meantime.
     sizes = yield from component_sizes_in_pieces(voxels.view(np.uint8))
     return large_parts(sizes[1]) if sizes else 1
 
 
 def _check_there(row: SourceRow | TargetRow) -> None:
-    """While one volume is written the scene may be closed: then transforms are gone, and what is left lies elsewhere.
+    """Check that the nodes of a row are still in the scene, which may be closed while another volume is written.
+
+    A node that has left the scene has lost its transform, and so would be written in the wrong place.
 
     Raises:
         InputError: A node of the row has left the scene.
@@ -254,10 +260,10 @@ def _check_there(row: SourceRow | TargetRow) -> None:
 
 
 def _labels(node: Any, volume_node: Any, task: Task) -> Labels:
-    """The labels of a node on the grid of a volume node.
+    """Return the labels of a node on the grid of a volume node.
 
     Raises:
-        InputError: Nothing in it is a structure, or none of it lies on the volume.
+        InputError: The node has none of the structures, or none of them lies on the volume.
     """
     labels = labels_from_node(node, volume_node, task, _chosen_mapping(node, task))
     if not labels.array.any():
@@ -270,19 +276,22 @@ def _labels(node: Any, volume_node: Any, task: Task) -> Labels:
 
 
 def _chosen_mapping(node: Any, task: Task) -> dict[str, str] | None:
-    """What the table of segments shows, where a user has said something; None leaves it to the matching."""
+    """Return the mapping shown in the table of segments if the user has chosen one; None to match automatically."""
     if stored_mapping(node) is None:
         return None
     return {key: name for key, name in shown_mapping(node, task).items() if name}
 
 
 def names_of(rows: Sequence[SourceRow | TargetRow]) -> list[str]:
-    """A file name for each row's volume, all different."""
+    """Return a distinct file name for each row's volume."""
     return file_names(row.volume.GetName() for row in rows)
 
 
 def region_text(node: Any | None) -> str:
-    """The box of a markups ROI node as X0,X1,Y0,Y1,Z0,Z1 in mm, LPS, as the cohort's CSV has it."""
+    """Return the box of a markups ROI node as the cohort's CSV has it: X0,X1,Y0,Y1,Z0,Z1 in mm, LPS.
+
+    Empty if the node is None.
+    """
     return "" if node is None else region_from_node(node).text
 
 
@@ -309,7 +318,7 @@ def _color(node: Any, key: str) -> list[int]:
 
 
 def _terminology(entry: str) -> dict[str, Any]:
-    """Category, type and modifier of Slicer's entry; the generic tissue where it says nothing."""
+    """Return category, type and modifier of Slicer's terminology entry; generic tissue if it has no valid codes."""
     from SIFASegmentationLib.structures import GENERIC_TISSUE  # noqa: PLC0415  needs pydantic, which comes from pip
 
     codes = [field.split("^") for field in entry.split("~")[1:4]]

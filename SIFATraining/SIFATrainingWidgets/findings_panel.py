@@ -1,4 +1,4 @@
-"""The section of checks: what was found of the inputs, as long as they are the same."""
+"""The section of checks: findings about the inputs, for as long as the inputs stay the same."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SIGNS = {"ok": "&#10003;", "warning": "!", "error": "&#10007;"}
 
 
 class FindingsPanel:
-    """Shows findings, some of which a process is still looking for."""
+    """Shows findings, more of which may still come from a check process."""
 
     def __init__(self, ui: Any) -> None:
-        """`ui` has `checkSection` and `findingsLabel`."""
+        """`ui` must have the widgets `checkSection` and `findingsLabel`."""
         self._ui = ui
         self.findings: list[Finding] = []
         self._inputs: object = None
@@ -28,12 +28,13 @@ class FindingsPanel:
         self._is_checking = False
 
     def show(self, findings: Sequence[Finding], inputs: object = None, probe: CheckProcess | None = None) -> None:
-        """Show what was found.
+        """Show findings in place of the previous ones.
 
         Args:
-            findings: In place of those before.
-            inputs: What they are of, to be compared with what is chosen later; None where that does not matter.
-            probe: Looks for more, which `add` gets.
+            findings: The findings.
+            inputs: The inputs that they are about, to be compared with later ones (`are_of`); None if that does not
+                matter.
+            probe: Process that looks for more findings, which are to be passed to `add`.
         """
         self.abandon_probe()
         self.findings, self._inputs, self._probe = list(findings), inputs, probe
@@ -41,28 +42,28 @@ class FindingsPanel:
         self._refresh()
 
     def begin(self, inputs: object) -> None:
-        """Show that these inputs are being checked, and nothing of before."""
+        """Drop the previous findings, and show that these inputs are being checked."""
         self.show([], inputs)
         self._is_checking = True
         self._refresh()
 
     def add(self, findings: Sequence[Finding]) -> None:
-        """Those of the probe, which has ended."""
+        """Add the findings of the check process, which has ended."""
         self._probe, self._is_checking = None, False
         self.findings += findings
         self._refresh()
 
     def are_of(self, inputs: object) -> bool:
-        """Whether what is shown may be about these inputs; what was found of others must not be taken for that."""
+        """Whether the findings are about these inputs, or about none in particular."""
         return self._inputs is None or self._inputs == inputs
 
     def forget(self, why: str) -> None:
-        """Show nothing, and say why."""
+        """Show no findings, and say why."""
         self.show([])
         self._ui.checkSection.text = _("4 Before you start: {why}").format(why=why)
 
     def abandon_probe(self) -> None:
-        """Look for nothing more; what was found stays."""
+        """End the check process; the findings so far stay."""
         if self._probe is not None:
             self._probe.abandon()
             self._probe, self._is_checking = None, False
@@ -78,7 +79,7 @@ class FindingsPanel:
 
 
 def findings_html(findings: Sequence[Finding]) -> str:
-    """Findings as lines of a label, the worst first, those that are fine last."""
+    """Return findings as lines of HTML for a label, errors first, then warnings, then what is fine."""
     order = ["error", "warning", "ok"]
     lines = []
     for finding in sorted(findings, key=lambda f: order.index(f.level)):

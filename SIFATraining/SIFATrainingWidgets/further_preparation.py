@@ -1,4 +1,4 @@
-"""How volumes are prepared where the window has no field for it: `preparation.NAME=VALUE` among further settings."""
+"""Settings of the preparation without a field in the window: `preparation.NAME=VALUE` among the further settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from SIFATrainingLib.prepare import Preparation
 
 NAMES = ("spacing", "stretch", "full_slice", "percentiles", "min_max")
-"""Of `Preparation`; all others have a field of their own."""
+"""Fields of `Preparation` that have no field in the window."""
 
 _PREFIX = "preparation."
 
 
 def split(texts: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
-    """What of `NAME=VALUE` texts is of the training, and the settings of the preparation, by name.
+    """Split `NAME=VALUE` texts into those of the training, and the settings of the preparation by name.
 
     Raises:
-        InputError: A setting of the preparation is unknown or out of bounds; names it.
+        InputError: A setting of the preparation is unknown or out of bounds; the error names it.
     """
     of_training: list[str] = []
     given: dict[str, str | list[str]] = {}
@@ -40,13 +40,13 @@ def split(texts: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
         return of_training, {}
     from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
 
-    # Of no volumes: it checks the values.
+    # Made without volumes, only to validate the values.
     made = make_preparation(source=Path(), target=Path(), **given)
     return of_training, {name: getattr(made, name) for name in given}
 
 
 def joined(texts: Iterable[str], preparation: Preparation) -> str:
-    """`NAME=VALUE` texts with the settings of a preparation that are not the usual ones in place of those there."""
+    """Replace the preparation's settings in `NAME=VALUE` texts with those of `preparation` that aren't defaults."""
     fields = type(preparation).model_fields
     unusual = {name: getattr(preparation, name) for name in NAMES if getattr(preparation, name) != fields[name].default}
     return " ".join(
@@ -58,7 +58,7 @@ def joined(texts: Iterable[str], preparation: Preparation) -> str:
 
 
 def command_line(preparation: Mapping[str, Any]) -> list[str]:
-    """The options of `sifa check` for such settings."""
+    """Return the options of `sifa check` for settings of the preparation."""
     options = []
     for name, value in preparation.items():
         option = f"--{name.replace('_', '-')}"

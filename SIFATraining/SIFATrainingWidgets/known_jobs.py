@@ -1,4 +1,4 @@
-"""The trainings that this user has started: folders in the application's settings, so that they are found again."""
+"""The folders of the user's trainings, kept in the application's settings so that they can be found again."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _RECENT = RecentPaths("SIFA/trainings", kept=50)
 
 
 def known_jobs() -> list[Job]:
-    """Jobs whose folder still is there, the newest first."""
+    """Return the jobs whose folders exist, the last used first."""
     jobs = []
     for folder in _RECENT.read():
         try:
             jobs.append(Job(folder))
         except InputError:
-            # Deleted, moved, or on a disk that is not mounted now: it stays in the settings and may come back.
+            # Deleted, moved, or on a disk that is not mounted: it stays in the settings, since it may come back.
             continue
     return jobs
 
 
 def state_of(job: Job) -> State:
-    """Where a job stands; lost, too, where its folder can't be read now."""
+    """Return the state of a job; `LOST` if its folder can't be read at the moment."""
     try:
         return job.state()
     except OSError:
@@ -35,5 +35,5 @@ def remember_job(job: Job) -> None:
 
 
 def forget_job(job: Job) -> None:
-    """Take a job off the list; its folder stays."""
+    """Remove a job from the list; its folder stays."""
     _RECENT.remove(job.folder)

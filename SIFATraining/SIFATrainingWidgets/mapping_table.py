@@ -1,4 +1,4 @@
-"""Which segment is which structure: shown for every source segmentation, and changed by hand where it is wrong."""
+"""A table of which segment is which structure, for every source segmentation, in which the user can correct it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class MappingTable:
     def __init__(self, table: Any, on_change: Callable[[], None]) -> None:
         """
         Args:
-            table: The widget.
-            on_change: Called when a user has said what a segment is.
+            table: The table widget.
+            on_change: Called when the user has chosen the structure of a segment.
         """
         self._table, self._on_change = table, on_change
         self._shown: Any = None
@@ -35,7 +35,7 @@ class MappingTable:
         table.verticalHeader().setVisible(False)
 
     def show(self, label_nodes: Sequence[Any], task: Task | None) -> None:
-        """A row for each part of these nodes; nothing is done where the table shows that already."""
+        """Show a row for each part of these nodes; do nothing if the table shows them already."""
         content: list[tuple[Any, Part, str]] = []
         names: list[str] = []
         if task is not None:
@@ -64,8 +64,8 @@ class MappingTable:
         for name in names:
             selector.addItem(name)
         selector.setCurrentIndex(names.index(said) + 1 if said in names else 0)
-        # PythonQt calls with the index; a closure keeps the rest. Not the node: its voxels would stay with it when
-        # its scene is closed.
+        # PythonQt passes the index; the closure keeps the rest, but not the node, whose voxels would then stay in
+        # memory after its scene is closed.
         node_id = node.GetID()
         selector.connect(
             "activated(int)", lambda index: self._say(node_id, key, names[index - 1] if index else "", task)

@@ -1,4 +1,4 @@
-"""What a training does: losses, previews and log of a job folder, shown as they come."""
+"""Live view of a training: the losses, previews and log of its job folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from SIFASegmentationWidgets.score_tables import make_line_plot
 from SIFATrainingLib.captions import PREVIEW_CAPTION
 
 _PLOT_HEIGHT = 260  # Pixels.
-_LOG_BYTES = 64 * 1024  # Read at once: the end of the log is what matters.
-_WARNINGS = 5  # Shown at most; the log has all.
-_TAB_MARGINS = 28  # Pixels beside the picture in its tab.
+_LOG_BYTES = 64 * 1024  # Bytes read at most, from the end of the log, which is what matters.
+_WARNINGS = 5  # Number of warnings shown at most; the log has all of them.
+_TAB_MARGINS = 28  # Horizontal margins around the preview in its tab, in pixels.
 _SHOWN = (
     "segmentation", "lower_segmentation", "cycle_source", "cycle_target", "adversarial_target", "adversarial_source",
     "auxiliary", "prediction", "structure", "random_contrast", "self_training",
@@ -29,7 +29,7 @@ _BASELINE_CAPTION = (
 
 
 class LossCurves:
-    """Losses by iteration, as columns that grow.
+    """Losses by iteration, as growing columns.
 
     >>> curves = LossCurves(("segmentation", "cycle_source"))
     >>> curves.add([{"iteration": 1, "losses": {"segmentation": 0.5}}])
@@ -38,26 +38,26 @@ class LossCurves:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """`names` of the losses to keep, in this order."""
+        """`names` are those of the losses to keep, in this order."""
         self._names = tuple(names)
         self._seen: set[str] = set()
         self._iterations = np.empty(0)
         self._values = np.empty((0, len(self._names)))
 
     def add(self, events: Sequence[dict[str, Any]]) -> None:
-        """Take the data of at least one event of losses, the oldest first."""
+        """Add the data of at least one event of losses, the oldest first."""
         rows = [[event["losses"].get(name, nan) for name in self._names] for event in events]
         self._seen.update(*(event["losses"] for event in events))
         iterations = np.append(self._iterations, [float(event["iteration"]) for event in events])
-        # A training that was cut off repeats what came after its last checkpoint: each row takes the place of all
-        # before it that are of its iteration or of a later one.
+        # A training that was interrupted repeats the iterations after its last checkpoint, so each row replaces all
+        # earlier rows of its own iteration or a later one.
         lowest_to_come = np.append(np.minimum.accumulate(iterations[::-1])[-2::-1], inf)
         kept = iterations < lowest_to_come
         self._iterations = iterations[kept]
         self._values = np.concatenate([self._values, np.array(rows, dtype=float)])[kept]
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Iterations, and values by loss where any was seen, not-a-number where one has none; all as long."""
+        """Return columns of equal length: the iterations, and each loss seen so far, with NaN where it has no value."""
         columns = {"iteration": self._iterations}
         for name, values in zip(self._names, self._values.T, strict=True):
             if name in self._seen:
@@ -66,10 +66,10 @@ class LossCurves:
 
 
 class TrainingMonitor:
-    """Shows one job; give it the events as they come."""
+    """Shows the events of one job, which are to be passed to `add` as they arrive."""
 
     def __init__(self, ui: Any) -> None:
-        """`ui` has `progressTabs`, `lossLayout`, `previewLabel`, `previewSlider`, `previewCaption` and `logEdit`."""
+        """`ui` must have `progressTabs`, `lossLayout`, `previewLabel`, `previewSlider`, `previewCaption`, `logEdit`."""
         self._ui = ui
         self._job: Job | None = None
         self._curves = LossCurves(_SHOWN)
@@ -77,10 +77,10 @@ class TrainingMonitor:
         self._log_shown = 0
         self.latest: dict[str, Any] = {}
         self.warnings: list[str] = []
-        # A scene of its own: in the user's the layout makes a view for every view node, and charts are saved.
+        # A separate scene: in the user's, the layout would make a view for every view node, and charts would be saved.
         self.scene = slicer.vtkMRMLScene()
         self._view = self.scene.AddNewNodeByClass("vtkMRMLPlotViewNode", "losses view")
-        # Made here: Slicer has no designer plugin for it, so a .ui file would give a plain widget.
+        # Made here, since Slicer has no designer plugin for it, so that a .ui file would give a plain widget.
         self._plot = slicer.qMRMLPlotView()
         self._plot.setMinimumSize(0, _PLOT_HEIGHT)
         self._plot.setMRMLScene(self.scene)
@@ -90,12 +90,12 @@ class TrainingMonitor:
         ui.previewSlider.connect("valueChanged(int)", self._show_preview)
 
     def close(self) -> None:
-        """Show nothing any more: the widget must not outlive its scene, which is this object's."""
+        """Detach the plot from this object's scene, which the widget must not outlive."""
         self._plot.setMRMLPlotViewNode(None)
         self._plot.setMRMLScene(None)
 
     def show(self, job: Job | None) -> None:
-        """Begin with a job, or with none."""
+        """Start showing a job, or none."""
         self._job = job
         self._curves, self._previews, self.latest, self.warnings = LossCurves(_SHOWN), [], {}, []
         self._log_shown = 0
@@ -106,7 +106,7 @@ class TrainingMonitor:
         self._draw_losses()
 
     def add(self, events: list[Event]) -> None:
-        """Take new events of the job."""
+        """Show new events of the job."""
         losses = [event.data for event in events if event.kind == "losses"]
         if losses:
             self._curves.add(losses)
@@ -115,10 +115,10 @@ class TrainingMonitor:
         if previews:
             self._add_previews(previews)
         told = [event.data["message"] for event in events if event.kind == "warning"]
-        # Each once: a disk that is full fails every checkpoint.
+        # Each warning only once: a full disk causes the same one at every checkpoint.
         self.warnings = list(dict.fromkeys([*self.warnings, *told]))[-_WARNINGS:]
         for event in events:
-            # Beside the training's progress, which its export does not undo.
+            # The progress of the export is kept separately, so that it does not replace the training's.
             self.latest["export" if event.data.get("stage") == "exporting" else event.kind] = event.data
         self._show_log()
 
@@ -129,7 +129,7 @@ class TrainingMonitor:
             return
         chart = make_line_plot("iteration", columns, "losses", _("Losses"), self.scene)
         self._view.SetPlotChartNodeID(chart.GetID())
-        # Not while somebody zooms in it.
+        # Skipped while the mouse is over the plot, since the user may have zoomed in.
         if not self._plot.underMouse():
             self._plot.fitToContent()
 
@@ -149,7 +149,7 @@ class TrainingMonitor:
         picture = qt.QPixmap(str(self._job.folder / preview["file"]))
         if picture.isNull():
             return
-        # The label has no width of its own yet while another tab is shown.
+        # Taken from the tabs, since the label has no width yet while another tab is shown.
         width = max(240, self._ui.progressTabs.width - _TAB_MARGINS)
         self._ui.previewLabel.setPixmap(picture.scaledToWidth(width, qt.Qt.SmoothTransformation))
         baseline = preview.get("stage") == "baseline"
@@ -165,23 +165,23 @@ class TrainingMonitor:
         with log.open("rb") as file:
             size = log.stat().st_size
             if size < self._log_shown:
-                # A log of another run.
+                # The log was replaced by that of another run.
                 self._log_shown = 0
                 self._ui.logEdit.setPlainText("")
             start = max(self._log_shown, size - _LOG_BYTES)
             file.seek(start)
             content = file.read()
-        # A line that is still being written waits for its end, unless it was the last word.
+        # An incomplete last line is shown once it is complete, or when the job has ended.
         ended = self.latest.get("state", {}).get("state") in ENDED
         lines = content if ended else content[: content.rfind(b"\n") + 1]
         self._log_shown = start + len(lines)
         if lines:
-            # Stays where it is being read, or at its end.
+            # The view keeps its scroll position, or stays at the end if it was there.
             self._ui.logEdit.appendPlainText(lines.decode("utf-8", errors="replace").rstrip("\n"))
 
 
 def duration_text(seconds: float) -> str:
-    """`21 min`, `3 h 10 min`, `less than a minute`."""
+    """Format a duration, such as `21 min`, `3 h 10 min` or `less than a minute`."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return _("less than a minute")
@@ -190,11 +190,11 @@ def duration_text(seconds: float) -> str:
 
 
 def status_text(latest: dict[str, Any], state: str) -> str:
-    """One line about a training: what it does, how far it is, how long it will take.
+    """Return one line about a training: what it is doing, its progress, and the time left.
 
     Args:
         latest: Data of the last event of each kind.
-        state: Of the job.
+        state: State of the job.
     """
     progress, exported = latest.get("progress", {}), latest.get("export", {})
     if state == "preparing" and "message" in progress:
@@ -211,6 +211,6 @@ def status_text(latest: dict[str, Any], state: str) -> str:
     if progress["stage"] == "baseline":
         return _("baseline without adaptation: {text}").format(text=text)
     watched = latest.get("monitor", {})
-    # The last may still be the baseline's.
+    # The last monitoring may still be that of the baseline.
     dice = watched.get("dice", {}).get("mean") if watched.get("stage") == progress["stage"] else None
     return text if dice is None else _("{text}; Dice of the monitored volumes {dice:.2f}").format(text=text, dice=dice)

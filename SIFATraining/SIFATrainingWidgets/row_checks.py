@@ -1,4 +1,4 @@
-"""What is wrong or odd about the rows of a training's tables, before it starts."""
+"""Checks of the rows in a training's tables, before the training starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from SIFASegmentationLib.structures import Task
 
 Window = tuple[float, float] | None
-"""In HU, or None for percentiles."""
+"""Intensity window in HU, or None for percentiles."""
 
 
 def check_rows_in_pieces(
@@ -32,16 +32,17 @@ def check_rows_in_pieces(
     windows: tuple[Window, Window] = (None, None),
     plane: Plane | None = None,
 ) -> Work[list[Finding]]:
-    """Geometry, labels and numbers of the volumes in the two tables, some of a volume's a piece; nothing is written or
-    resampled.
+    """Check geometry, labels and number of the volumes in the two tables, yielding several times per volume.
+
+    Nothing is written or resampled.
 
     Args:
-        source: Rows with a volume; None where the source is a folder of files.
-        target: The same of the target.
+        source: Source rows with a volume; None if the source is a folder of files.
+        target: Target rows with a volume; None if the target is a folder of files.
         task: The structures.
-        region: Markups ROI of every volume without one of its own.
-        windows: That the source and the target are clipped to.
-        plane: Of the slices; the task's unless given.
+        region: Markups ROI node for every volume that has none of its own.
+        windows: Windows that the source and the target are clipped to.
+        plane: Plane of the slices; the task's if None.
     """
     findings: list[Finding] = []
     sources, targets = list(source or ()), list(target or ())
@@ -69,11 +70,11 @@ check_rows = at_once(check_rows_in_pieces)
 def what_is_written(
     source: Sequence[SourceRow] | None, target: Sequence[TargetRow] | None, plane: Plane
 ) -> tuple[int, int]:
-    """Slices that the volumes in the two tables have, and bytes of their files in the job's folder, labels too."""
+    """Return the number of slices in the two tables, and the bytes of their files in the job's folder, with labels."""
     rows: list[SourceRow | TargetRow] = [*(source or ()), *(target or ())]
     slices = copied_bytes = 0
     for row in rows:
-        # What can't be used is told by `check_rows`, and not written.
+        # Volumes that can't be used are reported by `check_rows`, and not written.
         with suppress(InputError):
             slices += _slices(geometry_from_node(row.volume), plane)
             image = row.volume.GetImageData()
@@ -83,7 +84,7 @@ def what_is_written(
 
 
 def _check_volumes(volumes: Sequence[Any], plane: Plane) -> Work[tuple[list[Finding], int]]:
-    """Volumes that can't be used, and the number of slices of a plane in the others."""
+    """Return findings about volumes that can't be used, and the number of slices along a plane in the others."""
     findings, slices = [], 0
     for node in volumes:
         try:
@@ -99,7 +100,7 @@ def _slices(geometry: Geometry, plane: Plane) -> int:
 
 
 def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> Work[list[Finding]]:
-    """Whether volumes look like those of one modality, and those that their clipping is meant for."""
+    """Check whether volumes seem to be of one modality, and of the one that their window is meant for."""
     from SIFASegmentationLib.plausibility import (  # noqa: PLC0415  needs pydantic, which comes from pip
         doubt_about_mixture,
         doubt_about_window,
@@ -108,7 +109,7 @@ def _check_window(kind: str, volumes: Sequence[Any], window: Window) -> Work[lis
     findings = []
     lowest: list[tuple[str, float]] = []
     for node in volumes:
-        # One without an image is told of elsewhere. By NumPy: VTK takes many times as long over it.
+        # Volumes without an image are reported elsewhere. NumPy finds the minimum many times faster than VTK.
         with suppress(InputError):
             lowest.append((node.GetName(), float(array_of(node).min())))
         yield
@@ -159,7 +160,7 @@ def _check_labels(rows: Sequence[SourceRow], task: Task) -> Work[list[Finding]]:
 
 
 def _check_references(rows: Sequence[TargetRow], task: Task) -> Work[list[Finding]]:
-    """Labels of target volumes, which the training is watched by."""
+    """Check the labels of target volumes, which only serve to monitor the training."""
     findings = []
     for row in rows:
         if row.reference is None:

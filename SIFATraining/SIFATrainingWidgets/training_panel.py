@@ -1,4 +1,4 @@
-"""The lower half of the training window: one training that is followed, what can be done about it, those there are."""
+"""The lower half of the training window: the training that is followed, actions on it, and the list of trainings."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from .monitor import TrainingMonitor, status_text
 
 
 class Trainings(Protocol):
-    """What runs trainings: the module's logic."""
+    """Interface of what runs trainings, which the module's logic implements."""
 
     def ensure_dependencies(self) -> None:
-        """Install what is missing."""
+        """Install missing packages."""
 
     def resume(self, job: Job) -> None:
         """Start the process of a job."""
 
     def stop(self, job: Job) -> None:
-        """Ask a training to save and end."""
+        """Ask a training to save its state and end."""
 
     def kill(self, job: Job) -> None:
-        """End a training at once."""
+        """Kill a training."""
 
     def process_of(self, job: Job) -> subprocess.Popen[bytes] | None:
-        """The process of a job that was last started here."""
+        """Return the process that was started here last for a job, if it still is the job's."""
 
 
 class TrainingPanel:
@@ -56,11 +56,11 @@ class TrainingPanel:
     ) -> None:
         """
         Args:
-            ui: The module's widgets by name, those of the sections Training and Model among them.
-            window: The widget that has them all.
-            trainings: Starts, stops and kills.
-            say: Shows a text on the status line, in red with `error=True`.
-            chosen: Called when the user has chosen another training of the list, or none.
+            ui: The widgets of the module's `.ui` file by name, including those of the sections Training and Model.
+            window: The widget that contains all of them.
+            trainings: Resumes, stops and kills trainings.
+            say: Shows a text on the status line, as an error with `error=True`.
+            chosen: Called when the user has chosen another training from the list, or none.
         """
         self._ui, self._window, self._trainings, self._say, self._chosen = ui, window, trainings, say, chosen
         self.job: Job | None = None
@@ -68,7 +68,7 @@ class TrainingPanel:
         self._follower: JobFollower | None = None
         self._has_model: bool | None = None
         self._saving = ButtonWork(ui.saveModelButton, self._show_model)
-        self._resumed: tuple[Path, int] | None = None  # Of a job just resumed: folder, size of its events then.
+        self._resumed: tuple[Path, int] | None = None  # Folder, and size of the events then, of a job just resumed.
         for button, method in (
             (ui.openJobButton, self._choose_folder), (ui.stopButton, self._stop), (ui.resumeButton, self._resume),
             (ui.killButton, self._kill), (ui.forgetButton, self._forget), (ui.openFolderButton, self._open_folder),
@@ -78,20 +78,20 @@ class TrainingPanel:
         ui.jobsComboBox.connect("activated(int)", self._select)
 
     def close(self) -> None:
-        """Let go of everything, for good; trainings go on."""
+        """Stop following and saving, for good; trainings continue."""
         self._saving.stop()
         self._unfollow()
         self._monitor.close()
 
     def show_running(self) -> None:
-        """Follow the newest training that has not ended, if there is one."""
+        """Follow the last used training that has not ended, if there is one."""
         self.refresh_list()
         self.show(next((job for job in known_jobs() if state_of(job) not in ENDED), None))
 
     def enter(self) -> None:
-        """Take up what happened while another module was shown."""
+        """Update to what happened while another module was shown."""
         self.refresh_list()
-        # Another window may have resumed it since.
+        # Another window may have resumed the job since.
         ended = self._follower is not None and self._follower.state in ENDED
         if self.job is not None and ended and self.job.is_alive():
             self.show(self.job)
@@ -100,7 +100,7 @@ class TrainingPanel:
 
     @property
     def bundle(self) -> Path | None:
-        """Folder of the model that the training made; None as long as there is none."""
+        """Folder of the model that the training made; None if there is none yet."""
         folder = self.job.folder / BUNDLE_FOLDER if self.job is not None else None
         return folder if folder is not None and is_bundle(folder) else None
 
@@ -120,7 +120,7 @@ class TrainingPanel:
         self.show_state()
 
     def open(self, folder: Path) -> None:
-        """Show the training in a folder; what is none is said on the status line."""
+        """Show the training in a folder; if there is none, say so on the status line."""
         try:
             job = Job(folder)
         except InputError as error:
@@ -144,10 +144,10 @@ class TrainingPanel:
         self.refresh_list()
 
     def show_state(self) -> None:
-        """Show everything about the job, but for what the monitor shows."""
+        """Show everything about the job except for what the monitor shows."""
         self._show_warnings()
         behind = self._follower is not None and self._follower.behind
-        # Of a long training, what was told last happened long ago.
+        # While the follower is behind, the last event it reported may be an old one.
         state = self._follower.state if self._follower is not None and not behind else None
         waiting = self.job is not None and self._waits_for(self.job)
         self._enable_buttons(state, running=state is not None and state not in ENDED and not waiting, waiting=waiting)
@@ -158,12 +158,13 @@ class TrainingPanel:
             self._tell_state(self.job, state)
 
     def _waits_for(self, job: Job) -> bool:
-        """Whether a job that was just resumed has not said a word yet."""
+        """Whether a job was just resumed and has not written any event since."""
         return self._resumed is not None and _size_of(job) == self._resumed[1]
 
     def _is_at_work(self, job: Job) -> bool:
-        """Whether a process of this window works on a job: just resumed, it may not have said so yet; just stopped, it
-        may not have ended yet.
+        """Whether a process of this window is running for a job, whatever the job's last event says.
+
+        A process just started may not have written an event yet, and one that was stopped may not have ended yet.
         """
         process = self._trainings.process_of(job)
         return process is not None and process.poll() is None
@@ -182,7 +183,7 @@ class TrainingPanel:
         allow(ui.forgetButton, _("It is running: stop it first.") if running else "")
         ui.progressBar.visible = running
         progress = self._monitor.latest.get("progress", {})
-        # Iterations, or volumes to read; 0 of 0 is a bar that only moves.
+        # Counts iterations, or volumes to read; a range of 0 to 0 makes a busy indicator.
         ui.progressBar.setRange(0, progress.get("iterations", progress.get("total", 0)))
         ui.progressBar.setValue(progress.get("iteration", progress.get("done", 0)))
 
@@ -190,12 +191,12 @@ class TrainingPanel:
         ui, bundle = self._ui, self.bundle
         ui.modelSection.visible = bundle is not None
         if self._has_model != (bundle is not None):
-            # Only then: a user may have closed it.
+            # Only when this changes, since the user may have collapsed the section.
             self._has_model = bundle is not None
             ui.modelSection.collapsed = not self._has_model
         for button in (ui.useButton, ui.fineTuneButton):
             button.enabled = bundle is not None
-        # As long as it saves, a click cancels.
+        # While a model is being saved, a click cancels that.
         ui.saveModelButton.enabled = bundle is not None or self._saving.is_running
         ui.cardLabel.text = _card(bundle) if bundle is not None else ""
 
@@ -206,7 +207,7 @@ class TrainingPanel:
         if not self._waits_for(job):
             self._resumed = None
         if self._resumed is not None and self._is_at_work(job):
-            # Until its new process says something, the last word is that of the one before.
+            # Until the new process writes an event, the last one is from the process before.
             self._say(_("Resuming..."))
         elif self._resumed is not None:
             log = job.folder / LOG_FILE
@@ -222,7 +223,7 @@ class TrainingPanel:
         warnings = self._monitor.warnings
         warn(self._ui.warningsLabel, warnings)
 
-    # What can be done about it -------------------------------------------------------------------------------------
+    # Actions on the training ---------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         if self.job is None:
@@ -293,12 +294,12 @@ class TrainingPanel:
                 self.save_model(Path(path))
 
     def save_model(self, path: Path) -> None:
-        """Begin to save the model of the shown training as one zip file; what goes wrong is said on the status line."""
+        """Start to save the model of the shown training as one zip file; errors are shown on the status line."""
         bundle = self.bundle
         assert bundle is not None
         try:
             with held(self._window):
-                # The training may be one of another Slicer, that had the packages.
+                # The model may have been trained in another Slicer, which had the packages.
                 ensure_packages(("pydantic",), BUNDLE_REQUIREMENTS, "SIFA Training")
         except InputError as error:
             self._say(str(error), error=True)
@@ -322,7 +323,7 @@ class TrainingPanel:
     # The list ------------------------------------------------------------------------------------------------------
 
     def refresh_list(self) -> None:
-        """Read anew which trainings there are, and how they stand."""
+        """Update the list of trainings and their states."""
         box = self._ui.jobsComboBox
         box.clear()
         box.addItem(_("New training"), "")
@@ -339,7 +340,7 @@ class TrainingPanel:
         try:
             job = Job(Path(folder)) if folder else None
         except InputError as error:
-            # It went since the list was made.
+            # The folder has disappeared since the list was made.
             self.refresh_list()
             self._say(str(error), error=True)
             return
@@ -353,7 +354,7 @@ class TrainingPanel:
 
 
 def _size_of(job: Job) -> int:
-    """Bytes of a job's events; 0 where there are none."""
+    """Return the size of a job's events file in bytes; 0 if there is none."""
     try:
         return job.events_path.stat().st_size
     except OSError:
@@ -361,7 +362,7 @@ def _size_of(job: Job) -> int:
 
 
 def _is_to_stop(job: Job) -> bool:
-    """Whether somebody asked it to stop, as far as can be seen."""
+    """Whether a job was asked to stop; False if its folder can't be read."""
     try:
         return job.stop_requested
     except OSError:
@@ -369,7 +370,7 @@ def _is_to_stop(job: Job) -> bool:
 
 
 def _reason_not_to_resume(state: State | None, *, at_work: bool) -> str:
-    """Why a training can't go on from its checkpoint; empty if it can."""
+    """Return why a training can't be resumed from its checkpoint; empty if it can."""
     if at_work:
         return _("Its process is still running.")
     if state is None:

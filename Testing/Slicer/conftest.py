@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the two modules, over the stand-ins or inside Slicer: the tests are the same.
+"""Fixtures of the tests of the two modules, which are the same with stand-ins and inside Slicer.
 
 QT_QPA_PLATFORM=offscreen python -m pytest Testing/Slicer
 Slicer --testing --no-main-window --python-script Testing/Slicer/run_in_slicer.py
@@ -93,7 +93,7 @@ class LoadedModule:
             return
         if self.parent.isEntered:
             self.parent.exit()
-        # As on a reload; otherwise Slicer would, at its end, clean up after every window that there ever was.
+        # As on a reload; otherwise Slicer would clean up every window that was ever opened when it quits.
         if (unloading := getattr(self.widget, "_onModuleAboutToBeUnloaded", None)) is not None:
             slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", unloading)
         self.widget.cleanup()
@@ -119,7 +119,7 @@ def slicer_environment() -> Any:
 
 @pytest.fixture(scope="session")
 def make_patient_once() -> Callable[..., Any]:
-    """`phantoms.make_patient`, which takes half a second, with a memory for all tests; its arrays are read-only."""
+    """`phantoms.make_patient`, which takes half a second, cached for all tests; its arrays are read-only."""
     from SIFASegmentationLib.phantoms import make_patient  # noqa: PLC0415
 
     @functools.cache
@@ -134,7 +134,7 @@ def make_patient_once() -> Callable[..., Any]:
 
 @pytest.fixture
 def load_sample(make_patient_once: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    """`sample_data.load_patient`, of patients that are drawn once for all tests."""
+    """`sample_data.load_patient`, with patients that are only drawn once for all tests."""
     from SIFASegmentationLib import phantoms  # noqa: PLC0415
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
@@ -156,7 +156,7 @@ def scene(slicer_environment: Any) -> Any:
 
 @pytest.fixture
 def load_module(scene: Any) -> Iterator[Callable[[str], LoadedModule]]:
-    """Opens a module by its name, and leaves and cleans it up at the end of the test."""
+    """Function that opens a module by name; all are left and cleaned up at the end of the test."""
     opened: list[LoadedModule] = []
 
     def load(name: str) -> LoadedModule:
@@ -236,14 +236,14 @@ def _remember_error(kind: type[BaseException], error: BaseException, trace: Any)
 
 @pytest.fixture(autouse=True)
 def no_faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test in which a slot raised, a signature was wrong, or a window asked for what is not there."""
+    """Fail a test in which a slot raised, a signature was wrong, or a window used something that does not exist."""
     if IN_SLICER:
         import qt  # noqa: PLC0415
 
         # Each test begins without known trainings and models, unless the settings are a user's.
         if slicer.app.testingEnabled():
             qt.QSettings().remove("SIFA")
-        # PythonQt prints what a slot raises by this hook, and goes on.
+        # PythonQt passes exceptions raised in slots to this hook, which prints them, and goes on.
         monkeypatch.setattr(sys, "excepthook", _remember_error)
         RAISED_IN_SLOTS.clear()
         yield

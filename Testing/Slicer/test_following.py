@@ -1,4 +1,4 @@
-"""Following jobs of many events: in portions, with the window alive, and to the last event."""
+"""Tests of following jobs with many events: in portions, with a responsive window, and up to the last event."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def module(load_module: Any) -> Any:
 
 @pytest.fixture
 def follower_module(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """That of the follower, which looks again at once or, for a test's purpose, never."""
+    """The follower's module, with small portions; it polls at once while it is behind, and otherwise never."""
     from SIFASegmentationWidgets import follower  # noqa: PLC0415
 
     monkeypatch.setattr(follower, "POLL_MS", 3_600_000)
@@ -35,7 +35,7 @@ def follower_module(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def long_job(folder: Path, count: int = 300, state: str = "finished") -> Any:
-    """A job with many events of losses, that has ended."""
+    """Make a job with many events of losses that has ended."""
     from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
 
     job = Job.create(folder, "train", {})
@@ -53,7 +53,7 @@ def ended_process() -> subprocess.Popen[bytes]:
 
 
 class Listener:
-    """Keeps what it is told, and counts what a timer could do between."""
+    """Keeps the events it gets, and counts the turns that a timer gets in between."""
 
     def __init__(self) -> None:
         self.portions: list[list[Any]] = []
@@ -88,7 +88,7 @@ def test_many_events_come_in_portions_at_once_and_the_end_after_them(
     assert follower.behind
     assert str(follower.state) == "running"
     assert 0 < len(listener.told) < 30
-    # At the last portion it does not know yet that the process has ended: that is looked for in the next one.
+    # At the last portion it does not know yet that the process has ended, which is only checked at the next poll.
     process_events_until(lambda: not follower.behind)
     follower.poll()
     assert listener.told == everything
@@ -123,7 +123,7 @@ def test_a_beat_that_is_late_is_waited_for(
 ) -> None:
     job, listener = long_job(tmp_path / "job", state="running"), Listener()
     follower = follower_module.JobFollower(job, listener.events, listener.end)
-    # The computer has slept: the last beat is old, the next comes within two seconds.
+    # After the computer has slept, the last heartbeat is old, and the next one comes within two seconds.
     beat = {"host": socket.gethostname(), "process": os.getpid(), "started": 0.0, "time": 0.0}
     (job.folder / "heartbeat.json").write_text(json.dumps(beat))
     for _ in range(20):
@@ -241,7 +241,7 @@ def test_a_long_training_is_read_in_portions_and_shown_as_it_is(
 
 
 class Plain:
-    """What the curves keep, event by event."""
+    """Reference implementation of `LossCurves`, one event at a time."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, dict[str, float]]] = []

@@ -1,4 +1,4 @@
-"""What Slicer does to an open window: it imports scenes, removes nodes, empties fields, and shows charts of others."""
+"""Tests of what happens to an open window: scenes are imported, nodes removed, fields emptied, other charts shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new(kind: str, name: str) -> Any:
 
 
 def labels_column(table: Any) -> int:
-    """Which column chooses segmentations: last in one window, second in the other."""
+    """Return the column of segmentations, which is the last in one window and the second in the other."""
     return next(i for i, (_title, classes, _tip) in enumerate(table._columns) if "vtkMRMLSegmentationNode" in classes)
 
 
@@ -45,7 +45,7 @@ def shown(table: Any) -> list[tuple[str, ...]]:
 def test_an_imported_scene_takes_nothing_out_of_the_rows(window: tuple[Any, Any], tmp_path: Path) -> None:
     loaded, table = window
     path = tmp_path / "other.mrml"
-    # Without parameters of ours, which would replace those of the window.
+    # The scene has no SIFA parameters, which would replace those of the window.
     path.write_text('<MRML version="Slicer4.4.0"><Text id="vtkMRMLTextNode99" name="of another scene"></Text></MRML>')
     volume, labels = new("ScalarVolume", "ours"), new("Segmentation", "our labels")
     fill(table, volume, labels)
@@ -54,10 +54,10 @@ def test_an_imported_scene_takes_nothing_out_of_the_rows(window: tuple[Any, Any]
     slicer.mrmlScene.Import()
     assert slicer.mrmlScene.GetFirstNodeByName("of another scene") is not None
     assert shown(table) == before
-    # Neither did the window write anything into them that it will show later.
+    # Nor did the window write anything into the parameters that would only show later.
     table._on_change()
     assert shown(table) == before
-    # The same while another module is open: the rows are there on coming back.
+    # The same holds for an import while another module is open: the rows are there when the user comes back.
     loaded.parent.exit()
     slicer.mrmlScene.Import()
     loaded.parent.enter()
@@ -116,7 +116,7 @@ def test_a_choice_that_another_version_offered_becomes_the_first_again(load_modu
     parameters = loaded.logic.getParameterNode()
     first = parameters.width
     parameters.size = 192
-    # As in a scene that is loaded.
+    # Set while the window is disconnected, as in a scene that is loaded.
     loaded.parent.exit()
     loaded.widget._connect_parameters(None)
     parameters.parameterNode.SetParameter("width", "twice")
@@ -155,7 +155,7 @@ def test_the_plot_of_losses_is_the_windows_own(load_module: Callable[[str], Any]
     before = plot_nodes()
     losses = [{"iteration": i, "losses": {"segmentation": 1.0 / i}} for i in (1, 2, 3)]
     loaded.widget.training._monitor.add([Event(0.0, "losses", data) for data in losses])
-    # In no list of the user's, and in no scene that is saved; nor does the layout make a view for it.
+    # The plot is not in the user's scene: it is neither listed nor saved, and the layout makes no view for it.
     assert plot_nodes() == before
     monitor = loaded.widget.training._monitor
     view = monitor._view
@@ -164,7 +164,7 @@ def test_the_plot_of_losses_is_the_windows_own(load_module: Callable[[str], Any]
     other = make_line_plot("x", {"x": [0.0, 1.0], "y": [0.0, 1.0]}, "of a user", "")
     slicer.app.applicationLogic().GetSelectionNode().SetActivePlotChartID(other.GetID())
     slicer.app.applicationLogic().PropagatePlotChartSelection()
-    # Another chart in the layout, and the end of the user's scene, take nothing away.
+    # It survives another chart in the layout, and the closing of the user's scene.
     slicer.mrmlScene.Clear(0)
     assert view.GetPlotChartNode().GetName() == "losses"
     monitor.show(None)
@@ -201,7 +201,7 @@ def test_self_tests_are_skipped_where_nothing_may_be_installed(
         raise unittest.SkipTest("not in this Slicer: pydantic")
 
     monkeypatch.setattr(python, "skip_without", skip)
-    # Called by Slicer outside of unittest, which alone knows what a skip is.
+    # Called as Slicer does, outside unittest, where nothing handles a skip.
     test.runTest()
     from SIFASegmentationWidgets import dependencies  # noqa: PLC0415
 
@@ -246,14 +246,14 @@ def test_colours_can_be_read_on_the_window(window: str, text: str, monkeypatch: 
 
 
 def _luminance(color: str) -> float:
-    """Relative, of WCAG 2.1."""
+    """Return the relative luminance (WCAG 2.1) of a colour #rrggbb."""
     channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_a_long_text_does_not_widen_a_window(window: tuple[Any, Any]) -> None:
-    """Slicer takes a module's size hint for the least width of its panel."""
+    """Slicer uses a module's size hint as the minimum width of its panel."""
     module, _table = window
     before = module.widget._window.minimumSizeHint.width(), module.widget._window.sizeHint.width()
     for label in (module.ui.statusLabel, module.ui.warningsLabel):

@@ -1,4 +1,4 @@
-"""SIFASegmentation over real MRML: nodes, processes, the window. The same file runs inside Slicer."""
+"""Tests of SIFASegmentation on real MRML: nodes, processes, the window. The same file runs inside Slicer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytest.importorskip("onnxruntime", reason="the module installs it at the first u
 
 
 def rotate(volume: Any, shear: float = 0.0) -> Any:
-    """Put a node under a rotation (and a shear); the transform node."""
+    """Put a node under a rotation (and a shear), and return the transform node."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "turn")
     transform = vtk.vtkTransform()
     transform.RotateZ(20)
@@ -120,7 +120,7 @@ def test_transforms_that_can_not_be_used_are_refused_by_name(module: Any, patien
 
 
 def test_where_a_volume_lies_is_told_in_lps(module: Any) -> None:
-    """In numbers: the sample patients are placed by the same signs, and would hide their loss."""
+    """Compares numbers, since the sample patients are placed with the same signs and would hide a wrong one."""
     from SIFASegmentationLib.volumes import Geometry  # noqa: PLC0415
     from SIFASegmentationWidgets.nodes import volume_from_node, world_point  # noqa: PLC0415
 
@@ -192,7 +192,7 @@ def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch:
     monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
     register_samples()
     assert [given["sampleName"] for given in registered] == [*SAMPLES, *COHORTS]
-    # As Slicer's own check: one file for one address, both plain text.
+    # Slicer checks this too: one file name for one address, both strings.
     assert all(isinstance(given[key], str) for given in registered for key in ("uris", "fileNames", "nodeNames"))
     volume, _reference = registered[0]["customDownloader"](SimpleNamespace(sampleName="SIFAAbdomenCT"))
     assert volume.GetName() == "SIFAAbdomenCT"
@@ -222,7 +222,7 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
 def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
     from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
 
-    # Opened before there was a volume, then again with two.
+    # The module was opened before there was a volume, and is opened again with two.
     first, _reference = load_patient("SIFAAbdomenCT")
     selection = slicer.app.applicationLogic().GetSelectionNode()
     selection.SetActiveVolumeID(first.GetID())
@@ -232,7 +232,7 @@ def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
         view.SetBackgroundVolumeID(second.GetID())
     module.widget.enter()
     assert [row[0] for row in module.widget.volumes.nodes()] == [second]
-    # A choice is left alone.
+    # A choice once made is kept.
     slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0].SetBackgroundVolumeID(first.GetID())
     module.widget.enter()
     assert [row[0] for row in module.widget.volumes.nodes()] == [second]
@@ -288,7 +288,7 @@ def test_sample_data_are_drawn_while_the_window_lives_until_they_are_cancelled(
     assert list(dict.fromkeys(seen)) == [first, second]
     assert seen.count(first) > 1
     assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["SIFAAbdomenMR 1"]
-    # Sample Data shows no message for what a user has asked for.
+    # Sample Data shows no error message if the user has cancelled.
     monkeypatch.setattr(slicer.util, "errorDisplay", pytest.fail)
 
     def cancel() -> None:
@@ -321,7 +321,7 @@ def test_the_window_from_model_to_table(module: Any, patient: tuple[Any, Any], p
     assert [table.GetCellText(row, 1) for row in range(4)] == ["liver", "right kidney", "left kidney", "spleen"]
     methods = ["adapted", "without adaptation"]
     assert [table.GetCellText(row, 2) for row in range(8)] == [methods[0]] * 4 + [methods[1]] * 4
-    # Statistics of each method by itself: those of one subject are its own scores.
+    # Statistics are separate for each method; those of a single subject are its own scores.
     means = [row for row in range(8, table.GetNumberOfRows()) if table.GetCellText(row, 0) == "mean"]
     livers = [row for row in means if table.GetCellText(row, 1) == "liver"]
     assert [table.GetCellText(row, 2) for row in livers] == methods
@@ -338,7 +338,7 @@ def test_the_window_from_model_to_table(module: Any, patient: tuple[Any, Any], p
     from SIFASegmentationWidgets.score_tables import series_of  # noqa: PLC0415
 
     dice, confidence = slicer.util.getNode("SIFA Dice"), slicer.util.getNode("SIFA confidence")
-    # Not what Slicer would choose: it cuts the first bars off.
+    # The automatic range of Slicer would cut off the first bars.
     assert (dice.GetXAxisRangeAuto(), dice.GetXAxisRange(), dice.GetYAxisRange()) == (False, (-0.5, 1.5), (0, 1))
     slices = slicer.util.arrayFromVolume(volume).shape[0]
     assert (confidence.GetXAxisRange(), confidence.GetYAxisRange()) == ((0, slices - 1), (0, 1))
@@ -415,12 +415,12 @@ def test_a_corrected_result_is_scored_again(module: Any, patient: tuple[Any, Any
         assert ui.statusLabel.text == "Scored again."
         return {row.structure: row for row in module.widget.results.scores.rows}
 
-    # A reference that is chosen later.
+    # A reference is chosen after the segmentation.
     choose(module, volume, None, reference)
     first = score_again()
     assert 0 < first["spleen"].scores.dice < 1
     assert first["spleen"].estimate is not None
-    # Made by the model, then mended by hand.
+    # The model's segmentation is corrected by hand.
     (result,) = run.results
     mended = result.segmentation.GetSegmentation()
     keys = {mended.GetSegment(key).GetName(): key for key in mended.GetSegmentIDs()}
@@ -432,13 +432,13 @@ def test_a_corrected_result_is_scored_again(module: Any, patient: tuple[Any, Any
     second = score_again()
     assert second["spleen"].scores.dice == 1
     assert second["liver"].scores.dice == first["liver"].scores.dice
-    # What the model said of its own result is not said of a corrected one.
+    # The model's estimates for its own result do not apply to a corrected one.
     assert all(row.estimate is None for row in second.values())
     assert ui.rescoreButton.text == "Score again"
-    # A segment that is taken away.
+    # A segment is removed.
     mended.RemoveSegment(keys["liver"])
     assert ui.rescoreButton.text == "Score again: corrected since"
-    # And the reference.
+    # The reference is removed as well.
     choose(module, volume, None, None)
     assert all(isnan(row.scores.dice) for row in score_again().values())
     slicer.mrmlScene.RemoveNode(result.segmentation)
@@ -542,7 +542,7 @@ def test_scores_are_saved(module: Any, patient: tuple[Any, Any], tmp_path: Path,
     assert not ui.compareButton.enabled
     process_events_until(lambda: ui.compareButton.enabled)
     assert ui.statusLabel.text == "Compared."
-    # A table of its own, and another the next time; it says how far apart surfaces may be.
+    # Each comparison has its own table, whose titles include the tolerance of surface Dice.
     table = slicer.util.getNode("SIFA comparison")
     titles = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
     assert "surface Dice (2 mm)" in titles
@@ -585,7 +585,7 @@ def test_volumes_of_one_name_are_two_subjects(module: Any, patient: tuple[Any, A
     table = module.logic.evaluate([(reference, reference, volume), (other, reference, twin)], sample_model)
     assert [row.subject for row in table.subject_means()] == ["SIFAAbdomenCT", "SIFAAbdomenCT (2)"]
     assert table.methods == [""]
-    # Two segmentations of one volume are two methods.
+    # Two segmentations of the same volume count as two methods.
     table = module.logic.evaluate([(reference, reference, volume), (other, reference, volume)], sample_model)
     assert table.methods == [reference.GetName(), "other"]
     assert [row.subject for row in table.subject_means()] == ["SIFAAbdomenCT"] * 2
@@ -626,7 +626,7 @@ def test_what_hangs_can_be_ended_by_a_second_click(
     assert ui.cancelButton.text == "Cancel"
     ui.cancelButton.click()
     assert ui.cancelButton.text == "End now"
-    # A double click is one.
+    # A double click counts as one click.
     ui.cancelButton.click()
     assert run.process.poll() is None
     module.widget._cancelled -= 2
@@ -637,7 +637,7 @@ def test_what_hangs_can_be_ended_by_a_second_click(
     assert not run.job.folder.exists()
     assert ui.applyButton.enabled
     assert ui.cancelButton.isHidden()
-    # The next one begins anew.
+    # The next run starts with a fresh button.
     begin(module, patient[0])
     assert ui.cancelButton.text == "Cancel"
     process_events_until(lambda: module.widget.run is None, 60)
@@ -688,7 +688,7 @@ def job_folders() -> set[Path]:
 
 @pytest.fixture
 def small_portions(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Volumes are written slice by slice."""
+    """Have volumes written slice by slice."""
     from SIFASegmentationLib import metaimage  # noqa: PLC0415
 
     monkeypatch.setattr(metaimage, "PORTION_BYTES", 1)
@@ -703,7 +703,7 @@ def test_the_window_lives_while_volumes_are_written_and_starts_once(
 
     def click() -> None:
         seen.append((ui.statusLabel.text, ui.applyButton.enabled, ui.volumesTable.enabled))
-        # Whatever is changed meanwhile.
+        # Stands in for any change in the meantime.
         module.widget._refresh()
         ui.applyButton.click()
 
@@ -841,7 +841,7 @@ def test_all_volumes_of_the_scene_in_one_batch(
     module.widget.ui.applyButton.click()
     process_events_until(lambda: module.widget.run is None, 120)
     assert module.widget.ui.statusLabel.text.startswith("Segmented 2 volumes")
-    # What came of the other volume would lie over the one that is shown.
+    # The result of the other volume is hidden, since it would cover the one that is shown.
     view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
     made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     made = [node for node in made if node.GetName().endswith("segmentation")]
@@ -859,14 +859,14 @@ def test_all_volumes_of_the_scene_in_one_batch(
 def test_a_launcher_is_killed_with_what_it_launched(
     module: Any, patient: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
 ) -> None:
-    """Slicer's Python is started by a launcher: killing that alone would leave the interpreter."""
+    """Slicer's Python is started by a launcher; killing only that would leave the interpreter running."""
     launcher = tmp_path / "PythonSlicer"
     launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@" &\nwait\n')
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     run = begin(module, patient[0])
     number = process_events_until(run.job.last_beat, 60)["process"]
-    # It must not end by itself meanwhile.
+    # Stopped, so that it does not end by itself in the meantime.
     os.kill(number, signal.SIGSTOP)
     words = Path(f"/proc/{number}/cmdline")
     try:
@@ -884,7 +884,7 @@ def test_a_result_lies_beside_its_volume_and_the_least_sure_slice_is_shown(
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "study")
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), folder)
-    # In a main window there is one already, and its layout would make a view for another.
+    # With a main window there is one already, and its layout would make a view for a second.
     view = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceNode")
     view = view or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode")
     begin(module, volume)
@@ -918,7 +918,7 @@ def test_buttons_that_open_a_dialog(
     module: Any, patient: tuple[Any, Any], sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Answers:
-        """Of the file dialogs, in place of Qt's; the rest is Qt's own."""
+        """Stands in for `qt`: answers file dialogs, and passes everything else on to Qt."""
 
         def __init__(self, chosen: str) -> None:
             self.QFileDialog = SimpleNamespace(

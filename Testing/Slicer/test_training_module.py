@@ -1,4 +1,4 @@
-"""SIFATraining over real MRML: cohorts, checks, processes, the window. The same file runs inside Slicer."""
+"""Tests of SIFATraining on real MRML: cohorts, checks, processes, the window. The same file runs inside Slicer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def module(load_module: Any, tmp_path: Path) -> Iterator[Any]:
     loaded = load_module("SIFATraining")
     loaded.logic.getParameterNode().outputFolder = str(tmp_path / "Läufe mit Leerzeichen")
     yield loaded
-    # A training survives its window: a test that fails must not leave one behind.
+    # Trainings outlive their window, so a failed test must not leave one running.
     from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
 
     for job in known_jobs():
@@ -39,7 +39,7 @@ def module(load_module: Any, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def patients(module: Any, load_sample: Any) -> dict[str, list[tuple[Any, Any]]]:
-    """Two labelled MR and two CT, the CT with references."""
+    """Nodes of two labelled MR volumes, and of two CT volumes with references."""
     names = {"mr": "SIFAAbdomenMR", "ct": "SIFAAbdomenCT"}
     return {kind: [load_sample(name, seed) for seed in (1, 2)] for kind, name in names.items()}
 
@@ -113,7 +113,7 @@ def test_targets_are_written_with_their_regions_and_what_is_watched_apart(
     roi.SetCenterWorld(10, 0, 0)
     roi.SetSizeWorld(200, 150, 100)
     task = load_task("abdomen")
-    # Labelled patients stand for those whose reference is known.
+    # Labelled MR patients stand in for target patients with a reference.
     (first, labels), (second, other_labels) = patients["mr"]
     rows = [TargetRow(first, roi, labels), TargetRow(patients["ct"][0][0], roi), TargetRow(second, None, other_labels)]
     assert write_target(rows, task, tmp_path, lambda *_: None) == []
@@ -154,7 +154,7 @@ def test_all_that_the_window_says_reaches_the_job(
     parameters.targetWindow, parameters.targetWindowLow, parameters.targetWindowHigh = True, -150, 300
     parameters.outputFolder = str(tmp_path)
     monkeypatch.setattr(type(module.logic), "resume", lambda _self, _job: None)
-    # That one has no weights to start from.
+    # The sample model has no weights to start from.
     parameters.initial = str(sample_model)
     assert module.widget.options().initial == sample_model
     ui.startButton.click()
@@ -223,7 +223,7 @@ def test_ones_own_structures(module: Any, patients: dict[str, Any], process_even
 
 
 def test_ones_own_structures_are_given_up(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
-    """By a click, by a change of what they are taken from, and by the end of the scene."""
+    """Taking them is cancelled by a click, by a change of the segmentation, and by closing the scene."""
     volume, labels = patients["mr"][0]
     segmentation, ui, parameters = labels.GetSegmentation(), module.ui, module.logic.getParameterNode()
     ui.sourceTable.cellWidget(0, 0).setCurrentNode(volume)
@@ -273,7 +273,7 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
     options = module.widget.options()
     assert options.settings == {"seed": "3"}
     assert options.preparation == {"percentiles": (0.0, 98.0), "stretch": True, "min_max": False}
-    # The checks are of the same.
+    # The check process gets the same settings.
     arguments = check_process._arguments(options, Path("task.json"), tmp_path, "", "")
     assert {"--percentiles=0,98", "--stretch"} < set(arguments)
     assert "--min-max" not in arguments
@@ -295,7 +295,7 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     wrong = [f for f in check_rows([SourceRow(volume, labels)], None, load_task("abdomen")) if f.level == "error"]
     assert [(f.subject, f.message) for f in wrong] == [(labels.GetName(), f"does not lie on {volume.GetName()}")]
     labels.SetAndObserveTransformNodeID(None)
-    # Two segments that overlap: what was done about it is told as long as the training is shown.
+    # Two segments overlap; the note about it stays on display as long as the training is shown.
     segmentation = labels.GetSegmentation()
     liver = slicer.util.arrayFromSegmentBinaryLabelmap(labels, segmentation.GetNthSegmentID(0), volume)
     slicer.util.updateSegmentBinaryLabelmapFromArray(liver, labels, segmentation.GetNthSegmentID(3), volume)
@@ -312,7 +312,7 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     elsewhere.SetSizeWorld(100, 100, 100)
     far = [f for f in check_rows([SourceRow(volume, labels, elsewhere)], None, load_task("abdomen")) if f.fix]
     assert ("elsewhere", f"does not lie on {volume.GetName()}") in [(f.subject, f.message) for f in far]
-    # A volume is of one modality.
+    # A volume can't be of both modalities.
     ui.targetTable.cellWidget(0, 0).setCurrentNode(volume)
     assert f"{volume.GetName()} is in the tables twice" in ui.startButton.toolTip
     ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
@@ -323,13 +323,13 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     kept, parameters.outputFolder = parameters.outputFolder, ""
     assert "Choose an output folder" in ui.startButton.toolTip
     parameters.outputFolder = kept
-    # The name of a training becomes a folder.
+    # The name of a training becomes the name of a folder.
     assert ui.startButton.enabled
     ui.nameEdit.setText("../elsewhere")
     assert "leave out" in ui.startButton.toolTip
     ui.nameEdit.setText("Lauf ä 1")
     assert ui.startButton.enabled
-    # Structures of a scene that can't be read.
+    # Structures stored in the scene that can't be read.
     parameters.ownTask = '{"name": 5}'
     parameters.task = module.python.TaskChoice.own
     assert "Choose your structures first" in ui.startButton.toolTip
@@ -375,7 +375,7 @@ def test_a_mapping_is_of_its_task_and_leaves_new_segments_to_their_names(module:
     keys = list(segmentation.GetSegmentIDs())
     segmentation.GetSegment(keys[0]).SetName("Leber")
     store_mapping(labels, {keys[0]: "spleen", keys[3]: ""})
-    # What was said counts; what nothing was said of goes by its name.
+    # Chosen structures count; segments without a choice go by their names.
     assert list(shown_mapping(labels, task).values()) == ["spleen", "right kidney", "left kidney", ""]
     own = task_from_parts(labels)
     assert list(shown_mapping(labels, own).values()) == ["spleen", "right kidney", "left kidney", ""]
@@ -396,20 +396,20 @@ def test_jobs_that_are_no_more_what_they_were(
         job.emit("error", message="a disk was full")
         job.emit_state(State.STOPPED)
         module.widget.training.open(job.folder)
-    # One that went since the list was made.
+    # A job whose folder has disappeared since the list was made.
     first.folder.rename(tmp_path / "elsewhere")
     index = module.ui.jobsComboBox.findData(str(first.folder))
     module.ui.jobsComboBox.setCurrentIndex(index)
     module.widget.training._select(index)
     assert "is not a job folder" in module.ui.statusLabel.text
     assert module.ui.jobsComboBox.itemData(module.ui.jobsComboBox.currentIndex) == str(second.folder)
-    # One whose place is a file now.
+    # A job whose folder has been replaced by a file.
     remember_job(second)
     (tmp_path / "third").write_text("")
     with pytest.raises(InputError, match="is not a job folder"):
         Job(tmp_path / "third" / "job")
     assert [job.folder for job in known_jobs()] == [second.folder]
-    # A process that dies before its first word.
+    # A process that dies before it writes an event.
     monkeypatch.setattr(module.logic, "ensure_dependencies", lambda: None)
     monkeypatch.setattr(
         module.python, "start_process",
@@ -495,7 +495,7 @@ def test_what_a_model_made_is_not_learnt_from(module: Any, patients: dict[str, A
 
 
 def test_labels_from_files_find_their_volumes(module: Any, patients: dict[str, Any]) -> None:
-    """Slicer keeps no reference to the volume with a segmentation's file, nor with a labelmap."""
+    """Neither a segmentation file nor a labelmap has a reference to its volume in Slicer."""
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     (mr, mr_labels), (second, second_labels) = patients["mr"]
     for name, volume, labels in (("P1", mr, mr_labels), ("P2", second, second_labels)):
@@ -508,7 +508,7 @@ def test_labels_from_files_find_their_volumes(module: Any, patients: dict[str, A
     labelmap = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "of the CT")
     labelmap.Copy(ct)
     labelmap.SetName("of the CT")
-    # Of the other CT nothing is known but that it lies on the same grid; its name is not that of the labelmap.
+    # The other CT lies on the same grid as well, but its name does not match that of the labelmap.
     patients["ct"][1][0].SetName("other")
     ct.SetName("of the CT image")
     module.ui.sourceAddAllButton.click()
@@ -597,7 +597,7 @@ def test_torch_is_installed_before_what_would_bring_one_of_its_own(
     for tested in (True, False):
         monkeypatch.setattr(module.python, "asks_nobody", lambda tested=tested: tested)
         if tested:
-            # There the extension would download it unasked.
+            # While Slicer is being tested, the extension would download it without asking.
             with pytest.raises(InputError, match="nothing is installed while Slicer is tested"):
                 module.logic.ensure_dependencies()
             assert installed == []
@@ -608,7 +608,7 @@ def test_torch_is_installed_before_what_would_bring_one_of_its_own(
 def test_what_needs_no_torch_installs_none(
     module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fresh Slicer: pip would bring a torch of its own along with what a training needs."""
+    """In a fresh Slicer, pip would install torch along with the packages for training."""
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
     from SIFASegmentationLib.jobs import Job  # noqa: PLC0415
     from SIFASegmentationWidgets.models import SAMPLE_MODEL  # noqa: PLC0415
@@ -647,7 +647,7 @@ def test_while_packages_are_installed_nothing_else_can_be_pressed(
     ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
 
     def install() -> None:
-        # As pip does, which takes minutes and lets events in.
+        # Stands in for pip, which takes minutes while events are processed.
         installed.append(ui.statusLabel.text)
         for button in (ui.checkButton, ui.startButton, ui.ownTaskButton):
             button.click()
@@ -691,7 +691,7 @@ def test_the_model_of_a_training_is_used_by_one_click(
     box = load_module("SIFASegmentation").ui.modelComboBox
     assert box.itemData(box.currentIndex) == str(SAMPLE_MODEL)
     module.widget.training.open(job.folder)
-    # Tests have no main window, which selects modules.
+    # Tests have no main window, which is what selects modules.
     selected: list[str] = []
     monkeypatch.setattr(slicer.util, "selectModule", selected.append)
     module.ui.useButton.click()
@@ -721,7 +721,7 @@ def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Pa
     from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
 
     job = Job.create(tmp_path / "job", "train", {})
-    # As Windows ends lines.
+    # With Windows line endings.
     (job.folder / "log.txt").write_bytes(b"one\r\ntwo\r\n")
     module.widget.training._monitor.show(job)
     module.widget.training._monitor.add([])
@@ -733,7 +733,7 @@ def test_the_log_is_shown_anew_only_when_there_is_more(module: Any, tmp_path: Pa
     module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText.split("\n")[0] == "what is being read"
     assert module.ui.logEdit.plainText.split()[-1] == "three"
-    # A line that is being written comes when it is whole; a log of another run comes in place of what is shown.
+    # An incomplete line is shown once it is complete, and the log of another run replaces what is shown.
     (job.folder / "log.txt").write_bytes(b"anew\nto be con")
     module.widget.training._monitor.add([])
     assert module.ui.logEdit.plainText.strip() == "anew"
@@ -812,10 +812,10 @@ def test_folders_of_files_are_checked_and_used_with_their_codes(
     job = widget.training.job
     process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 300)
     assert job.state() is State.FINISHED, (job.folder / "log.txt").read_text()
-    # Codes of another task are not taken along.
+    # The label coding of one task is not used for another.
     parameters.task = module.python.TaskChoice.cardiac
     assert widget.options().source_coding is None
-    # One folder is checked without the other.
+    # Either folder is checked without the other.
     parameters.task, parameters.sourceFolder = module.python.TaskChoice.abdomen, ""
     (tmp_path / "ct" / "abdomen_ct_002_image.nii.gz").write_bytes(b"no image")
     assert "abdomen_ct_002_image.nii.gz" in [finding.subject for finding in checked()]
@@ -863,18 +863,18 @@ def test_checks_find_what_is_wrong(module: Any, patients: dict[str, Any]) -> Non
     assert said["error", "ribs"] == "none of the structures"
     assert "3 of 4" in said["warning", labels.GetName()]
     assert not any("window" in finding.message for finding in findings)
-    # The CT of these patients are in HU.
+    # The CT volumes of these patients are in HU.
     ct, window = [TargetRow(patients["ct"][0][0])], (-150.0, 300.0)
     for windows, subjects in (((None, None), ["target"]), ((None, window), []), ((window, None), ["source", "target"])):
         found = check_rows([SourceRow(volume, labels)], ct, load_task("abdomen"), windows=windows)
         assert [finding.subject for finding in found if "window" in finding.message] == subjects
-    # One that the tutorial leaves in the scene is easily taken along.
+    # A CT volume that the tutorial leaves in the scene is easily added to the source by mistake.
     ct_volume = patients["ct"][0][0]
     mixed = check_rows([SourceRow(one, labels) for one in (volume, other, ct_volume)], None, load_task("abdomen"))
     (told,) = [finding.message for finding in mixed if "unlike the others" in finding.message]
     assert told.startswith("1 of 3 volumes go below -500")
     assert told.endswith(ct_volume.GetName())
-    # Axial slices, however the volume is stored: as many as the synthetic patients have.
+    # Axial slices are counted, however the volume is stored; in these patients they lie along the first axis.
     count = slicer.util.arrayFromVolume(volume).shape[0] + slicer.util.arrayFromVolume(other).shape[0]
     assert said["warning", "source"] == f"volumes: 2, slices: {count}"
     assert findings_html(findings).index("never labelled") < findings_html(findings).index("slices")
@@ -923,7 +923,7 @@ def test_what_the_scene_adds_to_a_job_is_counted(module: Any, patients: dict[str
     assert written == sum(array.nbytes for array in arrays) + arrays[0].size
     watched = what_is_written(None, [TargetRow(ct, None, reference)], "axial")
     assert watched == (len(arrays[1]), arrays[1].nbytes + arrays[1].size)
-    # On many disks these two would be one file.
+    # On a file system that ignores case, these two names would be the same file.
     mr.SetName("CT_a")
     ct.SetName("ct_A")
     assert names_of([SourceRow(mr), SourceRow(ct)]) == ["CT_a", "ct_A_2"]
@@ -1010,11 +1010,11 @@ def test_a_model_is_saved_while_the_window_lives(
     training.save_model(path)
     process_events_until(lambda: ui.saveModelButton.text == "Save as file...")
     timer.stop()
-    # Each of the two models of the sample is looked through, and written, in four portions.
+    # Each of the sample's two models is checked in four portions, and written in four.
     assert turns.count(False) >= 8
     assert ui.statusLabel.text == f"Saved {path}."
     assert read_bundle(path).manifest.name
-    # Half of one is not left behind when the module is closed.
+    # No incomplete file is left behind when the module is closed.
     training.save_model(path.with_name("other.zip"))
     process_events_until(lambda: len(list(path.parent.iterdir())) > 1)
     training.close()
@@ -1066,7 +1066,7 @@ def test_start_stop_resume_and_kill_by_the_window(
     ui.startButton.click()
     job = widget.training.job
     assert job is not None, ui.statusLabel.text
-    # After the losses.
+    # Progress is reported after the losses.
     process_events_until(lambda: "iteration" in widget.training._monitor.latest.get("progress", {}), 300)
     assert "left" in ui.statusLabel.text
     assert ui.progressBar.value > 0
@@ -1112,7 +1112,7 @@ def test_the_window_lives_while_volumes_are_written_and_starts_once(
     assert len(known_jobs()) == 1
     assert not any(enabled for _text, enabled in seen)
     slices = slicer.util.arrayFromVolume(mr).shape[0]
-    # Its labels as well.
+    # The window gets a turn at each slice of the volume and of its labels.
     assert sum("writing volume 1 of 1: SIFAAbdomenMR" in text for text, _enabled in seen) >= 2 * slices - 2
 
 
@@ -1160,7 +1160,7 @@ def test_a_training_is_found_again_after_a_reload_and_a_closed_scene(
         again = load_module("SIFATraining")
         assert again.widget.training.job.folder == job.folder
         process_events_until(lambda: "losses" in again.widget.training._monitor.latest, 30)
-        # Another window's process: known by its heartbeat alone.
+        # The process belongs to another window, and is only known by its heartbeat.
         again.logic.kill(again.widget.training.job)
         process_events_until(lambda: not job.is_alive(), 30)
     finally:
@@ -1185,7 +1185,7 @@ def test_a_failed_training_that_is_resumed_is_said_to_start(
     from SIFASegmentationWidgets import follower  # noqa: PLC0415
 
     monkeypatch.setattr(follower, "POLL_MS", 20)
-    # A process that says nothing until it is told to, and then that it has failed as well.
+    # A process that writes no events, and ends when the file `go` appears.
     waiting = "import time; from pathlib import Path\nwhile not Path('go').exists(): time.sleep(0.02)"
 
     def start_waiting(job: Any, _module: str, _arguments: list[str]) -> Any:
@@ -1208,7 +1208,7 @@ def test_a_failed_training_that_is_resumed_is_said_to_start(
         assert not ui.resumeButton.enabled
         job.emit_state(State.PREPARING)
         process_events_until(lambda: ui.statusLabel.text == "preparing")
-        # What it says last is not taken for what was said before it, even if its process still ends.
+        # Its last events are not taken for old ones, even while its process is still ending.
         job.emit("error", message="another disk was full")
         job.emit_state(State.FAILED)
         process_events_until(lambda: ui.statusLabel.text == "failed: another disk was full")
@@ -1288,7 +1288,7 @@ def test_the_dice_that_is_told_is_the_trainings_own(module: Any) -> None:
 def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
     module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The application's end is told only when they have been, and the training has been started."""
+    """The application signals its end only once they are written and the training has been started."""
     if "standins" not in sys.modules:
         pytest.skip("it would close Slicer")
     from PySide6.QtWidgets import QApplication  # noqa: PLC0415
@@ -1316,7 +1316,7 @@ def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
 def test_ones_own_structures_that_are_not_chosen_are_said_and_are_no_fault(
     module: Any, patients: dict[str, Any]
 ) -> None:
-    """The button is held back only where the packages are there to know it."""
+    """The button can only be disabled for it if the packages needed to find that out are installed."""
     ui, parameters = module.widget.ui, module.logic.getParameterNode()
     ui.sourceTable.cellWidget(0, 0).setCurrentNode(patients["mr"][0][0])
     parameters.task = module.python.TaskChoice.own
@@ -1328,12 +1328,12 @@ def test_ones_own_structures_that_are_not_chosen_are_said_and_are_no_fault(
 
 
 def test_only_a_choice_of_the_user_selects_its_row(module: Any, patients: dict[str, Any]) -> None:
-    """Whatever changes a selector tells of a node: one that leaves the scene, or is renamed."""
+    """Selectors emit signals for any change, such as a node that leaves the scene or is renamed."""
     ui = module.widget.ui
     ui.sourceAddAllButton.click()
     table = ui.sourceTable
     assert table.rowCount >= 2
-    # Filled by the program, of which the selectors tell as of a choice: Remove takes the blank row.
+    # The program filled the table, which selectors signal like a user's choice; still, Remove takes the blank row.
     assert not table.selectionModel().selectedRows()
     patients_there = module.widget.source.nodes()
     ui.sourceAddButton.click()
@@ -1355,7 +1355,7 @@ def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
     ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
     ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
     ui.targetTable.cellWidget(0, 0).setCurrentNode(ct)
-    # By its name a patient is known.
+    # Patients are identified by name.
     ct.SetName(mr.GetName().lower())
     module.widget._refresh()
     assert f"{mr.GetName()} (source) and {ct.GetName()} (target) would count as one patient" in ui.startButton.toolTip
@@ -1372,7 +1372,7 @@ def test_volumes_of_one_name_in_both_tables_and_a_folder_in_place_of_one(
 
 
 def test_defaults_are_those_of_the_library(module: Any) -> None:
-    """They stand here once more, since the window is there before the packages that the library needs."""
+    """The module repeats them, since the window is shown before the packages that the library needs are installed."""
     from SIFATrainingLib.config import make_config  # noqa: PLC0415
     from SIFATrainingLib.prepare import Preparation  # noqa: PLC0415
 
