@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,6 +114,15 @@ def test_a_stop_request_is_honoured_within_one_iteration_and_saved(prepared: Pat
     assert final_state(job)["done"] == 3
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Python's own handler of Ctrl-C, which a test run in the background of a shell lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_a_script_saves_and_the_weights_are_those_of_an_uninterrupted_run(
     prepared: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +143,7 @@ def test_ctrl_c_in_a_script_saves_and_the_weights_are_those_of_an_uninterrupted_
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_while_it_prepares_ends_as_stopped(cohort: Path, tmp_path: Path) -> None:
     job = create_training_job(tmp_path / "job", preparation(cohort), quick_config(), "cpu")
 
@@ -146,6 +157,7 @@ def test_ctrl_c_while_it_prepares_ends_as_stopped(cohort: Path, tmp_path: Path) 
     assert not (job.folder / "prepared").exists()
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_twice_ends_at_once() -> None:
     told: list[bool] = []
 
