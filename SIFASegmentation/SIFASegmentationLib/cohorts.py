@@ -27,27 +27,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from .cases import Case, check_disjoint
+from .cases import Case
 from .cohort_folders import cases_in_folder
 from .cohort_tables import cases_in_csv
 from .dicom_files import check_links
 from .errors import InputError
 from .files import check_name
-from .volume_folders import folder_names, unused_folders, volumes_in
-from .volume_names import (
-    CHANNEL_SUFFIX,
-    MAP_INFIX,
-    OWN_ENDING,
-    by_name,
-    holds_channels,
-    image_subject,
-    labelmap_subject,
-)
-from .volumes import is_volume_file
-
-__all__ = ["CHANNEL_SUFFIX", "MAP_INFIX", "OWN_ENDING", "Case", "by_name", "check_disjoint", "find_cases",
-           "folder_names", "holds_channels", "image_subject", "is_volume_file", "labelmap_subject", "unused_folders",
-           "volumes_in"]  # fmt: skip
 
 
 def find_cases(path: str | Path, *, labelled: bool, patients: Collection[str] | None = None) -> list[Case]:

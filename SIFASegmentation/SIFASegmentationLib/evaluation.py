@@ -12,7 +12,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from .boxes import covered_voxels, is_too_wide, labelled_box, values_in
-from .cohorts import CHANNEL_SUFFIX, MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject, volumes_in
 from .errors import InputError
 from .grids import grid_difference, resample_labelmap
 from .image_files import from_image, read_image
@@ -23,7 +22,8 @@ from .nnunet_labels import NNUNET_FILE, nnunet_labels
 from .scores import DEFAULT_TOLERANCE_MM, Row, Scores, ScoreTable
 from .slicer_segmentations import segment_names
 from .structures import Task, load_task
-from .volume_folders import MASKS_FOLDER, folders_of_masks
+from .volume_folders import MASKS_FOLDER, folders_of_masks, volumes_in
+from .volume_names import CHANNEL_SUFFIX, MAP_INFIX, OWN_ENDING, by_name, image_subject, labelmap_subject
 from .volumes import Volume, volume_files, volume_name
 from .work import Work, at_once
 
@@ -56,7 +56,7 @@ def evaluate(
     """Score a labelmap against its reference, or a folder of labelmaps against a folder of references.
 
     Files in folders are matched by name, without endings such as `_segmentation`, `_label` and `_seg`
-    (`cohorts.labelmap_subject`). A reference on another grid is resampled to the prediction's grid by nearest
+    (`volume_names.labelmap_subject`). A reference on another grid is resampled to the prediction's grid by nearest
     neighbour; that grid is extended if it does not contain all that the reference labels. The notes of the table say
     so. A pair that can't be used does not keep the others from being scored.
 

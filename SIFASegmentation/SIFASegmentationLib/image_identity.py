@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cohorts import is_volume_file
+from .volumes import is_volume_file
 
 _LOOKED_AT_BYTES = 1 << 20  # Read at either end of a file; all of it would take minutes for a study on a network drive.
 _HEADER_SUFFIXES = (".hdr", ".mhd", ".nhdr")  # Headers whose voxels may be in separate files.

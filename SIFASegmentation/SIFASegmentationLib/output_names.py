@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .cohorts import CHANNEL_SUFFIX, OWN_ENDING, holds_channels, image_subject
 from .errors import InputError
 from .files import file_name
 from .segmentation_requests import Request
+from .volume_names import CHANNEL_SUFFIX, OWN_ENDING, holds_channels, image_subject
 from .volumes import volume_name
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .cohorts import MAP_INFIX
 from .errors import InputError
 from .examination import Examination
 from .files import file_names, write_atomically
@@ -19,6 +18,7 @@ from .quality import Estimate
 from .segmentation import Segmentation
 from .slicer_segmentations import write_slicer_segmentation
 from .structures import Task
+from .volume_names import MAP_INFIX
 from .volumes import Volume
 
 FORMATS = (".nii.gz", ".nrrd", ".mha", ".seg.nrrd")

@@ -34,7 +34,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from SIFASegmentationLib.cohorts import Case, find_cases
+from SIFASegmentationLib.cases import Case
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.files import file_name, remove_remains, write_atomically

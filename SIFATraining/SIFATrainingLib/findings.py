@@ -70,7 +70,7 @@ def print_warning(finding: Finding) -> None:
 
 def unused_volumes(subject: str, path: Path) -> list[Finding]:
     """Warn of volumes in subfolders of a set's folder, which are not used."""
-    from SIFASegmentationLib.cohorts import folder_names, unused_folders  # noqa: PLC0415  needs packages, see above
+    from SIFASegmentationLib.volume_folders import folder_names, unused_folders  # noqa: PLC0415  needs packages, see above
 
     folders = unused_folders(path)
     if not folders:

@@ -17,7 +17,8 @@ from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from SIFASegmentationLib.cohorts import Case, check_disjoint, find_cases
+from SIFASegmentationLib.cases import Case, check_disjoint
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import check_can_write, remove_remains, write_atomically

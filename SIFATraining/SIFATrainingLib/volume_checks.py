@@ -8,7 +8,7 @@ from statistics import median, median_low
 
 import numpy as np
 
-from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.cases import Case
 from SIFASegmentationLib.components import component_sizes, large_parts
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume

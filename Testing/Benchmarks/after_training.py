@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from SIFASegmentationLib.bundle import Bundle
-from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.cases import Case
 from SIFASegmentationLib.evaluation import score_pair
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.jobs import Job

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from volumes_and_surfaces import surfaces_table
 
-from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.cases import Case
 from SIFASegmentationLib.scores import MEAN_OF_STRUCTURES, ScoreTable
 from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib.compare import Comparison, Result, read_comparison
@@ -128,7 +128,9 @@ def tables() -> dict[str, Callable[[], str]]:
         for index, kind in enumerate(kinds):
             made[f"{direction}, {kind}"] = partial(_of_comparison, direction, index)
         rows = ["sifa", UPPER_BOUND]
-        made[f"{direction}, volumes and surfaces"] = partial(surfaces_table, _real(direction), rows)
+        made[f"{direction}, volumes and surfaces"] = partial(
+            surfaces_table, HERE / "real_comparisons" / direction, rows
+        )
     return made
 
 
@@ -140,7 +142,7 @@ def three_seeds() -> str:
         low, high = (made.of(name) for name in (LOWER_BOUND, UPPER_BOUND))
         bottom, top = _mean(low, "dice"), _mean(high, "dice")
         sifa = [*_each_and_all(made.of("sifa")), made.of("sifa_mean_of_3")]
-        shares = [f" ({(_mean(group, 'dice') - bottom) / (top - bottom):.0%})".replace("%", " %") for group in sifa]
+        shares = [_in_brackets((_mean(group, "dice") - bottom) / (top - bottom)) for group in sifa]
         rows += [
             [f"{words}, without adaptation, mean Dice", *map(_percent, _each_and_all(low)), ""],
             [f"{words}, SIFA, mean Dice", *(_percent(g) + share for g, share in zip(sifa, shares, strict=True))],
@@ -190,8 +192,7 @@ def finer_grid() -> str:
     rows, structures = [], list(load_task("abdomen").names)
     for direction, words in DIRECTIONS.items():
         finer = comparison(f"real_comparisons/192_{direction}").of("sifa")
-        seeds = {result.seed for result in finer}
-        same = [result for result in comparison(f"real_comparisons/{direction}").of("sifa") if result.seed in seeds]
+        same = _with_seeds_of(finer, direction)
         dice = [f"{100 * _mean(finer, 'dice', structure):.1f}" for structure in structures]
         both = [cell for results in (finer, same) for cell in (_percent(results), f"{_mean(results, 'asd'):.1f}")]
         rows.append([words, *dice, *both])
@@ -206,9 +207,7 @@ def decayed_bounds() -> str:
         cells = []
         for direction in DIRECTIONS:
             falling = comparison(f"real_comparisons/decay_{direction}").of(row)
-            seeds = {result.seed for result in falling}
-            constant = [one for one in comparison(f"real_comparisons/{direction}").of(row) if one.seed in seeds]
-            cells += map(_percent, (falling, constant))
+            cells += map(_percent, (falling, _with_seeds_of(falling, direction)))
         rows.append([title, *cells])
     head = [cell for words in DIRECTIONS.values() for cell in (f"{words}, mean Dice", "at a constant rate")]
     return markdown_table(["", *head], rows)
@@ -218,10 +217,6 @@ def _of_comparison(direction: str, index: int) -> str:
     """Return one of the tables of `comparison.md`."""
     found = re.findall(r"(?:^\|.*\n)+", markdown(comparison(f"real_comparisons/{direction}")), re.MULTILINE)
     return str(found[index]).rstrip("\n")
-
-
-def _real(direction: str) -> Path:
-    return HERE / "real_comparisons" / direction
 
 
 def _each_and_all(results: list[Result]) -> list[list[Result]]:
@@ -235,8 +230,19 @@ def _percent(results: Sequence[Result]) -> str:
 
 
 def _share(made: Comparison, results: Sequence[Result]) -> str:
-    """Return the share of the gap closed, in %."""
-    return f" ({share_closed(made, results):.0%})".replace("%", " %")
+    """Return the share of the gap closed, in brackets."""
+    return _in_brackets(share_closed(made, results))
+
+
+def _in_brackets(share: float) -> str:
+    return f" ({100 * share:.0f} %)"
+
+
+def _with_seeds_of(others: Sequence[Result], direction: str) -> list[Result]:
+    """Return the trainings of the same row and seeds as `others` on real abdomens, in the main comparison."""
+    seeds = {result.seed for result in others}
+    row = comparison(f"real_comparisons/{direction}").of(others[0].variant.name)
+    return [result for result in row if result.seed in seeds]
 
 
 def _mean(results: Iterable[Result], score: str, structure: str = MEAN_OF_STRUCTURES) -> float:

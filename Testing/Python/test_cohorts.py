@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SIFASegmentationLib.cohorts import find_cases, unused_folders
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.output_names import output_name
+from SIFASegmentationLib.volume_folders import unused_folders
 
 FOLDER = ("{}_image.nii.gz", "{}_label.nii.gz")
 NNUNET = ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")

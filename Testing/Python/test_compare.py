@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from quick import QUICK
 from SIFASegmentationLib import usual
 from SIFASegmentationLib.bundle import read_bundle
-from SIFASegmentationLib.cohorts import Case
+from SIFASegmentationLib.cases import Case
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume

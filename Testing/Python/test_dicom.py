@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SIFASegmentationLib.cohorts import find_cases, unused_folders
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.dicom_files import _check_places
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.segmentation_requests import Request, requests_of
+from SIFASegmentationLib.volume_folders import unused_folders
 
 
 def write_series(

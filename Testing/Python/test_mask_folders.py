@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SIFASegmentationLib.cohorts import find_cases, unused_folders
+from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import write_volume
@@ -20,6 +20,7 @@ from SIFASegmentationLib.result_records import Origin
 from SIFASegmentationLib.segmentation_requests import Request, requests_of
 from SIFASegmentationLib.segmented_folder import SegmentedFolder
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task
+from SIFASegmentationLib.volume_folders import unused_folders
 from SIFASegmentationLib.volumes import Geometry, Volume
 from SIFATrainingLib.dataset import PreparedDataset
 from SIFATrainingLib.findings import Finding
