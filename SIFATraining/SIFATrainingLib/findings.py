@@ -15,6 +15,7 @@ from SIFASegmentationLib.boxes import values_in
 from SIFASegmentationLib.errors import InputError
 
 if TYPE_CHECKING:  # These need packages that the Slicer module may have to install first.
+    from SIFASegmentationLib.cases import Case
     from SIFASegmentationLib.labelmaps import Labels
     from SIFASegmentationLib.structures import Task
     from SIFASegmentationLib.volumes import Volume
@@ -79,6 +80,15 @@ def unused_volumes(subject: str, path: Path) -> list[Finding]:
     return [Finding("warning", subject, f"volumes in subfolders are not used ({folder_names(folders)})", fix)]
 
 
+def without_structures(subject: str, left_out: Sequence[Case], total: int) -> list[Finding]:
+    """Warn of patients of a set that are left out, since their masks show none of the task's structures."""
+    if not left_out:
+        return []
+    patients = _listed([case.patient for case in left_out])
+    message = f"{len(left_out)} of {total} patients are left out, all their masks are empty ({patients})"
+    return [Finding("warning", subject, message, "if a structure is visible there, add its mask")]
+
+
 def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:
     """Warn if an image has so few values in its middle slice that it may be a labelmap, whatever its name."""
     from SIFASegmentationLib.labelmaps import look_like_labels  # noqa: PLC0415  needs packages, see above
@@ -100,13 +110,17 @@ def lost_labels(subject: str, labels: Labels, task: Task) -> list[Finding]:
     if labels.unmatched:
         there = values_in(labels.labelmap.array)
         missing = [structure.name for structure in task.structures if structure.value not in there]
-        more = len(labels.unmatched) - _SHOWN
-        names = ", ".join(labels.unmatched[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        message = f"the labels {names} match no structure of the task, and become background"
+        message = f"the labels {_listed(labels.unmatched)} match no structure of the task, and become background"
         findings.append(
             Finding("warning", subject, message, f"to use them, rename them to {', '.join(missing or task.names)}")
         )
     return findings
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join the first of some names with commas, and say how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def never_labelled(subject: str, labelled: Collection[str], task: Task, level: Level) -> list[Finding]:

@@ -27,6 +27,7 @@ from SIFASegmentationLib.heartbeat import heartbeat, is_alive
 from SIFASegmentationLib.image_files import read_volume
 from SIFASegmentationLib.intensity import FULL_RANGE, ROBUST_RANGE, estimate_intensity_range
 from SIFASegmentationLib.labelmaps import Labels, coding_named, read_labels, structures_ml
+from SIFASegmentationLib.mask_folders import holds_masks
 from SIFASegmentationLib.positions import positions_mm
 from SIFASegmentationLib.preprocessing import (
     Preprocessing,
@@ -59,6 +60,7 @@ from .findings import (
     lost_labels,
     never_labelled,
     unused_volumes,
+    without_structures,
 )
 from .steps import Report, Step, say_nothing
 
@@ -267,6 +269,9 @@ def run_preparation(
     measured = {
         name: _measure(some, name, settings[domain_of(name)], labels[name], roi, steps) for name, some in cases.items()
     }
+    for name, some in cases.items():
+        for finding in without_structures(name, measured[name].left_out, len(some)):
+            warn(finding)
     spacing = preparation.spacing
     if spacing is None and not preparation.stretch:
         spacing = choose_spacing([extent for name in DOMAINS for extent in measured[name].extents_mm], preparation.size)
@@ -282,9 +287,9 @@ def run_preparation(
         # Lets another preparation of `out` see that this folder was not left by a killed one.
         with heartbeat(partial):
             entries: dict[SetName, DomainEntry] = {}
-            for name, chosen in cases.items():
-                writer = _Writer(partial, name, measured[name].slices, final[domain_of(name)], labels[name], warn)
-                entries[name] = writer.write(chosen, roi, steps)
+            for name, found in measured.items():
+                writer = _Writer(partial, name, found.slices, final[domain_of(name)], labels[name], warn)
+                entries[name] = writer.write(found.cases, roi, steps)
         manifest = PreparedManifest(
             task=task, source=entries["source"], target=entries["target"], monitor=entries.get("monitor")
         )
@@ -314,13 +319,24 @@ class LabelReader:
     coding: str | None
 
     def read(self, path: Path, image: Volume) -> tuple[Labels, Volume]:
-        """Read a file; return its labels, and its labelmap on the image's grid.
+        """Read a file or a folder of masks; return its labels, and its labelmap on the image's grid.
+
+        A file must have a labelled voxel, since one without is probably the wrong file. All masks of a folder may be
+        empty: a data set of whole bodies has patients in which none of a task's structures is visible.
 
         Raises:
-            InputError: The file can't be used, or not for this image.
+            InputError: The file or folder can't be used, or not for this image.
         """
-        labels = read_labels(path, self.task, self.coding)
+        labels = read_labels(path, self.task, self.coding, allow_empty=holds_masks(path))
         return labels, match_grid(labels.labelmap, image)
+
+
+def is_left_out(name: SetName, labelmap: Volume) -> bool:
+    """Whether a set does not use a volume, since none of the structures is labelled in it.
+
+    Labels of the target never decide this: a training must not depend on them.
+    """
+    return name != "target" and not labelmap.array.any()
 
 
 @dataclass(frozen=True)
@@ -328,11 +344,15 @@ class _Measured:
     """What the first pass measures in a set.
 
     Attributes:
+        cases: Those that are used.
+        left_out: Those that are not (`is_left_out`).
         slices: Number of slices in all volumes.
         extents_mm: Height and width of each field of view.
         of_domain: The attributes of the preprocessing that belong to the domain.
     """
 
+    cases: list[Case]
+    left_out: list[Case]
     slices: int
     extents_mm: list[tuple[float, float]]
     of_domain: dict[str, Any]
@@ -346,19 +366,32 @@ def _measure(
     roi: BoxMM | None,
     steps: _Steps,
 ) -> _Measured:
+    used, left_out = [], []
     placements, samples = [], []
     for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
         if labels is not None and case.label is not None:
             # Read here already: it takes little time, and an error in the second pass would discard what was written.
-            labels.read(case.label, volume)
+            _, labelmap = labels.read(case.label, volume)
+            if is_left_out(name, labelmap):
+                left_out.append(case)
+                steps.total -= 1  # It is not read for the second time.
+                continue
+        used.append(case)
         placement = place_volume(volume, preprocessing, case.region or roi)
         placements.append(placement)
         samples.append(sample_z_scores(volume, placement, preprocessing.intensity))
+    if labels is not None and not used:
+        raise InputError(
+            f"No patient of the {name} set has any of the structures {', '.join(labels.task.names)}",
+            "check that their masks belong to this task",
+        )
     intensity = preprocessing.intensity
     low, high = estimate_intensity_range(samples, ROBUST_RANGE if intensity.clip else FULL_RANGE)
     of_slices = [placement.spacings[0] for placement in placements]
     of_pixels = [spacing for placement in placements for spacing in placement.spacings[1:]]
     return _Measured(
+        used,
+        left_out,
         sum(len(placement) for placement in placements),
         [placement.extent_mm for placement in placements],
         {

@@ -29,8 +29,9 @@ from .findings import (
     lost_labels,
     never_labelled,
     unused_volumes,
+    without_structures,
 )
-from .prepare import LabelReader, Preparation
+from .prepare import LabelReader, Preparation, is_left_out
 from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by a larger factor don't show the same part of the body.
@@ -61,6 +62,7 @@ class VolumeChecks:
         self._preparation, self._report = preparation, report
         self._task = preparation.loaded_task()
         self._extents: dict[SetName, list[tuple[float, float, float]]] = defaultdict(list)
+        self._left_out: dict[SetName, list[Case]] = defaultdict(list)
         self._lowest: dict[SetName, list[tuple[str, float]]] = defaultdict(list)
         # By set and label value: the number of large parts in each labelmap that contains the value.
         self._parts: dict[SetName, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -104,33 +106,39 @@ class VolumeChecks:
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return
+        self.findings.append(_describe(subject, placement, preprocessing.plane))
+        self.findings += looks_like_labelmap(subject, volume)
+        if case.label is not None and not self._check_label(name, case.label, case.shown(case.label), volume):
+            self._left_out[name].append(case)
+            return
         self.slices[name] += len(placement)
         self._lowest[name].append((subject, float(volume.array.min())))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
-        self.findings.append(_describe(subject, placement, preprocessing.plane))
-        self.findings += looks_like_labelmap(subject, volume)
-        if case.label is not None:
-            self._check_label(name, case.label, case.shown(case.label), volume)
 
-    def _check_label(self, name: SetName, path: Path, subject: str, volume: Volume) -> None:
+    def _check_label(self, name: SetName, path: Path, subject: str, volume: Volume) -> bool:
+        """Check the labels of a volume; return whether it will be used."""
         try:
             coding = self._preparation.coding(name)
             labels, labelmap = LabelReader(self._task, coding).read(path, volume)
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
-            return
+            return True
+        if is_left_out(name, labelmap):
+            self.findings.append(Finding("ok", subject, "none of the structures"))
+            return False
         sizes = component_sizes(labelmap.array)
         found = [structure.name for structure in self._task.structures if structure.value in sizes]
         missing = [structure.name for structure in self._task.structures if structure.value not in sizes]
         for value, parts in sizes.items():
             self._parts[name][value].append(large_parts(parts))
         if missing:
-            message = f"{', '.join(found)}; without {', '.join(missing)}"
+            message = f"{', '.join(found) or 'no structure'}; without {', '.join(missing)}"
             fix = "if it is visible in the image, leaving it unlabelled teaches the model that it is background"
             self.findings.append(Finding("warning", subject, message, fix))
         else:
             self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
         self.findings += lost_labels(subject, labels, self._task)
+        return True
 
     def _sum_up(self, name: SetName, volumes: int) -> None:
         """Add the findings about a set as a whole, such as too few slices or structures that are never labelled."""
@@ -142,6 +150,7 @@ class VolumeChecks:
         else:
             self.findings.append(Finding("ok", name, message))
         self.findings += unused_volumes(name, getattr(self._preparation, name))
+        self.findings += without_structures(name, self._left_out[name], volumes)
         if name in DOMAINS:
             self._check_window(name)
         if self._preparation.spacing is not None:

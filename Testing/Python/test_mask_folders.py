@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import evaluate
-from SIFASegmentationLib.image_files import write_volume
+from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
 from SIFASegmentationLib.output_names import distinct_names, possible_names
 from SIFASegmentationLib.result_records import Origin
@@ -349,3 +350,35 @@ def test_a_preparation_from_masks_is_that_from_labelmaps(cohort: Path, prepared:
     checks.run()
     (finding,) = (one for one in checks.findings if one.subject == "abdomen_mr_000/segmentations")
     assert (finding.level, finding.message) == ("ok", "all 4 structures")
+
+
+def test_patients_without_any_structure_are_left_out_of_the_source(cohort: Path, tmp_path: Path) -> None:
+    mr = masks_of(cohort / "mr", tmp_path / "mr", "mri.nii.gz")
+    ct = masks_of(cohort / "ct", tmp_path / "ct", "ct.nii.gz")
+    legs = shutil.copytree(mr / "abdomen_mr_000", mr / "legs", symlinks=True)
+    for mask in (legs / "segmentations").iterdir():
+        labels = read_volume(mask)
+        write_volume(Volume(np.zeros_like(labels.array), labels.geometry, labels.name), mask)
+    steps: list[Step] = []
+    told: list[Finding] = []
+    prepare(mr, ct, tmp_path / "set", size=32, report=steps.append, warn=told.append)
+    (finding,) = told
+    assert str(finding).startswith("source: 1 of 3 patients are left out, all their masks are empty (legs)")
+    assert [volume.patient for volume in PreparedDataset(tmp_path / "set").entry("source").volumes] == [
+        "abdomen_mr_000",
+        "abdomen_mr_001",
+    ]
+    assert (steps[-1].done, steps[-1].total) == (8, 9)
+    checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing, "source")
+    checks.run()
+    assert finding in checks.findings
+    # A target's labels decide nothing, not even this.
+    prepare(ct, mr, tmp_path / "supervised", size=32, target_labels=True, warn=told.append)
+    target = PreparedDataset(tmp_path / "supervised").entry("target")
+    assert [volume.patient for volume in target.volumes] == ["abdomen_mr_000", "abdomen_mr_001", "legs"]
+    # Without any patient there is nothing to learn.
+    for place in ("abdomen_mr_000", "abdomen_mr_001"):
+        shutil.rmtree(mr / place)
+    with pytest.raises(InputError, match="No patient of the source set has any of the structures liver, right kidney"):
+        prepare(mr, ct, tmp_path / "none", size=32)
+    assert not (tmp_path / "none").exists()
