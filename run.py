@@ -2,7 +2,8 @@
 """Two commands for a machine with nothing but Python 3.11 or 3.12: `run.py demo` and `run.py test`.
 
 The first time, each installs what it needs into `.venv`, with the versions of `constraints.txt`. Further options are
-passed on: `python3 run.py demo --out DIR`, `python3 run.py test -k metrics`.
+passed on: `python3 run.py demo --out DIR`, `python3 run.py test -k metrics`. Tests run in several processes;
+`--numprocesses=0` runs them in one, for a debugger.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 EXTRAS = {"demo": "training", "test": "training,development"}
+# Each file of tests runs in one process, so that its fixtures are made once; every process needs about 2 GB of memory.
+IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
 OLDEST, NEWEST = (3, 11), (3, 12)
 
 
@@ -36,7 +39,7 @@ def main(arguments: list[str]) -> int:
     command, options = arguments[0], arguments[1:]
     if not make_environment(EXTRAS[command]):
         return 1
-    module = ["SIFATrainingLib", "demo"] if command == "demo" else ["pytest"]
+    module = ["SIFATrainingLib", "demo"] if command == "demo" else ["pytest", *IN_PARALLEL]
     folder = None if command == "demo" else ROOT
     return subprocess.run([str(PYTHON), "-m", *module, *options], check=False, cwd=folder).returncode
 
