@@ -31,7 +31,7 @@ def main() -> int:
     try:
         job = Job(arguments.job)
         # Imported only when the job is known: importing ONNX Runtime can fail, and the window has to learn of it.
-        from .segmentation_job import run_segmentation  # noqa: PLC0415
+        from .segmentation_process import run_segmentation  # noqa: PLC0415
 
         run_segmentation(job)
     except InputError as error:

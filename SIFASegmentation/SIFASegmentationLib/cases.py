@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
-from .field_of_view import BoxMM
+from .regions import BoxMM
 from .volumes import volume_name
 
 

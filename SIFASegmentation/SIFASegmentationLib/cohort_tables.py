@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .cases import Case
 from .errors import InputError
-from .field_of_view import parse_box
+from .regions import parse_box
 
 
 def cases_in_csv(path: Path, labelled: bool, patients: Collection[str] | None) -> list[Case]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from .bundle import Bundle
 from .doubts import as_sentences, doubts_about_adaptation, doubts_about_structures
 from .errors import InputError
-from .field_of_view import BoxMM
 from .plausibility import unlike_training
+from .regions import BoxMM
 from .segmentation import Progress, Segmentation, Segmentor
 from .segmentation_options import SegmentationOptions
 from .volumes import Volume

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .field_of_view import BoxMM
 from .intensity import ROBUST_RANGE, IntensitySettings
 from .preprocessing import Placement, Preprocessing, place_volume, sample_z_scores
+from .regions import BoxMM
 from .volumes import Volume
 
 _RANGE_TOLERANCE = 0.35  # Tolerated deviation, as a share of the training volumes' range of z-scores.

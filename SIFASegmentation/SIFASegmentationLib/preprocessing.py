@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from .errors import InputError
-from .field_of_view import BoxMM, VoxelBox, body_box, region_box, whole_box
+from .field_of_view import VoxelBox, body_box, region_box, whole_box
 from .intensity import IntensitySettings, IntensityStatistics, measure, z_score_sample
 from .orientation import Orientation, Plane, nearest_orientation
+from .regions import BoxMM
 from .resampling import linear_weights, resample
 from .schema import Frozen
 from .volumes import LARGEST_SPACING, LEAST_SPACING, Geometry, Volume

@@ -13,10 +13,10 @@ from .bundle import BundleManifest, manifest_json, read_bundle
 from .errors import InputError
 from .estimates_table import rows_of
 from .examination import Examination, Models, examine, in_memory
-from .field_of_view import BoxMM
 from .files import check_can_write
 from .image_files import read_volume
 from .output_names import distinct_names, possible_names
+from .regions import BoxMM
 from .result_records import Origin
 from .segmentation_options import DEFAULTS, SegmentationOptions
 from .segmentation_outputs import OutputOptions, Outputs, OutputWriter

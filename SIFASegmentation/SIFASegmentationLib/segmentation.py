@@ -16,12 +16,12 @@ from .components import fill_holes, keep_largest_components
 from .contrasts import brightness
 from .doubts import Found, Usual
 from .errors import InputError
-from .field_of_view import BoxMM
 from .pipeline import ahead
 from .positions import positions_mm
 from .preprocessing import PreparedVolume, prepare_volume
 from .probability_maps import ProbabilityMaps
 from .quality import Estimate, ExpectedDice
+from .regions import BoxMM
 from .segmentation_options import DEFAULTS, SegmentationOptions
 from .volumes import Volume
 from .winograd import with_fast_convolutions

@@ -10,7 +10,7 @@ from pathlib import Path
 from .cohorts import find_cases
 from .dicom_files import dicom_series
 from .errors import InputError
-from .field_of_view import BoxMM
+from .regions import BoxMM
 from .volumes import volume_files
 
 

@@ -21,7 +21,7 @@ from SIFASegmentationLib.volumes import DIRECTION_TOLERANCE, Geometry, Volume, c
 from SIFASegmentationLib.work import Work
 
 if TYPE_CHECKING:
-    from SIFASegmentationLib.field_of_view import BoxMM
+    from SIFASegmentationLib.regions import BoxMM
     from SIFASegmentationLib.structures import Structure, Task
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -103,7 +103,7 @@ def region_from_node(node: Any) -> BoxMM:
     Raises:
         InputError: The ROI has no volume: it has not been placed yet.
     """
-    from SIFASegmentationLib.field_of_view import BoxMM  # noqa: PLC0415  needs pydantic, which comes from pip
+    from SIFASegmentationLib.regions import BoxMM  # noqa: PLC0415  needs pydantic, which comes from pip
 
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)

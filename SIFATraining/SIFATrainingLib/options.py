@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM, parse_box
+from SIFASegmentationLib.regions import BoxMM, parse_box
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task, load_task
 

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from SIFASegmentationLib.cases import Case, check_disjoint
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError, first_fault
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.files import check_can_write, remove_remains, write_atomically
 from SIFASegmentationLib.grids import match_grid
 from SIFASegmentationLib.heartbeat import heartbeat, is_alive
@@ -37,6 +36,7 @@ from SIFASegmentationLib.preprocessing import (
     prepare_volume,
     sample_z_scores,
 )
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.schema import Frozen
 from SIFASegmentationLib.segmentation_options import Domain
 from SIFASegmentationLib.structures import Task, load_task

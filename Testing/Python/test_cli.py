@@ -20,8 +20,8 @@ from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import SomePairsRefusedError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.jobs import Job, State
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.scores import ScoreTable
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.segmentation_outputs import OutputOptions

@@ -19,10 +19,10 @@ from SIFASegmentationLib import usual
 from SIFASegmentationLib.bundle import read_bundle
 from SIFASegmentationLib.cases import Case
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.phantoms import write_cohort
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.segmentation import providers_of
 from SIFASegmentationLib.structures import load_task

@@ -21,12 +21,12 @@ import torch
 from quick import QUICK_OPTIONS, preparation, quick_config, sifa, silent
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.heartbeat import is_alive
 from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.plausibility import unlike_training
 from SIFASegmentationLib.preprocessing import Preprocessing, prepare_volume
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.volumes import Geometry, Volume, volume_name

@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.evaluation import SomePairsRefusedError, evaluate
-from SIFASegmentationLib.field_of_view import BoxMM, parse_box
 from SIFASegmentationLib.grids import check_same_grid, resample_labelmap
 from SIFASegmentationLib.image_files import read_volume, to_image, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
+from SIFASegmentationLib.regions import BoxMM, parse_box
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.slicer_segmentations import write_slicer_segmentation
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task, normal_name, preset_names

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM, body_box, parse_box
+from SIFASegmentationLib.field_of_view import body_box
 from SIFASegmentationLib.intensity import FULL_RANGE, IntensitySettings, estimate_intensity_range, measure
 from SIFASegmentationLib.orientation import Plane, nearest_orientation
 from SIFASegmentationLib.phantom_shapes import rotation
@@ -22,6 +22,7 @@ from SIFASegmentationLib.preprocessing import (
     place_volume,
     prepare_volume,
 )
+from SIFASegmentationLib.regions import BoxMM, parse_box
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 AXES = list(permutations(range(3)))

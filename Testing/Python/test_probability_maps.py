@@ -6,9 +6,9 @@ import tracemalloc
 
 import numpy as np
 
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.preprocessing import Preprocessing, place_volume
 from SIFASegmentationLib.probability_maps import ProbabilityMaps
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.volumes import Geometry, Volume
 
 GEOMETRY = Geometry((64, 48, 40), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))

@@ -17,11 +17,11 @@ import pytest
 from SIFASegmentationLib.appearance import learn_appearance
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.field_of_view import BoxMM
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap
 from SIFASegmentationLib.output_names import output_name
 from SIFASegmentationLib.preprocessing import prepare_volume
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.segment_files import OutputOptions, Request, SomeRefusedError, segment_files
 from SIFASegmentationLib.segmentation import (
     BATCH,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from SIFASegmentationLib import segmentation_job
+from SIFASegmentationLib import segmentation_process
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.examination import Examination, Models
@@ -24,9 +24,9 @@ from SIFASegmentationLib.segmentation_job import (
     SegmentationSpecification,
     VolumeRequest,
     create_segmentation_job,
-    run_segmentation,
 )
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
+from SIFASegmentationLib.segmentation_process import run_segmentation
 from SIFASegmentationLib.volumes import Volume
 
 LIBRARY = Path(__file__).parents[2] / "SIFASegmentation"
@@ -141,14 +141,14 @@ def test_a_volume_that_can_not_be_used_does_not_end_the_others(
 def test_a_volume_too_large_for_the_memory_does_not_end_the_others(
     bundle: Bundle, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = segmentation_job.examine
+    original = segmentation_process.examine
 
     def examine(models: Models, volume: Volume, *args: Any, **settings: Any) -> Examination:
         if volume.name == images[0].name:
             raise MemoryError
         return original(models, volume, *args, **settings)
 
-    monkeypatch.setattr(segmentation_job, "examine", examine)
+    monkeypatch.setattr(segmentation_process, "examine", examine)
     job = make_job(tmp_path / "job", bundle, images)
     assert run_segmentation(job) is State.FINISHED
     refused = job.last("refused")

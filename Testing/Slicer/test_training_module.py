@@ -934,6 +934,8 @@ def test_while_it_checks_the_title_says_so(module: Any, patients: dict[str, Any]
         module.widget.source.add(volume, labels)
     for volume, _reference in patients["ct"]:
         module.widget.target.add(volume)
+    parameters = module.logic.getParameterNode()
+    parameters.size, parameters.batch, parameters.width = 32, 1, module.python.Width.eighth
     module.widget.check()
     assert module.ui.checkSection.text == "4 Before you start: still checking..."
     process_events_until(lambda: "still" not in module.ui.checkSection.text, 120)
