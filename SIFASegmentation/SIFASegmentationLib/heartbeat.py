@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import socket
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 from .errors import InputError
 from .files import write_atomically
+
+_LOGGER = logging.getLogger(__name__)
 
 HEARTBEAT_FILE = "heartbeat.json"
 HEARTBEAT_SECONDS = 2.0
@@ -36,8 +39,8 @@ _started_here: set[float] = set()  # Start times of this process's own heartbeat
 def heartbeat(folder: Path) -> Iterator[None]:
     """Show by a thread that this process works on a folder while the block runs.
 
-    If there is the heartbeat of another process, wait up to `LOOK_SECONDS` to see whether it changes, with a message on
-    stderr.
+    If there is the heartbeat of another process, wait up to `LOOK_SECONDS` to see whether it changes, with a warning in
+    Python's log.
 
     Raises:
         InputError: Another process is at work on the folder.
@@ -53,9 +56,8 @@ def heartbeat(folder: Path) -> Iterator[None]:
             with write_atomically(folder / HEARTBEAT_FILE) as partial:
                 partial.write_text(json.dumps(content), encoding="utf-8")
         except OSError as error:
-            # A full disk must not end the work: the next beat may fit again. Printing can fail for the same reason.
-            with suppress(OSError):
-                print(f"heartbeat not written: {error}", flush=True)
+            # A full disk must not end the work: the next beat may fit again.
+            _LOGGER.warning("heartbeat not written: %s", error)
 
     def keep_beating() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
@@ -127,11 +129,12 @@ def _is_taken(folder: Path) -> bool:
     if _is_of_this_process(beat):
         # A process before a restart can have had the same number, as the first process of a container always does.
         return beat["started"] in _started_here
-    print(
-        f"{folder} has a sign of life of process {beat['process']} on {beat['host']}; waiting up to "
-        f"{LOOK_SECONDS:.0f} s to see whether it is still at work",
-        file=sys.stderr,
-        flush=True,
+    _LOGGER.warning(
+        "%s has a sign of life of process %s on %s; waiting up to %.0f s to see whether it is still at work",
+        folder,
+        beat["process"],
+        beat["host"],
+        LOOK_SECONDS,
     )
     end = time.monotonic() + LOOK_SECONDS
     while time.monotonic() < end:

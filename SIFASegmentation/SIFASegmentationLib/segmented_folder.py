@@ -12,7 +12,7 @@ is rebuilt from all records until it includes every one that exists by then.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,8 @@ from .errors import InputError
 from .estimates_table import ESTIMATES_FILE, Row, read_lines, write_lines
 from .output_names import labelmap_path
 from .result_records import Origin, Record, Records
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class SegmentedFolder:
@@ -109,11 +111,11 @@ class SegmentedFolder:
             self._write_table()
         except PermissionError:
             # On Windows, a program such as Excel has the table open. Nothing is lost: the records have all of it.
-            print(
-                f"{self._table} can't be written to; close it if another program has it open. The next volume that is "
-                f"segmented into {self.out} completes it",
-                file=sys.stderr,
-                flush=True,
+            _LOGGER.warning(
+                "%s can't be written to; close it if another program has it open. The next volume that is segmented "
+                "into %s completes it",
+                self._table,
+                self.out,
             )
 
     def _best_of(self, names: Sequence[str], origin: Origin) -> str:

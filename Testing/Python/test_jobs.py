@@ -167,7 +167,7 @@ def test_of_two_that_start_at_once_one_goes_on(job: Job, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("clock_off", [0.0, -5.0, 3600.0])
 def test_a_beat_that_does_not_change_is_that_of_a_killed_process(
-    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock_off: float
+    job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock_off: float
 ) -> None:
     """As when a scheduler kills a job and restarts it at once on another machine."""
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.1)
@@ -176,7 +176,7 @@ def test_a_beat_that_does_not_change_is_that_of_a_killed_process(
     (job.folder / "heartbeat.json").write_text(json.dumps(beat))
     with job.at_work():
         assert job.is_alive()
-    assert "sign of life of process 1 on elsewhere; waiting" in capsys.readouterr().err
+    assert "sign of life of process 1 on elsewhere; waiting" in caplog.text
 
 
 @pytest.mark.parametrize("clock_off", [0.0, -3600.0])

@@ -359,7 +359,7 @@ def test_records_that_say_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch
 
 
 def test_files_in_use_are_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On Windows, a file that is being read can't be replaced, and one that is being replaced can't be read."""
     monkeypatch.setattr(retries, "_BETWEEN_TRIES_SECONDS", 0)
@@ -386,7 +386,7 @@ def test_files_in_use_are_waited_for(
             labelmap.touch()
             held.update({"P1.json": 5, ESTIMATES_FILE: table_is_held})
             folder.finish(name, image, [labelmap], (row,))
-        assert ("estimated_dice.csv can't be written to" in capsys.readouterr().err) == (table_is_held == 999)
+        assert ("estimated_dice.csv can't be written to" in caplog.text) == (table_is_held == 999)
         assert folder.has("P1", image)
     held.clear()
     (tmp_path / ESTIMATES_FILE).unlink()
