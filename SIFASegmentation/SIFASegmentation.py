@@ -38,6 +38,7 @@ from SIFASegmentationLib.scores import DEFAULT_TOLERANCE_MM, ScoreTable
 from SIFASegmentationLib.segmentation_options import SegmentationOptions
 from SIFASegmentationLib.work import Work, result_of
 from SIFASegmentationWidgets import models, nodes, scores_of_nodes
+from SIFASegmentationWidgets.application_end import ends_with_last_window
 from SIFASegmentationWidgets.colors import color_of
 from SIFASegmentationWidgets.comparison import compare_in_pieces
 from SIFASegmentationWidgets.dependencies import (
@@ -322,6 +323,7 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._reason = ""
         self._filling = False
         self._starting = self._comparing = False
+        self._ends_with_last_window = False
         self._cancelled: float | None = None  # Time of the cancellation, by the monotonic clock.
         self._pieces = Pieces()
 
@@ -367,7 +369,9 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._update_compare)
         slicer.app.connect("aboutToQuit()", self._abandon)
         # While volumes are being written, `aboutToQuit` comes too late: only once they are and the run has started.
-        slicer.app.connect("lastWindowClosed()", self._cancel)
+        self._ends_with_last_window = ends_with_last_window()
+        if self._ends_with_last_window:
+            slicer.app.connect("lastWindowClosed()", self._cancel)
         self.results = ResultsPanel(self.ui, self._say)
         self.initializeParameterNode()
         self._show_warnings(None)
@@ -376,7 +380,8 @@ class SIFASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Called when the application closes and before a reload; ends a run, whose results nobody would receive."""
         slicer.app.disconnect("aboutToQuit()", self._abandon)
-        slicer.app.disconnect("lastWindowClosed()", self._cancel)
+        if self._ends_with_last_window:
+            slicer.app.disconnect("lastWindowClosed()", self._cancel)
         # This also ends the writing of volumes.
         self._cancelled = time.monotonic()
         self._abandon()

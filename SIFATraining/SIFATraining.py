@@ -37,6 +37,7 @@ import SIFATrainingWidgets  # noqa: F401  isort: skip  puts the sibling module o
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.jobs import Job
 from SIFASegmentationLib.work import Work, result_of
+from SIFASegmentationWidgets.application_end import ends_with_last_window
 from SIFASegmentationWidgets.button_work import ButtonWork
 from SIFASegmentationWidgets.dependencies import (
     asks_nobody,
@@ -91,7 +92,6 @@ REQUIREMENTS = Path(__file__).parent / "Resources" / "requirements-training.txt"
 Row = TypeVar("Row", SourceRow, TargetRow)
 WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25, "eighth": 0.125}
 _UNCHECKED = ("name", "initial")  # Parameters that no check depends on.
-_ENDS = ("lastWindowClosed()", "aboutToQuit()")  # Signals of the application's end.
 _UNSAFE = re.compile(r'[\\/:*?"<>|]|^\.')  # What some operating system does not allow in the name of a folder.
 # Where the scene's volumes are written, relative to the job's folder.
 SOURCE_COHORT = Path("data", "source", "cohort.csv")
@@ -434,7 +434,8 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._connect_widgets()
         # Without this, volumes would still be written and the training started after the window is closed. While
         # they are written, `aboutToQuit` comes too late, only once they are done.
-        for signal in _ENDS:
+        self._ends = ("lastWindowClosed()", "aboutToQuit()") if ends_with_last_window() else ("aboutToQuit()",)
+        for signal in self._ends:
             slicer.app.connect(signal, self._cancel_start)
         self.initializeParameterNode()
         self.training.show_running()
@@ -472,7 +473,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and before the module is reloaded; trainings continue."""
-        for signal in _ENDS:
+        for signal in self._ends:
             slicer.app.disconnect(signal, self._cancel_start)
         self._cancel_start()
         self.findings.abandon_probe()

@@ -108,6 +108,8 @@ class _Progress:
             maximum=patients, windowTitle=_("SIFA sample data"), windowModality=qt.Qt.WindowModal, autoClose=False,
             autoReset=False,
         )  # fmt: skip
+        # Without a main window, it may be the only window, with which Slicer would end.
+        self._dialog.setAttribute(qt.Qt.WA_QuitOnClose, False)
         self._dialog.show()
 
     def tell(self, name: str, done: int) -> None:
@@ -141,8 +143,8 @@ def _load(name: str, patients: Sequence[_Patient]) -> list[Any]:
     try:
         nodes = _draw(name, patients, progress)
     finally:
-        progress.close()
         _loading.clear()
+        progress.close()
     slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
     return nodes
 

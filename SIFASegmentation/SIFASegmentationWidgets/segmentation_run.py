@@ -21,6 +21,7 @@ from SIFASegmentationLib.segmentation_options import DEFAULTS, SegmentationOptio
 from SIFASegmentationLib.work import Work
 
 from . import nodes
+from .application_end import ends_with_last_window
 from .follower import JobFollower
 from .pieces import Pieces
 from .processes import kill_process, start_process
@@ -150,15 +151,14 @@ class SegmentationRun:
 
     def wait(self) -> None:
         """Wait until the job has ended and its results are in the scene; the window stays responsive meanwhile."""
-        # An application with a main window quits when the last window closes; without one, windows may come and go.
-        window = slicer.util.mainWindow()
-        if window is not None:
+        ends = ends_with_last_window()
+        if ends:
             slicer.app.connect("lastWindowClosed()", self.kill)
         try:
             self.follower.wait()
             self.pieces.finish()
         finally:
-            if window is not None:
+            if ends:
                 slicer.app.disconnect("lastWindowClosed()", self.kill)
 
     def abandon(self) -> None:

@@ -1287,6 +1287,7 @@ def test_the_dice_that_is_told_is_the_trainings_own(module: Any) -> None:
     assert status_text(own, "running").endswith("; Dice of the monitored volumes 0.41")
 
 
+@pytest.mark.usefixtures("main_window")
 def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
     module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
