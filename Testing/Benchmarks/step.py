@@ -200,7 +200,7 @@ def report(arguments: argparse.Namespace, variants: list[Variant], rates: dict[s
     lines = [
         "# A training step against the authors' seven passes\n",
         f"Made by `python Testing/Benchmarks/step.py {' '.join(sys.argv[1:])}`, {date.today()}, "
-        f"{describe_device(arguments.device)}, {platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{describe_device(arguments.device)}, {platform.machine()}, torch "
         f"{torch.__version__}.",
         f"Slices of {arguments.size} x {arguments.size}, batch {arguments.batch}, width {arguments.width:g}; medians "
         f"of {arguments.rounds} rounds.",

@@ -250,7 +250,8 @@ def report(clock: Clock, arguments: argparse.Namespace, load: str) -> str:
         f"Python {platform.python_version()}, PySide6 {version('PySide6-Essentials')}, slicer-core "
         f"{version('slicer-core')}. Gaps between ticks of a timer of {TICK_MS} ms, while",
         f"a job runs and its window is shown; at most {PROMISED_MS:.0f} ms is promised, but for the closed surface of "
-        "one large segment, which Slicer makes in one piece, and the first import of SciPy. The segmented volume has "
+        "one large segment, which",
+        "Slicer makes in one piece, and the first import of SciPy. The segmented volume has "
         f"{arguments.size} x {arguments.size} x {arguments.slices[0]} voxels, those",
         f"of the training {arguments.size} x {arguments.size} x {arguments.slices[1]}. Slice and 3D views, and the "
         "drawing of plots, are Slicer's own and not in it.",
