@@ -148,6 +148,17 @@ def load_sample(make_patient_once: Callable[..., Any]) -> Callable[..., tuple[An
 
 
 @pytest.fixture
+def small_samples(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`small_samples(size)`: from then on, sample patients have `size` rows and columns, which are drawn sooner."""
+    from SIFASegmentationLib import phantoms  # noqa: PLC0415
+
+    def draw_small(size: int) -> None:
+        monkeypatch.setattr(phantoms, "make_patient", functools.partial(phantoms.make_patient, size=size))
+
+    return draw_small
+
+
+@pytest.fixture
 def scene(slicer_environment: Any) -> Any:
     """The empty scene."""
     slicer_environment.mrmlScene.Clear(0)

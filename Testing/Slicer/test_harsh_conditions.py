@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import slicer
 
+from clicks import choose, use_sample
+
 pytest.importorskip("pydantic", reason="the module installs it at the first use")
 pytest.importorskip("onnxruntime", reason="the module installs it at the first use")
 pytest.importorskip("torch", reason="training needs PyTorch")
@@ -107,15 +109,14 @@ def small_disk() -> Iterator[Callable[[Path], Disk]]:
 
 
 @pytest.fixture
-def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def training(load_module: Any, load_sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """SIFATraining with a tiny training in its window: one labelled MR, one CT."""
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
     from SIFATrainingWidgets.known_jobs import known_jobs  # noqa: PLC0415
 
     # Two trainings whose threads compete for the same cores need ten times as long.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     module = load_module("SIFATraining")
-    (mr, labels), (ct, _reference) = load_patient("SIFAAbdomenMR"), load_patient("SIFAAbdomenCT")
+    (mr, labels), (ct, _reference) = load_sample("SIFAAbdomenMR"), load_sample("SIFAAbdomenCT")
     module.ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
     module.ui.sourceTable.cellWidget(0, 1).setCurrentNode(labels)
     module.ui.targetTable.cellWidget(0, 0).setCurrentNode(ct)
@@ -132,12 +133,12 @@ def training(load_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished training of two iterations on the data in the window's tables; shows how large files are."""
+    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
     from SIFASegmentationLib.phantoms import write_cohort  # noqa: PLC0415
-    from SIFASegmentationWidgets.processes import start_process  # noqa: PLC0415
     from SIFASegmentationWidgets.sample_data import SEED  # noqa: PLC0415
     from SIFATrainingLib.config import make_config  # noqa: PLC0415
     from SIFATrainingLib.prepare import make_preparation  # noqa: PLC0415
-    from SIFATrainingLib.training import create_training_job  # noqa: PLC0415
+    from SIFATrainingLib.training import create_training_job, train  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("example")
     for modality in ("mr", "ct"):
@@ -145,7 +146,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preparation = make_preparation(source=folder / "mr", target=folder / "ct", size=32)
     config = make_config(iterations=2, width=0.0625, batch=2, **QUICK)
     job = create_training_job(folder / "job", preparation, config, "cpu")
-    assert start_process(job, "SIFATrainingLib", ["run", str(job.folder)]).wait() == 0
+    assert train(job) is State.FINISHED
     return job.folder
 
 
@@ -238,7 +239,7 @@ def test_a_disk_that_fills_up_while_volumes_are_prepared_fails_the_training(
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     disk = small_disk(tmp_path / "disk")
-    job = start_quick(training, disk.folder / "job", 2)
+    job = start_quick(training, disk.folder / "job", ENDLESS)
     # The process has not come to its first slice yet.
     disk.fill(10 * BLOCK)
     process_events_until(lambda: training.ui.resumeButton.enabled, 60)
@@ -247,7 +248,7 @@ def test_a_disk_that_fills_up_while_volumes_are_prepared_fails_the_training(
     assert not list(job.folder.glob("*prepared*"))
     disk.clear()
     training.ui.resumeButton.click()
-    process_events_until(lambda: job.state() is State.FINISHED, 300)
+    process_events_until(lambda: iteration(training) > 0, 300)
 
 
 def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_before(
@@ -268,10 +269,12 @@ def test_a_disk_too_full_for_a_checkpoint_fails_the_training_and_keeps_the_one_b
     before = job.events_path.stat().st_size
     disk.clear()
     training.ui.resumeButton.click()
-    process_events_until(lambda: job.state() is State.FINISHED, 300)
-    # It went on from the checkpoint of iteration 4, not from the start.
-    assert next(event.data["iteration"] for event in job.events(before)[0] if event.kind == "losses") == 5
-    process_events_until(lambda: training.ui.useButton.enabled, 10)
+
+    def iterations_since() -> list[int]:
+        return [event.data["iteration"] for event in job.events(before)[0] if event.kind == "losses"]
+
+    # It goes on from the checkpoint of iteration 4, not from the start.
+    assert process_events_until(iterations_since, 300)[0] == 5
 
 
 def test_a_disk_too_full_for_the_model_fails_the_training_that_made_it(
@@ -315,13 +318,11 @@ def test_a_disk_full_to_the_last_byte_still_tells_why_the_training_failed(
 
 
 @pytest.fixture
-def segmentation(load_module: Any, sample_model: Path) -> Any:
+def segmentation(load_module: Any, load_sample: Any) -> Any:
     """SIFASegmentation with the sample model and a CT in its window."""
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
     module = load_module("SIFASegmentation")
-    module.widget.use_model(sample_model)
-    module.ui.volumesTable.cellWidget(0, 0).setCurrentNode(load_patient("SIFAAbdomenCT")[0])
+    use_sample(module)
+    choose(module, load_sample("SIFAAbdomenCT")[0])
     return module
 
 
@@ -380,7 +381,9 @@ def test_two_trainings_at_once_both_finish(training: Any, process_events_until: 
     assert listed(training) == ["second (finished)", "first (finished)"]
 
 
-def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, process_events_until: Any) -> None:
+def test_of_two_trainings_one_is_stopped_and_the_other_goes_on_beside_a_segmentation(
+    training: Any, segmentation: Any, process_events_until: Any
+) -> None:
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     stopped = click_start(training, "stopped", ENDLESS - 1, seed=1)
@@ -405,35 +408,40 @@ def test_of_two_trainings_one_is_stopped_and_the_other_goes_on(training: Any, pr
     process_events_until(lambda: iteration(training) > done, 60)
     assert f"of {ENDLESS:,}" in training.ui.statusLabel.text
     assert "stopped (stopped)" in listed(training)
-
-
-def test_two_clicks_on_resume_start_one_process(training: Any, tmp_path: Path, process_events_until: Any) -> None:
-    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
-
-    job = Job.create(tmp_path / "old", "train", {})
-    job.emit_state(State.STOPPED)
-    training.widget.training.open(job.folder)
-    training.ui.resumeButton.click()
-    process = training.logic.process_of(training.widget.training.job)
-    # The process has not reported anything yet: by the job's folder alone, the training is still stopped.
-    assert not training.ui.resumeButton.enabled
-    training.ui.resumeButton.click()
-    assert training.logic.process_of(training.widget.training.job) is process
-    process_events_until(lambda: process.poll() is not None, 60)
-    process_events_until(lambda: training.ui.resumeButton.enabled, 10)
-
-
-def test_a_segmentation_while_a_training_runs(training: Any, segmentation: Any, process_events_until: Any) -> None:
-    from SIFASegmentationLib.jobs import State  # noqa: PLC0415
-
-    job = click_start(training, "long", ENDLESS)
-    process_events_until(lambda: iteration(training) > 0, 300)
     segmentation.ui.applyButton.click()
     process_events_until(lambda: segmentation.widget.run is None, 300)
     assert segmentation.ui.statusLabel.text.startswith("Segmented in ")
     done = iteration(training)
     process_events_until(lambda: iteration(training) > done, 60)
-    assert job.state() is State.RUNNING
+    assert other.state() is State.RUNNING
+
+
+def test_two_clicks_on_resume_start_one_process(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
+) -> None:
+    from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
+
+    job = Job.create(tmp_path / "old", "train", {})
+    job.emit_state(State.STOPPED)
+    training.widget.training.open(job.folder)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_sleeping(_job: Any, _module: str, _arguments: list[str]) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    monkeypatch.setattr(training.python, "start_process", start_sleeping)
+    try:
+        training.ui.resumeButton.click()
+        # The process reports nothing: by the job's folder alone, the training is still stopped.
+        assert not training.ui.resumeButton.enabled
+        training.ui.resumeButton.click()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert len(started) == 1
+    process_events_until(lambda: training.ui.resumeButton.enabled, 60)
 
 
 # The end of Slicer
@@ -451,7 +459,7 @@ def test_a_training_outlives_the_process_that_started_it(
 
     folder, said = tmp_path / "job", tmp_path / "said.txt"
     settings = Path(QSettings().fileName()).parents[1]
-    command = [sys.executable, "-c", STARTER, str(HERE), str(settings), str(folder), "40"]
+    command = [sys.executable, "-c", STARTER, str(HERE), str(settings), str(folder), "10"]
     with said.open("wb") as output:
         # A killed process can't remove its temporary files.
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -472,7 +480,7 @@ def test_a_training_outlives_the_process_that_started_it(
         assert listed(module)[0].startswith("job ")
         process_events_until(lambda: iteration(module) > 0, 300)
         process_events_until(lambda: module.ui.useButton.enabled, 300)
-        assert iteration(module) == 40
+        assert iteration(module) == 10
         # The model exists a moment before the last event.
         process_events_until(lambda: job.state() is State.FINISHED, 60)
         assert job.state() is State.FINISHED
