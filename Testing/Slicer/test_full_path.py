@@ -17,16 +17,15 @@ from pictures import picture
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 
-def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, process_events_until: Any) -> None:
+def test_from_sample_data_to_scores_by_clicks(
+    load_module: Any, load_sample: Any, tmp_path: Path, process_events_until: Any
+) -> None:
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     segmentation, training = load_module("SIFASegmentation"), load_module("SIFATraining")
     picture(training, "training_empty")
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    mr, mr_labels = load_patient("SIFAAbdomenMR")
-    ct, ct_labels = load_patient("SIFAAbdomenCT")
-
+    mr, mr_labels = load_sample("SIFAAbdomenMR")
+    ct, ct_labels = load_sample("SIFAAbdomenCT")
     ui = training.ui
     ui.sourceTable.cellWidget(0, 0).setCurrentNode(mr)
     ui.sourceTable.cellWidget(0, 1).setCurrentNode(mr_labels)
@@ -40,12 +39,13 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     assert ui.startButton.enabled, ui.startButton.toolTip
     ui.checkButton.click()
     process_events_until(lambda: any(finding.subject == "disk" for finding in training.widget.findings.findings), 180)
-    assert not [finding for finding in training.widget.findings.findings if finding.level == "error"]
+    # How much room the disk has depends on the machine.
+    assert {finding.subject for finding in training.widget.findings.findings if finding.level == "error"} <= {"disk"}
     ui.startButton.click()
     job = training.widget.training.job
     assert job is not None, ui.statusLabel.text
     process_events_until(lambda: job.state() in (State.FINISHED, State.FAILED), 240)
-    process_events_until(lambda: ui.useButton.enabled, 10)
+    process_events_until(lambda: ui.useButton.enabled, 60)
     assert job.state() is State.FINISHED, ui.statusLabel.text
     assert "liver" in ui.cardLabel.text
 
@@ -65,7 +65,9 @@ def test_from_sample_data_to_scores_by_clicks(load_module: Any, tmp_path: Path, 
     assert all(row[3] == "without adaptation" for row in rows[4:])
 
 
-def test_the_example_of_the_readme_runs(load_module: Any, tmp_path: Path, process_events_until: Any) -> None:
+def test_the_example_of_the_readme_runs(
+    load_module: Any, small_samples: Any, tmp_path: Path, process_events_until: Any
+) -> None:
     from SIFASegmentationLib.jobs import State  # noqa: PLC0415
 
     load_module("SIFASegmentation")
@@ -84,6 +86,7 @@ def test_the_example_of_the_readme_runs(load_module: Any, tmp_path: Path, proces
     }.items():
         assert said in code
         code = code.replace(said, meant)
+    small_samples(32)
     names: dict[str, Any] = {}
     exec(code, names)
     job = names["job"]

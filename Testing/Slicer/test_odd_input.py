@@ -94,12 +94,10 @@ def test_an_output_that_is_a_reference_is_refused(module: Any, patient: tuple[An
 
 
 def test_a_reference_that_can_not_be_used_takes_no_other_scores_away(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
+    module: Any, patient: tuple[Any, Any], load_sample: Any, process_events_until: Any
 ) -> None:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
     volume, reference = patient
-    second, _its_reference = load_patient("SIFAAbdomenCT", 101)
+    second, _its_reference = load_sample("SIFAAbdomenCT", 101)
     odd = segmentation_of(second, "odd", {"tumour": box(3)})
     use_sample(module)
     choose(module, volume, None, reference)
@@ -536,10 +534,8 @@ def test_the_confidence_of_a_slice_is_at_its_place(module: Any, patient: tuple[A
     assert all(index in seen for _result, index, _value in module.widget.results.unsure_slices())
 
 
-def test_warnings_stay_with_the_result(module: Any, sample_model: Path, process_events_until: Any) -> None:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    mr, _reference = load_patient("SIFAAbdomenMR")
+def test_warnings_stay_with_the_result(module: Any, load_sample: Any, process_events_until: Any) -> None:
+    mr, _reference = load_sample("SIFAAbdomenMR")
     run = begin(module, mr)
     process_events_until(lambda: module.widget.run is None, 60)
     label = module.ui.warningsLabel

@@ -184,7 +184,9 @@ def test_labelmap_nodes_are_references_too(module: Any, patient: tuple[Any, Any]
     assert "matched by number" in found.notes[0]
 
 
-def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_offered_as_sample_data_wants_them(
+    module: Any, small_samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from SIFASegmentationWidgets.sample_data import COHORTS, SAMPLES, register_samples  # noqa: PLC0415
 
     registered = []
@@ -194,6 +196,7 @@ def test_samples_are_offered_as_sample_data_wants_them(module: Any, monkeypatch:
     assert [given["sampleName"] for given in registered] == [*SAMPLES, *COHORTS]
     # Slicer checks this too: one file name for one address, both strings.
     assert all(isinstance(given[key], str) for given in registered for key in ("uris", "fileNames", "nodeNames"))
+    small_samples(32)
     volume, _reference = registered[0]["customDownloader"](SimpleNamespace(sampleName="SIFAAbdomenCT"))
     assert volume.GetName() == "SIFAAbdomenCT"
 
@@ -219,14 +222,12 @@ def test_an_empty_window_says_what_to_do_first(module: Any) -> None:
     picture(module, "segmentation_empty")
 
 
-def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
+def test_the_volume_that_is_shown_is_chosen(module: Any, load_sample: Any) -> None:
     # The module was opened before there was a volume, and is opened again with two.
-    first, _reference = load_patient("SIFAAbdomenCT")
+    first, _reference = load_sample("SIFAAbdomenCT")
     selection = slicer.app.applicationLogic().GetSelectionNode()
     selection.SetActiveVolumeID(first.GetID())
-    second, _reference = load_patient("SIFAAbdomenCT", 101)
+    second, _reference = load_sample("SIFAAbdomenCT", 101)
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     for view in views or [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")]:
         view.SetBackgroundVolumeID(second.GetID())
@@ -238,10 +239,11 @@ def test_the_volume_that_is_shown_is_chosen(module: Any) -> None:
     assert [row[0] for row in module.widget.volumes.nodes()] == [second]
 
 
-def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(module: Any) -> None:
+def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(module: Any, small_samples: Any) -> None:
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
     from SIFASegmentationWidgets import sample_data  # noqa: PLC0415
 
+    small_samples(64)
     refused: list[str] = []
 
     def click_again() -> None:
@@ -263,11 +265,12 @@ def test_a_cohort_is_drawn_once_at_a_time_and_for_one_scene(module: Any) -> None
 
 
 def test_sample_data_are_drawn_while_the_window_lives_until_they_are_cancelled(
-    module: Any, monkeypatch: pytest.MonkeyPatch
+    module: Any, small_samples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
     from SIFASegmentationWidgets import sample_data  # noqa: PLC0415
 
+    small_samples(64)
     make_dialog, dialogs, seen = slicer.util.createProgressDialog, list[Any](), list[tuple[str, int]]()
 
     def make(**named: Any) -> Any:
@@ -447,14 +450,12 @@ def test_a_corrected_result_is_scored_again(module: Any, patient: tuple[Any, Any
 
 
 def test_a_result_that_was_corrected_before_the_run_ended_has_no_estimates(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
+    module: Any, patient: tuple[Any, Any], load_sample: Any, process_events_until: Any
 ) -> None:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
     use_sample(module)
     choose(module, patient[0])
     module.widget.ui.addAllButton.click()
-    load_patient("SIFAAbdomenMR")
+    load_sample("SIFAAbdomenMR")
     module.widget.ui.addAllButton.click()
     module.widget.ui.applyButton.click()
     run = module.widget.run
@@ -829,11 +830,9 @@ def test_parameters_are_saved_with_the_scene(
 
 
 def test_all_volumes_of_the_scene_in_one_batch(
-    module: Any, patient: tuple[Any, Any], process_events_until: Any
+    module: Any, patient: tuple[Any, Any], load_sample: Any, process_events_until: Any
 ) -> None:
-    from SIFASegmentationWidgets.sample_data import load_patient  # noqa: PLC0415
-
-    load_patient("SIFAAbdomenCT", 101)
+    load_sample("SIFAAbdomenCT", 101)
     use_sample(module)
     module.widget.ui.addAllButton.click()
     assert module.widget.ui.volumesTable.rowCount == 2
@@ -871,7 +870,7 @@ def test_a_launcher_is_killed_with_what_it_launched(
     words = Path(f"/proc/{number}/cmdline")
     try:
         module.widget.cleanup()
-        process_events_until(lambda: not words.exists() or not words.read_bytes(), 5)
+        process_events_until(lambda: not words.exists() or not words.read_bytes(), 30)
     finally:
         if words.exists() and words.read_bytes():
             os.kill(number, signal.SIGKILL)
@@ -900,18 +899,19 @@ def test_a_result_lies_beside_its_volume_and_the_least_sure_slice_is_shown(
 def test_a_result_that_is_deleted_lives_on_nowhere(
     module: Any, patient: tuple[Any, Any], process_events_until: Any
 ) -> None:
-    begin(module, patient[0])
+    use_sample(module)
+    choose(module, patient[0])
+    module.ui.baselineCheckBox.checked = True
+    module.ui.applyButton.click()
     process_events_until(lambda: module.widget.run is None, 60)
     gone: list[str] = []
-    for name in ("SIFAAbdomenCT segmentation", "SIFAAbdomenCT segmentation, without adaptation"):
-        node = slicer.mrmlScene.GetFirstNodeByName(name)
-        if node is not None:
-            node.GetSegmentation().AddObserver("DeleteEvent", lambda *_, name=name: gone.append(name))
-            slicer.mrmlScene.RemoveNode(node)
-            del node
-            gc.collect()
-            assert gone[-1:] == [name]
-    assert gone
+    for name in ("SIFAAbdomenCT segmentation", "SIFAAbdomenCT without adaptation"):
+        node = slicer.util.getNode(name)
+        node.GetSegmentation().AddObserver("DeleteEvent", lambda *_, name=name: gone.append(name))
+        slicer.mrmlScene.RemoveNode(node)
+        del node
+        gc.collect()
+        assert gone[-1:] == [name]
 
 
 def test_buttons_that_open_a_dialog(
