@@ -256,7 +256,7 @@ class Plain:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_curves_of_trainings_that_were_cut_off_again_and_again(module: Any, seed: int) -> None:
+def test_curves_of_trainings_cut_off_again_and_again_hold_each_iteration_once(module: Any, seed: int) -> None:
     from SIFATrainingWidgets.monitor import LossCurves  # noqa: PLC0415
 
     rng = random.Random(seed)

@@ -113,7 +113,7 @@ def test_segments_on_the_grid_are_read_where_they_lie(export: Any) -> None:
 
 
 @pytest.mark.parametrize("start", [(3, -2, 4), (-20, 0, 0), (9, 5, -1)], ids=["beyond", "outside", "cut"])
-def test_a_grid_that_is_shifted_by_whole_voxels(export: Any, start: tuple[int, int, int]) -> None:
+def test_segments_are_read_on_a_grid_shifted_by_whole_voxels(export: Any, start: tuple[int, int, int]) -> None:
     volume = make_volume((8, 9, 7), start=start)
     node = draw(make_volume(), boxes())
     i, j, k = start

@@ -914,7 +914,7 @@ def test_a_result_that_is_deleted_lives_on_nowhere(
         assert gone[-1:] == [name]
 
 
-def test_buttons_that_open_a_dialog(
+def test_buttons_that_open_a_dialog_use_what_is_chosen_there(
     module: Any, patient: tuple[Any, Any], sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Answers:

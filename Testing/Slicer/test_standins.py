@@ -98,7 +98,7 @@ def test_properties_are_attributes_and_methods_are_called() -> None:
     assert qt.QFormLayout().rowCount() == 0
 
 
-def test_either_way() -> None:
+def test_properties_and_methods_agree() -> None:
     box = qt.QCheckBox("box")
     box.setChecked(True)
     assert box.checked is True
@@ -129,14 +129,14 @@ def test_unlisted_names_raise() -> None:
         button.width = 3  # it has no setter
 
 
-def test_no_keyword_arguments() -> None:
+def test_keyword_arguments_are_refused() -> None:
     with pytest.raises(TypeError):
         qt.QLabel(text="a")
     with pytest.raises(TypeError):
         qt.QLabel("a").setText(text="b")
 
 
-def test_classes_are_not_related() -> None:
+def test_wrapped_classes_are_no_subclasses_of_each_other() -> None:
     button = qt.QPushButton()
     assert not isinstance(button, qt.QWidget)
     assert not issubclass(qt.QPushButton, qt.QAbstractButton)
@@ -145,7 +145,7 @@ def test_classes_are_not_related() -> None:
     assert type(button) == qt.QPushButton  # noqa: E721  what Slicer's own connectors ask
 
 
-def test_a_python_subclass_is_free() -> None:
+def test_a_python_subclass_takes_new_attributes_and_overrides() -> None:
     class Area(qt.QWidget):
         def __init__(self, parent: Any = None) -> None:
             qt.QWidget.__init__(self, parent)
@@ -183,7 +183,7 @@ def test_a_signal_made_in_python_is_refused() -> None:
 # Values --------------------------------------------------------------------------------------------------------------
 
 
-def test_conversions() -> None:
+def test_values_are_converted_as_pythonqt_does() -> None:
     spin, real, edit = qt.QSpinBox(), qt.QDoubleSpinBox(), qt.QLineEdit()
     spin.value = 2.7
     assert spin.value == 2
@@ -249,7 +249,7 @@ def test_settings_take_a_key_and_a_default() -> None:
 # Life and death ------------------------------------------------------------------------------------------------------
 
 
-def test_a_destroyed_object() -> None:
+def test_a_destroyed_object_is_false_and_equals_none() -> None:
     label = qt.QLabel("a")
     outer = qt.QWidget()
     label.setParent(outer)
@@ -266,7 +266,7 @@ def test_a_destroyed_object() -> None:
         label.text = "b"
 
 
-def test_temporaries_die() -> None:
+def test_objects_that_nothing_holds_are_destroyed() -> None:
     header = qt.QTableWidget(1, 1).horizontalHeader()
     gc.collect()
     assert not header
@@ -295,7 +295,7 @@ def test_what_a_table_or_layout_holds_lives_without_python(scene: Any) -> None:
 # Signals -------------------------------------------------------------------------------------------------------------
 
 
-def test_two_ways_to_connect() -> None:
+def test_slots_are_connected_by_signature_and_by_signal() -> None:
     button, calls = qt.QPushButton(), []
     assert button.connect("clicked(bool)", lambda: calls.append("text")) is True
     assert button.clicked.connect(calls.append) is True
@@ -333,7 +333,7 @@ def test_a_slots_exception_is_swallowed_and_recorded() -> None:
     assert calls == [1]
 
 
-def test_disconnecting() -> None:
+def test_a_disconnected_slot_is_not_called() -> None:
     calls: list[int] = []
 
     class Listener:
@@ -387,7 +387,7 @@ def test_a_signal_blocker_is_no_context() -> None:
     assert calls == ["heard"]
 
 
-def test_timers(process_events_until: Callable[..., Any]) -> None:
+def test_timers_call_their_slots_and_record_faults(process_events_until: Callable[..., Any]) -> None:
     calls: list[str] = []
     qt.QTimer.singleShot(0, lambda: calls.append("static"))
     timer = qt.QTimer()
@@ -408,7 +408,7 @@ def _fail_in_timer() -> None:
     raise ValueError("in a timer")
 
 
-def test_processes(process_events_until: Callable[..., Any]) -> None:
+def test_a_process_tells_its_exit_code_and_output(process_events_until: Callable[..., Any]) -> None:
     process, ended, short = qt.QProcess(), [], []
     process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
     process.finished.connect(lambda *all_: short.append(all_))
@@ -430,7 +430,7 @@ def test_a_process_that_can_not_start_does_not_finish(process_events_until: Call
     assert ended == []
 
 
-def test_a_killed_process_gives_both(process_events_until: Callable[..., Any]) -> None:
+def test_a_killed_process_signals_its_error_and_its_end(process_events_until: Callable[..., Any]) -> None:
     process, errors, ended = qt.QProcess(), [], []
     process.connect("errorOccurred(QProcess::ProcessError)", errors.append)
     process.connect("finished(int,QProcess::ExitStatus)", lambda _code, status: ended.append(status))
@@ -442,7 +442,7 @@ def test_a_killed_process_gives_both(process_events_until: Callable[..., Any]) -
     assert ended == [qt.QProcess.CrashExit]
 
 
-def test_dialogs_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dialogs_that_wait_for_a_user_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="waits for a user"):
         qt.QFileDialog.getExistingDirectory(None, "title")
     with pytest.raises(RuntimeError, match="waits for a user"):
@@ -492,7 +492,7 @@ def test_a_collapsible_button_hides_what_is_in_it() -> None:
     assert section.sizeHint.height() > height
 
 
-def test_paths(tmp_path: Path) -> None:
+def test_a_path_edit_signals_a_new_path_and_remembers_it(tmp_path: Path) -> None:
     edit, seen = ctk.ctkPathLineEdit(), []
     edit.connect("currentPathChanged(QString)", seen.append)
     edit.filters = ctk.ctkPathLineEdit.Dirs
@@ -509,7 +509,7 @@ def test_paths(tmp_path: Path) -> None:
     assert button.directory == str(tmp_path)
 
 
-def test_sliders_and_ranges() -> None:
+def test_a_slider_signals_its_value_and_a_range_holds_two() -> None:
     slider, seen = ctk.ctkSliderWidget(), []
     slider.minimum, slider.maximum, slider.singleStep = 0.0, 2.0, 0.5
     slider.connect("valueChanged(double)", seen.append)
@@ -561,7 +561,7 @@ def test_without_none_the_first_node_is_chosen(scene: Any) -> None:
     assert _selector("vtkMRMLTableNode").currentNode() is second
 
 
-def test_what_a_selector_offers(scene: Any) -> None:
+def test_a_selector_offers_visible_nodes_of_its_types_and_attributes(scene: Any) -> None:
     volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "volume")
     labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
     hidden = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hidden")
@@ -613,7 +613,7 @@ def test_a_selector_makes_nodes_and_survives_a_closed_scene(scene: Any) -> None:
     assert selector.currentNode() is None
 
 
-def test_checkable_nodes(scene: Any) -> None:
+def test_a_checkable_selector_tells_which_nodes_are_checked(scene: Any) -> None:
     selector = slicer.qMRMLCheckableNodeComboBox()
     selector.nodeTypes = ["vtkMRMLTableNode"]
     selector.setMRMLScene(scene)
@@ -845,7 +845,7 @@ def test_joining_takes_a_widgets_own_limits_away(scene: Any) -> None:
     assert parameters.number == 0
 
 
-def test_what_slicer_can_not_join(scene: Any) -> None:
+def test_widgets_that_do_not_fit_a_parameter_are_refused(scene: Any) -> None:
     from slicer.parameterNodeWrapper import parameterNodeWrapper  # noqa: PLC0415
 
     @parameterNodeWrapper
@@ -875,7 +875,7 @@ def test_a_closed_scene_gives_a_new_parameter_node(load_module: Callable[[str], 
     assert loaded.logic.getParameterNode().count == 5
 
 
-def test_the_button_works(load_module: Callable[[str], Any], scene: Any) -> None:
+def test_the_sample_modules_button_doubles_a_volume(load_module: Callable[[str], Any], scene: Any) -> None:
     loaded = load_module("SampleModule")
     volume = slicer.util.addVolumeFromArray(np.ones((2, 3, 4)), name="ones")
     loaded.ui.volumeSelector.setCurrentNode(volume)
@@ -917,7 +917,7 @@ def test_reloading_keeps_the_window(load_module: Callable[[str], Any], scene: An
     parent.self().cleanup()
 
 
-def test_a_picture_of_a_window(load_module: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_picture_has_the_width_that_is_asked_for(load_module: Callable[[str], Any], tmp_path: Path) -> None:
     loaded = load_module("SampleModule")
     grab(loaded.parent, tmp_path / "pictures" / "sample.png", width=400)
     picture = qt.QImage(str(tmp_path / "pictures" / "sample.png"))

@@ -227,7 +227,7 @@ def test_the_mapping_is_shown_changed_and_used(module: Any, patients: dict[str, 
     assert set(found[found > 0]) == {2, 3, 4}
 
 
-def test_ones_own_structures(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
+def test_ones_own_structures_become_the_task(module: Any, patients: dict[str, Any], process_events_until: Any) -> None:
     volume, labels = patients["mr"][0]
     segmentation, ui = labels.GetSegmentation(), module.widget.ui
     segmentation.GetSegment(segmentation.GetNthSegmentID(3)).SetName("Milz")
@@ -269,7 +269,9 @@ def test_ones_own_structures_are_given_up(module: Any, patients: dict[str, Any],
     slicer.app.processEvents()
 
 
-def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any], tmp_path: Path) -> None:
+def test_any_further_setting_can_be_given(
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from SIFATrainingWidgets import check_process  # noqa: PLC0415
 
     ui = module.widget.ui
@@ -290,6 +292,7 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
     ui.settingsEdit.setText("ema_decay=0.9 loss_weights.cycle=5  width=0.25")
     options = module.widget.options()
     assert options.settings == {"ema_decay": "0.9", "loss_weights": {"cycle": "5"}, "width": "0.25"}
+    monkeypatch.setattr(module.logic, "resume", lambda _job: None)
     config = start(module, patients, tmp_path / "job", settings=options.settings).specification["config"]
     assert (config["ema_decay"], config["loss_weights"]["cycle"], config["width"]) == (0.9, 5.0, 0.25)
     ui.settingsEdit.setText("preparation.percentiles=0,98 preparation.stretch=true preparation.min_max=no seed=3")
@@ -303,7 +306,7 @@ def test_any_further_setting_can_be_given(module: Any, patients: dict[str, Any],
 
 
 def test_what_the_rows_hold_that_is_odd_is_said(
-    module: Any, patients: dict[str, Any], tmp_path: Path, process_events_until: Any
+    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
 ) -> None:
     from SIFASegmentationLib.structures import load_task  # noqa: PLC0415
     from SIFATrainingWidgets.cohorts_of_nodes import SourceRow  # noqa: PLC0415
@@ -325,6 +328,7 @@ def test_what_the_rows_hold_that_is_odd_is_said(
     for column, node in enumerate((volume, labels)):
         ui.sourceTable.cellWidget(0, column).setCurrentNode(node)
     ui.targetTable.cellWidget(0, 0).setCurrentNode(patients["ct"][0][0])
+    monkeypatch.setattr(module.logic, "resume", lambda _job: None)
     job = start(module, patients, tmp_path / "job")
     module.widget.training.show(job)
     process_events_until(lambda: "overlap in" in ui.warningsLabel.text, 30)
@@ -407,7 +411,7 @@ def test_a_mapping_is_of_its_task_and_leaves_new_segments_to_their_names(module:
     assert list(shown_mapping(labels, own).values()) == ["Leber", "right kidney", "left kidney", "Milz"]
 
 
-def test_jobs_that_are_no_more_what_they_were(
+def test_jobs_whose_folder_or_process_is_gone_are_told(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process_events_until: Any
 ) -> None:
     from SIFASegmentationLib.errors import InputError  # noqa: PLC0415
@@ -490,7 +494,7 @@ def test_a_labelmap_without_an_image_leaves_the_window_alive(module: Any, patien
     assert module.ui.startButton.toolTip == "Add unlabelled target volumes first."
 
 
-def test_a_relative_folder_is_where_one_is(
+def test_a_relative_output_folder_is_below_the_working_directory(
     module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1286,7 +1290,7 @@ def test_a_training_of_another_machine_is_not_killed_here(
     (job.folder / "heartbeat.json").unlink()
 
 
-def test_what_can_be_done_with_a_training_that_runs(module: Any, tmp_path: Path) -> None:
+def test_a_running_training_can_be_stopped_or_killed_but_not_resumed_or_forgotten(module: Any, tmp_path: Path) -> None:
     from SIFASegmentationLib.jobs import Job, State  # noqa: PLC0415
 
     job = Job.create(tmp_path / "job", "train", {})
