@@ -279,6 +279,7 @@ def test_sample_data_are_drawn_while_the_window_lives_until_they_are_cancelled(
 
     def look() -> None:
         seen.append((dialogs[0].labelText, dialogs[0].value))
+        assert not dialogs[0].testAttribute(qt.Qt.WA_QuitOnClose)
         if dialogs[0].value == 1:
             dialogs[0].cancel()
 
@@ -300,6 +301,28 @@ def test_sample_data_are_drawn_while_the_window_lives_until_they_are_cancelled(
     timer = every_turn(cancel)
     assert sample_data._download(SimpleNamespace(sampleName="SIFAAbdomenCT")) == []
     timer.stop()
+
+
+def test_without_a_main_window_windows_may_come_and_go(module: Any) -> None:
+    """With one, Slicer ends when the last window is closed, and a run with it."""
+    if "standins" not in sys.modules:
+        pytest.skip("it would close Slicer")
+    from PySide6.QtWidgets import QApplication  # noqa: PLC0415
+
+    assert slicer.util.mainWindow() is None
+    QApplication.instance().lastWindowClosed.emit()
+    assert module.widget._cancelled is None
+
+
+@pytest.mark.usefixtures("main_window")
+def test_the_last_window_cancels_a_run(load_module: Any) -> None:
+    if "standins" not in sys.modules:
+        pytest.skip("it would close Slicer")
+    from PySide6.QtWidgets import QApplication  # noqa: PLC0415
+
+    module = load_module("SIFASegmentation")
+    QApplication.instance().lastWindowClosed.emit()
+    assert module.widget._cancelled is not None
 
 
 def test_the_window_from_model_to_table(module: Any, patient: tuple[Any, Any], process_events_until: Any) -> None:
