@@ -1,4 +1,4 @@
-"""Exports to ONNX that trace each architecture only once in a process: torch needs seconds for that, tests export often."""
+"""Exports to ONNX that trace each architecture only once in a process, since torch takes seconds for that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from SIFATrainingLib.onnx_model import to_onnx
 
 
 class TracedOnce:
-    """Does what `to_onnx` does; networks of a known architecture and slice size get its graph with their own weights."""
+    """Does what `to_onnx` does; networks of a known architecture and slice size get its graph and their own weights."""
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, tuple[int, ...]], bytes] = {}
