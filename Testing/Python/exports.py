@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -24,18 +26,22 @@ class TracedOnce:
         state = segmentor.state_dict()
         key = (str(segmentor), tuple(example.shape[1:]))
         if key not in self._models:
-            exported = to_onnx(segmentor, example)
-            names = {tensor.name for tensor in onnx.load_model_from_string(exported).graph.initializer}
-            if not set(state) <= names:
-                # Tensors that happen to be equal, as those of untrained networks, have become one.
-                return exported
-            self._models[key] = exported
+            self._models[key] = to_onnx(_with_distinct_weights(segmentor), example)
         model = onnx.load_model_from_string(self._models[key])
-        for tensor in model.graph.initializer:
-            if tensor.name in state:
-                tensor.CopyFrom(numpy_helper.from_array(state[tensor.name].detach().cpu().numpy(), tensor.name))
+        initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        for name, weights in state.items():
+            initializers[name].CopyFrom(numpy_helper.from_array(weights.detach().cpu().numpy(), name))
         content: bytes = model.SerializeToString()
         return content
+
+
+def _with_distinct_weights(segmentor: nn.Module) -> nn.Module:
+    """Return a copy with random weights: tensors that are equal, as in untrained networks, would be exported as one."""
+    drawn = copy.deepcopy(segmentor)
+    generator = torch.Generator().manual_seed(0)
+    for weights in drawn.state_dict().values():
+        weights.copy_(torch.rand(weights.shape, generator=generator))
+    return drawn
 
 
 @contextmanager
