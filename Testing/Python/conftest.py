@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from exports import traced_once
 from quick import quick_config
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.phantoms import write_cohort
@@ -15,6 +17,13 @@ from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.training import create_job, train
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_trace_once() -> Iterator[None]:
+    """Exports of this process trace each architecture once; `export` still compares each with torch."""
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")

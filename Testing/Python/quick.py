@@ -1,4 +1,4 @@
-"""Helpers of many tests: settings of a training of one second, the command line in a process, the weights of a job."""
+"""Helpers of many tests: settings of a training of one second, the command line, the weights of a job."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typer.testing import CliRunner, Result
 
 from SIFASegmentationLib.jobs import Job
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
+from SIFATrainingLib.cli import app
 from SIFATrainingLib.config import TrainingConfig, make_config
 from SIFATrainingLib.prepare import Preparation, make_preparation
 
@@ -37,9 +39,20 @@ def quick_config(**settings: object) -> TrainingConfig:
 
 
 def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line."""
+    """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "SIFATrainingLib", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, check=False, timeout=600)
+
+
+def sifa_on_two_processes(*arguments: object) -> list[str]:
+    """Return the shell's command to run the command line by `torchrun`."""
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib"]
+    return [*launched, *map(str, arguments)]
+
+
+def sifa_here(*arguments: object) -> Result:
+    """Run the command line in this process, which spares a second of imports; its errors are in `exception`."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def silent(_: object) -> None:

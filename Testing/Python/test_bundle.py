@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quick import preparation, quick_config, sifa
+from quick import preparation, quick_config, sifa_here
 from SIFASegmentationLib import bundle_files
 from SIFASegmentationLib.bundle import MODEL_FILE, WEIGHTS_FILE, Bundle, pack_bundle, pack_bundle_in_pieces, read_bundle
 from SIFASegmentationLib.errors import InputError
@@ -161,7 +161,7 @@ def test_a_manifest_of_a_later_version_is_no_damage(copy: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"checksum": 1}', "\x00\x01", '{"checksum": 1, "a": ' + "[" * 100_000]
 )
-def test_a_manifest_that_is_none(copy: Path, text: str) -> None:
+def test_an_invalid_manifest_is_refused(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json"):
         read_bundle(copy)
@@ -296,8 +296,8 @@ def test_a_bundle_of_several_trainings_says_their_mean(
     other = create_job(prepared, tmp_path / "other", quick_config(seed=1), "cpu")
     train(other)
     alone = export(other.folder, tmp_path / "alone")
-    told = sifa("export", finished_job, other.folder, "--out", tmp_path / "both.zip", "--device", "cpu")
-    assert told.returncode == 0, told.stderr
+    told = sifa_here("export", finished_job, other.folder, "--out", tmp_path / "both.zip", "--device", "cpu")
+    assert told.exit_code == 0, told.output
     both = read_bundle(tmp_path / "both.zip")
     assert (both.manifest.members, bundle.manifest.members) == (2, 1)
     assert both.manifest.training == bundle.manifest.training
@@ -312,7 +312,8 @@ def test_a_bundle_of_several_trainings_says_their_mean(
 def test_trainings_that_have_no_mean_are_refused(finished_job: Path, cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is given twice"):
         export(finished_job, tmp_path / "bundle", others=[finished_job])
-    elsewhere = create_training_job(tmp_path / "job", preparation(cohort, size=40), quick_config(iterations=1), "cpu")
+    other_slices = preparation(cohort, size=40)
+    elsewhere = create_training_job(tmp_path / "job", other_slices, quick_config(iterations=1), "cpu", export=False)
     train(elsewhere)
     with pytest.raises(InputError, match="was not trained on the slices of"):
         export(finished_job, tmp_path / "bundle", others=[elsewhere.folder])

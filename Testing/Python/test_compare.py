@@ -107,9 +107,9 @@ def test_each_row_is_a_training_with_its_settings_scored_on_the_volumes_held_out
 
 
 def test_what_is_done_is_not_done_again_and_rows_can_come_later(
-    finished: tuple[Path, Comparison], volumes: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, before = finished
+    out, before = shutil.copytree(finished[0], tmp_path / "out"), finished[1]
     trained: list[Path] = []
     original = module.train
     monkeypatch.setattr(module, "train", lambda job, **options: (trained.append(job.folder), original(job, **options)))
@@ -196,12 +196,12 @@ def test_there_must_be_something_to_score(volumes: Path, tmp_path: Path) -> None
         (("sifa",), ("a: ema_decay=0", "A: ema_decay=0.5"), "Two rows would be called 'a': give that of --also"),
     ],
 )
-def test_rows_that_are_none(rows: tuple[str, ...], also: tuple[str, ...], words: str) -> None:
+def test_invalid_rows_are_refused(rows: tuple[str, ...], also: tuple[str, ...], words: str) -> None:
     with pytest.raises(InputError, match=words):
         choose_variants(rows, also)
 
 
-def test_a_setting_of_all_rows_is_one_of_those_that_bring_their_own(volumes: Path) -> None:
+def test_a_setting_of_all_rows_is_one_of_those_that_bring_their_own() -> None:
     common = {"loss_weights": {"structure": 5.0, "cycle": 7.0}, "self_training": {"gamma": 0.1}}
     for variant in VARIANTS:
         config = variant.config(common, 2, 3, 0)
@@ -411,7 +411,7 @@ def test_the_page_has_every_row_with_its_slices(finished: tuple[Path, Comparison
         assert [row["one_empty"], row["both_empty"]] == [str(line.one_empty), str(line.both_empty)]
 
 
-def test_scores_come_back_from_their_file(finished: tuple[Path, Comparison], tmp_path: Path) -> None:
+def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
     table = ScoreTable(
         (Row("a", "liver", scores(0.5, nan), "reference empty", method="adapted"),),
         legacy=True,
@@ -510,7 +510,11 @@ def test_scores_and_settings_of_a_row_are_enough(
         run(kept, volumes, ("sifa",), preparation={"hold_out": ("abdomen_ct_001",)})
 
 
-def test_the_models_of_all_seeds_together_are_a_row(volumes: Path, tmp_path: Path) -> None:
+def test_the_models_of_all_seeds_together_are_a_row(
+    finished: tuple[Path, Comparison], volumes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0] / "sifa", tmp_path / "out" / "sifa")
+    keep_data_set(finished[0], tmp_path / "out")
     comparison = run(tmp_path / "out", volumes, rows=("sifa",), seeds=(0, 1), ensemble=True)
     assert [(result.variant.name, result.seed) for result in comparison.results] == [
         ("sifa", 0), ("sifa", 1), ("sifa_mean_of_2", 0)

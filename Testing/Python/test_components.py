@@ -17,7 +17,7 @@ from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.structures import load_task
 
 
-def test_by_hand() -> None:
+def test_parts_touching_at_a_corner_are_one() -> None:
     labels = np.zeros((4, 6, 8), np.uint8)
     labels[0:3, 0:3, 0:3] = 1
     labels[3, 5, 7] = 1

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from quick import QUICK_OPTIONS, preparation, quick_config, sifa, silent
+from quick import QUICK_OPTIONS, preparation, quick_config, sifa_here, silent
 from SIFASegmentationLib.cohorts import find_cases
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.heartbeat import is_alive
@@ -386,9 +386,9 @@ def test_labels_that_a_training_will_not_see_are_told(cohort: Path, tmp_path: Pa
         (second, "segments or masks overlap"), (second, unknown),
         ("source", "never labelled: liver, left kidney"),
     ]  # fmt: skip
-    done = sifa("train", "--source", copy / "mr", "--target", copy / "ct", "--size", 32, "--iterations", 1,
-                "--out", tmp_path / "job", *QUICK_OPTIONS)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = sifa_here("train", "--source", copy / "mr", "--target", copy / "ct", "--size", 32, "--iterations", 1,
+                     "--out", tmp_path / "job", *QUICK_OPTIONS)  # fmt: skip
+    assert done.exit_code == 0, done.output
     assert f"warning: {first}: segments or masks overlap in" in done.stdout
     assert "warning: source: never labelled: liver, left kidney; label it in some volume" in done.stdout
     messages = [event.data["message"] for event in Job(tmp_path / "job").events()[0] if event.kind == "warning"]

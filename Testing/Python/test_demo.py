@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from quick import QUICK
 from SIFASegmentationLib.errors import InputError
 from SIFASegmentationLib.image_files import read_volume
+from SIFASegmentationLib.phantoms import write_cohort
 from SIFASegmentationLib.scores import Row, Scores, ScoreTable
 from SIFASegmentationLib.structures import load_task
 from SIFATrainingLib import demo as module
@@ -21,8 +23,11 @@ from SIFATrainingLib.demo import demo
 from SIFATrainingLib.figures import draw_overlays
 
 
-def test_everything_is_there_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_leaves_models_segmentations_scores_and_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(module, "write_cohort", partial(write_cohort, size=48))
     monkeypatch.setattr(module, "TRAINED_PATIENTS", 2)
     monkeypatch.setattr(module, "TEST_PATIENTS", 1)
     # Like the demo, with self-training.

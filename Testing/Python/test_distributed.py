@@ -75,35 +75,47 @@ def gradients(prepared: str, rank: int, processes: int, batch: int, schedule: st
     return collected + statistics
 
 
-def work(rank: int, prepared: str, folder: str, schedule: str) -> None:
+def work(rank: int, prepared: str, folder: str, schedules: tuple[str, ...]) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     assert is_same_everywhere(3, torch.device("cpu"))
     assert not is_same_everywhere(rank, torch.device("cpu"))
-    both = gradients(prepared, rank, 2, 2, schedule), moved(prepared, rank, 2, 2, schedule)
-    torch.save(both, f"{folder}/{rank}.pt")
+    for schedule in schedules:
+        both = gradients(prepared, rank, 2, 2, schedule), moved(prepared, rank, 2, 2, schedule)
+        torch.save(both, f"{folder}/{schedule}_{rank}.pt")
     group = weakref.ref(distributed.group.WORLD)
     leave()
     assert group() is None, "the group's threads live on, and can abort the process as it exits"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")
-@pytest.mark.parametrize("schedule", ["simultaneous", "sequential"])
-def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path, schedule: str) -> None:
-    expected = gradients(str(prepared), 0, 1, 4, schedule)
-    expected_moves = moved(str(prepared), 0, 1, 4, schedule)
-    mp.spawn(work, (str(prepared), str(tmp_path), schedule), nprocs=2)
-    for rank in (0, 1):
-        found, found_moves = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert len(found) == len(expected) > 100
-        for ours, theirs in zip(found, expected, strict=True):
-            scale = float(theirs.abs().max())
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-12)
-        # Adam's first step follows the sign of the gradient. Rounding decides it where the gradient is almost 0, as in
-        # biases before a norm, so these parameters are left out.
-        decided = [pair for pair in zip(found_moves, expected_moves, strict=True) if pair[1].abs().max() > 1e-5]
-        assert len(decided) > 150
-        for ours, theirs in decided:
-            assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.95
+def test_two_processes_compute_what_one_does(prepared: Path, tmp_path: Path) -> None:
+    schedules = ("simultaneous", "sequential")
+    mp.spawn(work, (str(prepared), str(tmp_path), schedules), nprocs=2)
+    for schedule in schedules:
+        expected = gradients(str(prepared), 0, 1, 4, schedule)
+        expected_moves = moved(str(prepared), 0, 1, 4, schedule)
+        for rank in (0, 1):
+            found, found_moves = torch.load(tmp_path / f"{schedule}_{rank}.pt", weights_only=True)
+            _assert_same_step(found, expected, found_moves, expected_moves)
+
+
+def _assert_same_step(
+    found: list[torch.Tensor],
+    expected: list[torch.Tensor],
+    found_moves: list[torch.Tensor],
+    expected_moves: list[torch.Tensor],
+) -> None:
+    """Compare the results of `gradients` and of `moved`."""
+    assert len(found) == len(expected) > 100
+    for ours, theirs in zip(found, expected, strict=True):
+        scale = float(theirs.abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale + 1e-12)
+    # Adam's first step follows the sign of the gradient. Rounding decides it where the gradient is almost 0, as in
+    # biases before a norm, so these parameters are left out.
+    decided = [pair for pair in zip(found_moves, expected_moves, strict=True) if pair[1].abs().max() > 1e-5]
+    assert len(decided) > 150
+    for ours, theirs in decided:
+        assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.95
 
 
 def test_gpus_get_the_statistics_where_they_look_for_them(monkeypatch: pytest.MonkeyPatch) -> None:

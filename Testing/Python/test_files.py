@@ -78,7 +78,7 @@ def test_volumes_that_are_none(tmp_path: Path) -> None:
         assert path.name in str(raised.value)
 
 
-def test_names() -> None:
+def test_a_volumes_name_lacks_its_suffixes() -> None:
     assert [volume_name(n) for n in ("x.seg.nrrd", "a.b.nii.gz", "C.NRRD")] == ["x", "a.b", "C"]
 
 
@@ -351,14 +351,14 @@ def test_several_codes_of_a_data_set_are_one_structure(tmp_path: Path) -> None:
         ({"liver": [1.5]}, r"label_codes\.mine\.codes\.liver, input should be a valid integer"),
     ],
 )
-def test_codes_that_are_none(tmp_path: Path, codes: dict[str, Any], reason: str) -> None:
+def test_invalid_codes_are_refused(tmp_path: Path, codes: dict[str, Any], reason: str) -> None:
     content = json.loads(ABDOMEN.model_dump_json()) | {"label_codes": {"mine": {"codes": codes}}}
     (tmp_path / "task.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=reason):
         load_task(tmp_path / "task.json")
 
 
-def test_cohorts_that_are_none(tmp_path: Path) -> None:
+def test_invalid_cohorts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     files(tmp_path / "alone", "p1_image.nii.gz", "p1_label.nrrd", "p2_image.mha")
     files(tmp_path / "orphan", "p1_image.nii.gz", "p1_label.nrrd", "p2_label.mha")

@@ -25,14 +25,14 @@ def test_cycle_is_the_mean_absolute_error() -> None:
     assert cycle_loss(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])).item() == pytest.approx(1.25)
 
 
-def test_least_squares() -> None:
+def test_the_least_squares_loss_by_hand() -> None:
     loss = LeastSquaresAdversarial()
     assert loss.generator(torch.tensor([0.0, 3.0])).item() == pytest.approx((1 + 4) / 2)
     real, fake = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 0.0])
     assert loss.discriminator(real, fake).item() == pytest.approx(0.5 * (0.5 + 2.0))
 
 
-def test_log() -> None:
+def test_the_log_loss_is_log_2_when_undecided() -> None:
     loss = LogAdversarial()
     assert loss.generator(torch.zeros(3)).item() == pytest.approx(math.log(2))
     assert loss.discriminator(torch.zeros(3), torch.zeros(3)).item() == pytest.approx(math.log(2))

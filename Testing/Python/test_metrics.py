@@ -65,7 +65,7 @@ def test_the_surface_of_a_cube_is_its_shell_and_the_border_counts_as_outside() -
 
 
 @pytest.mark.parametrize(("p", "r"), [(False, False), (True, False), (False, True)])
-def test_empty_masks(p: bool, r: bool) -> None:
+def test_empty_masks_have_no_distances_and_a_dice_of_0_or_none(p: bool, r: bool) -> None:
     scores = score_masks(np.full((3, 3, 3), p), np.full((3, 3, 3), r), SPACING)
     assert isnan(scores.asd)
     assert isnan(scores.hd95)

@@ -107,14 +107,15 @@ def test_the_weights_do_not_depend_on_being_watched_nor_on_what_the_labels_say(
     shape = np.load(noisy / "monitor_labels.npy").shape
     np.save(noisy / "monitor_labels.npy", np.random.default_rng(0).integers(0, 5, shape, np.uint8))
     jobs = [
-        watched(data, tmp_path / f"job{number}", **settings) for number, data in enumerate((prepared, monitored, noisy))
+        watched(data, tmp_path / f"job{number}", iterations=4, **settings)
+        for number, data in enumerate((prepared, monitored, noisy))
     ]
     weights = [tensors(final_state(job)) for job in jobs]
     for others in weights[1:]:
         assert all(torch.equal(a, b) for a, b in zip(weights[0], others, strict=True))
     events = [[event.data for event in job.events()[0] if event.kind == "monitor"] for job in jobs]
-    assert [len(some) for some in events] == [0, 3, 3]
-    assert [event["iteration"] for event in events[1]] == [2, 4, 6]
+    assert [len(some) for some in events] == [0, 2, 2]
+    assert [event["iteration"] for event in events[1]] == [2, 4]
     assert events[1][0]["stage"] == "training"
     assert events[1] != events[2]
     assert set(events[1][-1]["dice"]) == {"liver", "right kidney", "left kidney", "spleen", "mean"}
@@ -125,7 +126,7 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
     from SIFATrainingLib.batches import spread_batches  # noqa: PLC0415
     from SIFATrainingLib.networks import Networks, reestimate_batch_norm  # noqa: PLC0415
 
-    job = watched(monitored, tmp_path / "job", **settings)
+    job = watched(monitored, tmp_path / "job", iterations=2, **settings)
     networks = Networks(5, 0.0625)
     state = final_state(job)["model"]
     networks.segmentation_network().load_state_dict(state["average"])
@@ -146,21 +147,33 @@ def test_it_scores_what_would_be_exported(monitored: Path, tmp_path: Path, setti
     assert last.data["dice"] == pytest.approx(expected)
 
 
+STOPPABLE = quick_config(iterations=4, monitor_every=4)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(monitored: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A finished job with the settings `STOPPABLE`."""
+    job = create_job(monitored, tmp_path_factory.mktemp("uninterrupted") / "job", STOPPABLE, "cpu")
+    assert train(job) is State.FINISHED
+    return job
+
+
 @pytest.mark.parametrize("within", ["batch norm", "monitor set"])
-def test_a_stop_while_it_watches_is_honoured_and_no_score_is_lost(monitored: Path, tmp_path: Path, within: str) -> None:
-    config = quick_config(iterations=4, monitor_every=4)
-    jobs = [create_job(monitored, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
+def test_a_stop_while_it_watches_is_honoured_and_no_score_is_lost(
+    uninterrupted: Job, monitored: Path, tmp_path: Path, within: str
+) -> None:
+    broken = create_job(monitored, tmp_path / "job", STOPPABLE, "cpu")
     # `must_stop` is called before four iterations, each batch of slices and each monitor volume.
     batches = len(range(0, min(32, len(PreparedDataset(monitored).slices("target"))), 2))
     stop_at, asks = {"batch norm": 4 + 1, "monitor set": 4 + batches}[within], itertools.count()
-    assert train(jobs[1], must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
+    assert train(broken, must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
     assert next(asks) == stop_at + 1
-    assert jobs[1].last("monitor") is None
-    assert [train(job) for job in jobs] == [State.FINISHED] * 2
-    one, other = (final_state(job) for job in jobs)
+    assert broken.last("monitor") is None
+    assert train(broken) is State.FINISHED
+    one, other = (final_state(job) for job in (uninterrupted, broken))
     assert not other["owes_score"]
     assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
-    told = [[event.data for event in job.events()[0] if event.kind == "monitor"] for job in jobs]
+    told = [[event.data for event in job.events()[0] if event.kind == "monitor"] for job in (uninterrupted, broken)]
     assert len(told[0]) == 1
     assert told[0] == told[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ VOLUMES_ML = {
 }
 
 
+drawn = cache(make_patient)
+"""`make_patient`, which draws a patient that several tests look at only once."""
+
+
 def centre(label: Volume, value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Centroid in mm, LPS."""
     kji = np.argwhere(label.array == value).mean(0)
@@ -31,7 +36,7 @@ def centre(label: Volume, value: int) -> np.ndarray[tuple[int, ...], np.dtype[np
 def test_every_structure_is_there_in_a_plausible_size(task: str, modality: str) -> None:
     sizes = []
     for seed in range(5):
-        image, label = make_patient(task, modality, seed, size=64)
+        image, label = drawn(task, modality, seed, size=64)
         assert image.geometry == label.geometry
         assert image.array.dtype == np.int16
         for structure in load_task(task).structures:
@@ -44,7 +49,7 @@ def test_every_structure_is_there_in_a_plausible_size(task: str, modality: str) 
 
 def test_organs_lie_on_their_sides() -> None:
     for modality in ("ct", "mr"):
-        _, label = make_patient("abdomen", modality, 3, size=64)
+        _, label = drawn("abdomen", modality, 3, size=64)
         liver, right, left, spleen = (centre(label, value) for value in (1, 2, 3, 4))
         assert liver[0] < spleen[0]
         assert right[0] < left[0]
@@ -62,8 +67,8 @@ def test_the_same_seed_draws_the_same_patient_and_modalities_are_unpaired() -> N
 def test_the_modalities_differ_as_real_ones_do() -> None:
     """Bone is brightest in CT, and organs have other contrasts in MR."""
     for task in ("abdomen", "cardiac"):
-        ct, ct_label = make_patient(task, "ct", 2, size=96)
-        mr, mr_label = make_patient(task, "mr", 2, size=96)
+        ct, ct_label = drawn(task, "ct", 2, size=96)
+        mr, mr_label = drawn(task, "mr", 2, size=96)
         assert ct.array.min() < -900
         assert mr.array.min() >= 0
         brightest = [image.array > np.percentile(image.array, 99.5) for image in (ct, mr)]
@@ -74,7 +79,7 @@ def test_the_modalities_differ_as_real_ones_do() -> None:
     # Spleen and liver differ much in T2, and hardly in the portal venous phase of CT.
     contrast = []
     for modality in ("ct", "mr"):
-        image, label = make_patient("abdomen", modality, 2, size=96)
+        image, label = drawn("abdomen", modality, 2, size=96)
         spleen, liver = (np.median(image.array[label.array == value]) for value in (4, 1))
         contrast.append((spleen - liver) / (liver - np.percentile(image.array, 1)))
     assert contrast[1] > 10 * contrast[0] > 0
@@ -83,7 +88,7 @@ def test_the_modalities_differ_as_real_ones_do() -> None:
 def test_the_fat_around_the_heart_is_darker_than_its_wall_in_ct_and_brighter_in_mr() -> None:
     brighter = []
     for modality in ("ct", "mr"):
-        image, label = make_patient("cardiac", modality, 2, size=96)
+        image, label = drawn("cardiac", modality, 2, size=96)
         inside = label.array == 4
         # The surroundings, without the blurred edge, other structures, lung and air.
         near = ndimage.binary_dilation(inside, iterations=6) & ~ndimage.binary_dilation(label.array > 0, iterations=2)

@@ -41,7 +41,7 @@ def test_a_pool_of_none_passes_everything_on_without_gradient() -> None:
     assert not shown.requires_grad
 
 
-def test_state_goes_on_where_it_was() -> None:
+def test_a_restored_pool_draws_the_same_fakes() -> None:
     pool = ImagePool(3)
     pool.exchange(fakes(1, 2))
     other = ImagePool(3)

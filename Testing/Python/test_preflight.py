@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from quick import quick_config, sifa
+from quick import quick_config, sifa_here
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labels
 from SIFASegmentationLib.plausibility import doubt_about_mixture
@@ -56,7 +56,11 @@ def copy(cohort: Path, tmp_path: Path) -> Path:
     return shutil.copytree(cohort, tmp_path / "cohort")
 
 
-def test_everything_is_said_of_a_cohort_that_is_fine(cohort: Path, tmp_path: Path) -> None:
+def test_everything_is_said_of_a_cohort_that_is_fine(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 1e10)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
     steps: list[Step] = []
     before = sorted(tmp_path.rglob("*"))
     findings = preflight(
@@ -340,7 +344,7 @@ def test_a_training_of_weeks_is_warned_of() -> None:
     assert " days for 1,000,000,000 iterations" in duration.message
 
 
-def test_an_unknown_device() -> None:
+def test_an_unknown_device_is_an_error() -> None:
     (finding,) = [f for f in check_computer(quick_config(), "tpu", classes=5, size=32) if f.level == "error"]
     assert finding.subject == "device"
 
@@ -388,21 +392,25 @@ def test_estimates_grow_as_they_should(settings: dict[str, Any], tmp_path: Path)
     assert written.stat().st_size < 1.3 * small.checkpoint_bytes
 
 
-def test_the_command(cohort: Path, copy: Path, tmp_path: Path) -> None:
+def test_check_lists_findings_and_exits_with_2_if_a_training_could_not_run(
+    cohort: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick = ["--size", 32, "--width", 0.0625, "--batch", 2, "--device", "cpu", "--iterations", 10]
     volumes = ["--source", "mr", "--target", "ct"]
-    fine = sifa("check", *volumes, *quick, "--out", tmp_path / "job", cwd=cohort)
-    assert fine.returncode == 0, fine.stderr
+    monkeypatch.chdir(cohort)
+    fine = sifa_here("check", *volumes, *quick, "--out", tmp_path / "job")
+    assert fine.exit_code == 0, fine.output
     assert "warning source: volumes: 2" in fine.stdout
     assert "ok      memory: about" in fine.stdout
     (copy / "mr" / "abdomen_mr_000_image.nii.gz").write_bytes(b"no image")
-    broken = sifa("check", *volumes, *quick, "--json", cwd=copy)
-    assert broken.returncode == 2
+    monkeypatch.chdir(copy)
+    broken = sifa_here("check", *volumes, *quick, "--json")
+    assert broken.exit_code == 2
     listed = json.loads(broken.stdout.splitlines()[-1])
     assert [f["subject"] for f in listed if f["level"] == "error"] == ["abdomen_mr_000_image.nii.gz"]
     assert set(listed[0]) == {"level", "subject", "message", "fix"}
-    alone = sifa("check", *quick, "--json")
-    assert alone.returncode == 0
+    alone = sifa_here("check", *quick, "--json")
+    assert alone.exit_code == 0
     assert [f["subject"] for f in json.loads(alone.stdout)] == ["packages", "device", "memory", "duration", "disk"]
     assert not (tmp_path / "job").exists()
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from quick import quick_config
 from SIFASegmentationLib.appearance import Appearance
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.calibration import CalibrationCase, QualityCalibration, fit_calibration
@@ -30,10 +29,8 @@ from SIFASegmentationLib.structures import load_task
 from SIFASegmentationLib.usual import position_ranges, volume_ranges
 from SIFATrainingLib.corruptions import KINDS, corrupted
 from SIFATrainingLib.dataset import PreparedDataset
-from SIFATrainingLib.export import export
 from SIFATrainingLib.prepare import prepare
 from SIFATrainingLib.quality_calibration import calibrate_quality
-from SIFATrainingLib.training import create_job, train
 
 
 def test_expected_dice_by_hand() -> None:
@@ -397,15 +394,6 @@ def test_few_volumes_do_not_tell_where_structures_are() -> None:
     expected = ((100.2, 0.0, -3.8), (103.8, 0.0, -0.2))
     assert np.allclose(position_ranges([*volumes, {}])["spleen"], expected)
     assert position_ranges([*volumes[:4], {}, {}]) == {}
-
-
-def test_a_baseline_has_a_calibration_of_its_own(prepared: Path, tmp_path: Path) -> None:
-    job = create_job(prepared, tmp_path / "job", quick_config(), "cpu", baseline_iterations=2)
-    train(job)
-    manifest = export(job.folder, tmp_path / "bundle").manifest
-    assert manifest.baseline is not None
-    assert manifest.baseline.quality is not None
-    assert manifest.baseline.quality != manifest.quality
 
 
 def test_tables_show_estimates_where_there_are_some() -> None:

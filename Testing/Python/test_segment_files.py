@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quick import sifa
+from quick import sifa, sifa_here
 from SIFASegmentationLib import examination, retries
 from SIFASegmentationLib import segment_files as segment_files_module
 from SIFASegmentationLib.bundle import Bundle, manifest_json
@@ -490,5 +490,5 @@ def test_the_command_counts_volumes_and_tells_of_each_that_is_refused(
     assert "sifa: 1 of 2 volumes could not be segmented" in done.stderr
     options = SegmentationOptions("target")
     segment_files(bundle.path, alike[1], tmp_path / "one", options, device="cpu")
-    again = sifa("segment", bundle.path, alike[1], "--out", tmp_path / "one", "--device", "cpu", "--skip-existing")
+    again = sifa_here("segment", bundle.path, alike[1], "--out", tmp_path / "one", "--device", "cpu", "--skip-existing")
     assert "one has the results of all volumes already" in again.stdout

@@ -316,7 +316,9 @@ def test_a_full_gpu_is_told_of(message: str, bundle: Bundle, monkeypatch: pytest
     [({"device": "tpu"}, "device 'tpu' is unknown"), ({"device": "cuda"}, "has no CUDA"),
      ({"task": load_task("cardiac")}, "not the structures of the task cardiac")],
 )  # fmt: skip
-def test_bad_settings(bundle: Bundle, cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str) -> None:
+def test_settings_that_can_not_be_used_are_refused_in_one_sentence(
+    bundle: Bundle, cohort: Path, tmp_path: Path, settings: dict[str, object], sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         segment_files(bundle.path, [cohort / "ct"], tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
@@ -327,7 +329,7 @@ def test_an_unknown_format_is_refused() -> None:
         OutputOptions(suffix=".png")
 
 
-def test_bad_volumes(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
+def test_volumes_that_can_not_be_used_are_refused_in_one_sentence(bundle: Bundle, cohort: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, sentence in ((tmp_path / "no.nii.gz", "does not exist"), (tmp_path / "empty", "holds no")):
         with pytest.raises(InputError, match=sentence):

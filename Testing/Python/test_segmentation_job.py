@@ -68,7 +68,9 @@ def test_results_are_those_of_the_segmentor_and_events_tell_of_them(
     assert first["eta_seconds"] > 0
 
 
-def test_as_a_process(bundle: Bundle, images: list[Path], tmp_path: Path) -> None:
+def test_the_process_exits_with_0_when_done_and_2_without_a_job(
+    bundle: Bundle, images: list[Path], tmp_path: Path
+) -> None:
     job = make_job(tmp_path / "job", bundle, images[:1])
     command = [sys.executable, "-m", "SIFASegmentationLib", str(job.folder), "--parent", str(os.getpid())]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ from torch import multiprocessing as mp
 
 from quick import final_state, quick_config, tensors
 from SIFASegmentationLib.errors import InputError
-from SIFASegmentationLib.jobs import State
+from SIFASegmentationLib.jobs import Job, State
 from SIFASegmentationLib.preprocessing import Preprocessing
 from SIFATrainingLib.config import SelfTrainingSettings, labels_target_at, main_iterations, make_config
 from SIFATrainingLib.dataset import PreparedDataset
@@ -151,7 +151,6 @@ def teacher_of(prepared: Path) -> SegmentationNetwork:
     return model.average.average
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")
 def test_a_volume_too_large_to_label_is_told_of(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +172,7 @@ def test_threads_are_as_many_as_the_memory_holds_volumes(prepared: Path, monkeyp
         assert _fitting(dataset) == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo's file rendezvous needs POSIX paths")
 def test_two_processes_label_what_one_does(prepared: Path, tmp_path: Path) -> None:
     data = in_halves(prepared, tmp_path / "set")
     expected = label_target(teacher_of(data), PreparedDataset(data), quick_config(batch=4), CPU).slices
@@ -214,24 +214,35 @@ def in_halves(prepared: Path, folder: Path) -> Path:
     return folder
 
 
+STOPPABLE = quick_config(iterations=4, self_training={"share": 0.5, "labellings": 1})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A finished job with the settings `STOPPABLE` on the data set `in_halves`."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    job = create_job(in_halves(prepared, folder / "set"), folder / "job", STOPPABLE, "cpu")
+    assert train(job) is State.FINISHED
+    return job
+
+
 @pytest.mark.parametrize("within", ["batch norm", "first volume", "last volume"])
 def test_a_stop_while_the_target_is_labelled_is_honoured_and_changes_nothing(
-    prepared: Path, tmp_path: Path, within: str
+    uninterrupted: Job, tmp_path: Path, within: str
 ) -> None:
-    config = quick_config(iterations=4, self_training={"share": 0.5, "labellings": 1})
-    data = in_halves(prepared, tmp_path / "set")
-    jobs = [create_job(data, tmp_path / name, config, "cpu") for name in ("whole", "broken")]
+    data = uninterrupted.folder.with_name("set")
+    broken = create_job(data, tmp_path / "job", STOPPABLE, "cpu")
     # `must_stop` is called before three iterations, each batch of slices and each volume.
-    batches = len(PreparedDataset(data).slices("target")) // config.batch
+    batches = len(PreparedDataset(data).slices("target")) // STOPPABLE.batch
     stop_at = {"batch norm": 4, "first volume": 3 + batches, "last volume": 3 + batches + 2}[within]
     asks = itertools.count()
-    assert train(jobs[1], must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
+    assert train(broken, must_stop=lambda: next(asks) >= stop_at) is State.STOPPED
     assert next(asks) == stop_at + 1
-    stopped = final_state(jobs[1])
+    stopped = final_state(broken)
     assert stopped["done"] == 2
     assert stopped.get("begun_volumes") == {"batch norm": None, "first volume": 0, "last volume": 2}[within]
-    assert [train(job) for job in jobs] == [State.FINISHED] * 2
-    one, other = (final_state(job) for job in jobs)
+    assert train(broken) is State.FINISHED
+    one, other = (final_state(job) for job in (uninterrupted, broken))
     assert "begun_volumes" not in other
     assert len(tensors(one)) == len(tensors(other)) > 50
     assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
@@ -296,7 +307,7 @@ def test_what_translates_nothing_learns_the_labelled_slices_as_they_are(method: 
         ({"self_training": {"share": 0.3}, "method": "output_alignment"}, 7),
     ],
 )
-def test_where_it_begins(settings: dict[str, object], expected: int) -> None:
+def test_self_training_takes_its_share_of_the_last_iterations(settings: dict[str, object], expected: int) -> None:
     assert main_iterations(make_config(**{"iterations": 10, "self_training": {"share": 0.0}, **settings})) == expected
 
 
