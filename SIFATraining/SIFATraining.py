@@ -399,6 +399,7 @@ class SIFATrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._filling = False
         self._starting = self._cancelled = self._settings_are_listed = False
         self._own_task_problem = ""
+        self._ends: tuple[str, ...] = ()  # Signals of the application's end.
 
     def setup(self) -> None:
         """Called once, when the module is first opened."""

@@ -80,13 +80,21 @@ def unused_volumes(subject: str, path: Path) -> list[Finding]:
     return [Finding("warning", subject, f"volumes in subfolders are not used ({folder_names(folders)})", fix)]
 
 
-def without_structures(subject: str, left_out: Sequence[Case], total: int) -> list[Finding]:
-    """Warn of patients of a set that are left out, since their masks show none of the task's structures."""
-    if not left_out:
+def left_out(subject: str, cases: Sequence[Case], total: int) -> list[Finding]:
+    """Warn of volumes of a set that are left out (`prepare.is_left_out`), of `total` volumes."""
+    if not cases:
         return []
-    patients = _listed([case.patient for case in left_out])
-    message = f"{len(left_out)} of {total} patients are left out, all their masks are empty ({patients})"
-    return [Finding("warning", subject, message, "if a structure is visible there, add its mask")]
+    shown = _listed([case.shown(case.image) for case in cases])
+    message = f"volumes left out, since their masks show none of the structures: {len(cases)} of {total} ({shown})"
+    return [Finding("warning", subject, message, "if a structure is visible there, correct its mask")]
+
+
+def nothing_labelled(subject: str, labelmap: Volume) -> list[Finding]:
+    """Warn of labels that are used though none of the structures is labelled."""
+    if labelmap.array.any():
+        return []
+    message = "none of the structures is labelled, so all of the volume is background to the training"
+    return [Finding("warning", subject, message, "if a structure is visible there, correct its mask")]
 
 
 def looks_like_labelmap(subject: str, image: Volume) -> list[Finding]:

@@ -1,8 +1,8 @@
 """Prepare volumes and labelmaps as a data set for training.
 
 The volumes of each domain are read twice: the first pass measures what belongs to the domain (pixel spacing, range of
-intensities) and finds labels that can't be used, the second writes the slices. Target labels are never opened, except
-for the supervised bound and for monitoring, which has a set of its own.
+intensities), and finds labels that can't be used and volumes to leave out (`is_left_out`); the second writes the
+slices. Target labels are never opened, except for the supervised bound and for monitoring, which has a set of its own.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ from .dataset import (
 from .findings import (
     Warn,
     beyond_grid,
+    left_out,
     log_warning,
     looks_like_labelmap,
     lost_labels,
     never_labelled,
+    nothing_labelled,
     unused_volumes,
-    without_structures,
 )
 from .steps import Report, Step, say_nothing
 
@@ -69,7 +70,8 @@ class Preparation(Frozen):
     """What to prepare, and how.
 
     Attributes:
-        source: Labelled volumes: a folder or CSV (`cohorts.find_cases`).
+        source: Labelled volumes: a folder or CSV (`cohorts.find_cases`). Those whose masks show none of the structures
+            are left out, here and in `monitor`.
         target: Unlabelled volumes; labels beside them are not read unless `target_labels`.
         task: A preset's name, a task file, or a task.
         plane: Plane of the slices; the task's unless given.
@@ -270,7 +272,7 @@ def run_preparation(
         name: _measure(some, name, settings[domain_of(name)], labels[name], roi, steps) for name, some in cases.items()
     }
     for name, some in cases.items():
-        for finding in without_structures(name, measured[name].left_out, len(some)):
+        for finding in left_out(name, measured[name].left_out, len(some)):
             warn(finding)
     spacing = preparation.spacing
     if spacing is None and not preparation.stretch:
@@ -339,6 +341,14 @@ def is_left_out(name: SetName, labelmap: Volume) -> bool:
     return name != "target" and not labelmap.array.any()
 
 
+def all_left_out(name: SetName, task: Task) -> InputError:
+    """Return the error that no volume of a set is used."""
+    return InputError(
+        f"No volume of the {name} set shows any of the structures {', '.join(task.names)}",
+        "check that the masks belong to this task",
+    )
+
+
 @dataclass(frozen=True)
 class _Measured:
     """What the first pass measures in a set.
@@ -346,7 +356,7 @@ class _Measured:
     Attributes:
         cases: Those that are used.
         left_out: Those that are not (`is_left_out`).
-        slices: Number of slices in all volumes.
+        slices: Number of slices in the volumes that are used.
         extents_mm: Height and width of each field of view.
         of_domain: The attributes of the preprocessing that belong to the domain.
     """
@@ -366,14 +376,14 @@ def _measure(
     roi: BoxMM | None,
     steps: _Steps,
 ) -> _Measured:
-    used, left_out = [], []
+    used, unused = [], []
     placements, samples = [], []
     for case, volume in zip(cases, steps.read(cases, f"{name}, measuring"), strict=True):
         if labels is not None and case.label is not None:
             # Read here already: it takes little time, and an error in the second pass would discard what was written.
             _, labelmap = labels.read(case.label, volume)
             if is_left_out(name, labelmap):
-                left_out.append(case)
+                unused.append(case)
                 steps.total -= 1  # It is not read for the second time.
                 continue
         used.append(case)
@@ -381,17 +391,14 @@ def _measure(
         placements.append(placement)
         samples.append(sample_z_scores(volume, placement, preprocessing.intensity))
     if labels is not None and not used:
-        raise InputError(
-            f"No patient of the {name} set has any of the structures {', '.join(labels.task.names)}",
-            "check that their masks belong to this task",
-        )
+        raise all_left_out(name, labels.task)
     intensity = preprocessing.intensity
     low, high = estimate_intensity_range(samples, ROBUST_RANGE if intensity.clip else FULL_RANGE)
     of_slices = [placement.spacings[0] for placement in placements]
     of_pixels = [spacing for placement in placements for spacing in placement.spacings[1:]]
     return _Measured(
         used,
-        left_out,
+        unused,
         sum(len(placement) for placement in placements),
         [placement.extent_mm for placement in placements],
         {
@@ -437,7 +444,8 @@ class _Writer:
             _fill(self.slices, start, np.rint(np.clip(prepared.slices, -1, 1) * FULL_SCALE))
             if self.reader is not None and case.label is not None:
                 labels, labelmap = self.reader.read(case.label, volume)
-                for finding in lost_labels(case.shown(case.label), labels, self.reader.task):
+                shown = case.shown(case.label)
+                for finding in lost_labels(shown, labels, self.reader.task) + nothing_labelled(shown, labelmap):
                     self.warn(finding)
                 volumes_ml.append(structures_ml(labelmap, self.reader.task))
                 positions.append(positions_mm(labelmap, self.reader.task))

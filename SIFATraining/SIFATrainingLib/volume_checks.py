@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from statistics import median, median_low
 
 import numpy as np
@@ -25,13 +24,14 @@ from .findings import (
     Finding,
     Level,
     beyond_grid,
+    left_out,
     looks_like_labelmap,
     lost_labels,
     never_labelled,
+    nothing_labelled,
     unused_volumes,
-    without_structures,
 )
-from .prepare import LabelReader, Preparation, is_left_out
+from .prepare import LabelReader, Preparation, all_left_out, is_left_out
 from .steps import Report, Step
 
 OTHER_EXTENT = 1.5  # Fields of view that differ by a larger factor don't show the same part of the body.
@@ -46,7 +46,7 @@ class VolumeChecks:
 
     Attributes:
         findings: What was found, after `run`.
-        slices: Number of slices in the readable volumes of each set, after `run`.
+        slices: Number of slices in the readable volumes of each set that are not left out, after `run`.
     """
 
     def __init__(self, preparation: Preparation, report: Report, domain: Domain | None = None) -> None:
@@ -102,55 +102,67 @@ class VolumeChecks:
         subject = case.shown(case.image)
         try:
             volume = read_volume(case.image)
-            placement = prepare_volume(volume, preprocessing, case.region or self._preparation.roi).placement
         except InputError as error:
             self.findings.append(Finding.of(subject, error))
             return
-        self.findings.append(_describe(subject, placement, preprocessing.plane))
-        self.findings += looks_like_labelmap(subject, volume)
-        if case.label is not None and not self._check_label(name, case.label, case.shown(case.label), volume):
+        about_label = self._label_findings(name, case, volume)
+        if about_label is None:
+            self.findings.append(Finding("ok", subject, "none of the structures"))
             self._left_out[name].append(case)
             return
+        try:
+            placement = prepare_volume(volume, preprocessing, case.region or self._preparation.roi).placement
+        except InputError as error:
+            self.findings += [Finding.of(subject, error), *about_label]
+            return
+        self.findings.append(_describe(subject, placement, preprocessing.plane))
+        self.findings += looks_like_labelmap(subject, volume) + about_label
         self.slices[name] += len(placement)
         self._lowest[name].append((subject, float(volume.array.min())))
         self._extents[name].append((len(placement) * placement.spacings[0], *placement.extent_mm))
 
-    def _check_label(self, name: SetName, path: Path, subject: str, volume: Volume) -> bool:
-        """Check the labels of a volume; return whether it will be used."""
+    def _label_findings(self, name: SetName, case: Case, volume: Volume) -> list[Finding] | None:
+        """Check the labels of a volume, if they are read; return None if the volume is left out because of them."""
+        if case.label is None:
+            return []
+        subject = case.shown(case.label)
         try:
             coding = self._preparation.coding(name)
-            labels, labelmap = LabelReader(self._task, coding).read(path, volume)
+            labels, labelmap = LabelReader(self._task, coding).read(case.label, volume)
         except InputError as error:
-            self.findings.append(Finding.of(subject, error))
-            return True
+            return [Finding.of(subject, error)]
         if is_left_out(name, labelmap):
-            self.findings.append(Finding("ok", subject, "none of the structures"))
-            return False
+            return None
         sizes = component_sizes(labelmap.array)
         found = [structure.name for structure in self._task.structures if structure.value in sizes]
         missing = [structure.name for structure in self._task.structures if structure.value not in sizes]
         for value, parts in sizes.items():
             self._parts[name][value].append(large_parts(parts))
-        if missing:
-            message = f"{', '.join(found) or 'no structure'}; without {', '.join(missing)}"
+        if not found:
+            (about_structures,) = nothing_labelled(subject, labelmap)
+        elif missing:
+            message = f"{', '.join(found)}; without {', '.join(missing)}"
             fix = "if it is visible in the image, leaving it unlabelled teaches the model that it is background"
-            self.findings.append(Finding("warning", subject, message, fix))
+            about_structures = Finding("warning", subject, message, fix)
         else:
-            self.findings.append(Finding("ok", subject, f"all {len(found)} structures"))
-        self.findings += lost_labels(subject, labels, self._task)
-        return True
+            about_structures = Finding("ok", subject, f"all {len(found)} structures")
+        return [about_structures, *lost_labels(subject, labels, self._task)]
 
     def _sum_up(self, name: SetName, volumes: int) -> None:
         """Add the findings about a set as a whole, such as too few slices or structures that are never labelled."""
+        unused = self._left_out[name]
+        if unused and len(unused) == volumes:
+            self.findings.append(Finding.of(name, all_left_out(name, self._task)))
+            return
         slices = self.slices[name]
-        message = f"volumes: {volumes}, slices: {slices:,}"
+        message = f"volumes: {volumes - len(unused)}, slices: {slices:,}"
         if name in DOMAINS and slices < FEW_SLICES:
             fix = "add volumes: ten or more of each modality make a better model"
             self.findings.append(Finding("warning", name, message, fix))
         else:
             self.findings.append(Finding("ok", name, message))
         self.findings += unused_volumes(name, getattr(self._preparation, name))
-        self.findings += without_structures(name, self._left_out[name], volumes)
+        self.findings += left_out(name, unused, volumes)
         if name in DOMAINS:
             self._check_window(name)
         if self._preparation.spacing is not None:

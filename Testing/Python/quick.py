@@ -45,9 +45,9 @@ def sifa(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def sifa_on_two_processes(*arguments: object) -> list[str]:
-    """Return the shell's command to run the command line by `torchrun`."""
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "SIFATrainingLib"]
-    return [*launched, *map(str, arguments)]
+    """Return the command that runs the command line by `torchrun`, on a port that no other run uses."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*torchrun, "-m", "SIFATrainingLib", *map(str, arguments)]
 
 
 def sifa_here(*arguments: object) -> Result:

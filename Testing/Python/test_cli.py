@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quick import ENVIRONMENT, QUICK_OPTIONS, quick_config, sifa, sifa_here, sifa_on_two_processes
+from quick import ENVIRONMENT, QUICK_OPTIONS, final_state, quick_config, sifa, sifa_here, sifa_on_two_processes
 from SIFASegmentationLib import __version__, evaluation, segment_files
 from SIFASegmentationLib.bundle import Bundle
 from SIFASegmentationLib.errors import InputError
@@ -28,7 +29,7 @@ from SIFASegmentationLib.segmentation_outputs import OutputOptions
 from SIFATrainingLib import cli
 from SIFATrainingLib.checkpoints import checkpoint_paths, load_checkpoint
 from SIFATrainingLib.cli import app
-from SIFATrainingLib.training import create_job
+from SIFATrainingLib.training import create_job, train
 
 
 def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_from_volumes_to_scores(cohort: Path, tmp_path: Path) -> None:
     assert {row["subject"] for row in scores["rows"]} == {"abdomen_ct_000", "abdomen_ct_001"}
 
 
-def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Path) -> None:
+def test_a_training_is_stopped_watched_and_resumed_from_outside(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
     process = subprocess.Popen([*map(str, command), *QUICK_OPTIONS], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
@@ -74,14 +75,13 @@ def test_stop_watch_and_resume_from_other_processes(prepared: Path, tmp_path: Pa
     watched = sifa_here("watch", folder)
     assert watched.exit_code == 0
     assert f"iteration {done:,} of 100,000" in watched.stdout
-    resumed = sifa_here("resume", folder, "--time-limit", "1s")
-    assert resumed.exit_code == cli.STOPPED, resumed.output
+    resumed = sifa("resume", folder, "--time-limit", "1s")
+    assert resumed.returncode == cli.STOPPED, resumed.stderr
     assert load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"] >= done
     assert "there is nothing to stop" in str(sifa_here("stop", folder).exception)
 
 
-# SIGTERM is sent to two processes below.
-@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM)])
+@pytest.mark.parametrize("number", sorted({signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}))
 def test_ctrl_c_and_a_schedulers_signal_save(prepared: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "job"
     command = [sys.executable, "-m", "SIFATrainingLib", "train", prepared, "--out", folder, "--iterations", "100000"]
@@ -109,10 +109,13 @@ def test_a_killed_training_is_seen_as_lost_and_can_be_resumed(prepared: Path, tm
         process.wait()
     assert Job(folder).state() is State.LOST
     assert "is gone" in str(sifa_here("watch", folder).exception)
-    assert sifa_here("resume", folder, "--time-limit", "0s").exit_code == cli.STOPPED
+    saved = final_state(Job(folder))["done"]
+    asked = itertools.count()
+    assert train(Job(folder), must_stop=lambda: next(asked) == 2) is State.STOPPED
+    done = final_state(Job(folder))["done"]
+    assert saved < done < saved + 4
     exported = sifa_here("export", folder, "--out", tmp_path / "bundle")
     assert exported.exit_code == 0, exported.output
-    done = load_checkpoint(checkpoint_paths(folder / "checkpoints")[-1])["done"]
     words = f"The training has not finished: this is its model after {done:,} of 100,000 iterations"
     assert words in exported.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import unicodedata
@@ -17,13 +18,14 @@ from SIFASegmentationLib.evaluation import evaluate
 from SIFASegmentationLib.image_files import read_volume, write_volume
 from SIFASegmentationLib.labelmaps import read_labelmap, read_labels
 from SIFASegmentationLib.output_names import distinct_names, possible_names
+from SIFASegmentationLib.regions import BoxMM
 from SIFASegmentationLib.result_records import Origin
 from SIFASegmentationLib.segmentation_requests import Request, requests_of
 from SIFASegmentationLib.segmented_folder import SegmentedFolder
 from SIFASegmentationLib.structures import LabelCoding, Task, load_task
 from SIFASegmentationLib.volume_folders import unused_folders
 from SIFASegmentationLib.volumes import Geometry, Volume
-from SIFATrainingLib.dataset import PreparedDataset
+from SIFATrainingLib.dataset import PreparedDataset, SetName
 from SIFATrainingLib.findings import Finding
 from SIFATrainingLib.prepare import make_preparation, prepare
 from SIFATrainingLib.steps import Step, say_nothing
@@ -31,6 +33,7 @@ from SIFATrainingLib.volume_checks import VolumeChecks
 
 ABDOMEN = load_task("abdomen")
 GRID = Geometry((4, 3, 2), (1.0, 2.0, 3.0), (5.0, 6.0, 7.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+SETS: tuple[SetName, ...] = ("source", "target", "monitor")
 FILES = ("liver", "kidney_right", "kidney_left", "spleen", "autochthon_left")
 """Structures with a file. The mask of each is a single voxel of the first slice: the first, the second, ..."""
 
@@ -352,33 +355,81 @@ def test_a_preparation_from_masks_is_that_from_labelmaps(cohort: Path, prepared:
     assert (finding.level, finding.message) == ("ok", "all 4 structures")
 
 
-def test_patients_without_any_structure_are_left_out_of_the_source(cohort: Path, tmp_path: Path) -> None:
+def without_structures(patient: Path, copy: Path) -> Path:
+    """Copy a patient's folder, with the masks of all structures empty and one of another structure."""
+    shutil.copytree(patient, copy, symlinks=True)
+    for path in (copy / "segmentations").iterdir():
+        mask = read_volume(path)
+        if path.name == "liver.nii.gz":
+            write_volume(mask, path.with_name("femur_left.nii.gz"))
+        write_volume(Volume(np.zeros_like(mask.array), mask.geometry, mask.name), path)
+    return copy
+
+
+def test_volumes_without_any_structure_are_left_out_of_what_is_learnt_from(cohort: Path, tmp_path: Path) -> None:
     mr = masks_of(cohort / "mr", tmp_path / "mr", "mri.nii.gz")
     ct = masks_of(cohort / "ct", tmp_path / "ct", "ct.nii.gz")
-    legs = shutil.copytree(mr / "abdomen_mr_000", mr / "legs", symlinks=True)
-    for mask in (legs / "segmentations").iterdir():
-        labels = read_volume(mask)
-        write_volume(Volume(np.zeros_like(labels.array), labels.geometry, labels.name), mask)
+    without_structures(mr / "abdomen_mr_000", mr / "legs")
+    without_structures(ct / "abdomen_ct_000", ct / "feet")
     steps: list[Step] = []
     told: list[Finding] = []
-    prepare(mr, ct, tmp_path / "set", size=32, report=steps.append, warn=told.append)
-    (finding,) = told
-    assert str(finding).startswith("source: 1 of 3 patients are left out, all their masks are empty (legs)")
-    assert [volume.patient for volume in PreparedDataset(tmp_path / "set").entry("source").volumes] == [
-        "abdomen_mr_000",
-        "abdomen_mr_001",
+    prepare(mr, ct, tmp_path / "set", size=32, monitor=ct, report=steps.append, warn=told.append)
+    assert [str(finding) for finding in told] == [
+        f"{name}: volumes left out, since their masks show none of the structures: 1 of 3 ({image}); if a structure is "
+        "visible there, correct its mask"
+        for name, image in (("source", "legs/mri.nii.gz"), ("monitor", "feet/ct.nii.gz"))
     ]
-    assert (steps[-1].done, steps[-1].total) == (8, 9)
-    checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing, "source")
+    made = PreparedDataset(tmp_path / "set")
+    patients = {name: [volume.patient for volume in made.entry(name).volumes] for name in SETS}
+    assert patients == {
+        "source": ["abdomen_mr_000", "abdomen_mr_001"],
+        "target": ["abdomen_ct_000", "abdomen_ct_001", "feet"],
+        "monitor": ["abdomen_ct_000", "abdomen_ct_001"],
+    }
+    assert (steps[-1].done, steps[-1].total) == (15, 16)
+    checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32), say_nothing)
+    checks.run()
+    assert told[0] in checks.findings
+    slices = len(made.slices("source"))
+    assert checks.slices["source"] == slices
+    assert f"volumes: 2, slices: {slices}" in [one.message for one in checks.findings if one.subject == "source"]
+    # Nothing else of it matters, such as a region of interest that only the others have.
+    roi = BoxMM(minimum=(-50, -50, -50), maximum=(50, 50, 50))
+    image = read_volume(mr / "legs" / "mri.nii.gz")
+    far = dataclasses.replace(image.geometry, origin=(9999.0, 0.0, 0.0))
+    (mr / "legs" / "mri.nii.gz").unlink()
+    for path in [mr / "legs" / "mri.nii.gz", *(mr / "legs" / "segmentations").iterdir()]:
+        array = image.array if path.name == "mri.nii.gz" else np.zeros(far.shape, np.uint8)
+        write_volume(Volume(array, far, path.name), path)
+    prepare(mr, ct, tmp_path / "in the region", size=32, roi=roi, warn=told.append)
+    checks = VolumeChecks(make_preparation(source=mr, target=ct, size=32, roi=roi), say_nothing, "source")
+    checks.run()
+    assert [finding for finding in checks.findings if finding.level == "error"] == []
+
+
+def test_labels_of_the_target_leave_nothing_out(cohort: Path, tmp_path: Path) -> None:
+    ct = masks_of(cohort / "ct", tmp_path / "ct", "ct.nii.gz")
+    without_structures(ct / "abdomen_ct_000", ct / "legs")
+    told: list[Finding] = []
+    prepare(cohort / "mr", ct, tmp_path / "set", size=32, target_labels=True, warn=told.append)
+    target = PreparedDataset(tmp_path / "set").entry("target")
+    assert [volume.patient for volume in target.volumes] == ["abdomen_ct_000", "abdomen_ct_001", "legs"]
+    (finding,) = told
+    assert str(finding).startswith("legs/segmentations: none of the structures is labelled, so all of the volume is")
+    checks = VolumeChecks(make_preparation(source=cohort / "mr", target=ct, size=32, target_labels=True), say_nothing)
     checks.run()
     assert finding in checks.findings
-    # A target's labels decide nothing, not even this.
-    prepare(ct, mr, tmp_path / "supervised", size=32, target_labels=True, warn=told.append)
-    target = PreparedDataset(tmp_path / "supervised").entry("target")
-    assert [volume.patient for volume in target.volumes] == ["abdomen_mr_000", "abdomen_mr_001", "legs"]
-    # Without any patient there is nothing to learn.
-    for place in ("abdomen_mr_000", "abdomen_mr_001"):
-        shutil.rmtree(mr / place)
-    with pytest.raises(InputError, match="No patient of the source set has any of the structures liver, right kidney"):
-        prepare(mr, ct, tmp_path / "none", size=32)
-    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("name", "modality"), [("source", "mr"), ("monitor", "ct")])
+def test_a_set_without_any_structure_is_refused(cohort: Path, tmp_path: Path, name: str, modality: str) -> None:
+    masks = masks_of(cohort / modality, tmp_path / "masks", "image.nii.gz")
+    legs = without_structures(masks / f"abdomen_{modality}_000", tmp_path / "legs" / "legs").parent
+    sets = {"source": cohort / "mr", "target": cohort / "ct", name: legs}
+    refused = f"No volume of the {name} set shows any of the structures liver, right kidney, left kidney, spleen"
+    with pytest.raises(InputError, match=refused):
+        prepare(out=tmp_path / "set", size=32, **sets)
+    assert not (tmp_path / "set").exists()
+    checks = VolumeChecks(make_preparation(size=32, **sets), say_nothing)
+    checks.run()
+    assert [(one.subject, one.message) for one in checks.findings if one.level == "error"] == [(name, refused)]

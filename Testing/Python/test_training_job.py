@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 
 from quick import (
     ENVIRONMENT,
-    QUICK_OPTIONS,
     final_state,
     preparation,
     quick_config,
@@ -450,13 +449,10 @@ def test_jobs_of_earlier_versions_are_read(prepared: Path, tmp_path: Path) -> No
 
 
 def test_several_processes_wait_for_the_one_that_prepares(cohort: Path, tmp_path: Path) -> None:
-    command = sifa_on_two_processes(
-        "train", "--source", cohort / "mr", "--target", cohort / "ct", "--size", 32, "--out", tmp_path / "job",
-        "--export", "--baseline-iterations", 1, "--iterations", 2, *QUICK_OPTIONS, "--set", "self_training.share=0",
-    )  # fmt: skip
+    job = job_of(cohort, tmp_path / "job", quick_config(iterations=2, log_every=1), baseline_iterations=1, export=True)
+    command = sifa_on_two_processes("run", job.folder)
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
-    job = Job(tmp_path / "job")
     assert job.state() is State.FINISHED
     assert states(job) == ["queued", "preparing", "running", "exporting", "finished"]
     assert [p["iteration"] for p in data(job, "progress") if p["stage"] in ("baseline", "training")] == [1, 1, 2]

@@ -315,7 +315,7 @@ def test_without_a_main_window_windows_may_come_and_go(module: Any) -> None:
 
 
 @pytest.mark.usefixtures("main_window")
-def test_the_last_window_cancels_a_run(load_module: Any) -> None:
+def test_closing_the_last_window_beside_a_main_window_counts_as_cancel(load_module: Any) -> None:
     if "standins" not in sys.modules:
         pytest.skip("it would close Slicer")
     from PySide6.QtWidgets import QApplication  # noqa: PLC0415

@@ -1313,15 +1313,18 @@ def test_the_dice_that_is_told_is_the_trainings_own(module: Any) -> None:
     assert status_text(own, "running").endswith("; Dice of the monitored volumes 0.41")
 
 
-@pytest.mark.usefixtures("main_window")
-def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
-    module: Any, patients: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("main_window_is_there", [True, False])
+def test_a_last_window_that_is_closed_while_volumes_are_written_ends_the_start_beside_a_main_window(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main_window_is_there: bool
 ) -> None:
     """The application signals its end only once they are written and the training has been started."""
     if "standins" not in sys.modules:
         pytest.skip("it would close Slicer")
     from PySide6.QtWidgets import QApplication  # noqa: PLC0415
 
+    if main_window_is_there:
+        request.getfixturevalue("main_window")
+    module, patients = (request.getfixturevalue(name) for name in ("module", "patients"))
     ui, parameters = module.widget.ui, module.logic.getParameterNode()
     for table, kind in ((ui.sourceTable, "mr"), (ui.targetTable, "ct")):
         table.cellWidget(0, 0).setCurrentNode(patients[kind][0][0])
@@ -1337,9 +1340,12 @@ def test_a_window_that_is_closed_while_volumes_are_written_starts_nothing(
 
     monkeypatch.setattr(module.widget, "_show_writing", close)
     ui.startButton.click()
-    assert started == []
-    assert "Cancelled" in ui.statusLabel.text
-    assert list(tmp_path.iterdir()) == []
+    if main_window_is_there:
+        assert started == []
+        assert "Cancelled" in ui.statusLabel.text
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert len(started) == 1
 
 
 def test_ones_own_structures_that_are_not_chosen_are_said_and_are_no_fault(

@@ -66,3 +66,5 @@ class MainWindow:
         self._application.setLayoutManager(None)
         self._layout._remove_nodes()
         self.window.deleteLater()
+        # Deleted now: `slicer.util.mainWindow` finds it until then.
+        QtCore.QCoreApplication.sendPostedEvents(self.window, QtCore.QEvent.Type.DeferredDelete)
