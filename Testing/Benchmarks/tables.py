@@ -195,8 +195,9 @@ def finer_grid() -> str:
         same = _with_seeds_of(finer, direction)
         dice = [f"{100 * _mean(finer, 'dice', structure):.1f}" for structure in structures]
         both = [cell for results in (finer, same) for cell in (_percent(results), f"{_mean(results, 'asd'):.1f}")]
-        rows.append([words, *dice, *both])
-    head = ["", *structures, "mean Dice", "mean ASD, mm", "128 x 128: mean Dice", "mean ASD, mm"]
+        seeds = ", ".join(str(result.seed) for result in finer)
+        rows.append([words, seeds, *dice, *both])
+    head = ["", "seeds", *structures, "mean Dice", "mean ASD, mm", "128 x 128: mean Dice", "mean ASD, mm"]
     return markdown_table(head, rows)
 
 
