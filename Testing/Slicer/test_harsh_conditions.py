@@ -5,6 +5,7 @@ The same file runs inside Slicer. Full disks are real ones, small file systems i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -67,7 +68,13 @@ class Disk:
         taken = shutil.disk_usage(self.folder).free - left
         with self._filler.open("ab", buffering=0) as file:
             while taken > 0:
-                taken -= file.write(bytes(min(taken, 2**20)))
+                try:
+                    taken -= file.write(bytes(min(taken, 2**20)))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    # A training on it has taken the rest meanwhile.
+                    return
 
     def clear(self) -> None:
         """Free the space that was filled."""
